@@ -1,0 +1,69 @@
+"""The algorithm family as independent switches, and the presets that set them.
+
+DAPO: arXiv 2503.14476. GRPO: arXiv 2402.03300.
+"""
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from dapo.spec.base import Section
+
+Preset = Literal["dapo", "grpo", "verl-parity"]
+LossAggregation = Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm"]
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "dapo": {},
+    "grpo": {
+        "clip_high": 0.2,
+        "loss_aggregation": "seq-mean-token-mean",
+        "kl_coefficient": 0.04,
+        "dynamic_sampling": False,
+        "soft_overlong_punishment": False,
+    },
+    "verl-parity": {
+        "advantage_std_ddof": 1,
+        "advantage_epsilon": 1e-6,
+        "dual_clip": 10.0,
+    },
+}
+
+
+class AlgorithmSpec(Section):
+    preset: Preset = "dapo"
+    """Where the defaults of the fields below come from; a field that is written out wins over its preset."""
+    clip_low: float = Field(0.2, gt=0, lt=1)
+    """ε_low: a probability ratio is clipped from below at 1 − ε_low."""
+    clip_high: float = Field(0.28, gt=0)
+    """ε_high: a probability ratio is clipped from above at 1 + ε_high (Clip-Higher: above ε_low)."""
+    dual_clip: float | None = Field(None, gt=1)
+    """Bound c of the dual clip for negative advantages; none switches it off. Not in the DAPO paper."""
+    loss_aggregation: LossAggregation = "token-mean"
+    """How token losses are summed over a mini-batch; DAPO's is token-mean, GRPO's seq-mean-token-mean."""
+    advantage_std: bool = True
+    """Divide a group's centred rewards by their standard deviation."""
+    advantage_std_ddof: Literal[0, 1] = 0
+    """Degrees of freedom taken off in that deviation: 0 for n, 1 for n − 1 (verl)."""
+    advantage_epsilon: float = Field(1e-6, ge=0)
+    """Added to the standard deviation before dividing."""
+    dynamic_sampling: bool = True
+    """Train only on groups whose raw accuracy is neither 0 nor 1, and refill what was filtered."""
+    soft_overlong_punishment: bool = True
+    """Add the length penalty of `reward.overlong_buffer_tokens` to the reward."""
+    overlong_filtering: bool = False
+    """Take truncated responses out of the loss."""
+    kl_coefficient: float = Field(0.0, ge=0)
+    """Weight of the k3 KL to the frozen initial model in the loss; above 0 loads that model."""
+    entropy_coefficient: float = Field(0.0, ge=0)
+    """Weight of the entropy bonus in the loss."""
+    proximal_policy: Literal["behaviour", "decoupled"] = "behaviour"
+    """π_old of the ratio: the sampler's own log-probabilities, or the learner's before the step's first update."""
+    importance_cap: float | None = Field(2.0, gt=1)
+    """Truncated importance sampling with `decoupled`: weight min(π_old/μ, C); none switches the weights off."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {**PRESETS.get(value.get("preset", "dapo"), {}), **value}
+        return value

@@ -1,0 +1,1 @@
+"""Generated from proto/dapo/v1 by `make proto`."""
