@@ -32,11 +32,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 class AlgorithmSpec(Section):
     preset: Preset = "dapo"
     """Where the defaults of the fields below come from; a field that is written out wins over its preset."""
-    clip_low: float = Field(0.2, gt=0, lt=1)
+    clip_low: float = Field(default=0.2, gt=0, lt=1)
     """ε_low: a probability ratio is clipped from below at 1 − ε_low."""
-    clip_high: float = Field(0.28, gt=0)
+    clip_high: float = Field(default=0.28, gt=0)
     """ε_high: a probability ratio is clipped from above at 1 + ε_high (Clip-Higher: above ε_low)."""
-    dual_clip: float | None = Field(None, gt=1)
+    dual_clip: float | None = Field(default=None, gt=1)
     """Bound c of the dual clip for negative advantages; none switches it off. Not in the DAPO paper."""
     loss_aggregation: LossAggregation = "token-mean"
     """How token losses are summed over a mini-batch; DAPO's is token-mean, GRPO's seq-mean-token-mean."""
@@ -44,7 +44,7 @@ class AlgorithmSpec(Section):
     """Divide a group's centred rewards by their standard deviation."""
     advantage_std_ddof: Literal[0, 1] = 0
     """Degrees of freedom taken off in that deviation: 0 for n, 1 for n − 1 (verl)."""
-    advantage_epsilon: float = Field(1e-6, ge=0)
+    advantage_epsilon: float = Field(default=1e-6, ge=0)
     """Added to the standard deviation before dividing."""
     dynamic_sampling: bool = True
     """Train only on groups whose raw accuracy is neither 0 nor 1, and refill what was filtered."""
@@ -52,18 +52,17 @@ class AlgorithmSpec(Section):
     """Add the length penalty of `reward.overlong_buffer_tokens` to the reward."""
     overlong_filtering: bool = False
     """Take truncated responses out of the loss."""
-    kl_coefficient: float = Field(0.0, ge=0)
+    kl_coefficient: float = Field(default=0.0, ge=0)
     """Weight of the k3 KL to the frozen initial model in the loss; above 0 loads that model."""
-    entropy_coefficient: float = Field(0.0, ge=0)
+    entropy_coefficient: float = Field(default=0.0, ge=0)
     """Weight of the entropy bonus in the loss."""
     proximal_policy: Literal["behaviour", "decoupled"] = "behaviour"
     """π_old of the ratio: the sampler's own log-probabilities, or the learner's before the step's first update."""
-    importance_cap: float | None = Field(2.0, gt=1)
+    importance_cap: float | None = Field(default=2.0, gt=1)
     """Truncated importance sampling with `decoupled`: weight min(π_old/μ, C); none switches the weights off."""
 
     @model_validator(mode="before")
     @classmethod
     def _fill_from_preset(cls, value: Any) -> Any:
-        if isinstance(value, dict):
-            return {**PRESETS.get(value.get("preset", "dapo"), {}), **value}
-        return value
+        preset = value.get("preset", "dapo") if isinstance(value, dict) else None
+        return {**PRESETS[preset], **value} if isinstance(preset, str) and preset in PRESETS else value

@@ -1,9 +1,13 @@
 """RunSpec: everything a run is made of, as one tree that YAML, REST and gRPC share."""
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from dapo.spec.algorithm import AlgorithmSpec
 from dapo.spec.base import Section
+from dapo.spec.checks import find_problems
 from dapo.spec.data import DataSpec, ModelSpec, RewardSpec, SamplingSpec
 from dapo.spec.resources import ResourcesSpec
 from dapo.spec.training import (
@@ -17,9 +21,9 @@ from dapo.spec.training import (
 
 
 class RunSpec(Section):
-    name: str = Field("run", pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")
+    name: str = Field(default="run", pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")
     """Start of the run's id: lower-case letters, digits and dashes."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
     """Seed of the data order, the mini-batch order and the learner."""
     model: ModelSpec
     data: DataSpec
@@ -33,3 +37,10 @@ class RunSpec(Section):
     checkpoint: CheckpointSpec = CheckpointSpec()
     resources: ResourcesSpec = ResourcesSpec()
     metrics: MetricsSpec = MetricsSpec()
+
+    @model_validator(mode="after")
+    def _check_across_fields(self) -> Self:
+        if problems := find_problems(self):
+            text = "\n".join(map(str, problems))
+            raise PydanticCustomError("spec_problems", "{text}", {"text": text, "problems": problems})
+        return self

@@ -1,69 +1,72 @@
 """How the policy is updated, how far generation may run ahead, and how weights and checkpoints travel."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from dapo.spec.base import Section
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
 
 class OptimizerSpec(Section):
-    learning_rate: float = Field(1e-6, gt=0)
+    learning_rate: float = Field(default=1e-6, gt=0)
     """Peak learning rate of AdamW."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     """AdamW's moment decays."""
-    epsilon: float = Field(1e-8, gt=0)
+    epsilon: float = Field(default=1e-8, gt=0)
     """AdamW's denominator term."""
-    weight_decay: float = Field(0.1, ge=0)
+    weight_decay: float = Field(default=0.1, ge=0)
     """AdamW's decoupled weight decay; biases and norms are not decayed."""
-    warmup_steps: int = Field(20, ge=0)
+    warmup_steps: int = Field(default=20, ge=0)
     """Linear warm-up, in rollout steps (train batches), not optimizer updates."""
-    gradient_clip: float = Field(1.0, gt=0)
+    gradient_clip: float = Field(default=1.0, gt=0)
     """Bound on the global gradient norm."""
 
 
 class TrainingSpec(Section):
-    steps: int = Field(100, ge=1)
+    steps: int = Field(default=100, ge=1)
     """Train batches until the run ends."""
-    prompts_per_step: int = Field(512, ge=1)
+    prompts_per_step: int = Field(default=512, ge=1)
     """B: groups in a train batch."""
-    updates_per_step: int = Field(16, ge=1)
+    updates_per_step: int = Field(default=16, ge=1)
     """Optimizer updates a train batch is split into (mini-batches); must divide prompts_per_step × group_size."""
-    max_tokens_per_micro_batch: int = Field(32768, gt=0)
+    max_tokens_per_micro_batch: int = Field(default=32768, gt=0)
     """Bound on padded tokens (prompt + response) in one forward pass; a longer sequence goes alone."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed ZeRO stage."""
 
 
 class AsynchronySpec(Section):
-    max_staleness: int = Field(1, ge=0)
+    max_staleness: int = Field(default=1, ge=0)
     """S: version trained on minus version issued never exceeds it; 0 is the synchronous system."""
-    keep_rate_confidence: float = Field(0.9, gt=0.5, lt=1)
+    keep_rate_confidence: float = Field(default=0.9, gt=0.5, lt=1)
     """Confidence of the upper bound on the keep rate that paces admission."""
-    low_keep_rate_alert: float = Field(0.05, ge=0, lt=1)
+    low_keep_rate_alert: float = Field(default=0.05, ge=0, lt=1)
     """An alert is raised while the measured keep rate lies below; the run goes on."""
 
 
 class WeightSyncSpec(Section):
     backend: Literal["auto", "gloo", "nccl"] = "auto"
     """auto: nccl where learner and generators run on CUDA, else gloo."""
-    bucket_mib: int = Field(64, ge=1)
+    bucket_mib: int = Field(default=64, ge=1)
     """Parameters are broadcast in flattened buckets of about this size."""
-    join_deadline_s: float = Field(60.0, gt=0)
+    join_deadline_s: float = Field(default=60.0, gt=0)
     """A generator that has not joined its weight group by then is started anew by its parent."""
-    update_deadline_s: float = Field(120.0, gt=0)
+    update_deadline_s: float = Field(default=120.0, gt=0)
     """The same for one weight update."""
 
 
 class CheckpointSpec(Section):
-    every_steps: int = Field(20, ge=1)
+    every_steps: int = Field(default=5, ge=1)
     """Steps between checkpoints; payloads stay in Redis until a checkpoint covers them."""
-    keep_last: int = Field(2, ge=1)
+    keep_last: int = Field(default=2, ge=1)
     """Older checkpoints are deleted."""
 
 
 class MetricsSpec(Section):
-    smoothing_steps: int = Field(5, ge=1)
+    smoothing_steps: int = Field(default=5, ge=1)
     """Window of the running mean drawn over the raw points in curves.png."""
-    reference_accuracy: dict[str, float] = {}
-    """Horizontal lines in curves.png, by label, e.g. {"DAPO paper": 0.50}."""
+    reference_accuracy: dict[str, Share] = Field(default={})
+    """Horizontal lines in curves.png, accuracies from 0 to 1 by label, e.g. {"DAPO paper": 0.50}."""

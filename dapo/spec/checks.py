@@ -1,0 +1,210 @@
+"""What no single field can tell: values that do not go together.
+
+A problem refuses the spec; a warning is shown and the run goes on.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dapo.spec.budget import MIB, format_bytes, payload_budget
+from dapo.spec.problem import Problem
+from dapo.spec.wording import float_text, shown
+
+if TYPE_CHECKING:
+    from dapo.spec.run import RunSpec
+
+DATA_SUFFIXES = (".jsonl", ".parquet")
+DEFAULT_IMPORTANCE_CAP = 2.0
+
+Check = Callable[["RunSpec"], Iterator[Problem]]
+
+
+def find_problems(spec: "RunSpec") -> list[Problem]:
+    return [problem for check in _CHECKS for problem in check(spec)]
+
+
+def find_warnings(spec: "RunSpec") -> list[Problem]:
+    """Choices that are allowed and rarely meant. Shown to the user, never fatal."""
+    return [problem for check in _WARNINGS for problem in check(spec)]
+
+
+def _paths(spec: "RunSpec") -> Iterator[Problem]:
+    for field, path in (("model.path", spec.model.path), ("data.path", spec.data.path)):
+        if "\0" in path:
+            yield Problem(field, shown(path.replace("\0", "\\0")), "holds a NUL character. Take it out")
+
+
+def _data(spec: "RunSpec") -> Iterator[Problem]:
+    template, path = spec.data.prompt_template, spec.data.path
+    if "{prompt}" not in template:
+        yield Problem(
+            "data.prompt_template",
+            shown(template),
+            "holds no `{prompt}`, so every prompt would be the same. Write `{prompt}` where the row's prompt belongs",
+        )
+    if Path(path).suffix.lower() not in DATA_SUFFIXES:
+        yield Problem(
+            "data.path", path, f"must be a {' or '.join(DATA_SUFFIXES)} file. Convert the data to one of them"
+        )
+
+
+def _sampling(spec: "RunSpec") -> Iterator[Problem]:
+    sampling = spec.sampling
+    why = (
+        "training needs the probabilities that the model itself gives; truncated sampling renormalises them and biases "
+        "the ratio to the sampler"
+    )
+    if sampling.top_p != 1:
+        yield Problem("sampling.top_p", str(sampling.top_p), f"{why}. Set 1")
+    if sampling.top_k != -1:
+        yield Problem("sampling.top_k", str(sampling.top_k), f"{why}. Set -1 (off)")
+    expected, longest = sampling.expected_response_tokens, sampling.max_response_tokens
+    if expected is not None and expected > longest:
+        yield Problem(
+            "sampling.expected_response_tokens",
+            str(expected),
+            f"no response is longer than sampling.max_response_tokens = {longest}. Set at most {longest}",
+        )
+
+
+def _group(spec: "RunSpec") -> Iterator[Problem]:
+    if spec.sampling.group_size > 1:
+        return
+    algorithm = spec.algorithm
+    reasons = ["a response's advantage is its reward less the mean of its group, which is 0 in a group of one"]
+    if algorithm.dynamic_sampling:
+        reasons.append("algorithm.dynamic_sampling would filter every group, as one of one is never informative")
+    if algorithm.advantage_std:
+        reasons.append("algorithm.advantage_std would divide by a standard deviation of 0")
+    yield Problem("sampling.group_size", "1", f"{'; '.join(reasons)}. Set at least 2 (the paper: 16)")
+
+
+def _batch(spec: "RunSpec") -> Iterator[Problem]:
+    training, group = spec.training, spec.sampling.group_size
+    responses, updates = training.prompts_per_step * group, training.updates_per_step
+    if responses % updates:
+        below = max(count for count in range(1, min(updates, responses) + 1) if responses % count == 0)
+        yield Problem(
+            "training.updates_per_step",
+            str(updates),
+            f"does not divide the batch: training.prompts_per_step × sampling.group_size = "
+            f"{training.prompts_per_step} × {group} = {responses} responses. Set {below}, or change the batch",
+        )
+
+
+def _reward(spec: "RunSpec") -> Iterator[Problem]:
+    reward, longest = spec.reward, spec.sampling.max_response_tokens
+    buffer = reward.overlong_buffer_tokens
+    if spec.algorithm.soft_overlong_punishment and buffer >= longest:
+        yield Problem(
+            "reward.overlong_buffer_tokens",
+            str(buffer),
+            f"must be smaller than sampling.max_response_tokens = {longest}, or every response is punished for its "
+            f"length. Set fewer than {longest} (the paper: a fifth, {longest // 5}), or switch "
+            "algorithm.soft_overlong_punishment off",
+        )
+    if reward.correct <= reward.incorrect:
+        yield Problem(
+            "reward.correct",
+            str(reward.correct),
+            f"must be greater than reward.incorrect = {reward.incorrect}, or wrong answers are learned. Swap them",
+        )
+
+
+def _algorithm(spec: "RunSpec") -> Iterator[Problem]:
+    algorithm = spec.algorithm
+    cap = algorithm.importance_cap
+    if algorithm.proximal_policy == "behaviour" and cap not in (None, DEFAULT_IMPORTANCE_CAP):
+        yield Problem(
+            "algorithm.importance_cap",
+            str(cap),
+            "has no effect while algorithm.proximal_policy = behaviour: there π_old is the sampler itself and every "
+            "weight is 1. Set algorithm.proximal_policy: decoupled, or leave this field out",
+        )
+
+
+def _devices(spec: "RunSpec") -> Iterator[Problem]:
+    resources = spec.resources
+    on_cpu = [name for name in ("generator", "learner") if getattr(resources, name).device == "cpu"]
+    if spec.weight_sync.backend == "nccl" and on_cpu:
+        fields = " and ".join(f"resources.{name}.device = cpu" for name in on_cpu)
+        yield Problem("weight_sync.backend", "nccl", f"NCCL joins GPUs only, but {fields}. Set gloo, or auto")
+    if resources.generator.device == "cpu" and resources.generator.tensor_parallel > 1:
+        yield Problem(
+            "resources.generator.tensor_parallel",
+            str(resources.generator.tensor_parallel),
+            "splits a model over GPUs, but resources.generator.device = cpu. Set 1, and more "
+            "resources.generator.replicas for more throughput",
+        )
+    pool = resources.generator.max_total_tokens
+    longest = spec.data.max_prompt_tokens + spec.sampling.max_response_tokens
+    if pool is not None and pool < longest:
+        yield Problem(
+            "resources.generator.max_total_tokens",
+            str(pool),
+            f"does not hold one sequence: data.max_prompt_tokens + sampling.max_response_tokens = "
+            f"{spec.data.max_prompt_tokens} + {spec.sampling.max_response_tokens} = {longest}. Set at least {longest}, "
+            "or shorten them",
+        )
+
+
+def _memory(spec: "RunSpec") -> Iterator[Problem]:
+    budget = payload_budget(spec)
+    if not budget.fits:
+        yield Problem(
+            "resources.redis.memory_mib",
+            str(spec.resources.redis.memory_mib),
+            f"the payloads of this run do not fit: {budget.explain()}, more than {format_bytes(budget.limit)}. "
+            f"Set at least {-(-budget.needed // MIB)}, lower checkpoint.every_steps, or set "
+            "sampling.expected_response_tokens to the mean length that you expect",
+        )
+
+
+def _warn_algorithm(spec: "RunSpec") -> Iterator[Problem]:
+    algorithm = spec.algorithm
+    if algorithm.clip_low > algorithm.clip_high:
+        yield Problem(
+            "algorithm.clip_low",
+            str(algorithm.clip_low),
+            f"is above algorithm.clip_high = {algorithm.clip_high}; Clip-Higher wants the upper bound to be the wider "
+            "one. Did you swap them?",
+        )
+    if algorithm.overlong_filtering and algorithm.soft_overlong_punishment:
+        yield Problem(
+            "algorithm.overlong_filtering",
+            "true",
+            "takes truncated responses out of the loss, so algorithm.soft_overlong_punishment reaches them only "
+            "through their group's mean. The paper's final recipe uses the punishment alone",
+        )
+
+
+def _warn_training(spec: "RunSpec") -> Iterator[Problem]:
+    training, resources = spec.training, spec.resources
+    warmup = spec.optimizer.warmup_steps
+    if warmup > training.steps:
+        yield Problem(
+            "optimizer.warmup_steps",
+            str(warmup),
+            f"is longer than the run (training.steps = {training.steps}), so the learning rate never reaches "
+            f"{float_text(spec.optimizer.learning_rate)}",
+        )
+    responses = training.prompts_per_step * spec.sampling.group_size // training.updates_per_step
+    if responses < resources.learner.ranks:
+        yield Problem(
+            "resources.learner.ranks",
+            str(resources.learner.ranks),
+            f"an update has only {responses} responses, so some ranks have nothing to do",
+        )
+    if training.zero_stage and resources.learner.ranks == 1:
+        yield Problem(
+            "training.zero_stage",
+            str(training.zero_stage),
+            "ZeRO shards over ranks, and resources.learner.ranks = 1: it costs time and saves nothing",
+        )
+    if spec.model.dtype == "bfloat16" and resources.learner.device == "cpu":
+        yield Problem("model.dtype", "bfloat16", "most CPUs are many times slower in bfloat16 than in float32")
+
+
+_CHECKS: tuple[Check, ...] = (_paths, _data, _sampling, _group, _batch, _reward, _algorithm, _devices, _memory)
+_WARNINGS: tuple[Check, ...] = (_warn_algorithm, _warn_training)

@@ -1,0 +1,134 @@
+"""From text to a RunSpec and back. Every refusal is a SpecError that names the field, its value and the cure."""
+
+import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from dapo.spec.diagnosis import diagnose
+from dapo.spec.paths import absolute, is_local_model
+from dapo.spec.problem import Problem, SpecError
+from dapo.spec.run import RunSpec
+from dapo.spec.wording import shown
+from dapo.spec.yaml_text import read_yaml, write_yaml
+
+
+def load_spec(path: Path, overrides: Sequence[str] = ()) -> RunSpec:
+    """Reads a spec file and applies `a.b.c=value` overrides, whose values are YAML.
+
+    Local model and data paths come back absolute, from the current directory. Raises SpecError.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise _refusal(f"cannot read the spec {path}: {error.strerror}. Give the path of a YAML file") from error
+    except UnicodeDecodeError as error:
+        raise _refusal(f"{path} is not UTF-8 text (byte {error.start}). Give the path of a YAML file") from error
+    return _build(_override(_read_tree(text, str(path)), overrides))
+
+
+def parse_spec(text: str) -> RunSpec:
+    """Reads a spec from YAML or JSON text. Raises SpecError."""
+    return _build(_read_tree(text, "the spec"))
+
+
+def dump_yaml(spec: RunSpec) -> str:
+    """The resolved spec, every field written out in the order of the tree; `parse_spec` reads the same spec from it."""
+    return write_yaml(spec.model_dump(mode="json"))
+
+
+def missing_inputs(spec: RunSpec) -> list[Problem]:
+    """Files that the spec names and that are not on this machine. Loading a spec does not look for them."""
+    problems = []
+    model, data = spec.model.path, spec.data.path
+    if is_local_model(model) and not (Path(model) / "config.json").is_file():
+        problems.append(
+            Problem("model.path", model, "holds no config.json. Give a model directory in Hugging Face format")
+        )
+    if not Path(data).is_file():
+        problems.append(Problem("data.path", data, "is not a file here. Give the path of a .jsonl or .parquet file"))
+    return problems
+
+
+def _build(tree: dict[str, Any]) -> RunSpec:
+    try:
+        spec = RunSpec.model_validate(tree)
+    except ValidationError as error:
+        raise SpecError(diagnose(error)) from error
+    data = spec.data.model_copy(update={"path": absolute(spec.data.path)})
+    if not is_local_model(spec.model.path):
+        return spec.model_copy(update={"data": data})
+    model = spec.model.model_copy(update={"path": absolute(spec.model.path)})
+    return spec.model_copy(update={"data": data, "model": model})
+
+
+def _read_tree(text: str, source: str) -> dict[str, Any]:
+    tree = _read_text(text, source)
+    if tree is None:
+        raise _refusal(f"{source} is empty. Write at least model.path and data.path")
+    if not isinstance(tree, dict):
+        raise _refusal(f"{source} must be a mapping of sections (model: …, data: …), not {shown(tree)}")
+    return tree
+
+
+def _read_text(text: str, source: str) -> Any:
+    try:
+        if text.lstrip().startswith("{"):
+            try:
+                return json.loads(text, object_pairs_hook=_unique_keys)
+            except json.JSONDecodeError:
+                return read_yaml(text)  # A flow mapping of YAML begins the same way.
+        return read_yaml(text)
+    except yaml.YAMLError as error:
+        raise _refusal(f"{source} is not YAML: {_syntax(error)}") from error
+    except SpecError:
+        raise
+    except ValueError as error:  # An integer of thousands of digits.
+        raise _refusal(f"{source} holds a number that cannot be read: {error}") from error
+    except RecursionError as error:
+        raise _refusal(f"{source} is nested too deeply. A spec has sections, fields and no more") from error
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in tree:
+            raise _refusal(f"`{key}` is written twice in one section. Keep one")
+        tree[key] = value
+    return tree
+
+
+def _syntax(error: yaml.YAMLError) -> str:
+    mark, what = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is None:
+        return " ".join(str(error).split())
+    return f"line {mark.line + 1}, column {mark.column + 1}: {what}. Mend that line"
+
+
+def _override(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    tree = copy.deepcopy(tree)
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        names = path.strip().split(".")
+        if not equals or not all(names):
+            raise _refusal(f"--set {override}: write it as section.field=value, e.g. training.steps=20")
+        value = _read_text(text, f"--set {override}: the value")
+        section = tree
+        for depth, name in enumerate(names[:-1], start=1):
+            inner = section.get(name)
+            if inner is None:
+                inner = section[name] = {}
+            if not isinstance(inner, dict):
+                outer = ".".join(names[:depth])
+                raise SpecError([Problem(path.strip(), shown(value), f"{outer} is no section, it is {shown(inner)}")])
+            section = inner
+        section[names[-1]] = value
+    return tree
+
+
+def _refusal(message: str) -> SpecError:
+    return SpecError([Problem("", None, message)])

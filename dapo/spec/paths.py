@@ -1,0 +1,17 @@
+"""Paths in a spec: which name a file here, and what they resolve to."""
+
+import os
+
+
+def is_local_model(path: str) -> bool:
+    """True for a directory on this machine, false for a hub name such as `Qwen/Qwen2.5-32B`.
+
+    A path that begins with `/`, `.` or `~` is local whether it exists or not, so that a typing error in it is never
+    looked up on a hub.
+    """
+    return path.startswith(("/", ".", "~")) or os.path.isdir(path)
+
+
+def absolute(path: str) -> str:
+    """The path from the current directory, with `~` expanded and no `..` left."""
+    return os.path.abspath(os.path.expanduser(path))

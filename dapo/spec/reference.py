@@ -1,0 +1,77 @@
+"""The reference page of the spec, from the tree itself: `python -m dapo.spec.reference > docs/spec.md`."""
+
+import sys
+from collections.abc import Iterator
+from itertools import groupby
+
+from dapo.spec.algorithm import PRESETS, AlgorithmSpec
+from dapo.spec.fields import FieldRow, field_rows
+from dapo.spec.wording import scalar_text
+
+_INTRODUCTION = """\
+# The spec of a run
+
+<!-- Written by `python -m dapo.spec.reference`; `make proto` writes it anew. -->
+
+A run is described by one YAML file. Fields that are left out take the defaults below; `model.path` and `data.path` have
+none. `dapo train SPEC.yaml --set training.steps=20` sets a field from the command line (the value is YAML), and
+`--dry-run` shows the resolved spec and what would be started. Unknown fields are refused.
+
+Relative paths start from the current directory. Names carry their units: `_s` seconds, `_mib` MiB, `_tokens` tokens.
+"""
+
+_MEMORY = """\
+## Redis memory
+
+Payloads (token ids, log-probabilities, text) stay in Redis until a checkpoint covers the batch that trained on them.
+A spec is refused when
+
+    completion = (prompt + response) × 4 + response × (4 + 5)      bytes
+    step       = completion × training.prompts_per_step × sampling.group_size
+    needed     = step × (checkpoint.every_steps + asynchrony.max_staleness + 1)
+
+is more than `resources.redis.memory_mib`; prompt is `data.max_prompt_tokens`, and response is
+`sampling.expected_response_tokens` or, where that is not given, `sampling.max_response_tokens`.
+"""
+
+
+def render() -> str:
+    sections = groupby(field_rows().values(), key=lambda row: row.section)
+    parts = [_INTRODUCTION, *(_section(name, rows) for name, rows in sections), _presets(), _MEMORY]
+    return "\n".join(parts)
+
+
+def _section(name: str, rows: Iterator[FieldRow]) -> str:
+    lines = [f"## `{name}`" if name else "## Top level", "", "| field | type | default | bounds | meaning |"]
+    lines.append("|---|---|---|---|---|")
+    for row in rows:
+        default = "required" if row.default is None else _code(row.default)
+        cells = (_code(row.path), row.type, default, row.bounds, row.meaning)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _presets() -> str:
+    names = list(PRESETS)
+    plain = AlgorithmSpec().model_dump()
+    fields = [name for name in plain if any(name in preset for preset in PRESETS.values())]
+    lines = [
+        "## Presets of `algorithm`",
+        "",
+        "A preset sets the fields below; a field that is written out wins. All others are the same in each preset.",
+        "",
+        f"| field | {' | '.join(map(_code, names))} |",
+        "|---" * (len(names) + 1) + "|",
+    ]
+    for field in fields:
+        values = (scalar_text(PRESETS[name].get(field, plain[field])) for name in names)
+        lines.append(f"| {_code(field)} | {' | '.join(values)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _code(text: str) -> str:
+    return f"`{text}`"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(render())

@@ -1,0 +1,23 @@
+"""A spec as a mapping, to be bent by the tests of dapo.spec."""
+
+from typing import Any
+
+from dapo.spec import RunSpec
+
+MINIMAL: dict[str, Any] = {"model": {"path": "/models/m"}, "data": {"path": "/data/d.jsonl"}}
+
+
+def tree(**fields: Any) -> dict[str, Any]:
+    """The smallest spec with dotted fields set, written with `__` for the dot."""
+    result: dict[str, Any] = {name: dict(section) for name, section in MINIMAL.items()}
+    for path, value in fields.items():
+        section = result
+        *outer, leaf = path.split("__")
+        for name in outer:
+            section = section.setdefault(name, {})
+        section[leaf] = value
+    return result
+
+
+def spec(**fields: Any) -> RunSpec:
+    return RunSpec.model_validate(tree(**fields))
