@@ -1,0 +1,153 @@
+"""When prompts are issued and when a train batch is cut. The derivation is in docs/pacing.md.
+
+Invariant: a group is trained on at most S versions after it was issued. Groups are paced for that, not dropped: with a
+keep rate of 1 none is ever surplus, in whatever order generation finishes.
+"""
+
+from collections import Counter
+from math import floor
+from typing import NamedTuple
+
+from dapo.algo.dynamic_sampling import KeepRate
+
+_ROUNDING = 1e-9
+
+
+class Cut(NamedTuple):
+    batch: int
+    groups: list[str]
+    """Groups of the batch, oldest first."""
+    surplus: list[str]
+    """Kept groups that no later batch may use, oldest first."""
+
+
+class Pacing:
+    """The asynchrony rules as a state machine: it is told what happened and says what may happen next.
+
+    Batch b turns version b into version b + 1. A group is in flight from `issued` until `kept` or `dropped`, then ready
+    until a cut takes it. Every method raises ValueError for an event that cannot happen.
+    """
+
+    def __init__(
+        self, *, prompts_per_step: int, max_staleness: int, steps: int, keep_rate: KeepRate, confidence: float = 0.9
+    ) -> None:
+        self._size = prompts_per_step
+        self._staleness = max_staleness
+        self._steps = steps
+        self._keep_rate = keep_rate
+        self._confidence = confidence
+        self._in_flight: dict[str, _Issue] = {}
+        self._ready: dict[str, _Issue] = {}
+        self._serial = 0
+        self._cut = 0
+        self._trained = 0
+        self._version = 0
+
+    @property
+    def version(self) -> int:
+        """The newest version that every generator serves."""
+        return self._version
+
+    @property
+    def in_flight(self) -> int:
+        """Groups issued and neither kept nor dropped."""
+        return len(self._in_flight)
+
+    @property
+    def ready(self) -> int:
+        """Kept groups that wait for a batch."""
+        return len(self._ready)
+
+    @property
+    def cut_untrained(self) -> int:
+        """Batches cut and not yet trained on."""
+        return self._cut - self._trained
+
+    @property
+    def all_cut(self) -> bool:
+        """The run's last batch is cut: groups still in flight are of no more use."""
+        return self._cut == self._steps
+
+    @property
+    def finished(self) -> bool:
+        """The run's last batch is trained on."""
+        return self._trained == self._steps
+
+    def admissible(self) -> int:
+        """How many prompts may be issued now, at the current version."""
+        if self.all_cut:
+            return 0
+        usable_batches = min(self._version + self._staleness + 1, self._steps) - self._cut
+        rate = self._keep_rate.upper(self._confidence)
+        wanted = usable_batches * self._size - len(self._ready) - rate * len(self._in_flight)
+        return max(0, floor(wanted / rate + _ROUNDING))
+
+    def issued(self, group_id: str) -> None:
+        """A prompt went out at the current version."""
+        if group_id in self._in_flight or group_id in self._ready:
+            raise ValueError(f"group {group_id} was issued before")
+        self._in_flight[group_id] = _Issue(self._version, self._serial)
+        self._serial += 1
+
+    def kept(self, group_id: str) -> None:
+        """All of the group's responses are graded and dynamic sampling keeps it."""
+        self._ready[group_id] = self._settle(group_id)
+        self._keep_rate.observe(True)
+
+    def dropped(self, group_id: str) -> None:
+        """The group was filtered, or it failed; another prompt takes its place."""
+        self._settle(group_id)
+        self._keep_rate.observe(False)
+
+    def cut(self) -> Cut | None:
+        """The next batch if it is due; call again after each event, until None."""
+        if self.all_cut or len(self._ready) < self._size:
+            return None
+        batch = self._cut
+        oldest_first = sorted(self._ready, key=lambda group_id: self._ready[group_id].serial)
+        chosen, rest = oldest_first[: self._size], oldest_first[self._size :]
+        if self._must_wait(batch, youngest=self._ready[chosen[-1]].version):
+            return None
+        self._cut += 1
+        last_chance = self._steps if self.all_cut else batch - self._staleness
+        surplus = [group_id for group_id in rest if self._ready[group_id].version <= last_chance]
+        for group_id in chosen + surplus:
+            del self._ready[group_id]
+        return Cut(batch, chosen, surplus)
+
+    def trained(self, batch: int) -> None:
+        """The learner has trained on `batch`. Hearing of it again changes nothing."""
+        if batch >= self._cut:
+            raise ValueError(f"batch {batch} cannot be trained: only {self._cut} batches are cut")
+        self._trained = max(self._trained, batch + 1)
+
+    def published(self, version: int) -> None:
+        """Every generator serves `version`, so the batches before it are trained on."""
+        if not self._version <= version <= self._cut:
+            raise ValueError(f"version {version} cannot follow version {self._version} with {self._cut} batches cut")
+        self._version = version
+        self._trained = max(self._trained, version)
+
+    def _settle(self, group_id: str) -> "_Issue":
+        if group_id not in self._in_flight:
+            raise ValueError(f"group {group_id} is not in flight")
+        return self._in_flight.pop(group_id)
+
+    def _must_wait(self, batch: int, *, youngest: int) -> bool:
+        """Whether a group in flight would come too late if `batch`, whose youngest group is given, were cut now."""
+        rate = self._keep_rate.upper(self._confidence)
+        slower = 0
+        for version, count in sorted(Counter(issue.version for issue in self._in_flight.values()).items()):
+            later_batches = version + self._staleness - batch
+            if later_batches <= 0:
+                return True
+            slower += count
+            if version < youngest and rate * slower > later_batches * self._size + _ROUNDING:
+                return True
+        return False
+
+
+class _Issue(NamedTuple):
+    version: int
+    serial: int
+    """Order of issue."""

@@ -1,0 +1,21 @@
+"""Redis, and nothing else speaks Redis: streams, groups and their ledger, the batch log, payloads, weight commands."""
+
+from dapo.bus.bus import Bus
+from dapo.bus.errors import BusError, BusFull, BusUnavailable, Fenced, LedgerError, UnknownGroup
+from dapo.bus.groups import GroupRecord, Outcome
+from dapo.bus.ledger import GroupState
+from dapo.bus.streams import Delivery
+
+__all__ = [
+    "Bus",
+    "BusError",
+    "BusFull",
+    "BusUnavailable",
+    "Delivery",
+    "Fenced",
+    "GroupRecord",
+    "GroupState",
+    "LedgerError",
+    "Outcome",
+    "UnknownGroup",
+]

@@ -1,0 +1,63 @@
+"""Names of a run's keys. All begin with `dapo:{<run id>}:`; the hash tag keeps a run in one cluster slot."""
+
+import re
+
+PROMPTS = "prompts"
+COMPLETIONS = "completions"
+SCORED = "scored"
+
+READERS = {PROMPTS: "generator", COMPLETIONS: "verifier", SCORED: "orchestrator"}
+"""Stream -> the role that consumes it, which is also the name of its consumer group."""
+
+GROUP_ID = re.compile(rb"g\d{10}")
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+class Keys:
+    """Key names of one run. Raises ValueError for a run id that could not stand inside a key."""
+
+    def __init__(self, run_id: str) -> None:
+        if not _RUN_ID.fullmatch(run_id):
+            raise ValueError(
+                f"run id {run_id!r}: use up to 128 letters, digits, '.', '_' or '-', beginning with a letter or digit"
+            )
+        self.prefix = f"dapo:{{{run_id}}}:"
+        self.run = self.prefix + "run"
+        self.events = self.prefix + "events"
+        self.ledger = self.prefix + "ledger"
+        self.open = self.prefix + "open"
+        self.garbage = self.prefix + "garbage"
+        self.dead = self.prefix + "dead"
+        self.log = self.prefix + "log"
+        self.batches = self.prefix + "batches"
+        self.steps = self.prefix + "steps"
+        self.members = self.prefix + "members"
+        self.version = self.prefix + "version"
+        self.sync = self.prefix + "sync"
+
+    def stream(self, name: str) -> str:
+        """Key of a consumed stream. Raises ValueError for any other name."""
+        if name not in READERS:
+            raise ValueError(f"stream {name!r} is none of {', '.join(READERS)}")
+        return self.prefix + name
+
+    def group(self, group_id: str) -> str:
+        return f"{self.prefix}g:{group_id}"
+
+    def epoch(self, role: str) -> str:
+        return f"{self.prefix}epoch:{role}"
+
+    def heartbeat(self, role: str, worker_id: str) -> str:
+        return f"{self.prefix}alive:{role}:{worker_id}"
+
+    def commands(self, generator_id: str) -> str:
+        return f"{self.prefix}commands:{generator_id}"
+
+    def replies(self, generator_id: str) -> str:
+        return f"{self.prefix}replies:{generator_id}"
+
+    def payload(self, group_id: str, index: int, attempt: int) -> str:
+        return f"{self.prefix}p:{group_id}:{index}:{attempt}"
+
+    def text(self, group_id: str, index: int, attempt: int) -> str:
+        return f"{self.prefix}t:{group_id}:{index}:{attempt}"

@@ -1,0 +1,55 @@
+"""The ledger: which states a group passes through. Pure; the Lua scripts are given this very table.
+
+Invariant: each issued group is in exactly one state, so the counts over the states always add up to the groups issued.
+
+    issued → generated → scored → kept → batched → trained
+       └────────┴── failed │        │
+       └────────┴──────────┴────────┴── surplus, stale
+                           └── filtered
+"""
+
+from enum import StrEnum
+
+
+class GroupState(StrEnum):
+    ISSUED = "issued"
+    GENERATED = "generated"
+    SCORED = "scored"
+    KEPT = "kept"
+    BATCHED = "batched"
+    TRAINED = "trained"
+    FILTERED = "filtered"
+    SURPLUS = "surplus"
+    STALE = "stale"
+    FAILED = "failed"
+
+
+_DROPPED = frozenset({GroupState.SURPLUS, GroupState.STALE})
+
+TRANSITIONS: dict[GroupState, frozenset[GroupState]] = {
+    GroupState.ISSUED: _DROPPED | {GroupState.GENERATED, GroupState.FAILED},
+    GroupState.GENERATED: _DROPPED | {GroupState.SCORED, GroupState.FAILED},
+    GroupState.SCORED: _DROPPED | {GroupState.KEPT, GroupState.FILTERED},
+    GroupState.KEPT: _DROPPED | {GroupState.BATCHED},
+    GroupState.BATCHED: frozenset({GroupState.TRAINED}),
+    GroupState.TRAINED: frozenset(),
+    GroupState.FILTERED: frozenset(),
+    GroupState.SURPLUS: frozenset(),
+    GroupState.STALE: frozenset(),
+    GroupState.FAILED: frozenset(),
+}
+
+OPEN = frozenset({GroupState.ISSUED, GroupState.GENERATED, GroupState.SCORED, GroupState.KEPT})
+"""States of groups that somebody still works on or waits with; a drain turns them into surplus."""
+
+DISCARDED = frozenset({GroupState.FILTERED, GroupState.SURPLUS, GroupState.STALE, GroupState.FAILED})
+"""Terminal without having been trained on: their payloads are deleted at once."""
+
+TERMINAL = DISCARDED | {GroupState.TRAINED}
+
+SETTLED = frozenset({GroupState.KEPT, GroupState.FILTERED, GroupState.SURPLUS, GroupState.STALE})
+"""What the orchestrator may decide about a scored group."""
+
+
+def allowed(current: GroupState, target: GroupState) -> bool:
+    return target in TRANSITIONS[current]

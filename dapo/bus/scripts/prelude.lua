@@ -1,0 +1,39 @@
+-- Shared by every script. KEYS[1] is the run's key prefix: it names the slot, and all other keys derive from it.
+-- The tables ALLOWED, IS_OPEN, IS_DISCARDED and READER stand above (see lua.py).
+local prefix = KEYS[1]
+
+local function group_key(id)
+  return prefix .. "g:" .. id
+end
+
+-- An error reply when `epoch` is not the newest of `role`; nil otherwise.
+local function fence(role, epoch)
+  local newest = redis.call("GET", prefix .. "epoch:" .. role)
+  if newest ~= epoch then
+    return redis.error_reply("FENCED " .. role .. " epoch " .. epoch .. ", newest " .. (newest or "none"))
+  end
+end
+
+local function acknowledge(stream, message_id)
+  redis.call("XACK", prefix .. stream, READER[stream], message_id)
+  redis.call("XDEL", prefix .. stream, message_id)
+end
+
+-- Moves a group and the counts together. A group that leaves `issued` takes its prompts entry with it; one that is
+-- discarded is marked for the sweep of its payloads. Callers check ALLOWED before they write anything.
+local function move(id, from, to, reason)
+  assert(ALLOWED[from .. ">" .. to], "ledger move refused")
+  local group = group_key(id)
+  redis.call("HSET", group, "state", to, "reason", reason)
+  redis.call("HINCRBY", prefix .. "ledger", from, -1)
+  redis.call("HINCRBY", prefix .. "ledger", to, 1)
+  if from == "issued" then
+    acknowledge("prompts", redis.call("HGET", group, "entry"))
+  end
+  if not IS_OPEN[to] then
+    redis.call("ZREM", prefix .. "open", id)
+  end
+  if IS_DISCARDED[to] then
+    redis.call("SADD", prefix .. "garbage", id)
+  end
+end

@@ -1,0 +1,26 @@
+"""Commands of other services, run as child processes so that the command line itself needs no torch."""
+
+import subprocess
+import sys
+from importlib.util import find_spec
+
+from dapo.cli.errors import INTERRUPTED, fail
+
+
+def require_torch(what: str) -> None:
+    """Leave with a worded error where torch is not installed."""
+    if find_spec("torch") is None:
+        fail(f"{what} needs torch, which is not installed: pip install 'dapo[learner]', or run `make install`")
+
+
+def run_module(module: str, *arguments: str) -> None:
+    """Run `python -m module arguments…` in the foreground; leave with its exit code where that is not 0."""
+    process = subprocess.Popen([sys.executable, "-m", module, *arguments])
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        # The terminal sent Ctrl-C to the child as well.
+        process.wait()
+        fail("interrupted", INTERRUPTED)
+    if code:
+        fail(f"python -m {module} ended with exit code {code}", code if code > 0 else 1)

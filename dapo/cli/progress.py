@@ -1,0 +1,183 @@
+"""What `dapo train` shows while a run goes on: a live table on a terminal, one plain line a step elsewhere."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+_WINDOW = 10
+
+# Heading, metric, format.
+COLUMNS: tuple[tuple[str, str, str], ...] = (
+    ("accuracy", "accuracy_mean", "{:.3f}"),
+    ("reward", "reward_mean", "{:+.3f}"),
+    ("length", "response_length_mean", "{:.1f}"),
+    ("entropy", "entropy", "{:.3f}"),
+    ("keep rate", "keep_rate", "{:.2f}"),
+    ("staleness", "staleness_mean", "{:.2f}"),
+    ("version", "policy_version", "{:.0f}"),
+    ("tokens/s", "generated_tokens_per_s", "{:,.0f}"),
+)
+
+
+def show(row: Mapping[str, Any], name: str, form: str) -> str:
+    """A metric as text; a dash where it was not measured."""
+    value = row.get(name)
+    return form.format(value) if isinstance(value, int | float) and math.isfinite(value) else "–"
+
+
+def duration(seconds: float) -> str:
+    """h:mm:ss."""
+    whole = max(0, round(seconds))
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+class Waiting:
+    """Which service a run waits for while it starts and ends, told from its events."""
+
+    def __init__(self) -> None:
+        self._state = "starting"
+        self._workers: dict[str, tuple[str, str]] = {}
+        self._stepped = False
+
+    def update(self, kind: str, data: Mapping[str, Any]) -> None:
+        if kind == "state":
+            self._state = data["state"]
+        elif kind == "service":
+            role = data.get("role", data["worker_id"].rsplit("-", 1)[0])
+            self._workers[data["worker_id"]] = (role, data["state"])
+        elif kind == "step":
+            self._stepped = True
+
+    @property
+    def text(self) -> str:
+        """Empty while the run trains."""
+        if self._state == "draining":
+            return "finishing the last steps…"
+        if self._state == "running":
+            return "" if self._stepped else "waiting for the first batch…"
+        if self._state != "starting":
+            return ""
+        if not self._workers:
+            return "starting Redis, checking the data…"
+        late = [name for name, (role, state) in self._workers.items() if role == "generator" and state != "ready"]
+        if late:
+            return f"starting SGLang ({', '.join(late)}) and loading the model…"
+        return "waiting for the learner's first weights…"
+
+
+class Pace:
+    """Time left, from the mean duration of the last ten steps."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._times: deque[tuple[int, float]] = deque(maxlen=_WINDOW + 1)
+
+    def update(self, step: int, now_s: float) -> None:
+        self._times.append((step, now_s))
+
+    def left_s(self) -> float | None:
+        """None before the second step."""
+        if len(self._times) < 2:
+            return None
+        (first, began_s), (last, now_s) = self._times[0], self._times[-1]
+        return (self._total - last) * (now_s - began_s) / (last - first)
+
+
+class Display(Protocol):
+    """Shows a run's events; a context manager around them."""
+
+    def __enter__(self) -> "Display": ...
+    def __exit__(self, *_: object) -> None: ...
+    def event(self, kind: str, data: Mapping[str, Any]) -> None: ...
+    def note(self, text: str) -> None: ...
+
+
+class PlainDisplay:
+    """For logs and pipes: a line whenever the awaited thing changes, and a line a step."""
+
+    def __init__(self, console: Console, total: int) -> None:
+        self._console = console
+        self._total = total
+        self._waiting = Waiting()
+        self._pace = Pace(total)
+        self._last = ""
+
+    def __enter__(self) -> "PlainDisplay":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def note(self, text: str) -> None:
+        self._console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+    def event(self, kind: str, data: Mapping[str, Any]) -> None:
+        self._waiting.update(kind, data)
+        if kind == "alert":
+            self.note(f"alert: {data['message']}")
+        elif kind == "step":
+            self._step(data)
+        elif (text := self._waiting.text) and text != self._last:
+            self._last = text
+            self.note(text)
+
+    def _step(self, row: Mapping[str, Any]) -> None:
+        self._pace.update(row["step"], time.monotonic())
+        left = self._pace.left_s()
+        values = "  ".join(f"{heading} {show(row, name, form)}" for heading, name, form in COLUMNS)
+        self.note(f"step {row['step']}/{self._total}  {values}  left {'–' if left is None else duration(left)}")
+
+
+class LiveDisplay:
+    """For terminals: a bar, and a table with the last step."""
+
+    def __init__(self, console: Console, total: int) -> None:
+        self._waiting = Waiting()
+        self._pace = Pace(total)
+        self._row: Mapping[str, Any] = {}
+        self._note = ""
+        self._bar = Progress(
+            TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=None), TimeElapsedColumn(),
+            TextColumn("left {task.fields[left]}"), console=console, expand=True,
+        )  # fmt: skip
+        self._task = self._bar.add_task("steps", total=total, left="–")
+        self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4)
+
+    def __enter__(self) -> "LiveDisplay":
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.__exit__(None, None, None)
+
+    def note(self, text: str) -> None:
+        self._note = text
+
+    def event(self, kind: str, data: Mapping[str, Any]) -> None:
+        self._waiting.update(kind, data)
+        if kind == "alert":
+            self._live.console.print(Text(f"alert: {data['message']}", style="yellow"))
+        elif kind == "step":
+            self._row = data
+            self._pace.update(data["step"], time.monotonic())
+            left = self._pace.left_s()
+            self._bar.update(self._task, completed=data["step"], left="–" if left is None else duration(left))
+
+    def _render(self) -> RenderableType:
+        table = Table(expand=True, box=None, header_style="dim")
+        for heading, _, _ in COLUMNS:
+            table.add_column(heading, justify="right")
+        table.add_row(*(show(self._row, name, form) for _, name, form in COLUMNS))
+        return Group(self._bar, table, Text(self._note or self._waiting.text, style="cyan"))
+
+
+def make_display(console: Console, total: int) -> Display:
+    return LiveDisplay(console, total) if console.is_terminal else PlainDisplay(console, total)

@@ -1,0 +1,130 @@
+"""`dapo train`: a client of an embedded run service."""
+
+import json
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from dapo.cli.client import EmbeddedService, RefusedRequest, RunClient, ServiceError
+from dapo.cli.errors import INTERRUPTED, RUN_ERROR, fail
+from dapo.cli.progress import Display, duration, make_display
+from dapo.spec.load import dump_yaml, load_spec, missing_inputs
+from dapo.spec.plan import describe_plan, format_plan, plan_processes
+from dapo.spec.problem import SpecError
+from dapo.spec.run import RunSpec
+
+
+def resolve(path: Path, overrides: list[str]) -> RunSpec:
+    """The spec with its overrides; leaves with exit code 2 and one line a problem where it is refused."""
+    try:
+        return load_spec(path, overrides)
+    except SpecError as error:
+        fail(str(error))
+
+
+def require_inputs(spec: RunSpec) -> None:
+    """Leave with exit code 2 where the model or the data is not on this machine."""
+    if problems := missing_inputs(spec):
+        fail("\n".join(map(str, problems)))
+
+
+def dry_run(spec: RunSpec, run_dir: Path | None) -> None:
+    """Print the resolved spec and what would be started."""
+    from dapo.spec.devices import visible_cuda_devices
+
+    redis = spec.resources.redis
+    plans = plan_processes(
+        spec,
+        run_id="<run id>",
+        run_dir=run_dir or Path("runs/<run id>"),
+        redis_url=redis.url or "<embedded>",
+        payload_url=redis.payload_url,
+        master_port=0,
+        cuda_devices=visible_cuda_devices(),
+    )
+    typer.echo(dump_yaml(spec))
+    typer.echo(format_plan(describe_plan(spec, plans)))
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def train(spec: RunSpec, run_dir: Path | None) -> None:
+    """Run the spec to its end, showing progress; leaves with 1 when the run fails and 130 when it is interrupted."""
+    require_inputs(spec)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    console = Console()
+    try:
+        with EmbeddedService(run_dir.resolve().parent if run_dir else Path("runs")) as service:
+            _run(service, spec, run_dir, console)
+    except RefusedRequest as error:
+        fail(str(error))
+    except ServiceError as error:
+        fail(str(error), RUN_ERROR)
+    except KeyboardInterrupt:
+        fail("interrupted", INTERRUPTED)
+
+
+def _run(service: EmbeddedService, spec: RunSpec, run_dir: Path | None, console: Console) -> None:
+    client = RunClient(service.url, service.token)
+    run = client.create(dump_yaml(spec), str(run_dir.resolve()) if run_dir else "")
+    folder = Path(run["run_dir"])
+    service.move_log(folder / "logs" / "orchestrator.log")
+    console.print(f"run {run['id']} in {folder}", highlight=False, soft_wrap=True)
+    interrupted = False
+    with make_display(console, spec.training.steps) as display:
+        try:
+            end = _follow(client, run["id"], display)
+        except KeyboardInterrupt:
+            interrupted = True
+            display.note("stopping…")
+            end = client.stop(run["id"])
+    client.close()
+    _report(end, folder, console)
+    if interrupted:
+        raise typer.Exit(INTERRUPTED)
+    if end["state"] != "succeeded":
+        raise typer.Exit(RUN_ERROR)
+
+
+def _follow(client: RunClient, run_id: str, display: Display) -> dict[str, Any]:
+    for event in client.events(run_id):
+        display.event(event.kind, event.data)
+    return client.get(run_id)
+
+
+def _report(end: Mapping[str, Any], folder: Path, console: Console) -> None:
+    lines = [f"run {end['id']} {end['state']}"]
+    if end["message"] and end["state"] == "failed":
+        lines[0] += f": {end['message']}"
+    summary_path = folder / "summary.json"
+    if summary_path.exists():
+        lines += summary_lines(json.loads(summary_path.read_text(encoding="utf-8")))
+    lines.append(f"run folder  {folder}")
+    if (folder / "curves.png").exists():
+        lines.append(f"curves      {folder / 'curves.png'}")
+    console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
+
+
+def summary_lines(summary: Mapping[str, Any]) -> list[str]:
+    """A run's summary.json in words."""
+    lines = []
+    if summary["steps"]:
+        start, end = (_number(summary[name]) for name in ("accuracy_start", "accuracy_end"))
+        lines.append(f"accuracy    {start} → {end}  (means of the first and the last five steps)")
+    lines.append(f"steps       {summary['steps']} of {summary['steps_total']} in {duration(summary['elapsed_s'])}")
+    lines.append(f"tokens      {summary['generated_tokens']:,} generated")
+    if summary["ledger"]:
+        states = ", ".join(f"{count} {state}" for state, count in summary["ledger"].items() if count)
+        lines.append(f"groups      {sum(summary['ledger'].values())} issued: {states}")
+    return lines
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

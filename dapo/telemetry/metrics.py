@@ -1,0 +1,63 @@
+"""Every metric of metrics.jsonl, declared once: name, unit, meaning and who measures it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Source = Literal["orchestrator", "learner"]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    name: str
+    unit: str
+    meaning: str
+    source: Source
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric("step", "step", "Finished rollout steps (train batches); the first is 1", "orchestrator"),
+    Metric("time_s", "s", "Since the run's services were launched", "orchestrator"),
+    Metric("step_s", "s", "Wall time of the step: waiting for its batch, training, publishing", "learner"),
+    Metric("policy_version", "version", "Weights step that this step produced", "learner"),
+    Metric("accuracy_mean", "share", "Correct responses among all graded since the last batch was cut, before any "
+           "group is filtered", "orchestrator"),
+    Metric("reward_mean", "reward", "Mean shaped reward over the same responses", "orchestrator"),
+    Metric("response_length_mean", "tokens", "Mean response length over the same responses", "orchestrator"),
+    Metric("truncated_share", "share", "Responses cut at the token limit, among the same", "orchestrator"),
+    Metric("batch_accuracy_mean", "share", "Correct responses in the batch that was trained on", "orchestrator"),
+    Metric("keep_rate", "share", "Groups kept by dynamic sampling among those graded since the last batch was cut",
+           "orchestrator"),
+    Metric("staleness_mean", "versions", "Version trained on minus version issued at, mean over the batch's groups",
+           "orchestrator"),
+    Metric("staleness_max", "versions", "The same, at most", "orchestrator"),
+    Metric("generated_tokens_per_s", "tokens/s", "Response tokens that all generators finished", "orchestrator"),
+    Metric("generated_tokens", "tokens", "The same, in total since the run began", "orchestrator"),
+    Metric("generator_idle", "share", "Time in which a generator had nothing to generate, mean over generators",
+           "orchestrator"),
+    Metric("learner_idle", "share", "Share of the step in which the learner waited for its batch", "orchestrator"),
+    Metric("learner_wait_s", "s", "Time in which the learner waited for its batch", "learner"),
+    Metric("weight_sync_s", "s", "From the end of training until every ready generator served the new weights",
+           "learner"),
+    Metric("entropy", "nats", "Mean entropy of the policy's next-token distribution over response tokens", "learner"),
+    Metric("mismatch_kl", "nats", "KL between the sampler's and the learner's probabilities of the sampled tokens, "
+           "before the step's first update", "learner"),
+    Metric("clip_fraction_low", "share", "Response tokens whose ratio was clipped from below", "learner"),
+    Metric("clip_fraction_high", "share", "Response tokens whose ratio was clipped from above", "learner"),
+    Metric("loss", "", "Policy loss, mean over the step's updates", "learner"),
+    Metric("grad_norm", "", "Gradient norm before clipping, mean over the step's updates", "learner"),
+    Metric("lr", "", "Learning rate of the step's last update", "learner"),
+    Metric("all_correct_share", "share", "Graded groups whose responses are all correct", "orchestrator"),
+    Metric("all_wrong_share", "share", "Graded groups whose responses are all wrong", "orchestrator"),
+    Metric("train_s", "s", "Forward and backward passes and optimizer updates of the step", "learner"),
+    Metric("weight_pause_s", "s", "Longest pause of a generator for the new weights", "learner"),
+    Metric("updates", "updates", "Optimizer updates of the step", "learner"),
+    Metric("trained_responses", "responses", "Responses in the step's loss", "learner"),
+    Metric("trained_tokens", "tokens", "Response tokens in the step's loss", "learner"),
+    Metric("trained_response_length_mean", "tokens", "Mean length of the responses trained on", "learner"),
+    Metric("trained_response_length_max", "tokens", "Longest of them", "learner"),
+    Metric("mismatch_abs_logprob", "nats", "Mean absolute difference of the sampler's and the learner's "
+           "log-probabilities", "learner"),
+    Metric("effective_sample_size", "share", "Of the importance weights learner/sampler: 1 when both agree", "learner"),
+)  # fmt: skip
+
+BY_NAME: dict[str, Metric] = {metric.name: metric for metric in METRICS}

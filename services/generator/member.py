@@ -1,0 +1,88 @@
+"""What a generator tells the run about itself: the version it serves, its state, its work."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from dapo.bus import Bus
+from dapo.v1 import messages_pb2 as pb
+
+ROLE = "generator"
+
+
+def version_name(version: pb.Version) -> str:
+    """A weight version as SGLang carries it."""
+    return f"{version.incarnation}.{version.step}"
+
+
+def parse_version(name: str) -> pb.Version:
+    """Inverse of `version_name`. Raises ValueError for a name of another kind."""
+    incarnation, step = name.split(".")
+    return pb.Version(incarnation=int(incarnation), step=int(step))
+
+
+class Membership:
+    """Invariant: `serving` is set exactly while the engine runs weights of a known version."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        generator_id: str,
+        *,
+        tensor_parallel: int,
+        base_weights: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._bus = bus
+        self._clock = clock
+        self._started = clock()
+        self._record = pb.Member(
+            generator_id=generator_id, tensor_parallel=tensor_parallel, state="starting", base_weights=base_weights
+        )
+        self._busy_since: float | None = None
+        self._busy_s = 0.0
+        self.serving = asyncio.Event()
+
+    def request_started(self, count: int = 1) -> None:
+        if self._record.running == 0 and count:
+            self._busy_since = self._clock()
+        self._record.running += count
+
+    def request_ended(self, count: int = 1) -> None:
+        self._record.running -= count
+        if self._record.running == 0 and self._busy_since is not None:
+            self._busy_s += self._clock() - self._busy_since
+            self._busy_since = None
+
+    def add_tokens(self, count: int) -> None:
+        self._record.generated_tokens += count
+
+    async def set_state(self, state: str) -> None:
+        self._record.state = state
+        await self.publish()
+
+    async def set_version(self, version: pb.Version | None) -> None:
+        """The engine serves `version` from now on; None: weights nobody vouches for."""
+        if version is None:
+            self._record.ClearField("version")
+            self.serving.clear()
+        else:
+            self._record.version.CopyFrom(version)
+            self.serving.set()
+        await self.publish()
+
+    def snapshot(self) -> pb.Member:
+        """The record now; `busy_s` counts seconds with at least one request running."""
+        now = self._clock()
+        member = pb.Member()
+        member.CopyFrom(self._record)
+        member.up_s = now - self._started
+        member.busy_s = self._busy_s + (now - self._busy_since if self._busy_since is not None else 0.0)
+        return member
+
+    async def publish(self) -> None:
+        await self._bus.publish_member(self.snapshot())
+
+    async def heartbeat(self) -> None:
+        await self._bus.heartbeat(ROLE, self._record.generator_id)
+        await self.publish()

@@ -1,0 +1,182 @@
+"""The SGLang server as a child process: started, watched and killed by its generator; on loopback only."""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import sys
+import tempfile
+from collections import deque
+from pathlib import Path
+from typing import Protocol
+
+from dapo.process import PARENT_VARIABLE
+from dapo.spec import RunSpec
+from dapo.spec.devices import visible_cuda_devices
+from dapo.spec.resources import Device
+from services.generator.engine import Endpoint, Engine
+
+HOST = "127.0.0.1"
+CPU_KV_POOL_TOKENS = 65536
+"""KV pool on CPU where the spec names none."""
+BASE_VERSION = "base"
+"""What SGLang calls its weights until the learner's first broadcast."""
+HEALTH_POLL_S = 0.5
+LOG_TAIL_LINES = 30
+
+
+class ServerError(Exception):
+    """The engine server did not come up. The message ends with the tail of its log."""
+
+
+class EngineServer(Protocol):
+    """What a generator needs of the server beside it."""
+
+    async def start(self) -> Endpoint:
+        """Start it and wait until it is healthy. Raises ServerError."""
+
+    async def wait_exit(self) -> str:
+        """Return, with the reason, once a started server has gone by itself."""
+
+    async def kill(self) -> None:
+        """End it at once with all its processes; harmless where none runs."""
+
+
+def pick_device(wanted: Device) -> str:
+    """ "cuda" or "cpu". Raises ServerError for a device that is not there."""
+    present = bool(visible_cuda_devices())
+    if wanted == "cuda" and not present:
+        raise ServerError("resources.generator.device is cuda, but no CUDA device is visible; use auto or cpu")
+    return "cuda" if present and wanted != "cpu" else "cpu"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def server_flags(spec: RunSpec, *, device: str, port: int) -> list[str]:
+    """SGLang's command line for `device` ("cpu" or "cuda"), keys aside."""
+    generator = spec.resources.generator
+    flags = [
+        *("--model-path", spec.model.path),
+        *("--host", HOST),
+        *("--port", str(port)),
+        *("--device", device),
+        *("--dtype", spec.model.dtype),
+        # Token ids go in and come out; text is the generator's business.
+        "--skip-tokenizer-init",
+        "--incremental-streaming-output",
+        *("--stream-interval", str(generator.stream_interval)),
+        *("--max-running-requests", str(generator.max_running_requests)),
+        *("--weight-version", BASE_VERSION),
+        # Groups are short of shared prefixes among each other; matching them all costs more than it saves.
+        *("--schedule-policy", "fcfs"),
+        "--enable-metrics",
+        *("--log-level", "warning"),
+    ]
+    pool = generator.max_total_tokens
+    if device == "cpu":
+        pool = pool or CPU_KV_POOL_TOKENS
+        # An idle scheduler otherwise spins on a core that the learner could use.
+        flags += ["--disable-overlap-schedule", "--sleep-on-idle"]
+    else:
+        flags += ["--tp-size", str(generator.tensor_parallel)]
+    if pool is not None:
+        flags += ["--max-total-tokens", str(pool)]
+    return flags
+
+
+def server_environment(spec: RunSpec, *, device: str) -> dict[str, str]:
+    """What the server's environment holds beyond this process's own."""
+    extra = {PARENT_VARIABLE: str(os.getpid())}
+    if Path(spec.model.path).is_dir():
+        extra["HF_HUB_OFFLINE"] = "1"
+    if device == "cpu":
+        # More threads a process are many times slower for small models, and starve the learner.
+        extra["OMP_NUM_THREADS"] = "1"
+        # SGLang takes the CPU platform only where it sees no GPU.
+        extra["CUDA_VISIBLE_DEVICES"] = ""
+    return extra
+
+
+def log_tail(path: Path, lines: int = LOG_TAIL_LINES) -> str:
+    with path.open(errors="replace") as log:
+        return "".join(deque(log, lines)).strip()
+
+
+class SglangServer:
+    """One SGLang server at a time, in a session of its own. Implements EngineServer."""
+
+    def __init__(self, spec: RunSpec, *, device: str, log_path: Path) -> None:
+        self._spec = spec
+        self._device = device
+        self._log_path = log_path
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> Endpoint:
+        if self._process is not None:
+            raise RuntimeError("the SGLang server is running already")
+        port = free_port()
+        endpoint = Endpoint(f"http://{HOST}:{port}", secrets.token_urlsafe(32), secrets.token_urlsafe(32))
+        # Keys on a command line could be read by every user of the machine.
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml", prefix="dapo-sglang-") as keys:
+            keys.write(f"api-key: {endpoint.api_key}\nadmin-api-key: {endpoint.admin_key}\n")
+            keys.flush()
+            self._process = await self._spawn(port, Path(keys.name))
+            try:
+                async with asyncio.timeout(self._spec.resources.generator.start_deadline_s):
+                    await self._wait_healthy(endpoint)
+            except TimeoutError as error:
+                await self.kill()
+                deadline = self._spec.resources.generator.start_deadline_s
+                raise ServerError(
+                    f"SGLang was not healthy within resources.generator.start_deadline_s = {deadline:g} s; "
+                    f"raise it, or read {self._log_path}, which ends:\n{log_tail(self._log_path)}"
+                ) from error
+        return endpoint
+
+    async def wait_exit(self) -> str:
+        if self._process is None:
+            raise RuntimeError("no SGLang server was started")
+        code = await self._process.wait()
+        return f"SGLang exited with code {code}; {self._log_path} ends:\n{log_tail(self._log_path)}"
+
+    async def kill(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        # SGLang's workers share the leader's session and may outlive it.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+
+    async def _spawn(self, port: int, keys: Path) -> asyncio.subprocess.Process:
+        self._log_path.parent.mkdir(parents=True, exist_ok=True)
+        flags = server_flags(self._spec, device=self._device, port=port)
+        with self._log_path.open("ab") as log:
+            return await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "services.generator.serve", *flags, "--config", str(keys)),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **server_environment(self._spec, device=self._device)},
+                start_new_session=True,
+            )
+
+    async def _wait_healthy(self, endpoint: Endpoint) -> None:
+        assert self._process is not None
+        engine = Engine(endpoint)
+        try:
+            while not await engine.healthy(timeout_s=30.0):
+                if self._process.returncode is not None:
+                    reason = await self.wait_exit()
+                    await self.kill()
+                    raise ServerError(f"SGLang did not start: {reason}")
+                await asyncio.sleep(HEALTH_POLL_S)
+        finally:
+            await engine.close()

@@ -1,0 +1,89 @@
+"""Between prompts or responses and token ids, by the model's own tokenizer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import TemplateError
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+
+from dapo.v1 import messages_pb2 as pb
+
+
+class PromptError(Exception):
+    """This prompt cannot be generated from. `reason` is the ledger's word for it."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+def stop_ids(*sources: int | Sequence[int] | None) -> tuple[int, ...]:
+    """End-of-sequence ids of all sources, each once, in ascending order."""
+    found: set[int] = set()
+    for source in sources:
+        if source is not None:
+            found.update([source] if isinstance(source, int) else source)
+    return tuple(sorted(found))
+
+
+@dataclass(frozen=True)
+class Limits:
+    prompt_tokens: int
+    response_tokens: int
+    context_tokens: int
+
+    def check(self, prompt_tokens: int) -> None:
+        """Raises PromptError where a prompt of so many tokens leaves no room for a full response."""
+        if prompt_tokens == 0:
+            raise PromptError("prompt_empty", "the prompt has no tokens")
+        if prompt_tokens > self.prompt_tokens:
+            detail = f"{prompt_tokens} tokens > data.max_prompt_tokens = {self.prompt_tokens}"
+            raise PromptError("prompt_too_long", detail)
+        if prompt_tokens + self.response_tokens > self.context_tokens:
+            raise PromptError(
+                "prompt_too_long",
+                f"{prompt_tokens} prompt tokens + sampling.max_response_tokens = {self.response_tokens} exceed the "
+                f"model's context of {self.context_tokens} tokens",
+            )
+
+
+class PromptCodec:
+    def __init__(self, model_path: str) -> None:
+        """Raises OSError where the model has no tokenizer or configuration."""
+        self._path = model_path
+        self._tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model_path)
+        config = AutoConfig.from_pretrained(model_path).get_text_config()
+        generation_eos = None
+        if (Path(model_path) / "generation_config.json").is_file() or not Path(model_path).is_dir():
+            generation_eos = GenerationConfig.from_pretrained(model_path).eos_token_id
+        self.context_tokens: int = config.max_position_embeddings
+        self.stop_token_ids = stop_ids(config.eos_token_id, generation_eos, self._tokenizer.eos_token_id)
+        """Tokens that end a response."""
+
+    def encode(self, prompt: pb.Prompt) -> list[int]:
+        """Text as it stands, without special tokens of the tokenizer's own; messages through the chat template.
+
+        Raises PromptError where the template refuses the messages, ValueError where the model has no template.
+        """
+        text = self._render(prompt.messages) if prompt.messages else prompt.text
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def decode(self, responses: Sequence[Sequence[int]]) -> list[str]:
+        """Text for the verifier, special tokens left out."""
+        texts: list[str] = self._tokenizer.batch_decode(list(responses), skip_special_tokens=True)
+        return texts
+
+    def _render(self, messages: Sequence[pb.ChatMessage]) -> str:
+        if self._tokenizer.chat_template is None:
+            raise ValueError(
+                f"model.path {self._path} has no chat template, but the prompts are messages; "
+                "set data.chat to false, or use a model with a template"
+            )
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        try:
+            text: str = self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        except TemplateError as error:
+            raise PromptError("prompt_refused", f"the model's chat template refuses the messages: {error}") from error
+        return text

@@ -1,0 +1,117 @@
+"""Finished responses, written to the bus in batches that form by themselves while the last one is on its way.
+
+Payload and text are stored before the completion is announced, so a reference never points at nothing.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dapo.bus import Bus, BusFull, Outcome
+from dapo.contracts.arrays import encode_ids, encode_logprobs
+from dapo.v1 import messages_pb2 as pb
+from services.generator.engine import Response
+from services.generator.member import parse_version
+from services.generator.tokens import PromptCodec
+
+log = logging.getLogger(__name__)
+
+BATCH_LIMIT = 256
+FULL_PAUSE_S = 1.0
+
+_FINISH = {"stop": pb.FINISH_REASON_STOP, "length": pb.FINISH_REASON_LENGTH}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A complete response of a group."""
+
+    group_id: str
+    index: int
+    attempt: int
+    prompt: Sequence[int]
+    response: Response
+
+
+def build_payload(finished: Finished) -> pb.CompletionPayload:
+    response = finished.response
+    return pb.CompletionPayload(
+        prompt_ids=encode_ids(finished.prompt),
+        response_ids=encode_ids(response.ids),
+        logprobs=encode_logprobs(response.logprobs),
+        spans=[
+            pb.VersionSpan(version=parse_version(span.version), start=span.start, end=span.end)
+            for span in response.spans
+        ],
+    )
+
+
+def build_completion(
+    finished: Finished, payload: pb.CompletionPayload, *, payload_key: str, text_key: str, generator_id: str
+) -> pb.Completion:
+    """`version_min` and `version_max` are steps."""
+    steps = [span.version.step for span in payload.spans]
+    response = finished.response
+    if response.finish not in _FINISH:
+        raise ValueError(f"request {response.rid} ended with {response.finish!r}: only complete responses are written")
+    return pb.Completion(
+        group_id=finished.group_id,
+        index=finished.index,
+        attempt=finished.attempt,
+        payload_key=payload_key,
+        text_key=text_key,
+        prompt_tokens=len(finished.prompt),
+        response_tokens=len(response.ids),
+        finish_reason=_FINISH[response.finish],
+        version_min=min(steps),
+        version_max=max(steps),
+        generator_id=generator_id,
+    )
+
+
+class CompletionWriter:
+    def __init__(self, bus: Bus, codec: PromptCodec, generator_id: str) -> None:
+        self._bus = bus
+        self._codec = codec
+        self._id = generator_id
+        self._queue: asyncio.Queue[tuple[Finished, asyncio.Future[Outcome]]] = asyncio.Queue()
+
+    def submit(self, finished: Finished) -> asyncio.Future[Outcome]:
+        """The future tells what became of it, once it is durable."""
+        outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._queue.put_nowait((finished, outcome))
+        return outcome
+
+    async def run(self) -> None:
+        """Write what is queued, for ever."""
+        while True:
+            batch = [await self._queue.get()]
+            while len(batch) < BATCH_LIMIT and not self._queue.empty():
+                batch.append(self._queue.get_nowait())
+            outcomes = await self._write([finished for finished, _ in batch])
+            for (_, future), outcome in zip(batch, outcomes, strict=True):
+                if not future.done():
+                    future.set_result(outcome)
+
+    async def _write(self, batch: Sequence[Finished]) -> list[Outcome]:
+        texts = self._codec.decode([finished.response.ids for finished in batch])
+        stored: dict[str, bytes] = {}
+        completions: list[pb.Completion] = []
+        for finished, text in zip(batch, texts, strict=True):
+            where = (finished.group_id, finished.index, finished.attempt)
+            payload_key, text_key = self._bus.payload_key(*where), self._bus.text_key(*where)
+            payload = build_payload(finished)
+            stored[payload_key] = payload.SerializeToString()
+            stored[text_key] = text.encode()
+            completions.append(
+                build_completion(finished, payload, payload_key=payload_key, text_key=text_key, generator_id=self._id)
+            )
+        while True:
+            try:
+                await self._bus.put_payloads(stored)
+                return await self._bus.write_completions(completions)
+            except BusFull as error:
+                # Memory comes back as steps are trained and checkpointed; until then this generator fills up and waits.
+                log.warning("%d completions wait: %s", len(batch), error)
+                await asyncio.sleep(FULL_PAUSE_S)

@@ -1,0 +1,105 @@
+"""`python -m services.learner`: one rank of a run's learner. See docs/architecture.md for its environment."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import TracebackType
+
+from dapo.bus import Bus
+from dapo.process import die_with_parent
+from dapo.spec import RunSpec
+from dapo.telemetry import logs
+
+log = logging.getLogger("services.learner")
+
+
+def stop_on_sigterm() -> None:
+    """Exit 0 at the first SIGTERM, whatever the main thread is inside of.
+
+    Nothing needs saving: the batch log holds what is trained but not yet in a checkpoint. A thread of its own takes the
+    signal, because Python runs signal handlers only between two instructions of the main thread, and that thread may
+    hang in a collective whose peer has just been stopped. Call it before any other thread exists.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def wait() -> None:
+        signal.sigwait({signal.SIGTERM})
+        log.info("stopped by SIGTERM")
+        leave(0)
+
+    threading.Thread(target=wait, name="sigterm", daemon=True).start()
+
+
+def leave(code: int) -> None:
+    """Exit without waiting for threads in collectives that nobody will answer."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def variable(name: str) -> str:
+    value = os.environ.get(name)
+    if not value:
+        sys.exit(f"error: environment variable {name} is not set; the learner is started by a launcher")
+    return value
+
+
+def run() -> None:
+    worker_id = variable("DAPO_WORKER_ID")
+    logs.configure(worker_id)
+
+    # Torch and DeepSpeed take seconds to import: only now, when the process can already be stopped and has a log.
+    from services.learner.control import ControlLoop
+    from services.learner.distributed import join_ranks
+
+    control = ControlLoop()
+    bus = control.call(
+        Bus.connect(
+            variable("DAPO_REDIS_URL"), variable("DAPO_RUN_ID"), payload_url=os.environ.get("DAPO_PAYLOAD_URL") or None
+        )
+    )
+    spec = RunSpec.model_validate_json(control.call(bus.read_spec()))
+    ranks = join_ranks(spec.resources.learner.device)
+
+    from transformers.utils import logging as transformers_logging
+
+    from services.learner.engine import LearnerEngine
+    from services.learner.loop import LearnerLoop
+    from services.learner.model import PolicyModel, load_causal
+    from services.learner.trainer import Trainer
+
+    transformers_logging.disable_progress_bar()
+    policy = PolicyModel(
+        load_causal(spec.model.path, spec.model.dtype),
+        spec.sampling.temperature,
+        entropy_gradient=spec.algorithm.entropy_coefficient > 0,
+    )
+    reference = load_causal(spec.model.path, spec.model.dtype) if spec.algorithm.kl_coefficient > 0 else None
+    trainer = Trainer(spec, LearnerEngine(policy, spec, ranks), reference)
+    loop = LearnerLoop(spec, Path(variable("DAPO_RUN_DIR")), worker_id, ranks, bus, control, trainer)
+    loop.start()
+    loop.run()
+    log.info("the run has ended at step %d", loop.step)
+
+
+def report_and_leave(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """The traceback, then the error alone as the last line; other ranks and threads are not waited for."""
+    log.critical("the learner failed", exc_info=(kind, error, trace))
+    sys.stderr.write(f"error: {kind.__name__}: {error}\n")
+    leave(1)
+
+
+def main() -> None:
+    stop_on_sigterm()
+    die_with_parent()
+    sys.excepthook = report_and_leave
+    run()
+    leave(0)
+
+
+if __name__ == "__main__":
+    main()

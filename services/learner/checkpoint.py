@@ -1,0 +1,182 @@
+"""Checkpoints that are complete or absent.
+
+    checkpoints/step-000020/shards/…      DeepSpeed's files: parameters, optimizer state
+    checkpoints/step-000020/rng-rank0.pt  random states, one file a rank
+    checkpoints/step-000020/hf/…          the model in Hugging Face format
+    checkpoints/step-000020/manifest.json what the checkpoint stands for, and the size of every file
+    checkpoints/latest.json               the marker: which directory counts
+
+Invariant: the marker names only a directory whose files, manifest included, were on disk before. It is replaced
+atomically; what it does not name does not exist. DeepSpeed's own `latest` is not written: it can name missing shards.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from transformers import AutoTokenizer
+
+from dapo.spec import RunSpec
+from services.learner.engine import LearnerEngine
+
+FORMAT = 1
+SHARDS = "shards"
+
+
+class CheckpointError(RuntimeError):
+    """The checkpoint that the marker names cannot be used; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a checkpoint holds. `step` finished steps: batches 0 … step − 1 are trained into it."""
+
+    step: int
+    incarnation: int
+    learning_rate: float
+    seed: int
+    world_size: int
+    zero_stage: int
+    dtype: str
+    files: dict[str, int]
+    format: int = FORMAT
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, data: object) -> None:
+    """Replace `path` atomically, on disk before and after."""
+    scratch = path.with_name(path.name + ".new")
+    with scratch.open("w") as out:
+        json.dump(data, out, indent=2)
+        out.write("\n")
+        out.flush()
+        os.fsync(out.fileno())
+    scratch.replace(path)
+    _sync(path.parent)
+
+
+def _files(directory: Path) -> dict[str, int]:
+    return {str(p.relative_to(directory)): p.stat().st_size for p in sorted(directory.rglob("*")) if p.is_file()}
+
+
+def read_latest(run_dir: Path) -> tuple[Path, Manifest] | None:
+    """The checkpoint that counts; None before the first. Raises CheckpointError when its files are not as written."""
+    marker = run_dir / "checkpoints" / "latest.json"
+    if not marker.exists():
+        return None
+    directory = marker.parent / json.loads(marker.read_text())["directory"]
+    path = directory / "manifest.json"
+    if not path.exists():
+        raise CheckpointError(
+            f"{marker} names {directory.name}, which has no manifest; restore it or remove the marker"
+        )
+    manifest = Manifest(**json.loads(path.read_text()))
+    found = _files(directory)
+    for name, size in manifest.files.items():
+        if found.get(name) != size:
+            raise CheckpointError(f"{directory / name}: {found.get(name)} bytes, the manifest says {size}; restore it")
+    return directory, manifest
+
+
+class CheckpointStore:
+    """Writes and reads the checkpoints of one run. `save` and `load` are called by all ranks together."""
+
+    def __init__(self, run_dir: Path, spec: RunSpec, engine: LearnerEngine) -> None:
+        self.root = run_dir / "checkpoints"
+        self.run_dir = run_dir
+        self.spec = spec
+        self.engine = engine
+        self.ranks = engine.ranks
+
+    def write(self, step: int, incarnation: int, learning_rate: float) -> Path:
+        """Everything but the marker, on disk when this returns on rank 0."""
+        directory = self.root / f"step-{step:06d}"
+        if self.ranks.leads:
+            # Left over from an attempt that never got its marker.
+            shutil.rmtree(directory, ignore_errors=True)
+            directory.mkdir(parents=True)
+        dist.barrier()
+        self.engine.deepspeed.save_checkpoint(str(directory), tag=SHARDS, save_latest=False)
+        torch.save(_rng_state(), directory / f"rng-rank{self.ranks.rank}.pt")
+        self._write_model(directory / "hf")
+        dist.barrier()
+        if self.ranks.leads:
+            files = _files(directory)
+            for name in files:
+                _sync(directory / name)
+            manifest = Manifest(
+                step=step,
+                incarnation=incarnation,
+                learning_rate=learning_rate,
+                seed=self.spec.seed,
+                world_size=self.ranks.world_size,
+                zero_stage=self.engine.zero_stage,
+                dtype=self.spec.model.dtype,
+                files=files,
+            )
+            write_json(directory / "manifest.json", asdict(manifest))
+        return directory
+
+    def mark(self, directory: Path) -> None:
+        """Make `directory` the checkpoint that counts, and delete those beyond `checkpoint.keep_last`. Rank 0 only."""
+        write_json(self.root / "latest.json", {"directory": directory.name})
+        older = sorted(path for path in self.root.glob("step-*") if path.name <= directory.name)
+        for path in older[: -self.spec.checkpoint.keep_last]:
+            shutil.rmtree(path)
+
+    def _write_model(self, directory: Path) -> None:
+        """Gather the parameters one by one to rank 0 and write them as a Hugging Face directory."""
+        state = {}
+        for name, parameter in self.engine.policy.served_names().items():
+            with self.engine.gathered([parameter]):
+                if self.ranks.leads:
+                    state[name] = parameter.detach().cpu().clone()
+        if self.ranks.leads:
+            self.engine.policy.causal.save_pretrained(directory, state_dict=state)
+            AutoTokenizer.from_pretrained(self.spec.model.path).save_pretrained(directory)
+
+    def load(self) -> Manifest | None:
+        """Resume from the marker; None when there is none. Raises CheckpointError where this run cannot continue it."""
+        latest = read_latest(self.run_dir)
+        if latest is None:
+            return None
+        directory, manifest = latest
+        wanted = {
+            "format": FORMAT,
+            "world_size": self.ranks.world_size,
+            "zero_stage": self.engine.zero_stage,
+            "dtype": self.spec.model.dtype,
+        }
+        for name, value in wanted.items():
+            if getattr(manifest, name) != value:
+                raise CheckpointError(
+                    f"checkpoint {directory.name} was written with {name} {getattr(manifest, name)}, this learner has "
+                    f"{value}; start it as the checkpoint was written"
+                )
+        self.engine.deepspeed.load_checkpoint(str(directory), tag=SHARDS, load_lr_scheduler_states=False)
+        _set_rng_state(torch.load(directory / f"rng-rank{self.ranks.rank}.pt", weights_only=True))
+        return manifest
+
+
+def _rng_state() -> dict[str, torch.Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _set_rng_state(state: dict[str, torch.Tensor]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

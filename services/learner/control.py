@@ -1,0 +1,45 @@
+"""The learner's asynchronous side: one event loop in a thread of its own, where Redis and the weight groups live.
+
+Heartbeats and joins go on while the main thread is inside a training step that takes minutes.
+"""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NoReturn, TypeVar
+
+Result = TypeVar("Result")
+
+COLLECTIVE_THREADS = 256
+"""Bound on blocking calls at one time: two a generator at most (a join that timed out may still be unwinding)."""
+
+
+class ControlLoop:
+    """Runs coroutines for the main thread. The loop's thread is a daemon: it never keeps the process alive."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._loop.set_default_executor(ThreadPoolExecutor(COLLECTIVE_THREADS, thread_name_prefix="collective"))
+        self._background: list[Future[NoReturn]] = []
+        threading.Thread(target=self._loop.run_forever, name="control", daemon=True).start()
+
+    def call(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
+        """Run to the end and return the result, or raise what it raised."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def repeat(self, period_s: float, action: Callable[[], Awaitable[None]]) -> None:
+        """Run `action` every so often until the process ends; see `check`."""
+        self._background.append(asyncio.run_coroutine_threadsafe(_repeat(period_s, action), self._loop))
+
+    def check(self) -> None:
+        """Raise what ended a repeated action, if anything did."""
+        for future in self._background:
+            if future.done():
+                future.result()
+
+
+async def _repeat(period_s: float, action: Callable[[], Awaitable[None]]) -> NoReturn:
+    while True:
+        await action()
+        await asyncio.sleep(period_s)

@@ -1,0 +1,89 @@
+"""The learner's own process group, and the few collectives its loop needs beside DeepSpeed's."""
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from dapo.spec.resources import Device
+
+GROUP_TIMEOUT = timedelta(minutes=30)
+"""Bound on one collective between learner ranks; the longest wait is for a slow rank's micro-batch or checkpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """This process's place among the learner's ranks."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+
+def pick_device(wanted: Device, local_rank: int) -> torch.device:
+    """`auto` is CUDA where present. Raises RuntimeError when CUDA is wanted and absent."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("resources.learner.device is cuda, but torch sees no CUDA device; use auto or cpu")
+    if wanted == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", local_rank)
+
+
+def join_ranks(wanted: Device) -> Ranks:
+    """Join the process group named by RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
+
+    DeepSpeed is set up here too, before its first import elsewhere: its accelerator, no compilation of an operator that
+    a single host does not need, and only warnings in the log. Raises RuntimeError naming a variable that is not set.
+    """
+    missing = [n for n in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if n not in os.environ]
+    if missing:
+        raise RuntimeError(f"environment variable {missing[0]} is not set; start the learner through a launcher")
+    rank, world_size, local_rank = (int(os.environ[n]) for n in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    device = pick_device(wanted, local_rank)
+    if device.type == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    else:
+        torch.cuda.set_device(device)
+
+    import deepspeed
+    import deepspeed.ops
+
+    deepspeed.utils.logger.setLevel(logging.WARNING)
+    # The shared-memory operator takes a minute to compile and gains nothing over gloo on these sizes.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
+    if not dist.is_initialized():
+        dist.init_process_group(backend, rank=rank, world_size=world_size, timeout=GROUP_TIMEOUT)
+    deepspeed.init_distributed(dist_backend=backend, verbose=False)
+    return Ranks(rank=rank, world_size=world_size, local_rank=local_rank, device=device)
+
+
+def broadcast_ints(values: list[int]) -> list[int]:
+    """Rank 0's integers, on every rank; all ranks pass lists of the same length."""
+    data = torch.tensor(values, dtype=torch.int64)
+    dist.broadcast(data, src=0)
+    return [int(value) for value in data]
+
+
+def sum_ints(values: list[int]) -> list[int]:
+    """Element-wise sum over the ranks."""
+    data = torch.tensor(values, dtype=torch.int64)
+    dist.all_reduce(data)
+    return [int(value) for value in data]
+
+
+def sum_named(values: Mapping[str, float]) -> dict[str, float]:
+    """Sums by name over the ranks, which all hold the same names."""
+    names = sorted(values)
+    data = torch.tensor([values[name] for name in names], dtype=torch.float64)
+    dist.all_reduce(data)
+    return dict(zip(names, data.tolist(), strict=True))

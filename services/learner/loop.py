@@ -1,0 +1,230 @@
+"""The learner's main loop. Rank 0 decides what comes next and tells the others; every rank then does it.
+
+Invariant: batch b is trained exactly once per incarnation and in order, by all ranks; after it the version b + 1 is
+published and only then recorded. After a restart, batches between the checkpoint and the last published version are
+trained again without publishing.
+"""
+
+import logging
+import time
+from enum import IntEnum
+from pathlib import Path
+
+import torch
+
+from dapo.bus import Bus
+from dapo.spec import RunSpec
+from dapo.v1 import messages_pb2 as pb
+from services.learner.buckets import WeightBuckets
+from services.learner.checkpoint import CheckpointStore
+from services.learner.control import ControlLoop
+from services.learner.distributed import Ranks, broadcast_ints
+from services.learner.engine import learning_rate
+from services.learner.payloads import Sample, fetch_samples
+from services.learner.publisher import Publisher
+from services.learner.trainer import Trainer
+from services.learner.weight_group import DEVICE_OF
+
+log = logging.getLogger(__name__)
+
+WAIT_S = 0.5
+"""Longest wait for a batch before looking for members that need weights."""
+REFRESH_S = 0.25
+HEARTBEAT_S = 2.0
+PEER_WAIT_S = 60.0
+"""How long a rank waits to read a batch that rank 0 has read already."""
+BUCKETS_IN_FLIGHT = 2
+"""Under ZeRO 3, gathered buckets that may wait for a slow member: the whole model may not fit one rank."""
+FORCED_CHECKPOINT_SHARE = 0.7
+"""Share of the Redis memory budget at which a checkpoint is made early, because it frees the payloads it covers."""
+
+
+class Action(IntEnum):
+    IDLE = 0
+    TRAIN = 1
+    PUBLISH = 2
+    END = 3
+
+
+class LearnerLoop:
+    def __init__(
+        self,
+        spec: RunSpec,
+        run_dir: Path,
+        worker_id: str,
+        ranks: Ranks,
+        bus: Bus,
+        control: ControlLoop,
+        trainer: Trainer,
+    ) -> None:
+        self.spec = spec
+        self.worker_id = worker_id
+        self.ranks = ranks
+        self.bus = bus
+        self.control = control
+        self.trainer = trainer
+        self.checkpoints = CheckpointStore(run_dir, spec, trainer.engine)
+        self.buckets = WeightBuckets(trainer.engine, spec.weight_sync.bucket_mib)
+        self.step = 0
+        self.epoch = 0
+        self.catch_up_step = 0
+        self.checkpointed_step = -1
+        self.publisher: Publisher | None = None
+        self.sending_device = ranks.device
+        self._unpublished = True
+        self._waited_s = 0.0
+        self._step_ended = time.monotonic()
+        self._next: pb.TrainBatch | None = None
+
+    # -- start
+
+    def start(self) -> None:
+        """Take the fencing epoch, resume from the newest checkpoint, begin to look for generators."""
+        self.control.call(self._beat())
+        self.control.repeat(HEARTBEAT_S, self._beat)
+        epoch = published = 0
+        if self.ranks.leads:
+            epoch = self.control.call(self.bus.acquire_epoch("learner"))
+            version = self.control.call(self.bus.published_version())
+            published = version.step if version is not None else 0
+        self.epoch, self.catch_up_step = broadcast_ints([epoch, published])
+        manifest = self.checkpoints.load()
+        if manifest is not None:
+            self.step = self.checkpointed_step = manifest.step
+            log.info("resumed from the checkpoint of step %d; published so far: %d", self.step, self.catch_up_step)
+        if self.ranks.leads:
+            backend = self._backend()
+            self.sending_device = torch.device("cpu") if DEVICE_OF[backend] == "cpu" else self.ranks.device
+            limit = BUCKETS_IN_FLIGHT if self.trainer.engine.zero_stage == 3 else 0
+            self.publisher = Publisher(
+                self.bus, self.epoch, self.spec.weight_sync, backend, self.buckets.specs(), limit
+            )
+            self.control.repeat(REFRESH_S, self.publisher.refresh)
+
+    async def _beat(self) -> None:
+        await self.bus.heartbeat("learner", self.worker_id)
+
+    def _backend(self) -> str:
+        wanted = self.spec.weight_sync.backend
+        if wanted != "auto":
+            return wanted
+        on_cuda = self.ranks.device.type == "cuda" and self.spec.resources.generator.device != "cpu"
+        return "nccl" if on_cuda else "gloo"
+
+    # -- the loop
+
+    def run(self) -> None:
+        """Until the batch log ends; the last checkpoint is written before this returns."""
+        while True:
+            action, number = broadcast_ints(self._decide() if self.ranks.leads else [0, 0])
+            if action == Action.TRAIN:
+                self._train(self._batch(number))
+            elif action == Action.PUBLISH:
+                self._publish()
+            elif action == Action.END:
+                if self.checkpointed_step != self.step:
+                    self._checkpoint()
+                return
+
+    def _decide(self) -> list[int]:
+        """[action, batch number] on rank 0. Members that lack the current version come before the next batch."""
+        self.control.check()
+        assert self.publisher is not None
+        if self.step >= self.catch_up_step and self.control.call(self.publisher.waiting(self.step)):
+            return [Action.PUBLISH, 0]
+        started = time.monotonic()
+        batches = self.control.call(self.bus.read_batches(self.step - 1, block_s=WAIT_S, count=1))
+        self._waited_s += time.monotonic() - started
+        if not batches:
+            return [Action.IDLE, 0]
+        if batches[0].end:
+            return [Action.END, 0]
+        self._next = batches[0]
+        return [Action.TRAIN, batches[0].batch]
+
+    def _batch(self, number: int) -> pb.TrainBatch:
+        """The batch rank 0 decided on, read by each rank for itself."""
+        batch, self._next = self._next, None
+        if batch is None:
+            batches = self.control.call(self.bus.read_batches(number - 1, block_s=PEER_WAIT_S, count=1))
+            if not batches:
+                raise RuntimeError(f"batch {number} is not in the batch log, though rank 0 has read it")
+            (batch,) = batches
+        if batch.batch != number or number != self.step:
+            raise RuntimeError(f"the batch log gave batch {batch.batch}, the next to train is {self.step}")
+        return batch
+
+    # -- one step
+
+    def _train(self, batch: pb.TrainBatch) -> None:
+        waited, self._waited_s = self._waited_s, 0.0
+        metrics = self.trainer.train(batch, self._fetch)
+        self.step = batch.batch + 1
+        self._unpublished = True
+        metrics["learner_wait_s"] = waited
+        metrics["weight_sync_s"] = metrics["weight_pause_s"] = 0.0
+        if self.step >= self.catch_up_step:
+            metrics |= self._publish()
+        now = time.monotonic()
+        metrics["step_s"], self._step_ended = now - self._step_ended, now
+        if self.ranks.leads:
+            self._record(batch, metrics)
+        log.info("step %d: loss %.4f, trained in %.2f s", self.step, metrics["loss"], metrics["train_s"])
+        if self._checkpoint_due():
+            self._checkpoint()
+
+    def _record(self, batch: pb.TrainBatch, metrics: dict[str, float]) -> None:
+        report = pb.StepReport(
+            batch=batch.batch, version=pb.Version(incarnation=self.epoch, step=self.step), metrics=metrics
+        )
+        groups = [group.group_id for group in batch.groups]
+        self.control.call(self.bus.record_step(report, groups, self.epoch))
+
+    def _fetch(self, records: dict[int, pb.TrainSample]) -> dict[int, Sample]:
+        """This rank's samples. One that cannot be used is left out with an alert: it must not stop the run."""
+        vocabulary = self.trainer.engine.policy.vocabulary
+        samples, problems = self.control.call(fetch_samples(self.bus, records, vocabulary))
+        for index, problem in problems.items():
+            key = records[index].payload_key
+            log.error("sample %s is left out of the batch: %s", key, problem)
+            alert = {"kind": "payload_unusable", "payload_key": key, "batch": self.step, "message": problem}
+            self.control.call(self.bus.emit_event("alert", alert))
+        return samples
+
+    def _publish(self) -> dict[str, float]:
+        """Bring every joined member to the current version; all ranks take part, rank 0 sends."""
+        started = time.monotonic()
+        if self.publisher is None:
+            for _ in self.buckets.flattened(self.ranks.device):
+                pass
+            return {}
+        self.control.call(self.publisher.begin(self.step))
+        for bucket in self.buckets.flattened(self.sending_device):
+            self.control.call(self.publisher.feed(bucket))
+        pause_s = self.control.call(self.publisher.finish(self.step))
+        if pause_s is not None and self._unpublished:
+            self._unpublished = False
+            log.info("version %d.%d is published", self.epoch, self.step)
+        return {"weight_sync_s": time.monotonic() - started, "weight_pause_s": pause_s or 0.0}
+
+    # -- checkpoints
+
+    def _checkpoint_due(self) -> bool:
+        due = 0
+        if self.ranks.leads:
+            used = self.control.call(self.bus.payload_bytes()) / 2**20
+            crowded = used > FORCED_CHECKPOINT_SHARE * self.spec.resources.redis.memory_mib
+            due = int(crowded or self.step % self.spec.checkpoint.every_steps == 0)
+        return bool(broadcast_ints([due])[0])
+
+    def _checkpoint(self) -> None:
+        """Write, make sure Redis has the facts on disk, mark, and only then let the batch log forget."""
+        rate = learning_rate(max(0, self.step - 1), self.spec.optimizer)
+        directory = self.checkpoints.write(self.step, self.epoch, rate)
+        if self.ranks.leads:
+            self.control.call(self.bus.sync_to_disk())
+            self.checkpoints.mark(directory)
+            if self.step > 0:
+                self.control.call(self.bus.commit_checkpoint(self.step - 1, self.epoch))
+            log.info("checkpoint %s", directory.name)
+        self.checkpointed_step = self.step

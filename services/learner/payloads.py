@@ -1,0 +1,90 @@
+"""From payload blobs to the arrays a sample is trained on, each checked against the batch record before it is used."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+
+from dapo.bus import Bus
+from dapo.v1 import messages_pb2 as pb
+
+
+class PayloadError(ValueError):
+    """A payload that cannot be trained on; the message says what is wrong with it."""
+
+
+@dataclass(slots=True)
+class Sample:
+    """One response. `ids` is prompt then response, int32; the rest is one value a response token.
+
+    `proximal` (π_old) is the sampler's `behaviour` unless the learner has recomputed it.
+    """
+
+    ids: NDArray[np.int32]
+    prompt_tokens: int
+    mask: NDArray[np.bool_]
+    behaviour: NDArray[np.float32]
+    advantage: float
+    proximal: NDArray[np.float32] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.proximal = self.behaviour
+
+    @property
+    def response_tokens(self) -> int:
+        return len(self.ids) - self.prompt_tokens
+
+    @property
+    def loss_tokens(self) -> int:
+        return int(self.mask.sum())
+
+
+def _array(name: str, data: bytes, dtype: str, count: int) -> NDArray:
+    wanted = count * np.dtype(dtype).itemsize
+    if len(data) != wanted:
+        raise PayloadError(f"{name} holds {len(data)} bytes, the batch record says {count} tokens ({wanted} bytes)")
+    return np.frombuffer(data, dtype=dtype)
+
+
+def decode_sample(record: pb.TrainSample, data: bytes | None, vocabulary: int) -> Sample:
+    """Check a payload against its record. Raises PayloadError; what it returns fits a forward pass."""
+    if data is None:
+        raise PayloadError("the payload is missing")
+    try:
+        payload = pb.CompletionPayload.FromString(data)
+    except DecodeError as error:
+        raise PayloadError(f"the payload is not a CompletionPayload: {error}") from error
+    if record.prompt_tokens == 0:
+        raise PayloadError("the prompt is empty, so the first response token has nothing to be predicted from")
+    prompt = _array("prompt_ids", payload.prompt_ids, "<i4", record.prompt_tokens)
+    response = _array("response_ids", payload.response_ids, "<i4", record.response_tokens)
+    behaviour = _array("logprobs", payload.logprobs, "<f4", record.response_tokens)
+    if payload.loss_mask:
+        mask = _array("loss_mask", payload.loss_mask, "u1", record.response_tokens).astype(bool)
+    else:
+        mask = np.ones(record.response_tokens, dtype=bool)
+    ids = np.concatenate([prompt, response]).astype(np.int32)
+    if ids.min() < 0 or ids.max() >= vocabulary:
+        raise PayloadError(f"token ids lie in [{ids.min()}, {ids.max()}], the vocabulary has {vocabulary} tokens")
+    if not np.isfinite(behaviour[mask]).all() or not np.isfinite(record.advantage):
+        raise PayloadError("a log-probability or the advantage is not a finite number")
+    behaviour = np.where(mask, behaviour, np.float32(0))
+    return Sample(ids, record.prompt_tokens, mask, behaviour, record.advantage)
+
+
+async def fetch_samples(
+    bus: Bus, records: Mapping[int, pb.TrainSample], vocabulary: int
+) -> tuple[dict[int, Sample], dict[int, str]]:
+    """The samples of one rank's share by index, and what is wrong with those that cannot be used."""
+    keys = [record.payload_key for record in records.values()]
+    blobs = await bus.get_payloads(keys) if keys else []
+    samples: dict[int, Sample] = {}
+    problems: dict[int, str] = {}
+    for (index, record), blob in zip(records.items(), blobs, strict=True):
+        try:
+            samples[index] = decode_sample(record, blob, vocabulary)
+        except PayloadError as error:
+            problems[index] = str(error)
+    return samples, problems

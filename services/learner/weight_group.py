@@ -1,0 +1,90 @@
+"""The learner's end of one weight group: rank 0 of a process group whose other ranks are one SGLang server.
+
+SGLang 0.5 joins from its route /init_weights_update_group through torch's rendezvous, which puts the group's keys below
+three prefixes in a TCP store; the same chain is made here from torch's public classes. Every call blocks, is bounded by
+a timeout and belongs in a thread of its own.
+"""
+
+import time
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+LOOPBACK = "127.0.0.1"
+POLL_S = 0.005
+DEVICE_OF = {"gloo": "cpu", "nccl": "cuda"}
+
+
+class WeightGroupError(RuntimeError):
+    """Joining or broadcasting failed or took too long; the group is of no further use."""
+
+
+class WeightGroup:
+    """Opened at once on a free port, so that the address can be sent to the receiver; `join` waits for it."""
+
+    def __init__(self, name: str, world_size: int, backend: str, timeout_s: float) -> None:
+        self.name = name
+        self.world_size = world_size
+        self.backend = backend
+        self._store = dist.TCPStore(
+            LOOPBACK, 0, world_size, is_master=True, timeout=timedelta(seconds=timeout_s), wait_for_workers=False
+        )
+        self._group: dist.ProcessGroupGloo | dist.ProcessGroupNCCL | None = None
+
+    @property
+    def port(self) -> int:
+        return int(self._store.port)
+
+    def join(self, timeout_s: float) -> None:
+        """Wait until every other rank has joined. Raises WeightGroupError after `timeout_s`.
+
+        NCCL connects on its first broadcast only, under that call's timeout.
+        """
+        store: dist.Store = self._store
+        for prefix in (self.name, f"{self.name}/", f"{DEVICE_OF[self.backend]}/"):
+            store = dist.PrefixStore(prefix, store)
+        timeout = timedelta(seconds=timeout_s)
+        try:
+            if self.backend == "gloo":
+                self._group = dist.ProcessGroupGloo(store, 0, self.world_size, timeout)
+            else:
+                options = dist.ProcessGroupNCCL.Options()
+                options._timeout = timeout
+                self._group = dist.ProcessGroupNCCL(store, 0, self.world_size, options)
+        except RuntimeError as error:
+            raise WeightGroupError(
+                f"weight group {self.name}: nobody joined within {timeout_s:g} s: {error}"
+            ) from error
+
+    def broadcast(self, data: Tensor, timeout_s: float) -> None:
+        """Send `data`, contiguous bytes, to every other rank. Raises WeightGroupError."""
+        if self._group is None:
+            raise WeightGroupError(f"weight group {self.name}: broadcast before join")
+        options = dist.BroadcastOptions()
+        options.rootRank = 0
+        options.timeout = timedelta(seconds=timeout_s)
+        try:
+            self._group.broadcast([data], options).wait()
+            if data.is_cuda:
+                self._finish_on_device(timeout_s)
+        except RuntimeError as error:
+            raise WeightGroupError(f"weight group {self.name}: broadcast failed: {error}") from error
+
+    def _finish_on_device(self, timeout_s: float) -> None:
+        """NCCL only queues the broadcast: wait for the device, or abort what hangs there."""
+        done = torch.cuda.Event()
+        done.record()
+        deadline = time.monotonic() + timeout_s
+        while not done.query():
+            if time.monotonic() > deadline:
+                self.close()
+                raise WeightGroupError(f"weight group {self.name}: broadcast took longer than {timeout_s:g} s")
+            time.sleep(POLL_S)
+
+    def close(self) -> None:
+        """Abort whatever is under way and free the group; the receiver's pending collective fails at once."""
+        if self._group is not None:
+            self._group.abort()
+            self._group = None

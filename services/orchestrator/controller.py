@@ -1,0 +1,304 @@
+"""The run's control loop: scored groups in, batches and prompts out, steps followed, the end brought about.
+
+Followers read Redis and put what they find into one inbox; one task empties it, so every decision is taken in one
+place and in order. The decisions themselves are dapo.algo's: which groups are kept, how many prompts may be issued,
+when a batch is cut. All writes carry this orchestrator's fencing epoch.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, NamedTuple
+
+from dapo.algo.batches import ScoredGroup, build_batch
+from dapo.algo.dynamic_sampling import KeepRate, is_informative
+from dapo.algo.frontier import Frontier
+from dapo.algo.pacing import Pacing
+from dapo.algo.statistics import summarise_batch, summarise_graded
+from dapo.bus import Bus, Delivery, Outcome
+from dapo.spec.run import RunSpec
+from dapo.v1 import messages_pb2 as pb
+from services.orchestrator.dataset import Dataset
+from services.orchestrator.step_metrics import GeneratorMeter, learner_idle
+
+log = logging.getLogger(__name__)
+
+WORKER_ID = "orchestrator-0"
+ROLE = "orchestrator"
+_BLOCK_S = 1.0
+_VERSION_POLL_S = 0.02
+_MEMBER_POLL_S = 0.5
+_HEARTBEAT_S = 3.0
+_SCORED_AT_ONCE = 256
+# Failed groups in a row, without one that was graded, after which the run gives up: this many batches' worth.
+_HOPELESS_BATCHES = 4
+
+Emit = Callable[[str, dict], Awaitable[None]]
+
+
+class ControllerError(RuntimeError):
+    """The run cannot go on, e.g. because every group fails."""
+
+
+class _Scored(NamedTuple):
+    deliveries: list[Delivery]
+
+
+class _Step(NamedTuple):
+    report: pb.StepReport
+
+
+class _Published(NamedTuple):
+    step: int
+
+
+class Controller:
+    """Steers one run; `run` returns once the learner has reported the last step."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        spec: RunSpec,
+        dataset: Dataset,
+        *,
+        record: Callable[[Mapping[str, Any]], dict[str, Any]],
+        emit: Emit,
+        change_state: Callable[[str], Awaitable[None]],
+    ) -> None:
+        """`record` stores one step's metrics and returns them as stored; `change_state` gets running, draining."""
+        self._bus = bus
+        self._spec = spec
+        self._dataset = dataset
+        self._record = record
+        self._emit = emit
+        self._change_state = change_state
+        self._frontier = Frontier(len(dataset), seed=spec.seed, shuffle=spec.data.shuffle)
+        self._keep_rate = KeepRate()
+        self._pacing = Pacing(
+            prompts_per_step=spec.training.prompts_per_step,
+            max_staleness=spec.asynchrony.max_staleness,
+            steps=spec.training.steps,
+            keep_rate=self._keep_rate,
+            confidence=spec.asynchrony.keep_rate_confidence,
+        )
+        self._inbox: asyncio.Queue[_Scored | _Step | _Published] = asyncio.Queue()
+        self._epoch = 0
+        self._issued = 0
+        self._version: int | None = None
+        self._ready: dict[str, ScoredGroup] = {}
+        self._window: list[ScoredGroup] = []
+        self._cut_metrics: dict[int, dict[str, float]] = {}
+        self._meter = GeneratorMeter()
+        self._began_s = time.monotonic()
+        self._draining = False
+        self._steps_done = 0
+        self._failures_in_a_row = 0
+        self._alerted_keep_rate = False
+
+    async def run(self) -> None:
+        """Raises BusError when Redis fails or this orchestrator is fenced off, ControllerError when all groups fail."""
+        self._epoch = await self._bus.acquire_epoch(ROLE)
+        work: list[Coroutine[Any, Any, None]] = [
+            self._beat(), self._follow_scored(), self._follow_steps(), self._follow_version(), self._follow_members(),
+        ]  # fmt: skip
+        followers = [asyncio.create_task(task) for task in work]
+        steering = asyncio.create_task(self._steer())
+        tasks = {steering, *followers}
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    # Followers ---------------------------------------------------------------------------------------------------
+
+    async def _beat(self) -> None:
+        while True:
+            await self._bus.heartbeat(ROLE, WORKER_ID)
+            await asyncio.sleep(_HEARTBEAT_S)
+
+    async def _follow_scored(self) -> None:
+        while True:
+            deliveries = await self._bus.consume("scored", WORKER_ID, count=_SCORED_AT_ONCE, block_s=_BLOCK_S)
+            if deliveries:
+                await self._inbox.put(_Scored(deliveries))
+
+    async def _follow_steps(self) -> None:
+        after = "0"
+        while True:
+            for entry_id, report in await self._bus.read_steps(after, block_s=_BLOCK_S):
+                after = entry_id
+                await self._inbox.put(_Step(report))
+
+    async def _follow_version(self) -> None:
+        seen: int | None = None
+        while True:
+            version = await self._bus.published_version()
+            if version is not None and version.step != seen:
+                seen = version.step
+                await self._inbox.put(_Published(seen))
+            await asyncio.sleep(_VERSION_POLL_S)
+
+    async def _follow_members(self) -> None:
+        """Tell watchers when a generator changes state or is lost."""
+        states: dict[str, str] = {}
+        while True:
+            members = await self._bus.members()
+            now = {m.generator_id: "ready" if m.state == "updating" else m.state for m in members}
+            for generator, state in now.items():
+                if states.get(generator) != state:
+                    await self._emit("service", {"worker_id": generator, "role": "generator", "state": state})
+            for generator in states.keys() - now.keys():
+                await self._emit("alert", {"worker_id": generator, "message": f"{generator} sends no heartbeat"})
+            states = now
+            await asyncio.sleep(_MEMBER_POLL_S)
+
+    # Decisions ---------------------------------------------------------------------------------------------------
+
+    async def _steer(self) -> None:
+        while self._steps_done < self._spec.training.steps:
+            await self._handle(await self._inbox.get())
+            while not self._inbox.empty():
+                await self._handle(self._inbox.get_nowait())
+            await self._advance()
+
+    async def _handle(self, item: _Scored | _Step | _Published) -> None:
+        match item:
+            case _Scored(deliveries):
+                await self._judge(deliveries)
+            case _Step(report):
+                await self._finish_step(report)
+            case _Published(step):
+                await self._publish(step)
+
+    async def _publish(self, step: int) -> None:
+        if self._version is None:
+            await self._change_state("running")
+            # The baseline of the first step's rates.
+            self._meter.measure(await self._bus.members(), time.monotonic())
+        self._version = step
+        self._pacing.published(step)
+
+    async def _judge(self, deliveries: list[Delivery]) -> None:
+        """Settle scored groups as kept or filtered; failed ones make room for others."""
+        records = await self._bus.read_groups([delivery.data.decode() for delivery in deliveries])
+        await asyncio.gather(*(self._settle(*pair) for pair in zip(deliveries, records, strict=True)))
+        await self._watch_keep_rate()
+
+    async def _settle(self, delivery: Delivery, record: Any) -> None:
+        group_id = record.task.group_id
+        if record.state == "failed":
+            await self._bus.settle_group(delivery, group_id, "surplus", "failed", self._epoch)
+            self._pacing.dropped(group_id)
+            await self._note_failure(group_id, record.reason)
+            return
+        kept = not self._spec.algorithm.dynamic_sampling or is_informative([grade.correct for grade in record.grades])
+        state, reason = ("kept", "") if kept else ("filtered", _uniform(record.grades))
+        if await self._bus.settle_group(delivery, group_id, state, reason, self._epoch) != Outcome.WRITTEN:
+            return
+        self._failures_in_a_row = 0
+        group = ScoredGroup(group_id, record.task.issued_version, record.grades)
+        self._window.append(group)
+        if kept:
+            self._ready[group_id] = group
+            self._pacing.kept(group_id)
+        else:
+            self._pacing.dropped(group_id)
+
+    async def _note_failure(self, group_id: str, reason: str) -> None:
+        self._failures_in_a_row += 1
+        await self._emit("alert", {"group_id": group_id, "message": f"group {group_id} failed: {reason}"})
+        if self._failures_in_a_row >= _HOPELESS_BATCHES * self._spec.training.prompts_per_step:
+            raise ControllerError(
+                f"the last {self._failures_in_a_row} groups all failed, the last one ({group_id}) with the reason "
+                f"{reason!r}: see the dead letters and the generators' logs"
+            )
+
+    async def _watch_keep_rate(self) -> None:
+        """One alert each time the measured keep rate sinks below the spec's bound."""
+        bound = self._spec.asynchrony.low_keep_rate_alert
+        low = self._keep_rate.is_low(bound)
+        if low and not self._alerted_keep_rate:
+            rate = self._keep_rate.mean
+            message = f"dynamic sampling keeps only {rate:.1%} of the groups (alert below {bound:.1%})"
+            await self._emit("alert", {"message": message, "keep_rate": rate})
+        self._alerted_keep_rate = low
+
+    async def _advance(self) -> None:
+        """Cut every batch that is due, then issue what pacing admits."""
+        if self._version is None or self._draining:
+            return
+        while (cut := self._pacing.cut()) is not None:
+            await self._cut(cut.batch, list(cut.groups), list(cut.surplus))
+        if self._pacing.all_cut:
+            await self._drain()
+        elif (count := self._pacing.admissible()) > 0:
+            await self._issue(count)
+
+    async def _cut(self, batch: int, group_ids: list[str], surplus: list[str]) -> None:
+        groups = [self._ready.pop(group_id) for group_id in group_ids]
+        await self._bus.cut_batch(build_batch(batch, groups, self._spec), self._epoch)
+        for group_id in surplus:
+            del self._ready[group_id]
+            reason = "run complete" if self._pacing.all_cut else "too old for any later batch"
+            await self._bus.settle_group(None, group_id, "surplus", reason, self._epoch)
+        graded = summarise_graded(self._window, dynamic_sampling=self._spec.algorithm.dynamic_sampling)
+        self._cut_metrics[batch] = {**graded, **summarise_batch(batch, groups)}
+        self._window = []
+
+    async def _issue(self, count: int) -> None:
+        tasks = [self._next_task() for _ in range(count)]
+        for task in tasks:
+            self._pacing.issued(task.group_id)
+        await self._bus.issue_groups(tasks, self._epoch)
+
+    def _next_task(self) -> pb.PromptTask:
+        item = self._frontier.next()
+        row = self._dataset[item.row]
+        task = pb.PromptTask(
+            group_id=f"g{self._issued:010d}",
+            epoch=item.epoch,
+            cursor=item.cursor,
+            row_id=row.row_id,
+            prompt=row.prompt,
+            gold=row.gold,
+            grader=self._spec.reward.grader,
+            group_size=self._spec.sampling.group_size,
+            issued_version=self._version or 0,
+        )
+        self._issued += 1
+        return task
+
+    async def _drain(self) -> None:
+        """The last batch is cut: tell the learner so, and close what is still on its way."""
+        self._draining = True
+        await self._change_state("draining")
+        await self._bus.cut_batch(pb.TrainBatch(batch=self._spec.training.steps, end=True), self._epoch)
+        closed = await self._bus.close_open_groups("run complete", self._epoch)
+        log.info("last batch cut, %d groups closed", closed)
+
+    async def _finish_step(self, report: pb.StepReport) -> None:
+        self._pacing.trained(report.batch)
+        self._steps_done += 1
+        reported = dict(report.metrics)
+        now_s = time.monotonic()
+        measured = self._meter.measure(await self._bus.members(), now_s)
+        row = {
+            "step": report.batch + 1,
+            "time_s": round(now_s - self._began_s, 3),
+            "policy_version": report.version.step,
+            **self._cut_metrics.pop(report.batch, {}),
+            **measured,
+            **reported,
+            "learner_idle": learner_idle(reported),
+            "ledger": await self._bus.ledger_counts(),
+        }
+        await self._emit("step", self._record(row))
+
+
+def _uniform(grades: list[pb.Grade]) -> str:
+    return "all correct" if all(grade.correct for grade in grades) else "all wrong"

@@ -1,0 +1,282 @@
+"""One run from its creation to its last file: Redis, processes, controller, end."""
+
+import asyncio
+import logging
+import shutil
+import socket
+import time
+from datetime import datetime
+
+from dapo.bus import Bus, BusError
+from dapo.bus.embedded import EmbeddedValkey
+from dapo.spec.devices import visible_cuda_devices
+from dapo.spec.plan import plan_processes
+from dapo.spec.run import RunSpec
+from dapo.v1 import run_pb2 as pb
+from services.orchestrator.controller import Controller, ControllerError
+from services.orchestrator.dataset import Dataset, DatasetError
+from services.orchestrator.events import Event, EventLog
+from services.orchestrator.launcher import LaunchError, LocalLauncher
+from services.orchestrator.provenance import provenance
+from services.orchestrator.recorder import Recorder
+from services.orchestrator.supervisor import ChildFailure, Supervisor
+
+log = logging.getLogger(__name__)
+
+_LAST_REPORT_S = 10.0
+_TERMINAL = frozenset({"succeeded", "failed", "stopped"})
+
+
+class RunFailed(RuntimeError):
+    """A service of the run ended; the message says which and shows the end of its log."""
+
+
+_EXPECTED = (RunFailed, BusError, ControllerError, DatasetError, LaunchError, OSError)
+
+
+def free_port() -> int:
+    """A TCP port on loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Execution:
+    """Drives one run. Whatever happens, it ends in a terminal state, with its files written and no process left."""
+
+    def __init__(
+        self, run_id: str, spec: RunSpec, recorder: Recorder, *, redis_url: str | None, created_at: datetime
+    ) -> None:
+        self.run_id = run_id
+        self.events = EventLog()
+        self._spec = spec
+        self._recorder = recorder
+        self._redis_url = spec.resources.redis.url or redis_url
+        self._created_at = created_at.isoformat(timespec="milliseconds")
+        self._began = time.monotonic()
+        self._state = "starting"
+        self._message = ""
+        self._ledger: dict[str, int] = {}
+        self._stop = asyncio.Event()
+        self._last_event_ms = 0
+        self._bus: Bus | None = None
+        self._pump: asyncio.Task[None] | None = None
+        self._provenance: asyncio.Future[None] | None = None
+        self._valkey: EmbeddedValkey | None = None
+        self._valkey_start: asyncio.Future[EmbeddedValkey] | None = None
+        self._launcher = LocalLauncher(recorder.run_dir)
+        self._driver: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._driver = asyncio.create_task(self._drive(), name=f"run {self.run_id}")
+
+    async def stop(self) -> None:
+        """End the run if it goes on, and return once it has ended."""
+        self._stop.set()
+        if self._driver is not None:
+            await asyncio.wait({self._driver})
+
+    def snapshot(self) -> pb.Run:
+        return pb.Run(
+            id=self.run_id,
+            state=f"RUN_STATE_{self._state.upper()}",
+            run_dir=str(self._recorder.run_dir),
+            message=self._message,
+            step=len(self._recorder.rows),
+            steps_total=self._spec.training.steps,
+            created_at=self._created_at,
+            ledger=self._ledger,
+        )
+
+    async def read(self) -> pb.Run:
+        """The run with its ledger of this moment, or of the last at which Redis answered."""
+        await self._read_ledger()
+        return self.snapshot()
+
+    async def _read_ledger(self) -> None:
+        if self._bus is not None:
+            try:
+                self._ledger = await self._bus.ledger_counts()
+            except BusError as error:
+                log.warning("the ledger of %s cannot be read: %s", self.run_id, error)
+
+    async def _drive(self) -> None:
+        work = asyncio.create_task(self._work())
+        stop = asyncio.create_task(self._stop.wait())
+        await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
+        work.cancel()
+        stop.cancel()
+        await asyncio.wait({work, stop})
+        finish = asyncio.create_task(self._finish(*self._outcome(work)))
+        await asyncio.wait({finish})
+        if error := finish.exception():
+            log.error("the end of %s went wrong", self.run_id, exc_info=error)
+            self._state, self._message = "failed", f"the run could not be ended in order: {error!r}"
+            await self.events.append(Event(self._event_id(), "state", self._state_data()))
+        await self.events.close()
+
+    def _outcome(self, work: "asyncio.Task[None]") -> tuple[str, str]:
+        if work.cancelled():
+            return "stopped", "stopped on request"
+        error = work.exception()
+        if error is None:
+            return "succeeded", ""
+        if isinstance(error, _EXPECTED):
+            return "failed", str(error)
+        log.error("run %s failed", self.run_id, exc_info=error)
+        return "failed", f"internal error: {error!r} (the service's log has the traceback)"
+
+    async def _work(self) -> None:
+        spec = self._spec
+        dataset = await asyncio.to_thread(Dataset, spec.data)
+        url = await self._redis()
+        payload_url = spec.resources.redis.payload_url
+        self._bus = bus = await Bus.connect(url, self.run_id, payload_url=payload_url)
+        await bus.create_run(spec.model_dump_json(), str(self._recorder.run_dir), self._created_at)
+        self._pump = asyncio.create_task(self._pump_events(bus))
+        await self._set_state("starting")
+        if dataset.malformed:
+            first = dataset.malformed[0]
+            await self._emit("alert", {
+                "message": f"{len(dataset.malformed)} malformed rows of {dataset.path} are left out; "
+                           f"the first is line {first.line}: {first.reason}",
+            })  # fmt: skip
+        self._provenance = asyncio.ensure_future(asyncio.to_thread(self._write_provenance, dataset))
+        plans = plan_processes(
+            spec,
+            run_id=self.run_id,
+            run_dir=self._recorder.run_dir,
+            redis_url=url,
+            payload_url=payload_url,
+            master_port=free_port(),
+            cuda_devices=visible_cuda_devices(),
+        )
+        children = await self._launcher.start(plans)
+        for child in children:
+            await self._emit("service", {"worker_id": child.worker_id, "role": child.role, "state": "launched"})
+        await self._control(bus, dataset, Supervisor(children))
+
+    async def _control(self, bus: Bus, dataset: Dataset, supervisor: Supervisor) -> None:
+        async def change_state(state: str) -> None:
+            if state == "draining":
+                supervisor.expect_end("learner")
+            await self._set_state(state)
+
+        controller = Controller(
+            bus, self._spec, dataset, record=self._recorder.record_step, emit=self._emit, change_state=change_state
+        )
+        control = asyncio.create_task(controller.run())
+        learner = asyncio.create_task(supervisor.wait_for_role("learner"))
+        failure = asyncio.create_task(supervisor.first_failure())
+        tasks: set[asyncio.Task] = {control, learner, failure}
+        try:
+            while not (control.done() and learner.done()):
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                if failure.done():
+                    await self._fail(failure.result())
+                if control.done():
+                    control.result()
+                if learner.done() and not control.done():
+                    await asyncio.wait({control}, timeout=_LAST_REPORT_S)
+                    if not control.done():
+                        raise RunFailed("the learner ended before its last step was reported")
+                tasks = {task for task in tasks if not task.done()}
+        finally:
+            for task in (control, learner, failure):
+                task.cancel()
+            await asyncio.wait({control, learner, failure})
+
+    async def _fail(self, failure: ChildFailure) -> None:
+        await self._emit("service", {
+            "worker_id": failure.worker_id, "state": "failed", "code": failure.code, "message": failure.headline,
+            "log": str(failure.log), "log_end": failure.log_end,
+        })  # fmt: skip
+        raise RunFailed(str(failure))
+
+    async def _redis(self) -> str:
+        if self._redis_url:
+            return self._redis_url
+        folder = self._recorder.run_dir / "redis"
+        folder.mkdir(exist_ok=True)
+        self._valkey = EmbeddedValkey(folder, self._spec.resources.redis.memory_mib)
+        self._valkey_start = asyncio.ensure_future(asyncio.to_thread(self._valkey.start))
+        await asyncio.shield(self._valkey_start)
+        return self._valkey.url
+
+    def _write_provenance(self, dataset: Dataset) -> None:
+        value = provenance(self._spec, dataset, run_id=self.run_id, started_at=self._created_at)
+        self._recorder.write_provenance(value)
+
+    def _state_data(self) -> dict:
+        return {"state": self._state, "message": self._message}
+
+    async def _set_state(self, state: str, message: str = "") -> None:
+        self._state, self._message = state, message
+        if self._bus is not None:
+            await self._bus.set_run_state(state, message)
+        await self._emit("state", self._state_data())
+
+    def _event_id(self) -> str:
+        self._last_event_ms = max(self._last_event_ms + 1, int(time.time() * 1000))
+        return f"{self._last_event_ms}-0"
+
+    async def _emit(self, kind: str, data: dict) -> None:
+        """Through Redis, whose stream orders the events of all services; straight to the log before it is there."""
+        if self._bus is None:
+            await self.events.append(Event(self._event_id(), kind, data))
+        else:
+            await self._bus.emit_event(kind, data)
+
+    async def _pump_events(self, bus: Bus) -> None:
+        """Copy the run's events from Redis to the log until its terminal state has passed."""
+        after = "0"
+        while True:
+            for event in await bus.read_events(after, block_s=1.0):
+                after, kind, data = event
+                await self.events.append(Event(after, kind, data))
+                if kind == "state" and data.get("state") in _TERMINAL:
+                    return
+
+    async def _finish(self, state: str, message: str) -> None:
+        try:
+            await self._launcher.stop()
+        except LaunchError as error:
+            state, message = "failed", f"{message}\n{error}".strip()
+        await self._read_ledger()
+        if self._provenance is not None:
+            await asyncio.wait({self._provenance})
+            if unwritten := self._provenance.exception():
+                log.error("provenance.json could not be written", exc_info=unwritten)
+        elapsed_s = time.monotonic() - self._began
+        summary = self._recorder.summary(state=state, message=message, ledger=self._ledger, elapsed_s=elapsed_s)
+        self._recorder.write_summary(summary)
+        drawing = asyncio.ensure_future(asyncio.to_thread(self._recorder.draw))
+        await asyncio.wait({drawing})
+        if undrawn := drawing.exception():
+            log.error("curves.png could not be drawn", exc_info=undrawn)
+        await self._announce_end(state, message)
+        await self._close_redis()
+
+    async def _announce_end(self, state: str, message: str) -> None:
+        try:
+            await self._set_state(state, message)
+            if self._pump is not None:
+                await asyncio.wait_for(asyncio.shield(self._pump), timeout=5.0)
+        except (BusError, TimeoutError) as error:
+            log.warning("the end of %s could not be written to Redis: %s", self.run_id, error)
+            await self.events.append(Event(self._event_id(), "state", self._state_data()))
+
+    async def _close_redis(self) -> None:
+        if self._pump is not None:
+            self._pump.cancel()
+            await asyncio.wait({self._pump})
+        if self._bus is not None:
+            bus, self._bus = self._bus, None
+            await bus.close()
+        if self._valkey is not None and self._valkey_start is not None:
+            # A stop may come while it is starting.
+            await asyncio.wait({self._valkey_start})
+            await asyncio.to_thread(self._valkey.stop)
+            if self._state == "succeeded":
+                await asyncio.to_thread(shutil.rmtree, self._recorder.run_dir / "redis", ignore_errors=True)

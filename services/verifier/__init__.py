@@ -1,0 +1,1 @@
+"""The verifier: grades completions in killable processes, shapes the rewards and completes the groups."""

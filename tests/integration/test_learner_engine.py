@@ -1,0 +1,204 @@
+"""One gradient, however it is computed: ZeRO stage, ranks, micro-batches; against plain PyTorch."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("deepspeed")
+
+REPO = Path(__file__).resolve().parents[2]
+RANK = Path(__file__).with_name("learner_rank.py")
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from services.learner.toy import char_tokenizer, tiny_qwen2
+
+    target = tmp_path_factory.mktemp("toy") / "model"
+    tokenizer = char_tokenizer()
+    tokenizer.save_pretrained(target)
+    tiny_qwen2(tokenizer, seed=0).save_pretrained(target)
+    return target
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def run_ranks(tmp_path: Path, cases: list[dict[str, Any]], ranks: int) -> list[dict[str, Any]]:
+    """Of each case the metrics by batch and a digest of the parameters; one start of the ranks for all cases."""
+    (tmp_path / "cases.json").write_text(json.dumps([{"run_dir": str(tmp_path), **case} for case in cases]))
+    port = str(free_port())
+    processes = []
+    for rank in range(ranks):
+        environment = {
+            **os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks),
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO),
+        }  # fmt: skip
+        command = [sys.executable, str(RANK), str(tmp_path / "cases.json"), str(tmp_path / "out.json")]
+        processes.append(
+            subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        )
+    outputs = [process.communicate(timeout=300)[1] for process in processes]
+    for process, output in zip(processes, outputs, strict=True):
+        assert process.returncode == 0, output[-3000:]
+    return json.loads((tmp_path / "out.json").read_text())
+
+
+def make_spec(model_dir: Path, *, stage: int = 0, budget: int = 10_000, **algorithm: Any) -> dict[str, Any]:
+    return {
+        "model": {"path": str(model_dir)},
+        "data": {"path": "train.jsonl"},
+        "sampling": {"group_size": 24, "max_response_tokens": 16},
+        "reward": {"overlong_buffer_tokens": 4},
+        "algorithm": algorithm,
+        "optimizer": {"learning_rate": 1e-3, "warmup_steps": 2},
+        "training": {
+            "prompts_per_step": 1, "updates_per_step": 2, "zero_stage": stage, "max_tokens_per_micro_batch": budget,
+        },
+    }  # fmt: skip
+
+
+def plain_pytorch(model_dir: Path, batches: int) -> dict[str, Any]:
+    """The same steps without DeepSpeed, micro-batches or helpers: log-softmax of all logits and the paper's formula."""
+    sys.path.insert(0, str(RANK.parent))
+    from learner_rank import make_samples
+    from transformers import AutoModelForCausalLM
+
+    from services.learner.minibatch import split_updates
+
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
+    groups = [
+        {"params": [p for p in model.parameters() if p.dim() > 1], "weight_decay": 0.1},
+        {"params": [p for p in model.parameters() if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.999), eps=1e-8)
+    norms, losses = [], []
+    for number in range(batches):
+        samples = make_samples(number, 24, model.config.vocab_size)
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * min(1.0, (number + 1) / 2)
+        norms.append([])
+        losses.append([])
+        for indices in split_updates(24, 2, seed=0, batch=number):
+            tokens = sum(samples[i].response_tokens for i in indices)
+            loss = torch.zeros(())
+            for sample in (samples[i] for i in indices):
+                ids = torch.from_numpy(sample.ids.astype("int64"))
+                logprobs = model(ids[None]).logits[0].log_softmax(-1)
+                start = sample.prompt_tokens
+                current = logprobs[start - 1 : -1].gather(1, ids[start:, None])[:, 0]
+                ratio = (current - torch.from_numpy(sample.behaviour)).exp()
+                clipped = ratio.clamp(0.8, 1.28)
+                loss = loss - torch.minimum(ratio * sample.advantage, clipped * sample.advantage).sum() / tokens
+            optimizer.zero_grad()
+            loss.backward()
+            norms[-1].append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)))
+            losses[-1].append(loss.item())
+            optimizer.step()
+    parameters = {}
+    for name, parameter in model.named_parameters():
+        flat = parameter.detach().double().flatten()
+        parameters[name] = [*flat[:16].tolist(), float(flat.sum()), float(flat.norm())]
+    return {"norms": norms, "losses": losses, "parameters": parameters}
+
+
+CUTS = [(0, 10_000), (0, 40), (1, 60), (2, 40), (3, 10_000), (3, 40)]
+"""ZeRO stage and micro-batch budget in tokens."""
+BATCHES = 2
+MIXED = {"proximal_policy": "decoupled", "kl_coefficient": 0.05, "entropy_coefficient": 0.01}
+
+
+@pytest.fixture(scope="module")
+def wanted(model_dir: Path) -> dict[str, Any]:
+    return plain_pytorch(model_dir, BATCHES)
+
+
+@pytest.fixture(scope="module")
+def found(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, Any]]]:
+    """By number of ranks: CUTS, then three usable samples on stage 3, then MIXED in small micro-batches."""
+    cases = [
+        {"spec": make_spec(model_dir, stage=stage, budget=budget), "batches": BATCHES, "samples": 24}
+        for stage, budget in CUTS
+    ]
+    cases.append({"spec": make_spec(model_dir, stage=3), "batches": 2, "samples": 4, "lost": [2]})
+    results = {}
+    for ranks, budget in ((1, 10_000), (2, 40)):
+        mixed = {"spec": make_spec(model_dir, budget=budget, **MIXED), "batches": 2, "samples": 24}
+        results[ranks] = run_ranks(tmp_path_factory.mktemp(f"ranks{ranks}"), [*cases, mixed], ranks)
+    return results
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("cut", range(len(CUTS)), ids=[f"stage{stage}-{budget}" for stage, budget in CUTS])
+def test_parameters_do_not_depend_on_how_the_work_is_cut(
+    found: dict[int, list[dict[str, Any]]], wanted: dict[str, Any], cut: int, ranks: int
+) -> None:
+    result = found[ranks][cut]
+    for metrics, norms, losses in zip(result["metrics"], wanted["norms"], wanted["losses"], strict=True):
+        assert metrics["grad_norm"] == pytest.approx(sum(norms) / 2, rel=1e-5)
+        assert metrics["loss"] == pytest.approx(sum(losses) / 2, rel=1e-4, abs=1e-5)
+        assert metrics["updates"] == 2
+    assert [m["lr"] for m in result["metrics"]] == pytest.approx([5e-4, 1e-3])
+    assert result["parameters"].keys() == wanted["parameters"].keys()
+    for name, values in wanted["parameters"].items():
+        assert result["parameters"][name][:16] == pytest.approx(values[:16], abs=1e-5), name
+        assert result["parameters"][name][-1] == pytest.approx(values[-1], rel=1e-5, abs=1e-5), name
+
+
+def test_a_lost_sample_and_an_idle_rank_leave_the_ranks_in_step(found: dict[int, list[dict[str, Any]]]) -> None:
+    """Three samples in two updates on two ranks: a rank runs empty micro-batches."""
+    one, two = found[1][len(CUTS)]["metrics"], found[2][len(CUTS)]["metrics"]
+    assert [m["trained_responses"] for m in one] == [m["trained_responses"] for m in two] == [3, 3]
+    for single, double in zip(one, two, strict=True):
+        assert single["grad_norm"] == pytest.approx(double["grad_norm"], rel=1e-5)
+        assert single["trained_tokens"] == double["trained_tokens"]
+
+
+def test_decoupled_with_reference_and_entropy_bonus(found: dict[int, list[dict[str, Any]]]) -> None:
+    one, two = found[1][-1]["metrics"], found[2][-1]["metrics"]
+    for single, double in zip(one, two, strict=True):
+        for name in ("loss", "grad_norm", "entropy", "kl_reference", "mismatch_kl", "effective_sample_size"):
+            assert single[name] == pytest.approx(double[name], rel=1e-4, abs=1e-6), name
+        assert 0 < single["effective_sample_size"] < 1
+    # The reference is the initial model: the policy stands near it in the first step and has moved in the second.
+    assert one[1]["kl_reference"] > one[0]["kl_reference"] > 0
+
+
+@pytest.mark.parametrize(("stage", "ranks"), [(0, 1), (3, 2)])
+def test_resume_is_exact_and_the_export_is_the_model(tmp_path: Path, model_dir: Path, stage: int, ranks: int) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from services.learner.checkpoint import CheckpointError, read_latest
+    from services.learner.export import export
+
+    case = {"spec": make_spec(model_dir, stage=stage), "batches": 3, "samples": 24, "checkpoint_after": 2}
+    resume = {**case, "resume": True, "checkpoint_after": 3}
+    whole, resumed = run_ranks(tmp_path, [case, resume], ranks)
+    assert [len(result["metrics"]) for result in (whole, resumed)] == [3, 1]
+    assert resumed["parameters"] == whole["parameters"]
+    assert resumed["metrics"][-1]["grad_norm"] == whole["metrics"][-1]["grad_norm"]
+
+    assert export(tmp_path, tmp_path / "exported") == 3
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "exported", dtype=torch.float32)
+    for name, parameter in model.named_parameters():
+        norm = parameter.detach().double().norm().item()
+        assert norm == pytest.approx(whole["parameters"][name][-1], rel=1e-6)
+    assert AutoTokenizer.from_pretrained(tmp_path / "exported")("abc>")["input_ids"] == [0, 1, 2, 10]
+    with pytest.raises(FileExistsError, match="not empty"):
+        export(tmp_path, tmp_path / "exported")
+
+    latest = read_latest(tmp_path)
+    assert latest is not None
+    next(latest[0].joinpath("shards").iterdir()).write_bytes(b"cut short")
+    with pytest.raises(CheckpointError, match="bytes, the manifest says"):
+        read_latest(tmp_path)

@@ -1,0 +1,285 @@
+"""The verifier on a real Valkey, with its real grading processes."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+
+from dapo.bus import Bus, Delivery
+from dapo.bus.embedded import EmbeddedValkey
+from dapo.spec import RunSpec
+from dapo.v1 import messages_pb2 as pb
+from services.verifier.pool import GradingPool
+from services.verifier.worker import Verifier
+from tests.integration.bus_support import RUN, drive, stored_payloads, stream_length
+
+MODULES = ["tests.integration.verifier_graders"]
+WAIT_S = 60.0
+
+
+def make_spec(**reward: Any) -> RunSpec:
+    return RunSpec.model_validate(
+        {
+            "model": {"path": "m"},
+            "data": {"path": "d.jsonl"},
+            "sampling": {"group_size": 4, "max_response_tokens": 20},
+            "reward": {"overlong_buffer_tokens": 10, **reward},
+        }
+    )
+
+
+async def write_group(
+    bus: Bus, number: int, texts: Sequence[bytes | None], *, grader: str = "exact", gold: str = "good", tokens: int = 5
+) -> str:
+    """A generated group, a response for each text; None leaves the payload out."""
+    group_id = f"g{number:010d}"
+    epoch = await bus.acquire_epoch("orchestrator")
+    task = pb.PromptTask(group_id=group_id, gold=gold, grader=grader, group_size=len(texts))
+    await bus.issue_groups([task], epoch)
+    completions = [
+        pb.Completion(
+            group_id=group_id,
+            index=index,
+            attempt=1,
+            payload_key=bus.payload_key(group_id, index, 1),
+            text_key=bus.text_key(group_id, index, 1),
+            response_tokens=tokens + index,
+        )
+        for index in range(len(texts))
+    ]
+    blobs = {one.text_key: text for one, text in zip(completions, texts, strict=True) if text is not None}
+    if blobs:
+        await bus.put_payloads(blobs)
+    await bus.write_completions(completions)
+    return group_id
+
+
+@asynccontextmanager
+async def verifying(bus: Bus, spec: RunSpec, worker_id: str = "verifier-0") -> AsyncIterator[None]:
+    """A verifier at work in this process, its grading in processes of its own."""
+    pool = GradingPool(timeout_s=spec.reward.grader_timeout_s, modules=MODULES)
+    task = asyncio.create_task(Verifier(bus, pool, spec, worker_id).run())
+    try:
+        yield
+    finally:
+        assert not task.done(), task.exception()
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def scored(bus: Bus, count: int) -> list[Delivery]:
+    """The next `count` entries of `scored`, and no more than those."""
+    found: list[Delivery] = []
+    async with asyncio.timeout(WAIT_S):
+        while len(found) < count:
+            found += await bus.consume("scored", "orchestrator-0", count=1000, block_s=1)
+    assert len(found) == count
+    return found
+
+
+async def assert_all_done(bus: Bus) -> None:
+    assert await stream_length(bus, "completions") == 0
+    assert await stream_length(bus, "scored") == 0
+
+
+async def settle_all(bus: Bus, deliveries: Sequence[Delivery]) -> None:
+    epoch = await bus.acquire_epoch("orchestrator")
+    for delivery in deliveries:
+        await bus.settle_group(delivery, delivery.data.decode(), "filtered", "", epoch)
+
+
+def test_completions_become_one_scored_group_with_shaped_rewards(valkey: EmbeddedValkey) -> None:
+    async def scenario(bus: Bus) -> None:
+        group_id = await write_group(bus, 0, [b"good", b" good\n", b"bad", b""], tokens=10)
+        async with verifying(bus, make_spec()):
+            deliveries = await scored(bus, 1)
+        assert [one.data.decode() for one in deliveries] == [group_id]
+        record = await bus.read_group(group_id)
+        assert record.state == "scored"
+        grades = record.grades
+        assert [grade.correct for grade in grades] == [True, True, False, False]
+        assert [grade.reason for grade in grades] == ["equal", "equal", "different", "no_answer"]
+        assert [grade.overlong_penalty for grade in grades] == pytest.approx([0, -0.1, -0.2, -0.3])
+        assert [grade.reward for grade in grades] == pytest.approx([1, 0.9, -1.2, -1.3])
+        assert [grade.completion.index for grade in grades] == [0, 1, 2, 3]
+        await settle_all(bus, deliveries)
+        await assert_all_done(bus)
+        assert await bus.read_dead_letters() == []
+
+    drive(valkey.url, scenario)
+
+
+def test_many_groups_are_each_announced_once(valkey: EmbeddedValkey) -> None:
+    async def scenario(bus: Bus, other: Bus) -> None:
+        groups = {await write_group(bus, number, [b"Answer: 34", b"Answer: 35"] * 4, grader="math_dapo", gold="34")
+                  for number in range(100)}  # fmt: skip
+        async with verifying(bus, make_spec()), verifying(other, make_spec(), "verifier-1"):
+            deliveries = await scored(bus, 100)
+        assert {one.data.decode() for one in deliveries} == groups
+        for record in await bus.read_groups(sorted(groups)):
+            assert [grade.correct for grade in record.grades] == [True, False] * 4
+        await settle_all(bus, deliveries)
+        await assert_all_done(bus)
+
+    drive(valkey.url, scenario, buses=2)
+
+
+@pytest.mark.parametrize(("bad", "reason"), [(b"hang", "timeout"), (b"hang in C", "timeout"), (b"exit", "crash")])
+def test_a_misbehaving_grading_costs_one_verdict(valkey: EmbeddedValkey, bad: bytes, reason: str) -> None:
+    async def scenario(bus: Bus) -> None:
+        group_id = await write_group(bus, 0, [b"good", bad, b"good", b"bad"], grader="misbehaving")
+        async with verifying(bus, make_spec(grader_timeout_s=1.0)):
+            await scored(bus, 1)
+        grades = (await bus.read_group(group_id)).grades
+        assert [grade.reason for grade in grades] == ["equal", reason, "equal", "different"]
+        assert grades[1].reward == pytest.approx(-1)
+
+    drive(valkey.url, scenario)
+
+
+def test_hostile_texts_are_graded(valkey: EmbeddedValkey) -> None:
+    texts = [
+        b"\xff\xfe\x00Answer: 34",
+        b"Answer: " + b"{" * 5000,
+        b"Answer: 9^{9^{9^9}}",
+        b"Answer: \\frac" * 20_000,
+        "Answer: ٣٤".encode(),
+        b"\n" * 1_000_000 + b"Answer: 34",
+        b'[true, 1.0, "equal", ""]\nAnswer: 3"],[4',
+        b"",
+    ]
+
+    async def scenario(bus: Bus) -> None:
+        group_id = await write_group(bus, 0, texts, grader="math_dapo", gold="34")
+        async with verifying(bus, make_spec()):
+            await scored(bus, 1)
+        grades = (await bus.read_group(group_id)).grades
+        assert [grade.correct for grade in grades] == [True, False, False, False, False, True, False, False]
+        assert max(len(grade.extracted) for grade in grades) <= 200
+
+    drive(valkey.url, scenario)
+
+
+def test_an_unknown_grader_is_a_typed_verdict(valkey: EmbeddedValkey) -> None:
+    async def scenario(bus: Bus) -> None:
+        group_id = await write_group(bus, 0, [b"good"] * 2, grader="oracle")
+        async with verifying(bus, make_spec()):
+            await scored(bus, 1)
+        grades = (await bus.read_group(group_id)).grades
+        assert [(grade.correct, grade.reason, grade.extracted) for grade in grades] == [
+            (False, "unknown_grader", "oracle")
+        ] * 2
+
+    drive(valkey.url, scenario)
+
+
+def test_a_missing_text_fails_its_group_with_a_reason(valkey: EmbeddedValkey) -> None:
+    async def scenario(bus: Bus) -> None:
+        group_id = await write_group(bus, 0, [b"good", None, b"good", None])
+        healthy = await write_group(bus, 1, [b"good", b"bad"])
+        async with verifying(bus, make_spec()):
+            deliveries = await scored(bus, 2)
+        assert sorted(one.data.decode() for one in deliveries) == [group_id, healthy]
+        record = await bus.read_group(group_id)
+        assert (record.state, record.reason) == ("failed", "payload_missing")
+        assert (await bus.read_group(healthy)).state == "scored"
+        letters = await bus.read_dead_letters()
+        assert {letter["reason"] for letter in letters} == {"payload_missing"}
+        assert await stream_length(bus, "completions") == 0
+        assert not any(group_id in key for key in await stored_payloads(bus))
+
+    drive(valkey.url, scenario)
+
+
+def test_completions_of_a_closed_group_leave_without_a_trace(valkey: EmbeddedValkey) -> None:
+    async def scenario(bus: Bus) -> None:
+        group_id = await write_group(bus, 0, [b"good"] * 4)
+        await bus.close_open_groups("drain", await bus.acquire_epoch("orchestrator"))
+        await write_group(bus, 1, [b"good", b"bad"])
+        async with verifying(bus, make_spec()):
+            await scored(bus, 1)
+            async with asyncio.timeout(WAIT_S):
+                while await stream_length(bus, "completions"):
+                    await asyncio.sleep(0.05)
+        assert (await bus.read_group(group_id)).state == "surplus"
+        assert await bus.read_dead_letters() == []
+
+    drive(valkey.url, scenario)
+
+
+def start_service(url: str, worker_id: str) -> subprocess.Popen[bytes]:
+    env = {**os.environ, "DAPO_RUN_ID": RUN, "DAPO_REDIS_URL": url, "DAPO_WORKER_ID": worker_id, "DAPO_RUN_DIR": "."}
+    return subprocess.Popen([sys.executable, "-m", "services.verifier"], env=env, stderr=subprocess.PIPE)
+
+
+def test_what_a_killed_verifier_held_is_graded_by_another(valkey: EmbeddedValkey) -> None:
+    """The first one takes the completions and is killed before it acknowledges any; its heartbeat then expires."""
+
+    async def scenario(bus: Bus, dying: Bus) -> None:
+        await bus.create_run(make_spec().model_dump_json(), ".", "now")
+        groups = [await write_group(bus, number, [b"good", b"bad"]) for number in range(3)]
+        await dying.heartbeat("verifier", "verifier-0", ttl_s=1.0)
+        held = await dying.consume("completions", "verifier-0", count=5, block_s=1)
+        assert len(held) == 5
+        service = start_service(valkey.url, "verifier-1")
+        try:
+            deliveries = await scored(bus, 3)
+        finally:
+            service.send_signal(signal.SIGTERM)
+            code = await asyncio.to_thread(service.wait, 30)
+        assert code == 0, service.stderr and service.stderr.read().decode()
+        assert sorted(one.data.decode() for one in deliveries) == groups
+        for record in await bus.read_groups(groups):
+            assert [grade.correct for grade in record.grades] == [True, False]
+        assert await stream_length(bus, "completions") == 0
+
+    drive(valkey.url, scenario, buses=2)
+
+
+def test_a_verifier_killed_in_the_middle_loses_nothing(valkey: EmbeddedValkey) -> None:
+    async def scenario(bus: Bus) -> None:
+        await bus.create_run(make_spec().model_dump_json(), ".", "now")
+        first = start_service(valkey.url, "verifier-0")
+        second = start_service(valkey.url, "verifier-1")
+        groups = []
+        try:
+            for number in range(150):
+                groups.append(await write_group(bus, number, [b"good", b"bad", b"good", b"bad"]))
+                if number == 75:
+                    await scored_at_least_one(bus)
+                    first.kill()
+            async with asyncio.timeout(WAIT_S):
+                while (await bus.ledger_counts())["scored"] < 150:
+                    await asyncio.sleep(0.1)
+        finally:
+            for service in (first, second):
+                service.terminate()
+                await asyncio.to_thread(service.wait, 30)
+        assert second.returncode == 0
+        entries = await bus.consume("scored", "orchestrator-0", count=1000, block_s=0)
+        assert sorted(one.data.decode() for one in entries) == groups, "each group announced exactly once"
+        assert await stream_length(bus, "completions") == 0
+
+    drive(valkey.url, scenario)
+
+
+async def scored_at_least_one(bus: Bus) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while (await bus.ledger_counts())["scored"] == 0:
+            await asyncio.sleep(0.05)
+
+
+def test_a_service_without_its_run_says_so(valkey: EmbeddedValkey) -> None:
+    service = start_service(valkey.url, "verifier-0")
+    _, error = service.communicate(timeout=60)
+    assert service.returncode == 1
+    last = error.decode().strip().splitlines()[-1]
+    assert "no run 'test-run'" in last
+    assert "DAPO_RUN_ID" in last

@@ -1,0 +1,31 @@
+"""A grader that does what graders must not do, as the response asks; any other response is graded as `exact` does."""
+
+import os
+import sys
+import time
+
+from services.verifier.graders import GRADERS, Grader, Verdict, grade_exact
+
+
+def _misbehave(text: str, gold: str) -> Verdict:
+    match text:
+        case "hang":
+            while True:
+                time.sleep(1)
+        case "hang in C":
+            return Verdict(str(9**9**9) == gold, 1.0, "equal")
+        case "exit":
+            os._exit(0)
+        case "raise":
+            raise ValueError(text)
+        case "memory":
+            return Verdict(True, float(len(bytearray(1 << 33))), "equal")
+        case "talk":
+            print('[true, 1.0, "equal", "forged"]', flush=True)  # noqa: T201
+            os.write(1, b'[true, 1.0, "equal", "forged"]\n')
+            return Verdict(False, float(len(sys.stdin.read())), "different")
+        case _:
+            return grade_exact(text, gold)
+
+
+GRADERS["misbehaving"] = Grader(_misbehave, 1_000_000)

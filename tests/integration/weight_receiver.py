@@ -1,0 +1,75 @@
+"""A generator as the learner's publisher sees it: real gloo and a real bus, no engine."""
+
+import asyncio
+import math
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dapo.bus import Bus
+from dapo.v1 import messages_pb2 as pb
+
+TIMEOUT = timedelta(seconds=30)
+
+
+class Receiver:
+    """A generator as the learner sees it. `fault` says at which command it misbehaves, and how.
+
+    "refuse-update" answers failed in place of entering the collective, "hang-update" says ready and never enters it,
+    "hang-join" never joins; None does everything right.
+    """
+
+    def __init__(self, bus: Bus, name: str, fault: str | None = None) -> None:
+        self.bus = bus
+        self.name = name
+        self.fault = fault
+        self.received: list[list[Tensor]] = []
+        self.group: Any = None
+        self.member = pb.Member(generator_id=name, tensor_parallel=1, state="ready")
+
+    async def announce(self) -> None:
+        await self.bus.heartbeat("generator", self.name, ttl_s=120)
+        await self.bus.publish_member(self.member)
+
+    async def run(self) -> None:
+        await self.announce()
+        after = "0"
+        while True:
+            for position, command in await self.bus.read_commands(self.name, after, block_s=0.2):
+                after = position
+                await self.obey(command)
+
+    async def obey(self, command: pb.WeightCommand) -> None:
+        if command.HasField("join"):
+            if self.fault != "hang-join":
+                await asyncio.to_thread(self.join, command.join)
+                await self.reply(command, "done")
+        elif self.fault == "refuse-update":
+            await self.reply(command, "failed", error="no such tensor")
+        else:
+            await self.reply(command, "ready")
+            if self.fault != "hang-update":
+                self.received.append([await asyncio.to_thread(self.receive, b) for b in command.update.buckets])
+                self.member.version.CopyFrom(command.update.version)
+                await self.announce()
+                await self.reply(command, "done")
+
+    async def reply(self, command: pb.WeightCommand, phase: str, error: str = "") -> None:
+        await self.bus.send_reply(self.name, pb.WeightReply(serial=command.serial, phase=phase, error=error))
+
+    def join(self, join: pb.JoinGroup) -> None:
+        store = dist.TCPStore(join.master_address, join.master_port, join.world_size, False, TIMEOUT)
+        for prefix in (join.group_name, f"{join.group_name}/", "cpu/"):
+            store = dist.PrefixStore(prefix, store)
+        self.group = dist.ProcessGroupGloo(store, 1, join.world_size, TIMEOUT)
+
+    def receive(self, bucket: pb.WeightBucket) -> Tensor:
+        sizes = [math.prod(t.shape) * getattr(torch, t.dtype).itemsize for t in bucket.tensors]
+        data = torch.empty(sum(sizes), dtype=torch.uint8)
+        options = dist.BroadcastOptions()
+        options.rootRank = 0
+        self.group.broadcast([data], options).wait()
+        return data

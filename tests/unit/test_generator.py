@@ -1,0 +1,197 @@
+"""The generator's pure parts: responses and spans, request ids, limits, flags, batched attention."""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn.functional import scaled_dot_product_attention
+
+from dapo.spec import RunSpec
+from dapo.v1 import messages_pb2 as pb
+from services.generator.attention import CHUNK_RATIO, CHUNK_SLACK, attend, build_chunk, chunk_rows
+from services.generator.engine import EngineError, Response, Span, covers
+from services.generator.member import parse_version, version_name
+from services.generator.server import ServerError, log_tail, pick_device, server_environment, server_flags
+from services.generator.tokens import Limits, PromptError, stop_ids
+from services.generator.worker import MAX_DELIVERIES, RETRIES, attempt_number, request_id
+
+
+def event(ids: list[int], finish: dict[str, Any] | None = None, **meta: Any) -> dict[str, Any]:
+    entries = [[-0.5, token, None] for token in ids]
+    return {"output_ids": ids, "meta_info": {"finish_reason": finish, "output_token_logprobs": entries, **meta}}
+
+
+def spans(*cuts: int) -> list[dict[str, Any]]:
+    return [{"version": f"1.{i}", "start": start, "end": end} for i, (start, end) in enumerate(pairwise(cuts))]
+
+
+@given(st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=5), min_size=1, max_size=6))
+def test_a_response_is_the_sum_of_its_events(parts: list[list[int]]) -> None:
+    total = sum(map(len, parts))
+    response = Response("r")
+    for part in parts[:-1]:
+        assert response.extend(event(part)) == len(part)
+        assert response.finish is None
+    last = event(parts[-1], {"type": "stop"}, completion_tokens=total, weight_versions=spans(0, total))
+    response.extend(last)
+    assert response.ids == [token for part in parts for token in part]
+    assert len(response.logprobs) == total
+    assert (response.finish, response.spans) == ("stop", [Span("1.0", 0, total)])
+
+
+@pytest.mark.parametrize(
+    ("tokens", "cuts"),
+    [(4, (0, 3)), (3, (0, 2)), (3, (1, 3)), (3, (0, 3, 3)), (2, (0, 3))],
+    ids=["count", "short spans", "late spans", "empty span", "fewer announced"],
+)
+def test_a_response_whose_counts_disagree_is_refused(tokens: int, cuts: tuple[int, ...]) -> None:
+    with pytest.raises(EngineError, match="request r"):
+        Response("r").extend(
+            event([1, 2, 3], {"type": "length"}, completion_tokens=tokens, weight_versions=spans(*cuts))
+        )
+
+
+def test_logprobs_of_other_tokens_are_refused() -> None:
+    odd = event([1, 2])
+    odd["meta_info"]["output_token_logprobs"][1][1] = 7
+    with pytest.raises(EngineError, match="log-probabilities"):
+        Response("r").extend(odd)
+    with pytest.raises(EngineError, match="log-probabilities"):
+        Response("r").extend({**odd, "output_ids": [1]})
+
+
+def test_what_an_abort_repeats_is_dropped() -> None:
+    response = Response("r", ids=[1], logprobs=[-0.5])
+    assert response.extend(event([1], {"type": "abort", "message": "gone"})) == 0
+    assert (response.ids, response.finish, response.message) == ([1], "abort", "gone")
+
+
+@given(st.lists(st.integers(1, 9), min_size=1))
+def test_spans_cover_a_response_only_without_gap_or_overlap(lengths: list[int]) -> None:
+    ends = [sum(lengths[: i + 1]) for i in range(len(lengths))]
+    whole = [Span("v", end - length, end) for end, length in zip(ends, lengths, strict=True)]
+    assert covers(whole, ends[-1])
+    assert not covers(whole, ends[-1] + 1)
+    assert not covers(whole[1:], ends[-1])
+    assert not covers([*whole, whole[-1]], ends[-1])
+
+
+@given(st.integers(0, 10**10 - 1), st.integers(0, 9999), st.integers(1, MAX_DELIVERIES), st.integers(0, RETRIES - 1))
+def test_request_ids_have_one_width(group: int, index: int, delivery: int, retry: int) -> None:
+    assert len(request_id(f"g{group:010d}", index, attempt_number(delivery, retry))) == 21
+
+
+def test_attempts_of_different_deliveries_differ() -> None:
+    numbers = [attempt_number(delivery, retry) for delivery in range(1, 9) for retry in range(RETRIES)]
+    assert numbers == list(range(8 * RETRIES))
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 2**63))
+def test_version_names_come_back(incarnation: int, step: int) -> None:
+    version = pb.Version(incarnation=incarnation, step=step)
+    assert parse_version(version_name(version)) == version
+
+
+def test_weights_without_a_version_have_no_version_name() -> None:
+    with pytest.raises(ValueError, match="unpack"):
+        parse_version("base")
+
+
+def test_stop_ids_of_all_sources() -> None:
+    assert stop_ids(7, None, [9, 7], 3) == (3, 7, 9)
+    assert stop_ids(None, None) == ()
+
+
+def test_limits_leave_room_for_a_full_response() -> None:
+    limits = Limits(prompt_tokens=10, response_tokens=5, context_tokens=12)
+    limits.check(7)
+    for tokens, reason in ((0, "prompt_empty"), (8, "prompt_too_long"), (11, "prompt_too_long")):
+        with pytest.raises(PromptError) as caught:
+            limits.check(tokens)
+        assert caught.value.reason == reason
+
+
+def make_spec(**generator: Any) -> RunSpec:
+    return RunSpec.model_validate(
+        {"model": {"path": "m"}, "data": {"path": "d.jsonl"}, "resources": {"generator": generator}}
+    )
+
+
+def pairs(flags: list[str]) -> dict[str, str]:
+    return {name: value for name, value in zip(flags, [*flags[1:], ""], strict=True) if name.startswith("--")}
+
+
+def test_flags_follow_the_spec() -> None:
+    cpu = pairs(server_flags(make_spec(stream_interval=3, max_running_requests=77), device="cpu", port=5))
+    assert (cpu["--stream-interval"], cpu["--max-running-requests"], cpu["--port"]) == ("3", "77", "5")
+    assert (cpu["--device"], cpu["--dtype"], cpu["--max-total-tokens"]) == ("cpu", "float32", "65536")
+    assert "--disable-overlap-schedule" in cpu
+    cuda = pairs(server_flags(make_spec(tensor_parallel=2), device="cuda", port=5))
+    assert (cuda["--device"], cuda["--tp-size"]) == ("cuda", "2")
+    assert not {"--max-total-tokens", "--disable-overlap-schedule"} & cuda.keys()
+    assert (
+        pairs(server_flags(make_spec(max_total_tokens=30000), device="cuda", port=5))["--max-total-tokens"] == "30000"
+    )
+
+
+def test_only_a_hub_name_may_reach_for_the_hub(tmp_path: Path) -> None:
+    local = make_spec().model_copy(update={"model": make_spec().model.model_copy(update={"path": str(tmp_path)})})
+    assert server_environment(local, device="cpu")["HF_HUB_OFFLINE"] == "1"
+    assert "HF_HUB_OFFLINE" not in server_environment(make_spec(), device="cpu")
+
+
+def test_a_gpu_that_is_asked_for_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert pick_device("auto") == pick_device("cpu") == "cpu"
+    with pytest.raises(ServerError, match=r"resources\.generator\.device"):
+        pick_device("cuda")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert (pick_device("auto"), pick_device("cuda"), pick_device("cpu")) == ("cuda", "cuda", "cpu")
+
+
+def test_log_tail(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_text("".join(f"line {i}\n" for i in range(100)))
+    assert log_tail(path, 2) == "line 98\nline 99"
+
+
+@given(st.lists(st.integers(1, 3000), min_size=1, max_size=60))
+def test_chunks_hold_each_row_once_and_bound_padding(lengths: list[int]) -> None:
+    chunks = chunk_rows(lengths)
+    assert sorted(row for chunk in chunks for row in chunk) == list(range(len(lengths)))
+    for chunk in chunks:
+        inside = [lengths[row] for row in chunk]
+        assert max(inside) <= CHUNK_RATIO * min(inside) + CHUNK_SLACK
+
+
+@pytest.mark.parametrize("decode", [True, False], ids=["decode", "extend"])
+@pytest.mark.parametrize("key_heads", [1, 2, 4])
+def test_batched_attention_equals_attention_sequence_by_sequence(decode: bool, key_heads: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    heads, width, pool = 4, 8, 600
+    seq_lens = torch.tensor([5, 90, 33, 1, 200])
+    new_lens = torch.ones(5, dtype=torch.long) if decode else torch.tensor([5, 7, 32, 1, 60])
+    slots = torch.randperm(pool, generator=generator)[:500].view(-1)
+    table = torch.zeros(5, 200, dtype=torch.long)
+    used = 0
+    for row, length in enumerate(seq_lens.tolist()):
+        table[row, :length] = slots[used : used + length]
+        used += length
+    keys, values = (torch.randn(pool, key_heads, width, generator=generator) for _ in range(2))
+    query = torch.randn(int(new_lens.sum()), heads, width, generator=generator)
+    starts = torch.cumsum(new_lens, 0) - new_lens
+    out = torch.full_like(query, torch.nan)
+    for rows in chunk_rows(seq_lens.tolist()):
+        chunk = build_chunk(torch.tensor(rows), table, seq_lens, new_lens, starts)
+        out[chunk.q_rows] = attend(query, keys, values, chunk, 0.25)
+    for row in range(5):
+        length, new, start = int(seq_lens[row]), int(new_lens[row]), int(starts[row])
+        place = table[row, :length]
+        mask = torch.arange(length)[None] <= torch.arange(length - new, length)[:, None]
+        q, k, v = (x.transpose(0, 1)[None] for x in (query[start : start + new], keys[place], values[place]))
+        expected = scaled_dot_product_attention(q, k, v, mask, scale=0.25, enable_gqa=True)[0].transpose(0, 1)
+        assert torch.allclose(out[start : start + new], expected, atol=1e-5)
