@@ -12,6 +12,7 @@ from rich.console import Console
 from dapo.cli.client import EmbeddedService, RefusedRequest, RunClient, ServiceError
 from dapo.cli.errors import INTERRUPTED, RUN_ERROR, fail
 from dapo.cli.progress import Display, duration, make_display
+from dapo.spec.checks import find_warnings
 from dapo.spec.load import dump_yaml, load_spec, missing_inputs
 from dapo.spec.plan import describe_plan, format_plan, plan_processes
 from dapo.spec.problem import SpecError
@@ -60,6 +61,8 @@ def train(spec: RunSpec, run_dir: Path | None) -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     console = Console()
+    for warning in find_warnings(spec):
+        console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False)
     try:
         with EmbeddedService(run_dir.resolve().parent if run_dir else Path("runs")) as service:
             _run(service, spec, run_dir, console)

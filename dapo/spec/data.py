@@ -28,7 +28,7 @@ class DataSpec(Section):
     chat: bool = False
     """Send a string prompt as the user's message through the model's chat template."""
     prompt_template: str = "{prompt}"
-    """What a string prompt is put into; must hold `{prompt}`."""
+    """What a string prompt, or the last message of a list, is put into; must hold `{prompt}`."""
     max_prompt_tokens: int = Field(default=2048, gt=0)
     """A longer prompt fails its group with the reason `prompt_too_long`."""
     shuffle: bool = True

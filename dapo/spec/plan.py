@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from dapo.spec.algorithm import PRESETS, AlgorithmSpec
 from dapo.spec.budget import format_bytes, payload_budget
@@ -79,9 +80,18 @@ def plan_processes(
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(master_port),
         }
+        env["DAPO_WEIGHT_BACKEND"] = weight_backend(spec, cuda_devices)
         device_env = _device_env(resources.learner.device, share.learner, cuda_devices)
         plans.append(process("learner", rank, {**env, **device_env}))
     return plans
+
+
+def weight_backend(spec: RunSpec, cuda_devices: Sequence[str]) -> Literal["gloo", "nccl"]:
+    """What carries new weights. `auto` is NCCL only where no GPU is shared, since NCCL refuses two ranks on one."""
+    if spec.weight_sync.backend != "auto":
+        return spec.weight_sync.backend
+    devices = (spec.resources.learner.device, spec.resources.generator.device)
+    return "nccl" if "cpu" not in devices and _share_gpus(spec, cuda_devices).learner else "gloo"
 
 
 def _share_gpus(spec: RunSpec, devices: Sequence[str]) -> _GpuShare:

@@ -49,7 +49,7 @@ class AsynchronySpec(Section):
 
 class WeightSyncSpec(Section):
     backend: Literal["auto", "gloo", "nccl"] = "auto"
-    """auto: nccl where learner and generators run on CUDA, else gloo."""
+    """auto: nccl where learner ranks and generators have GPUs of their own, else gloo."""
     bucket_mib: int = Field(default=64, ge=1)
     """Parameters are broadcast in flattened buckets of about this size."""
     join_deadline_s: float = Field(default=60.0, gt=0)

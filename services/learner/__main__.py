@@ -80,7 +80,8 @@ def run() -> None:
     )
     reference = load_causal(spec.model.path, spec.model.dtype) if spec.algorithm.kl_coefficient > 0 else None
     trainer = Trainer(spec, LearnerEngine(policy, spec, ranks), reference)
-    loop = LearnerLoop(spec, Path(variable("DAPO_RUN_DIR")), worker_id, ranks, bus, control, trainer)
+    run_dir, weight_backend = Path(variable("DAPO_RUN_DIR")), variable("DAPO_WEIGHT_BACKEND")
+    loop = LearnerLoop(spec, run_dir, worker_id, ranks, bus, control, trainer, weight_backend)
     loop.start()
     loop.run()
     log.info("the run has ended at step %d", loop.step)

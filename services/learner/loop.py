@@ -56,6 +56,7 @@ class LearnerLoop:
         bus: Bus,
         control: ControlLoop,
         trainer: Trainer,
+        weight_backend: str,
     ) -> None:
         self.spec = spec
         self.worker_id = worker_id
@@ -63,6 +64,7 @@ class LearnerLoop:
         self.bus = bus
         self.control = control
         self.trainer = trainer
+        self.weight_backend = weight_backend
         self.checkpoints = CheckpointStore(run_dir, spec, trainer.engine)
         self.buckets = WeightBuckets(trainer.engine, spec.weight_sync.bucket_mib)
         self.step = 0
@@ -93,23 +95,15 @@ class LearnerLoop:
             self.step = self.checkpointed_step = manifest.step
             log.info("resumed from the checkpoint of step %d; published so far: %d", self.step, self.catch_up_step)
         if self.ranks.leads:
-            backend = self._backend()
-            self.sending_device = torch.device("cpu") if DEVICE_OF[backend] == "cpu" else self.ranks.device
+            self.sending_device = torch.device("cpu") if DEVICE_OF[self.weight_backend] == "cpu" else self.ranks.device
             limit = BUCKETS_IN_FLIGHT if self.trainer.engine.zero_stage == 3 else 0
             self.publisher = Publisher(
-                self.bus, self.epoch, self.spec.weight_sync, backend, self.buckets.specs(), limit
+                self.bus, self.epoch, self.spec.weight_sync, self.weight_backend, self.buckets.specs(), limit
             )
             self.control.repeat(REFRESH_S, self.publisher.refresh)
 
     async def _beat(self) -> None:
         await self.bus.heartbeat("learner", self.worker_id)
-
-    def _backend(self) -> str:
-        wanted = self.spec.weight_sync.backend
-        if wanted != "auto":
-            return wanted
-        on_cuda = self.ranks.device.type == "cuda" and self.spec.resources.generator.device != "cpu"
-        return "nccl" if on_cuda else "gloo"
 
     # -- the loop
 

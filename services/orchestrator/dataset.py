@@ -181,7 +181,9 @@ def _prompt(value: Any, spec: DataSpec) -> pb.Prompt:
         text = spec.prompt_template.replace("{prompt}", value)
         return pb.Prompt(messages=[pb.ChatMessage(role="user", content=text)]) if spec.chat else pb.Prompt(text=text)
     if isinstance(value, list) and value:
-        return pb.Prompt(messages=[_message(item, spec) for item in value])
+        messages = [_message(item, spec) for item in value]
+        messages[-1].content = spec.prompt_template.replace("{prompt}", messages[-1].content)
+        return pb.Prompt(messages=messages)
     raise RowError(f"field {spec.prompt_field!r} must be a string or a list of messages, not {_kind(value)}")
 
 

@@ -83,7 +83,7 @@ async def start_ranks(url: str, run_dir: Path) -> list[asyncio.subprocess.Proces
             **os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(RANKS),
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO),
             "DAPO_RUN_ID": RUN, "DAPO_REDIS_URL": url, "DAPO_WORKER_ID": f"learner-{rank}",
-            "DAPO_RUN_DIR": str(run_dir),
+            "DAPO_RUN_DIR": str(run_dir), "DAPO_WEIGHT_BACKEND": "gloo",
         }  # fmt: skip
         with (run_dir / f"learner-{rank}.log").open("ab") as log:
             process = await asyncio.create_subprocess_exec(

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -21,6 +21,7 @@ from tests.integration.bus_support import RUN, drive, stored_payloads, stream_le
 
 MODULES = ["tests.integration.verifier_graders"]
 WAIT_S = 60.0
+POLL_S = 0.05
 
 
 def make_spec(**reward: Any) -> RunSpec:
@@ -82,6 +83,14 @@ async def scored(bus: Bus, count: int) -> list[Delivery]:
             found += await bus.consume("scored", "orchestrator-0", count=1000, block_s=1)
     assert len(found) == count
     return found
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    for _ in range(int(WAIT_S / POLL_S)):
+        if await condition():
+            return
+        await asyncio.sleep(POLL_S)
+    raise AssertionError(f"waited {WAIT_S:g} s in vain")
 
 
 async def assert_all_done(bus: Bus) -> None:
@@ -203,11 +212,13 @@ def test_completions_of_a_closed_group_leave_without_a_trace(valkey: EmbeddedVal
         group_id = await write_group(bus, 0, [b"good"] * 4)
         await bus.close_open_groups("drain", await bus.acquire_epoch("orchestrator"))
         await write_group(bus, 1, [b"good", b"bad"])
+
+        async def nothing_waits() -> bool:
+            return not await stream_length(bus, "completions")
+
         async with verifying(bus, make_spec()):
             await scored(bus, 1)
-            async with asyncio.timeout(WAIT_S):
-                while await stream_length(bus, "completions"):
-                    await asyncio.sleep(0.05)
+            await until(nothing_waits)
         assert (await bus.read_group(group_id)).state == "surplus"
         assert await bus.read_dead_letters() == []
 
@@ -253,11 +264,9 @@ def test_a_verifier_killed_in_the_middle_loses_nothing(valkey: EmbeddedValkey) -
             for number in range(150):
                 groups.append(await write_group(bus, number, [b"good", b"bad", b"good", b"bad"]))
                 if number == 75:
-                    await scored_at_least_one(bus)
+                    await until(lambda: at_least_scored(bus, 1))
                     first.kill()
-            async with asyncio.timeout(WAIT_S):
-                while (await bus.ledger_counts())["scored"] < 150:
-                    await asyncio.sleep(0.1)
+            await until(lambda: at_least_scored(bus, 150))
         finally:
             for service in (first, second):
                 service.terminate()
@@ -270,10 +279,8 @@ def test_a_verifier_killed_in_the_middle_loses_nothing(valkey: EmbeddedValkey) -
     drive(valkey.url, scenario)
 
 
-async def scored_at_least_one(bus: Bus) -> None:
-    async with asyncio.timeout(WAIT_S):
-        while (await bus.ledger_counts())["scored"] == 0:
-            await asyncio.sleep(0.05)
+async def at_least_scored(bus: Bus, count: int) -> bool:
+    return (await bus.ledger_counts())["scored"] >= count
 
 
 def test_a_service_without_its_run_says_so(valkey: EmbeddedValkey) -> None:

@@ -44,6 +44,13 @@ def test_dotted_fields_and_messages_of_a_parquet_file(tmp_path):
     assert (data[3].prompt.messages[0].content, data[3].gold, data[3].row_id) == ("q3", "3", "d.parquet:4")
 
 
+def test_the_template_wraps_the_last_message(tmp_path):
+    messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "1+1"}]
+    path = write_lines(tmp_path / "d.jsonl", [{"prompt": messages, "answer": 2}])
+    prompt = Dataset(DataSpec(path=str(path), prompt_template="{prompt}. End with Answer:"))[0].prompt
+    assert [m.content for m in prompt.messages] == ["be brief", "1+1. End with Answer:"]
+
+
 def test_malformed_rows_are_set_aside_with_line_and_reason(tmp_path):
     rows = [
         {"prompt": "a", "answer": "1"},

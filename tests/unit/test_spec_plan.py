@@ -6,7 +6,7 @@ import pytest
 
 from dapo.spec import RunSpec, load_spec
 from dapo.spec.devices import visible_cuda_devices
-from dapo.spec.plan import ProcessPlan, describe_plan, format_plan, plan_processes
+from dapo.spec.plan import ProcessPlan, describe_plan, format_plan, plan_processes, weight_backend
 from tests.unit.spec_helpers import spec
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -55,6 +55,16 @@ def test_replicas_and_ranks() -> None:
         assert (env["RANK"], env["LOCAL_RANK"], env["WORLD_SIZE"]) == (str(rank), str(rank), "2")
         assert (env["MASTER_ADDR"], env["MASTER_PORT"]) == ("127.0.0.1", "29500")
     assert not {"RANK", "MASTER_PORT"} & set(processes["generator-0"].env)
+
+
+def test_weights_travel_by_nccl_only_between_gpus_that_nobody_shares() -> None:
+    on_gpus = spec(resources={"generator": {"tensor_parallel": 2}})
+    assert weight_backend(on_gpus, ("0", "1", "2")) == "nccl"
+    assert weight_backend(on_gpus, ("0", "1")) == "gloo"
+    assert weight_backend(on_gpus, ()) == "gloo"
+    assert weight_backend(spec(resources={"learner": {"device": "cpu"}}), ("0", "1")) == "gloo"
+    assert weight_backend(spec(weight_sync={"backend": "nccl"}), ()) == "nccl"
+    assert plan(on_gpus, ("0", "1", "2"))["learner-0"].env["DAPO_WEIGHT_BACKEND"] == "nccl"
 
 
 def test_hub_is_offline_for_local_models_only() -> None:
