@@ -22,7 +22,7 @@ LENGTH = 5
 SEPARATOR = ">"
 LEARNING_RATE = 7e-4
 BATCH = 256
-CHECK_EVERY = 10
+CHECK_EVERY = 5
 MAX_UPDATES = 400
 
 
@@ -40,9 +40,9 @@ def tiny_qwen2(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> Qwen2ForCaus
     torch.manual_seed(seed)
     config = Qwen2Config(
         vocab_size=len(tokenizer),
-        hidden_size=128,
+        hidden_size=192,
         intermediate_size=384,
-        num_hidden_layers=3,
+        num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=512,
