@@ -58,6 +58,7 @@ class Execution:
         self._state = "starting"
         self._message = ""
         self._ledger: dict[str, int] = {}
+        self._issued = 0
         self._stop = asyncio.Event()
         self._last_event_ms = 0
         self._bus: Bus | None = None
@@ -98,6 +99,7 @@ class Execution:
         if self._bus is not None:
             try:
                 self._ledger = await self._bus.ledger_counts()
+                self._issued = await self._bus.issued_total()
             except BusError as error:
                 log.warning("the ledger of %s cannot be read: %s", self.run_id, error)
 
@@ -249,7 +251,9 @@ class Execution:
             if unwritten := self._provenance.exception():
                 log.error("provenance.json could not be written", exc_info=unwritten)
         elapsed_s = time.monotonic() - self._began
-        summary = self._recorder.summary(state=state, message=message, ledger=self._ledger, elapsed_s=elapsed_s)
+        summary = self._recorder.summary(
+            state=state, message=message, ledger=self._ledger, issued=self._issued, elapsed_s=elapsed_s
+        )
         self._recorder.write_summary(summary)
         drawing = asyncio.ensure_future(asyncio.to_thread(self._recorder.draw))
         await asyncio.wait({drawing})

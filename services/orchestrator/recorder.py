@@ -64,7 +64,9 @@ class Recorder:
         self._metrics.flush()
         return row
 
-    def summary(self, *, state: str, message: str, ledger: Mapping[str, int], elapsed_s: float) -> dict[str, Any]:
+    def summary(
+        self, *, state: str, message: str, ledger: Mapping[str, int], issued: int, elapsed_s: float
+    ) -> dict[str, Any]:
         """The object of summary.json; accuracy at start and end are means over the first and last five steps."""
         first, last = self.rows[:_SUMMARY_STEPS], self.rows[-_SUMMARY_STEPS:]
         return {
@@ -80,6 +82,7 @@ class Recorder:
             "reward_end": mean_of(last, "reward_mean"),
             "step_s_mean": mean_of(self.rows, "step_s"),
             "generated_tokens": self.rows[-1].get("generated_tokens", 0) if self.rows else 0,
+            "issued_groups": issued,
             "ledger": dict(ledger),
         }
 

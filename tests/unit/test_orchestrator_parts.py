@@ -78,7 +78,7 @@ def test_the_run_folder(tmp_path):
     assert row["entropy"] is None
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(1, 13))
-    summary = recorder.summary(state="succeeded", message="", ledger={"trained": 3}, elapsed_s=1.5)
+    summary = recorder.summary(state="succeeded", message="", ledger={"trained": 3}, issued=3, elapsed_s=1.5)
     recorder.write_summary(summary)
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
     assert (summary["accuracy_start"], summary["accuracy_end"]) == (pytest.approx(0.15), pytest.approx(0.5))
@@ -90,7 +90,7 @@ def test_the_run_folder(tmp_path):
 
 def test_a_run_without_steps_has_a_summary_and_no_picture(tmp_path):
     recorder = Recorder(tmp_path, parse_spec(SPEC), "r-1")
-    summary = recorder.summary(state="failed", message="why", ledger={}, elapsed_s=1.0)
+    summary = recorder.summary(state="failed", message="why", ledger={}, issued=0, elapsed_s=1.0)
     assert (summary["steps"], summary["accuracy_start"], summary["message"]) == (0, None, "why")
     assert recorder.draw() is None
 
