@@ -73,7 +73,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.fixture()
+@pytest.fixture
 def platform(toy: Path) -> Iterator[Platform]:
     platform = Platform(toy)
     yield platform
