@@ -14,11 +14,6 @@ def is_informative(correct: Sequence[bool]) -> bool:
     return any(correct) and not all(correct)
 
 
-def expected_keep_rate(pass_rate: float, group_size: int) -> float:
-    """Probability that a prompt solved with probability p gives an informative group: 1 − p^G − (1 − p)^G."""
-    return 1.0 - pass_rate**group_size - (1.0 - pass_rate) ** group_size
-
-
 class KeepRate:
     """Share of settled groups that were kept, over a sliding window of the newest ones.
 

@@ -4,9 +4,11 @@ from dapo.bus.bus import Bus
 from dapo.bus.errors import BusError, BusFull, BusUnavailable, Fenced, LedgerError, UnknownGroup
 from dapo.bus.groups import GroupRecord, Outcome
 from dapo.bus.ledger import GroupState
+from dapo.bus.payloads import RETRIES, attempt_number
 from dapo.bus.streams import Delivery
 
 __all__ = [
+    "RETRIES",
     "Bus",
     "BusError",
     "BusFull",
@@ -18,4 +20,5 @@ __all__ = [
     "LedgerError",
     "Outcome",
     "UnknownGroup",
+    "attempt_number",
 ]

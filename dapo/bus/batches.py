@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from google.protobuf.message import DecodeError
 
+from dapo.bus import lua
 from dapo.bus.errors import BusError
 from dapo.bus.groups import Groups
 from dapo.bus.weights import Weights
@@ -18,10 +19,6 @@ _FLUSH_MS = 20_000
 
 
 class Batches(Groups, Weights):
-    async def next_batch(self) -> int:
-        """The number that the next batch must have."""
-        return int(await self.control.run(self.control.client.hget, self.keys.log, "next") or 0)
-
     async def cut_batch(self, batch: pb.TrainBatch, epoch: int) -> None:
         """Appends the batch and moves its groups from kept to batched, or does nothing at all.
 
@@ -66,11 +63,14 @@ class Batches(Groups, Weights):
         """
         servers = {self.control.url: self.control, self.payload.url: self.payload}
         for server in servers.values():
-            # WAITAOF looks at its own connection's last write, so it needs one.
+            # WAITAOF looks at its own connection's last write, so it needs one, also where memory is full.
             pipeline = server.client.pipeline(transaction=False)
-            pipeline.set(self.keys.sync, b"")
+            script = lua.sources()["control"]
+            pipeline.execute_command("EVAL", script, 1, self.keys.prefix, "SET", self.keys.sync, b"")
             pipeline.execute_command("WAITAOF", 1, 0, _FLUSH_MS)
-            _, reply = await server.run(pipeline.execute, raise_on_error=False)
+            written, reply = await server.run(pipeline.execute, raise_on_error=False)
+            if isinstance(written, Exception):
+                raise BusError(f"{self.keys.sync} cannot be written at {server.shown}: {written}") from written
             if isinstance(reply, Exception):
                 if "appendonly is disabled" not in str(reply) and "unknown command" not in str(reply):
                     raise BusError(f"WAITAOF at {server.shown}: {reply}") from reply

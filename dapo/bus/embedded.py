@@ -15,6 +15,7 @@ from dapo.process import PARENT_VARIABLE
 
 _START_S = 60.0
 _STOP_S = 10.0
+_EXIT_S = 0.5
 _POLL_S = 0.05
 _HOST = "127.0.0.1"
 _LAUNCH = (
@@ -57,7 +58,7 @@ class EmbeddedValkey:
             raise RuntimeError(f"the embedded Valkey in {self.data_dir} runs already")
         self.data_dir.mkdir(parents=True, exist_ok=True)
         self._port = _free_port()
-        with self._log.open("ab") as log:
+        with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _LAUNCH, *self._command()],
                 stdin=subprocess.DEVNULL,
@@ -70,7 +71,7 @@ class EmbeddedValkey:
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
-                end = self._log.read_text(errors="replace")[-1000:]
+                end = self.log.read_text(errors="replace")[-1000:]
                 raise BusUnavailable(f"The embedded Valkey in {self.data_dir} did not start. Its log ends:\n{end}")
             time.sleep(_POLL_S)
         return self
@@ -100,8 +101,20 @@ class EmbeddedValkey:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    def exit_code(self) -> int | None:
+        """How the server ended without being asked to: its exit code, or minus the signal; None while it runs.
+
+        Waits half a second, as its connections break before its process has ended.
+        """
+        if self._process is None:
+            return None
+        try:
+            return self._process.wait(_EXIT_S)
+        except subprocess.TimeoutExpired:
+            return None
+
     @property
-    def _log(self) -> Path:
+    def log(self) -> Path:
         return self.data_dir / "valkey.log"
 
     def _command(self) -> list[str]:

@@ -14,7 +14,7 @@ from enum import StrEnum
 from dapo.bus.core import chunks
 from dapo.bus.errors import BusError, UnknownGroup
 from dapo.bus.ledger import SETTLED, GroupState
-from dapo.bus.payloads import Payloads
+from dapo.bus.payloads import Payloads, attempts_until
 from dapo.bus.streams import Delivery
 from dapo.v1 import messages_pb2 as pb
 
@@ -227,10 +227,10 @@ class Groups(Payloads):
         return list(zip(group_ids, await self.control.run(pipeline.execute), strict=True))
 
     def _blobs(self, group_id: str, fields: Mapping[bytes, bytes]) -> set[str]:
-        """Every payload key the group can have: those of accepted completions, and of all attempts at each index."""
+        """Every payload key the group can have: those of accepted completions, and of all tries of all deliveries."""
         keys = set()
         for index in range(int(fields.get(b"size", 0))):
-            for attempt in range(1, int(fields[b"attempts"]) + 1):
+            for attempt in attempts_until(int(fields[b"attempts"])):
                 keys |= {self.payload_key(group_id, index, attempt), self.text_key(group_id, index, attempt)}
             accepted = fields.get(b"completion:%d" % index)
             if accepted is not None:

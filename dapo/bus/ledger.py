@@ -45,11 +45,5 @@ OPEN = frozenset({GroupState.ISSUED, GroupState.GENERATED, GroupState.SCORED, Gr
 DISCARDED = frozenset({GroupState.FILTERED, GroupState.SURPLUS, GroupState.STALE, GroupState.FAILED})
 """Terminal without having been trained on: their payloads are deleted at once."""
 
-TERMINAL = DISCARDED | {GroupState.TRAINED}
-
 SETTLED = frozenset({GroupState.KEPT, GroupState.FILTERED, GroupState.SURPLUS, GroupState.STALE})
 """What the orchestrator may decide about a scored group."""
-
-
-def allowed(current: GroupState, target: GroupState) -> bool:
-    return target in TRANSITIONS[current]

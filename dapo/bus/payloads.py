@@ -6,11 +6,24 @@ from itertools import chain
 from dapo.bus.core import Core, chunks
 
 _CHUNK = 128
+RETRIES = 10
+"""Tries at one delivery of a prompt. The attempt in a payload's key counts them over all deliveries, so two workers
+that hold the same prompt never write the same key, and what a dead one left can be found."""
+
+
+def attempt_number(delivery: int, retry: int) -> int:
+    """`delivery` counts from 1, `retry` from 0 to RETRIES − 1."""
+    return (delivery - 1) * RETRIES + retry
+
+
+def attempts_until(delivery: int) -> range:
+    """Every attempt that the first `delivery` deliveries of a prompt can have made."""
+    return range(attempt_number(delivery + 1, 0))
 
 
 class Payloads(Core):
     def payload_key(self, group_id: str, index: int, attempt: int) -> str:
-        """Key of the CompletionPayload. `attempt` is the prompt delivery's: what a dead attempt left is found by it."""
+        """Key of the CompletionPayload; `attempt` as by `attempt_number`."""
         return self.keys.payload(group_id, index, attempt)
 
     def text_key(self, group_id: str, index: int, attempt: int) -> str:

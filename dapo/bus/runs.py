@@ -4,8 +4,10 @@ import json
 from typing import Any
 
 from dapo.bus.core import Core
-from dapo.bus.errors import BusError
+from dapo.bus.errors import BusError, Fenced
 from dapo.bus.server import block
+
+_SCAN = 1000
 
 EVENTS = 10_000
 """Events kept, about; older ones leave."""
@@ -35,6 +37,21 @@ class Runs(Core):
         """Fields spec, run_dir, created_at, state, message, as far as they are set."""
         fields = await self.control.run(self.control.client.hgetall, self.keys.run)
         return {name.decode(): value.decode() for name, value in fields.items()}
+
+    async def delete_work(self) -> None:
+        """Deletes all that the run has on its servers but its record, events, ledger and dead letters.
+
+        For a run that has ended: its services must have stopped, and nothing can continue it any more.
+        """
+        lasting = {key.encode() for key in (self.keys.run, self.keys.events, self.keys.ledger, self.keys.dead)}
+        for server in {self.control.url: self.control, self.payload.url: self.payload}.values():
+            cursor = 0
+            while True:
+                cursor, found = await server.run(server.client.scan, cursor, match=f"{self.keys.prefix}*", count=_SCAN)
+                if gone := [key for key in found if key not in lasting]:
+                    await server.run(server.client.unlink, *gone)
+                if not cursor:
+                    break
 
     async def emit_event(self, kind: str, data: dict[str, Any]) -> None:
         await self._control(
@@ -67,9 +84,14 @@ class Runs(Core):
         """States that this instance of the worker lives for another `ttl_s`."""
         await self._control("SET", self.keys.heartbeat(role, worker_id), self.instance, "PX", round(ttl_s * 1000))
 
-    async def alive(self, role: str, worker_id: str) -> bool:
-        return bool(await self.control.run(self.control.client.exists, self.keys.heartbeat(role, worker_id)))
-
     async def acquire_epoch(self, role: str) -> int:
         """Takes the role over: every later write under an older epoch raises Fenced and changes nothing."""
         return int(await self._control("INCR", self.keys.epoch(role)))
+
+    async def check_epoch(self, role: str, epoch: int) -> None:
+        """Before an effect outside the server, which cannot be fenced by itself. Raises Fenced."""
+        newest = int(await self.control.run(self.control.client.get, self.keys.epoch(role)) or 0)
+        if newest != epoch:
+            raise Fenced(
+                f"{role} epoch {epoch}, newest {newest}: another process has taken this role over; this one must stop"
+            )

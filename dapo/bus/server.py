@@ -22,7 +22,9 @@ BLOCK_SLICE_S = 5.0
 """Longest single blocking read; longer waits are made of several, so that a cut connection is noticed."""
 _SOCKET_TIMEOUT_S = 30.0
 _CONNECT_TIMEOUT_S = 5.0
+_CANCEL_AGAIN_S = 0.1
 _OLDEST = 7
+_KEEPING = "noeviction"
 
 
 def hide_password(url: str) -> str:
@@ -64,13 +66,19 @@ class Server:
             ) from error
 
     async def check(self) -> None:
-        """Connects. Raises BusUnavailable when nothing answers or the server is older than Redis 7."""
+        """Connects. Raises BusUnavailable when nothing answers, or the server is older than Redis 7 or evicts keys."""
         info = await self.run(self.once.info, "server")
         version = str(info.get("redis_version", "0"))
         if int(version.split(".")[0]) < _OLDEST:
             raise BusUnavailable(
                 f"The server at {self.shown} is Redis {version}: the bus needs Redis ≥ 7.0 or Valkey ≥ 7.2."
                 " Upgrade it, or leave resources.redis.url empty to have an embedded Valkey started"
+            )
+        policy = (await self.run(self.once.info, "memory")).get("maxmemory_policy", _KEEPING)
+        if policy != _KEEPING:
+            raise BusUnavailable(
+                f"The server at {self.shown} has maxmemory-policy {policy}: it would drop the run's data when its"
+                f" memory is full. Set it to {_KEEPING} (CONFIG SET maxmemory-policy {_KEEPING})"
             )
 
     async def load_scripts(self) -> None:
@@ -82,18 +90,17 @@ class Server:
         await self.once.aclose()
 
     async def run(self, command: Callable[..., Awaitable[Any]], *args: Any, **options: Any) -> Any:
-        """Awaits a client command, translating its errors."""
-        task = asyncio.current_task()
-        cancelling = task.cancelling() if task else 0
+        """Awaits a client command, translating its errors. A cancellation always ends it."""
+        call = asyncio.ensure_future(command(*args, **options))
         try:
-            result = await command(*args, **options)
+            await asyncio.wait({call})
+        except asyncio.CancelledError:
+            await _end(call)
+            raise
+        try:
+            return call.result()
         except (RedisError, OSError) as error:
             self._raise(error)
-        if task and task.cancelling() > cancelling:
-            # The client sends through asyncio.wait_for, which before Python 3.12 loses a cancellation that comes
-            # just as the send completes; the task would then never end.
-            raise asyncio.CancelledError
-        return result
 
     async def script(self, name: str, prefix: str, *args: Argument) -> Any:
         """One script; its reply."""
@@ -147,6 +154,19 @@ class Server:
         if isinstance(error, ResponseError) and code in ("BATCH", "STEP", "CHECKPOINT"):
             raise BusError(text) from error
         raise BusError(f"The server at {self.shown} refused a request: {text}") from error
+
+
+async def _end(call: asyncio.Future[Any]) -> None:
+    """Cancels a command until it heeds it; its outcome, if it had one, is lost.
+
+    The client sends through asyncio.wait_for, which before Python 3.12 loses a cancellation that comes just as the send
+    completes; the command would then wait for its reply, and from a server that hangs none comes.
+    """
+    while not call.done():
+        call.cancel()
+        await asyncio.wait({call}, timeout=_CANCEL_AGAIN_S)
+    if not call.cancelled():
+        call.exception()
 
 
 async def block(read: Callable[[int | None], Awaitable[list[T]]], block_s: float) -> list[T]:

@@ -45,16 +45,14 @@ class Weights(Runs):
 
     async def last_command_id(self, generator_id: str) -> str:
         """Where a generator that has just started begins to read: commands to its predecessor are not for it."""
-        return await self._last(self.keys.commands(generator_id))
+        newest = await self.control.run(self.control.client.xrevrange, self.keys.commands(generator_id), count=1)
+        return newest[0][0].decode() if newest else "0"
 
     async def send_reply(self, generator_id: str, reply: pb.WeightReply) -> None:
         await self._send(self.keys.replies(generator_id), reply.SerializeToString())
 
     async def read_replies(self, generator_id: str, after: str, *, block_s: float) -> list[tuple[str, pb.WeightReply]]:
         return await self._messages(pb.WeightReply, self.keys.replies(generator_id), after, block_s)
-
-    async def last_reply_id(self, generator_id: str) -> str:
-        return await self._last(self.keys.replies(generator_id))
 
     async def set_published_version(self, version: pb.Version, epoch: int) -> None:
         """The newest version that every ready member serves. Raises Fenced."""
@@ -66,10 +64,6 @@ class Weights(Runs):
 
     async def _send(self, key: str, data: bytes) -> None:
         await self._control("XADD", key, "MAXLEN", _CHANNEL, "*", "data", data)
-
-    async def _last(self, key: str) -> str:
-        newest = await self.control.run(self.control.client.xrevrange, key, count=1)
-        return newest[0][0].decode() if newest else "0"
 
     async def _messages(self, kind: type[M], key: str, after: str, block_s: float) -> list[tuple[str, M]]:
         messages = []

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from dapo.spec.run import RunSpec
 
 MIB = 2**20
+ISSUE_SHARE = 0.85
+"""Of the budget: while more is in use, no new prompts are issued."""
 ID_BYTES = 4
 LOGPROB_BYTES = 4
 TEXT_BYTES = 5
@@ -54,6 +56,11 @@ def payload_budget(spec: "RunSpec") -> PayloadBudget:
     step = completions * completion
     limit = spec.resources.redis.memory_mib * MIB
     return PayloadBudget(prompt, response, completion, completions, step, held, step * held, limit)
+
+
+def server_memory_mib(memory_mib: int) -> int:
+    """Limit of an embedded Valkey: room over the payloads' budget for the ledger, the streams and the server itself."""
+    return memory_mib + memory_mib // 4 + 64
 
 
 def format_bytes(count: int) -> str:

@@ -20,7 +20,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("step_s", "s", "Wall time of the step: waiting for its batch, training, publishing", "learner"),
     Metric("policy_version", "version", "Weights step that this step produced", "learner"),
     Metric("accuracy_mean", "share", "Correct responses among all graded since the last batch was cut, before any "
-           "group is filtered", "orchestrator"),
+           "group is filtered; of two batches cut together, the second repeats the first's", "orchestrator"),
     Metric("reward_mean", "reward", "Mean shaped reward over the same responses", "orchestrator"),
     Metric("response_length_mean", "tokens", "Mean response length over the same responses", "orchestrator"),
     Metric("truncated_share", "share", "Responses cut at the token limit, among the same", "orchestrator"),

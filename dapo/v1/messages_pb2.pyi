@@ -244,18 +244,20 @@ class LeaveGroup(_message.Message):
     def __init__(self, group_name: _Optional[str] = ...) -> None: ...
 
 class WeightCommand(_message.Message):
-    __slots__ = ("serial", "deadline_s", "join", "update", "leave")
+    __slots__ = ("serial", "deadline_s", "join", "update", "leave", "incarnation")
     SERIAL_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_S_FIELD_NUMBER: _ClassVar[int]
     JOIN_FIELD_NUMBER: _ClassVar[int]
     UPDATE_FIELD_NUMBER: _ClassVar[int]
     LEAVE_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
     serial: int
     deadline_s: float
     join: JoinGroup
     update: UpdateWeights
     leave: LeaveGroup
-    def __init__(self, serial: _Optional[int] = ..., deadline_s: _Optional[float] = ..., join: _Optional[_Union[JoinGroup, _Mapping]] = ..., update: _Optional[_Union[UpdateWeights, _Mapping]] = ..., leave: _Optional[_Union[LeaveGroup, _Mapping]] = ...) -> None: ...
+    incarnation: int
+    def __init__(self, serial: _Optional[int] = ..., deadline_s: _Optional[float] = ..., join: _Optional[_Union[JoinGroup, _Mapping]] = ..., update: _Optional[_Union[UpdateWeights, _Mapping]] = ..., leave: _Optional[_Union[LeaveGroup, _Mapping]] = ..., incarnation: _Optional[int] = ...) -> None: ...
 
 class WeightReply(_message.Message):
     __slots__ = ("serial", "phase", "error", "pause_s")

@@ -6,6 +6,8 @@ found too. The same client drives the simulated engine of the tests.
 """
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -82,7 +84,17 @@ class Response:
     message: str = ""
 
     def extend(self, event: Mapping[str, Any]) -> int:
-        """Take one event in; returns the number of new tokens. Raises EngineError where its arrays do not fit."""
+        """Take one event in; returns the number of new tokens.
+
+        Raises EngineError where its arrays do not fit, or it is no event of the kind that SGLang sends.
+        """
+        try:
+            return self._take(event)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            detail = f"request {self.rid}: an event without the expected fields ({error!r}): {event}"
+            raise EngineError("/generate", detail, 200) from error
+
+    def _take(self, event: Mapping[str, Any]) -> int:
         meta = event["meta_info"]
         reason = meta["finish_reason"]
         if reason is not None and reason["type"] == "abort":
@@ -91,7 +103,7 @@ class Response:
             return 0
         ids = event["output_ids"]
         entries = meta["output_token_logprobs"]
-        if len(entries) != len(ids) or any(entry[1] != token for entry, token in zip(entries, ids, strict=True)):
+        if len(entries) != len(ids) or not all(map(_fits, entries, ids)):
             detail = f"request {self.rid}: tokens {ids} came with the log-probabilities {entries}"
             raise EngineError("/generate", detail, 200)
         self.ids += ids
@@ -100,12 +112,21 @@ class Response:
             self._end(meta, reason["type"])
         return len(ids)
 
-    def _end(self, meta: Mapping[str, Any], finish: Finish) -> None:
-        self.spans = [Span(span["version"], span["start"], span["end"]) for span in meta["weight_versions"]]
+    def _end(self, meta: Mapping[str, Any], finish: str) -> None:
+        if finish not in ("stop", "length"):
+            raise EngineError("/generate", f"request {self.rid} ended with {finish!r}", 200)
+        if not self.ids:
+            raise EngineError("/generate", f"request {self.rid} ended without a token", 200)
+        self.spans = [Span(str(span["version"]), span["start"], span["end"]) for span in meta["weight_versions"]]
         if meta["completion_tokens"] != len(self.ids) or not covers(self.spans, len(self.ids)):
             counts = f"{meta['completion_tokens']} tokens announced, {len(self.ids)} came"
             raise EngineError("/generate", f"request {self.rid}: {counts}, with the spans {self.spans}", 200)
-        self.finish = finish
+        self.finish = "stop" if finish == "stop" else "length"
+
+
+def _fits(entry: Sequence[Any], token: Any) -> bool:
+    """Whether [log-probability, token, …] is a finite number for this very token."""
+    return entry[1] == token and isinstance(token, int) and token >= 0 and math.isfinite(entry[0])
 
 
 def covers(spans: Sequence[Span], length: int) -> bool:
@@ -118,6 +139,29 @@ def covers(spans: Sequence[Span], length: int) -> bool:
     return position == length
 
 
+def parse_event(route: str, payload: bytes) -> dict[str, Any]:
+    """Raises EngineError for what is no JSON object, and for the failure that an object tells of."""
+    try:
+        event = orjson.loads(payload)
+    except orjson.JSONDecodeError as error:
+        raise EngineError(route, f"an event that is not JSON ({error}): {payload[:LONGEST_ERROR]!r}", 200) from error
+    if not isinstance(event, dict):
+        raise EngineError(route, f"an event that is no object: {event}", 200)
+    if "error" in event:
+        raise EngineError(route, str(event["error"]), 200)
+    return event
+
+
+def addressee(event: Mapping[str, Any], responses: Mapping[str, Response]) -> Response:
+    """The response that the event belongs to. Raises EngineError where it names none of `responses`."""
+    meta = event.get("meta_info")
+    rid = meta.get("id") if isinstance(meta, dict) else None
+    response = responses.get(str(rid))
+    if response is None:
+        raise EngineError("/generate", f"an event for the request {rid}, which was not asked or is complete", 200)
+    return response
+
+
 @dataclass(frozen=True)
 class TensorDescription:
     name: str
@@ -126,7 +170,9 @@ class TensorDescription:
 
 
 class Engine:
-    """Methods raise EngineError; control methods also take `timeout_s`, after which they raise it without an answer."""
+    """Methods raise EngineError, closed ones too; control methods also take `timeout_s`, after which they raise it
+    without an answer.
+    """
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
@@ -136,12 +182,20 @@ class Engine:
             connector=aiohttp.TCPConnector(limit=0),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=10.0),
         )
+        self._streams = 0
+        self._heard_at = 0.0
 
     async def close(self) -> None:
         await self._session.close()
 
+    def silence(self) -> float:
+        """Seconds since the last event of a response, while there are requests; else 0."""
+        return time.monotonic() - self._heard_at if self._streams else 0.0
+
     async def healthy(self, timeout_s: float) -> bool:
-        """Whether the engine generates. False while it starts."""
+        """Whether the engine generates. False while it starts, and once closed."""
+        if self._session.closed:
+            return False
         try:
             async with self._session.get("/health", timeout=aiohttp.ClientTimeout(total=timeout_s)) as answer:
                 return answer.status == 200
@@ -163,12 +217,19 @@ class Engine:
             "stream": True,
         }
         responses = {rid: Response(rid) for rid in rids}
-        async for event in self._events("/generate", body):
-            response = responses[event["meta_info"]["id"]]
-            new_tokens = response.extend(event)
-            yield response, new_tokens
-            if response.finish is not None:
-                del responses[response.rid]
+        if not self._streams:
+            self._heard_at = time.monotonic()
+        self._streams += 1
+        try:
+            async for event in self._events("/generate", body):
+                self._heard_at = time.monotonic()
+                response = addressee(event, responses)
+                new_tokens = response.extend(event)
+                yield response, new_tokens
+                if response.finish is not None:
+                    del responses[response.rid]
+        finally:
+            self._streams -= 1
         if responses:
             raise EngineError("/generate", f"the stream ended before the requests {sorted(responses)}", 200)
 
@@ -225,12 +286,13 @@ class Engine:
         await self._control("/end_weight_update", {}, timeout_s)
 
     async def _control(self, route: str, body: dict[str, Any], timeout_s: float) -> None:
+        self._check_open(route)
         timeout = aiohttp.ClientTimeout(total=timeout_s)
         try:
             async with self._session.post(
                 route, data=orjson.dumps(body), headers=self._headers(self._endpoint.admin_key), timeout=timeout
             ) as answer:
-                text = await answer.text()
+                text = await answer.text(errors="replace")
         except TimeoutError as error:
             raise EngineError(route, f"timed out after {timeout_s:g} s") from error
         except aiohttp.ClientError as error:
@@ -239,12 +301,13 @@ class Engine:
             raise EngineError(route, text, answer.status)
 
     async def _events(self, route: str, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        self._check_open(route)
         try:
             async with self._session.post(
                 route, data=orjson.dumps(body), headers=self._headers(self._endpoint.api_key)
             ) as answer:
                 if answer.status != 200:
-                    raise EngineError(route, await answer.text(), answer.status)
+                    raise EngineError(route, await answer.text(errors="replace"), answer.status)
                 buffer = b""
                 async for data in answer.content.iter_any():
                     *blocks, buffer = (buffer + data).split(b"\n\n")
@@ -252,13 +315,15 @@ class Engine:
                         payload = block.removeprefix(b"data: ")
                         if payload == b"[DONE]":
                             return
-                        event = orjson.loads(payload)
-                        if "error" in event:
-                            raise EngineError(route, str(event["error"]["message"]), event["error"]["code"])
-                        yield event
+                        yield parse_event(route, payload)
         except aiohttp.ClientError as error:
             raise EngineError(route, str(error) or type(error).__name__) from error
         raise EngineError(route, "the stream broke off")
+
+    def _check_open(self, route: str) -> None:
+        # aiohttp raises a bare RuntimeError for a closed session.
+        if self._session.closed:
+            raise EngineError(route, "this engine was replaced or stopped")
 
     @staticmethod
     def _headers(key: str) -> dict[str, str]:

@@ -2,6 +2,9 @@
 
 import asyncio
 import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from services.generator.engine import Engine
 from services.generator.member import Membership
@@ -10,6 +13,13 @@ from services.generator.server import EngineServer, ServerError
 log = logging.getLogger(__name__)
 
 MAX_FAILED_STARTS = 3
+SILENCE_S = 60.0
+"""With requests running and no token for so long, the engine is asked for its health: far longer than any pause of a
+working engine, for which the answer costs nothing."""
+ANSWER_S = 60.0
+"""How long a silent engine may take to say that it is well. SGLang itself gives up on its scheduler after 20 s, so it
+is asked more than once."""
+POLL_S = 5.0
 
 
 class EngineHost:
@@ -24,6 +34,8 @@ class EngineHost:
         self._engine: Engine | None = None
         self._failed = asyncio.Event()
         self._reason = ""
+        self._commanded = False
+        self._commanded_at = 0.0
         self.replacements = 0
 
     @property
@@ -43,6 +55,16 @@ class EngineHost:
         self._engine = Engine(await self._server.start())
         await self._membership.set_state("ready")
 
+    @contextmanager
+    def command(self) -> Iterator[None]:
+        """While a weight command runs, silence says nothing: generation is halted, or waits for a collective."""
+        self._commanded = True
+        try:
+            yield
+        finally:
+            self._commanded = False
+            self._commanded_at = time.monotonic()
+
     def fail(self, reason: str) -> None:
         """Have the engine killed and started anew: its weights or its state are not to be trusted."""
         self._membership.serving.clear()
@@ -57,8 +79,7 @@ class EngineHost:
             self.fail(reason)
             await self._server.kill()
             await self.engine.close()
-            await self._membership.set_version(None)
-            await self._membership.set_state("starting")
+            await self._membership.withdraw()
             await self._start_again()
             self.replacements += 1
 
@@ -70,12 +91,38 @@ class EngineHost:
     async def _next_failure(self) -> str:
         exited = asyncio.create_task(self._server.wait_exit())
         failed = asyncio.create_task(self._failed.wait())
+        stuck = asyncio.create_task(self._wait_stuck())
         try:
-            await asyncio.wait({exited, failed}, return_when=asyncio.FIRST_COMPLETED)
-            return exited.result() if exited.done() else self._reason
+            await asyncio.wait({exited, failed, stuck}, return_when=asyncio.FIRST_COMPLETED)
+            if failed.done():
+                return self._reason
+            return exited.result() if exited.done() else stuck.result()
         finally:
             exited.cancel()
             failed.cancel()
+            stuck.cancel()
+
+    async def _wait_stuck(self) -> str:
+        """Return, with the reason, once the engine neither generates nor answers, as one that was stopped."""
+        while True:
+            await asyncio.sleep(POLL_S)
+            if self._silence() >= SILENCE_S and not await self._answers():
+                return f"no progress: no token for {self._silence():.0f} s, and no sign of health for {ANSWER_S:g} s"
+
+    async def _answers(self) -> bool:
+        asked_at = time.monotonic()
+        while (left := asked_at + ANSWER_S - time.monotonic()) > 0:
+            # A token, or a command that halts generation, ends the question.
+            if await self.engine.healthy(timeout_s=left) or self._silence() < SILENCE_S:
+                return True
+            await asyncio.sleep(min(1.0, left))
+        return False
+
+    def _silence(self) -> float:
+        """Seconds without a token for which there is no excuse."""
+        if self._commanded:
+            return 0.0
+        return min(self.engine.silence(), time.monotonic() - self._commanded_at)
 
     async def _start_again(self) -> None:
         for attempt in range(1, MAX_FAILED_STARTS + 1):

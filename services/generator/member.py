@@ -41,6 +41,7 @@ class Membership:
         )
         self._busy_since: float | None = None
         self._busy_s = 0.0
+        self._version_changed = asyncio.Condition()
         self.serving = asyncio.Event()
 
     def request_started(self, count: int = 1) -> None:
@@ -61,15 +62,27 @@ class Membership:
         self._record.state = state
         await self.publish()
 
-    async def set_version(self, version: pb.Version | None) -> None:
-        """The engine serves `version` from now on; None: weights nobody vouches for."""
-        if version is None:
-            self._record.ClearField("version")
-            self.serving.clear()
-        else:
-            self._record.version.CopyFrom(version)
-            self.serving.set()
+    async def serve(self, version: pb.Version) -> None:
+        """The engine serves `version` from now on."""
+        # State, version and event change together: no failure may fall in between.
+        self._record.state = "ready"
+        self._record.version.CopyFrom(version)
+        self.serving.set()
+        async with self._version_changed:
+            self._version_changed.notify_all()
         await self.publish()
+
+    async def withdraw(self) -> None:
+        """The engine is gone; of its successor's weights nobody vouches until the next `serve`."""
+        self._record.state = "starting"
+        self._record.ClearField("version")
+        self.serving.clear()
+        await self.publish()
+
+    async def wait_step(self, step: int) -> None:
+        """Return once the engine serves weights of a known version, `step` or later."""
+        async with self._version_changed:
+            await self._version_changed.wait_for(lambda: self.serving.is_set() and self._record.version.step >= step)
 
     def snapshot(self) -> pb.Member:
         """The record now; `busy_s` counts seconds with at least one request running."""

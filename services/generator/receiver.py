@@ -33,10 +33,13 @@ class Receiver:
         self._after = "0"
         self._group: str | None = None
         self._group_engine = -1
+        self._incarnation = 0
 
     async def skip_old(self) -> None:
         """Pass over what was said to an earlier process of this name. To be called before the member is ready."""
         self._after = await self._bus.last_command_id(self._id)
+        published = await self._bus.published_version()
+        self._incarnation = published.incarnation if published is not None else 0
 
     async def run(self) -> None:
         """Carry out commands in order, for ever."""
@@ -50,8 +53,10 @@ class Receiver:
         try:
             if not self._host.up:
                 raise UpdateFailed("the engine is being started anew")
-            async with asyncio.timeout(command.deadline_s):
-                pause_s = await self._carry_out(command)
+            self._check_incarnation(command.incarnation)
+            with self._host.command():
+                async with asyncio.timeout(command.deadline_s):
+                    pause_s = await self._carry_out(command)
         except (UpdateFailed, EngineError, TimeoutError) as error:
             reason = f"past its deadline of {command.deadline_s:g} s" if isinstance(error, TimeoutError) else str(error)
             log.warning("weight command %d (%s) failed: %s", command.serial, kind, reason)
@@ -61,6 +66,14 @@ class Receiver:
             await self._reply(command, "failed", error=reason)
         else:
             await self._reply(command, "done", pause_s=pause_s)
+
+    def _check_incarnation(self, incarnation: int) -> None:
+        """A learner that was replaced may not know it yet: it must not disturb the group of its successor."""
+        if incarnation < self._incarnation:
+            raise UpdateFailed(
+                f"the learner's incarnation {incarnation} was replaced by {self._incarnation}; stop the older learner"
+            )
+        self._incarnation = incarnation
 
     async def _carry_out(self, command: pb.WeightCommand) -> float:
         """Seconds that generation was halted."""
@@ -113,10 +126,9 @@ class Receiver:
         await engine.end_update(timeout_s=deadline_s)
         await engine.resume(timeout_s=deadline_s)
         pause_s = time.monotonic() - started
-        if not self._host.up:
+        if not self._host.up or self._host.engine is not engine:
             raise UpdateFailed("the engine went away during the update")
-        await self._membership.set_state("ready")
-        await self._membership.set_version(update.version)
+        await self._membership.serve(update.version)
         return pause_s
 
     async def _leave(self, leave: pb.LeaveGroup) -> None:

@@ -44,12 +44,18 @@ class EngineServer(Protocol):
         """End it at once with all its processes; harmless where none runs."""
 
 
-def pick_device(wanted: Device) -> str:
-    """ "cuda" or "cpu". Raises ServerError for a device that is not there."""
+def pick_device(wanted: Device, tensor_parallel: int) -> str:
+    """ "cuda" or "cpu". Raises ServerError for a device that is not there, or cannot hold a split model."""
     present = bool(visible_cuda_devices())
     if wanted == "cuda" and not present:
         raise ServerError("resources.generator.device is cuda, but no CUDA device is visible; use auto or cpu")
-    return "cuda" if present and wanted != "cpu" else "cpu"
+    device = "cuda" if present and wanted != "cpu" else "cpu"
+    if device == "cpu" and tensor_parallel > 1:
+        raise ServerError(
+            f"resources.generator.tensor_parallel = {tensor_parallel} splits a model over GPUs, but the generator runs "
+            f"on the CPU (resources.generator.device = {wanted}); set tensor_parallel to 1, or make GPUs visible"
+        )
+    return device
 
 
 def free_port() -> int:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from dapo.bus import Bus, Delivery, Outcome
+from dapo.bus import RETRIES, Bus, Delivery, Outcome, attempt_number
 from dapo.spec import RunSpec
 from dapo.v1 import messages_pb2 as pb
 from services.generator.engine import EngineError, SamplingParams
@@ -27,10 +27,9 @@ STREAM = "prompts"
 HEARTBEAT_S = 2.0
 CLAIM_S = 3.0
 BLOCK_S = 1.0
-RETRIES = 10
-"""Attempts at one delivery of a prompt before its group fails. An attempt number is delivery × RETRIES + retry, so two
-workers that hold the same prompt never write the same payload key."""
 MAX_DELIVERIES = 50
+READ_LIMIT = 4
+"""Prompts taken at once: few, so that generators that are free at the same time share what is there."""
 RETRY_PAUSE_S = 0.5
 
 
@@ -46,11 +45,6 @@ class Job:
 def request_id(group_id: str, index: int, attempt: int) -> str:
     """Of fixed width: the engine aborts by prefix, and no id may be another's."""
     return f"{group_id}-{index:04d}-{attempt:04d}"
-
-
-def attempt_number(delivery: int, retry: int) -> int:
-    """delivery counts from 1, retry from 0."""
-    return (delivery - 1) * RETRIES + retry
 
 
 class Generator:
@@ -106,12 +100,13 @@ class Generator:
                 self._slot_freed.clear()
                 await self._slot_freed.wait()
                 continue
+            count = min(free, READ_LIMIT)
             deliveries: list[Delivery] = []
             if clock() - claimed_at >= CLAIM_S:
                 claimed_at = clock()
-                deliveries = await self._bus.claim_dead(STREAM, ROLE, self._id, count=free)
+                deliveries = await self._bus.claim_dead(STREAM, ROLE, self._id, count=count)
             if not deliveries:
-                deliveries = await self._bus.consume(STREAM, self._id, count=free, block_s=BLOCK_S)
+                deliveries = await self._bus.consume(STREAM, self._id, count=count, block_s=BLOCK_S)
             async for job in self._accept(deliveries):
                 task = tasks.create_task(self._work(job))
                 self._jobs.add(task)
@@ -143,23 +138,25 @@ class Generator:
 
     async def _work(self, job: Job) -> None:
         """Write every response that the group still lacks, however often the engine breaks off."""
+        group_id = job.task.group_id
         missing = await self._missing(job)
-        failure = ""
+        failure = "responses were aborted"
         for retry in range(RETRIES):
             if not missing:
                 return
-            if retry:
-                await asyncio.sleep(RETRY_PAUSE_S * retry)
-                await self.membership.serving.wait()
-                missing = await self._bus.missing_indices(job.task.group_id)
+            # Published weights are served by every member, save one that was taken for dead and is still behind.
+            await self.membership.wait_step(job.task.issued_version)
             try:
                 missing = await self._generate(job, missing, attempt_number(job.delivery.attempt, retry))
             except EngineError as error:
                 failure = str(error)
-                log.warning("group %s, try %d: %s", job.task.group_id, retry + 1, failure)
+                log.warning("group %s, try %d: %s", group_id, retry + 1, failure)
+                missing = await self._bus.missing_indices(group_id)
+            if missing:
+                await asyncio.sleep(RETRY_PAUSE_S * (retry + 1))
         if missing:
-            detail = f"{RETRIES} tries; the last: {failure or 'responses were aborted'}"
-            await self._fail(job.task.group_id, job.delivery, "generation_failed", detail)
+            detail = f"{RETRIES} tries; the last: {failure}"
+            await self._fail(group_id, job.delivery, "generation_failed", detail)
 
     async def _missing(self, job: Job) -> list[int]:
         if job.delivery.attempt == 1:

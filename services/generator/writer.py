@@ -5,13 +5,14 @@ Payload and text are stored before the completion is announced, so a reference n
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dapo.bus import Bus, BusFull, Outcome
 from dapo.contracts.arrays import encode_ids, encode_logprobs
 from dapo.v1 import messages_pb2 as pb
-from services.generator.engine import Response
+from services.generator.engine import EngineError, Response
 from services.generator.member import parse_version
 from services.generator.tokens import PromptCodec
 
@@ -19,13 +20,15 @@ log = logging.getLogger(__name__)
 
 BATCH_LIMIT = 256
 FULL_PAUSE_S = 1.0
+FULL_ALERT_S = 60.0
+"""Between two alerts while the server refuses completions for want of memory."""
 
 _FINISH = {"stop": pb.FINISH_REASON_STOP, "length": pb.FINISH_REASON_LENGTH}
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A complete response of a group."""
+    """A complete response of a group: `response.finish` is "stop" or "length"."""
 
     group_id: str
     index: int
@@ -35,16 +38,20 @@ class Finished:
 
 
 def build_payload(finished: Finished) -> pb.CompletionPayload:
+    """Raises EngineError for tokens beyond 32 bits, and for weights that no learner sent."""
     response = finished.response
-    return pb.CompletionPayload(
-        prompt_ids=encode_ids(finished.prompt),
-        response_ids=encode_ids(response.ids),
-        logprobs=encode_logprobs(response.logprobs),
-        spans=[
-            pb.VersionSpan(version=parse_version(span.version), start=span.start, end=span.end)
-            for span in response.spans
-        ],
-    )
+    try:
+        return pb.CompletionPayload(
+            prompt_ids=encode_ids(finished.prompt),
+            response_ids=encode_ids(response.ids),
+            logprobs=encode_logprobs(response.logprobs),
+            spans=[
+                pb.VersionSpan(version=parse_version(span.version), start=span.start, end=span.end)
+                for span in response.spans
+            ],
+        )
+    except (ValueError, OverflowError) as error:
+        raise EngineError("/generate", f"request {response.rid}: {error}; spans {response.spans}", 200) from error
 
 
 def build_completion(
@@ -53,8 +60,6 @@ def build_completion(
     """`version_min` and `version_max` are steps."""
     steps = [span.version.step for span in payload.spans]
     response = finished.response
-    if response.finish not in _FINISH:
-        raise ValueError(f"request {response.rid} ended with {response.finish!r}: only complete responses are written")
     return pb.Completion(
         group_id=finished.group_id,
         index=finished.index,
@@ -63,11 +68,20 @@ def build_completion(
         text_key=text_key,
         prompt_tokens=len(finished.prompt),
         response_tokens=len(response.ids),
-        finish_reason=_FINISH[response.finish],
+        finish_reason=_FINISH[str(response.finish)],
         version_min=min(steps),
         version_max=max(steps),
         generator_id=generator_id,
     )
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A response in the writer's queue."""
+
+    finished: Finished
+    payload: pb.CompletionPayload
+    outcome: asyncio.Future[Outcome]
 
 
 class CompletionWriter:
@@ -75,12 +89,12 @@ class CompletionWriter:
         self._bus = bus
         self._codec = codec
         self._id = generator_id
-        self._queue: asyncio.Queue[tuple[Finished, asyncio.Future[Outcome]]] = asyncio.Queue()
+        self._queue: asyncio.Queue[Entry] = asyncio.Queue()
 
     def submit(self, finished: Finished) -> asyncio.Future[Outcome]:
-        """The future tells what became of it, once it is durable."""
+        """The future tells what became of it, once it is durable. Raises EngineError as `build_payload`."""
         outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._queue.put_nowait((finished, outcome))
+        self._queue.put_nowait(Entry(finished, build_payload(finished), outcome))
         return outcome
 
     async def run(self) -> None:
@@ -89,29 +103,39 @@ class CompletionWriter:
             batch = [await self._queue.get()]
             while len(batch) < BATCH_LIMIT and not self._queue.empty():
                 batch.append(self._queue.get_nowait())
-            outcomes = await self._write([finished for finished, _ in batch])
-            for (_, future), outcome in zip(batch, outcomes, strict=True):
-                if not future.done():
-                    future.set_result(outcome)
+            outcomes = await self._write(batch)
+            for entry, outcome in zip(batch, outcomes, strict=True):
+                if not entry.outcome.done():
+                    entry.outcome.set_result(outcome)
 
-    async def _write(self, batch: Sequence[Finished]) -> list[Outcome]:
-        texts = self._codec.decode([finished.response.ids for finished in batch])
+    async def _write(self, batch: Sequence[Entry]) -> list[Outcome]:
+        # A batch of long responses takes seconds to decode; heartbeats and token streams must go on meanwhile.
+        texts = await asyncio.to_thread(self._codec.decode, [entry.finished.response.ids for entry in batch])
         stored: dict[str, bytes] = {}
         completions: list[pb.Completion] = []
-        for finished, text in zip(batch, texts, strict=True):
+        for entry, text in zip(batch, texts, strict=True):
+            finished, payload = entry.finished, entry.payload
             where = (finished.group_id, finished.index, finished.attempt)
             payload_key, text_key = self._bus.payload_key(*where), self._bus.text_key(*where)
-            payload = build_payload(finished)
             stored[payload_key] = payload.SerializeToString()
             stored[text_key] = text.encode()
             completions.append(
                 build_completion(finished, payload, payload_key=payload_key, text_key=text_key, generator_id=self._id)
             )
+        return await self._store(stored, completions)
+
+    async def _store(self, stored: Mapping[str, bytes], completions: Sequence[pb.Completion]) -> list[Outcome]:
+        # Memory comes back as steps are trained and checkpointed; until then this generator fills up and waits.
+        since = alerted = time.monotonic()
         while True:
             try:
                 await self._bus.put_payloads(stored)
                 return await self._bus.write_completions(completions)
             except BusFull as error:
-                # Memory comes back as steps are trained and checkpointed; until then this generator fills up and waits.
-                log.warning("%d completions wait: %s", len(batch), error)
+                now = time.monotonic()
+                if now - alerted >= FULL_ALERT_S:
+                    alerted = now
+                    message = f"{self._id}: {len(completions)} completions wait for {now - since:.0f} s: {error}"
+                    log.warning("%s", message)
+                    await self._bus.emit_event("alert", {"worker_id": self._id, "message": message})
                 await asyncio.sleep(FULL_PAUSE_S)

@@ -5,19 +5,22 @@ import os
 import signal
 import sys
 import threading
-from pathlib import Path
 from types import TracebackType
 
-from dapo.bus import Bus
 from dapo.process import die_with_parent
 from dapo.spec import RunSpec
 from dapo.telemetry import logs
+from dapo.worker import WorkerEnvironment, variable
 
 log = logging.getLogger("services.learner")
 
+STDERR = 2
+STOPPED = 128 + signal.SIGTERM
+"""Exit code after SIGTERM: the run may not be taken for finished because its learner was stopped."""
+
 
 def stop_on_sigterm() -> None:
-    """Exit 0 at the first SIGTERM, whatever the main thread is inside of.
+    """Exit 143 at the first SIGTERM, whatever the main thread is inside of; 0 is for a run that has ended.
 
     Nothing needs saving: the batch log holds what is trained but not yet in a checkpoint. A thread of its own takes the
     signal, because Python runs signal handlers only between two instructions of the main thread, and that thread may
@@ -28,7 +31,7 @@ def stop_on_sigterm() -> None:
     def wait() -> None:
         signal.sigwait({signal.SIGTERM})
         log.info("stopped by SIGTERM")
-        leave(0)
+        leave(STOPPED)
 
     threading.Thread(target=wait, name="sigterm", daemon=True).start()
 
@@ -41,27 +44,16 @@ def leave(code: int) -> None:
     os._exit(code)
 
 
-def variable(name: str) -> str:
-    value = os.environ.get(name)
-    if not value:
-        sys.exit(f"error: environment variable {name} is not set; the learner is started by a launcher")
-    return value
-
-
 def run() -> None:
-    worker_id = variable("DAPO_WORKER_ID")
-    logs.configure(worker_id)
+    environment = WorkerEnvironment.read()
+    logs.configure(environment.worker_id)
 
     # Torch and DeepSpeed take seconds to import: only now, when the process can already be stopped and has a log.
     from services.learner.control import ControlLoop
     from services.learner.distributed import join_ranks
 
     control = ControlLoop()
-    bus = control.call(
-        Bus.connect(
-            variable("DAPO_REDIS_URL"), variable("DAPO_RUN_ID"), payload_url=os.environ.get("DAPO_PAYLOAD_URL") or None
-        )
-    )
+    bus = control.call(environment.connect())
     spec = RunSpec.model_validate_json(control.call(bus.read_spec()))
     ranks = join_ranks(spec.resources.learner.device)
 
@@ -80,8 +72,7 @@ def run() -> None:
     )
     reference = load_causal(spec.model.path, spec.model.dtype) if spec.algorithm.kl_coefficient > 0 else None
     trainer = Trainer(spec, LearnerEngine(policy, spec, ranks), reference)
-    run_dir, weight_backend = Path(variable("DAPO_RUN_DIR")), variable("DAPO_WEIGHT_BACKEND")
-    loop = LearnerLoop(spec, run_dir, worker_id, ranks, bus, control, trainer, weight_backend)
+    loop = LearnerLoop(spec, environment, ranks, bus, control, trainer, variable("DAPO_WEIGHT_BACKEND"))
     loop.start()
     loop.run()
     log.info("the run has ended at step %d", loop.step)
@@ -90,7 +81,8 @@ def run() -> None:
 def report_and_leave(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """The traceback, then the error alone as the last line; other ranks and threads are not waited for."""
     log.critical("the learner failed", exc_info=(kind, error, trace))
-    sys.stderr.write(f"error: {kind.__name__}: {error}\n")
+    # Past sys.stderr: torch.distributed puts a buffer of its own in its place while this hook runs.
+    os.write(STDERR, f"error: {kind.__name__}: {error}\n".encode())
     leave(1)
 
 

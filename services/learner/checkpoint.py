@@ -129,7 +129,10 @@ class CheckpointStore:
         return directory
 
     def mark(self, directory: Path) -> None:
-        """Make `directory` the checkpoint that counts, and delete those beyond `checkpoint.keep_last`. Rank 0 only."""
+        """Make `directory` the checkpoint that counts, and delete those beyond `checkpoint.keep_last`.
+
+        Rank 0 only, and only while it holds the learner's newest epoch.
+        """
         write_json(self.root / "latest.json", {"directory": directory.name})
         older = sorted(path for path in self.root.glob("step-*") if path.name <= directory.name)
         for path in older[: -self.spec.checkpoint.keep_last]:

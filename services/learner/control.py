@@ -26,7 +26,11 @@ class ControlLoop:
 
     def call(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
         """Run to the end and return the result, or raise what it raised."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+        return self.begin(coroutine).result()
+
+    def begin(self, coroutine: Coroutine[Any, Any, Result]) -> Future[Result]:
+        """Run beside the caller."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def repeat(self, period_s: float, action: Callable[[], Awaitable[None]]) -> None:
         """Run `action` every so often until the process ends; see `check`."""

@@ -1,20 +1,21 @@
 """The learner's main loop. Rank 0 decides what comes next and tells the others; every rank then does it.
 
 Invariant: batch b is trained exactly once per incarnation and in order, by all ranks; after it the version b + 1 is
-published and only then recorded. After a restart, batches between the checkpoint and the last published version are
-trained again without publishing.
+published and only then recorded. Neither happens before Redis has batch b on disk. After a restart, batches between the
+checkpoint and the last published version are trained again without publishing.
 """
 
 import logging
 import time
 from enum import IntEnum
-from pathlib import Path
+from functools import partial
 
 import torch
 
 from dapo.bus import Bus
 from dapo.spec import RunSpec
 from dapo.v1 import messages_pb2 as pb
+from dapo.worker import WorkerEnvironment
 from services.learner.buckets import WeightBuckets
 from services.learner.checkpoint import CheckpointStore
 from services.learner.control import ControlLoop
@@ -22,7 +23,7 @@ from services.learner.distributed import Ranks, broadcast_ints
 from services.learner.engine import learning_rate
 from services.learner.payloads import Sample, fetch_samples
 from services.learner.publisher import Publisher
-from services.learner.trainer import Trainer
+from services.learner.trainer import Trainer, flat_samples
 from services.learner.weight_group import DEVICE_OF
 
 log = logging.getLogger(__name__)
@@ -43,15 +44,15 @@ class Action(IntEnum):
     IDLE = 0
     TRAIN = 1
     PUBLISH = 2
-    END = 3
+    CHECKPOINT = 3
+    END = 4
 
 
 class LearnerLoop:
     def __init__(
         self,
         spec: RunSpec,
-        run_dir: Path,
-        worker_id: str,
+        environment: WorkerEnvironment,
         ranks: Ranks,
         bus: Bus,
         control: ControlLoop,
@@ -59,13 +60,13 @@ class LearnerLoop:
         weight_backend: str,
     ) -> None:
         self.spec = spec
-        self.worker_id = worker_id
+        self.worker_id = environment.worker_id
         self.ranks = ranks
         self.bus = bus
         self.control = control
         self.trainer = trainer
         self.weight_backend = weight_backend
-        self.checkpoints = CheckpointStore(run_dir, spec, trainer.engine)
+        self.checkpoints = CheckpointStore(environment.run_dir, spec, trainer.engine)
         self.buckets = WeightBuckets(trainer.engine, spec.weight_sync.bucket_mib)
         self.step = 0
         self.epoch = 0
@@ -115,6 +116,8 @@ class LearnerLoop:
                 self._train(self._batch(number))
             elif action == Action.PUBLISH:
                 self._publish()
+            elif action == Action.CHECKPOINT:
+                self._checkpoint()
             elif action == Action.END:
                 if self.checkpointed_step != self.step:
                     self._checkpoint()
@@ -130,7 +133,9 @@ class LearnerLoop:
         batches = self.control.call(self.bus.read_batches(self.step - 1, block_s=WAIT_S, count=1))
         self._waited_s += time.monotonic() - started
         if not batches:
-            return [Action.IDLE, 0]
+            # Where payloads fill the memory the generators stand still, so no batch comes until some are freed.
+            freeing = self.step > self.checkpointed_step and self._crowded()
+            return [Action.CHECKPOINT if freeing else Action.IDLE, 0]
         if batches[0].end:
             return [Action.END, 0]
         self._next = batches[0]
@@ -152,7 +157,11 @@ class LearnerLoop:
 
     def _train(self, batch: pb.TrainBatch) -> None:
         waited, self._waited_s = self._waited_s, 0.0
-        metrics = self.trainer.train(batch, self._fetch)
+        # Beside the training, as it may take a second; what was trained must not leave the learner before.
+        on_disk = self.control.begin(self.bus.sync_to_disk()) if self.ranks.leads else None
+        metrics = self.trainer.train(batch, partial(self._fetch, batch))
+        if on_disk is not None:
+            on_disk.result()
         self.step = batch.batch + 1
         self._unpublished = True
         metrics["learner_wait_s"] = waited
@@ -174,14 +183,16 @@ class LearnerLoop:
         groups = [group.group_id for group in batch.groups]
         self.control.call(self.bus.record_step(report, groups, self.epoch))
 
-    def _fetch(self, records: dict[int, pb.TrainSample]) -> dict[int, Sample]:
-        """This rank's samples. One that cannot be used is left out with an alert: it must not stop the run."""
+    def _fetch(self, batch: pb.TrainBatch, records: dict[int, pb.TrainSample]) -> dict[int, Sample]:
+        """This rank's samples. One that cannot be used is left out, as a dead letter with an alert; the run goes on."""
         vocabulary = self.trainer.engine.policy.vocabulary
         samples, problems = self.control.call(fetch_samples(self.bus, records, vocabulary))
         for index, problem in problems.items():
             key = records[index].payload_key
+            group, _ = flat_samples(batch)[index]
             log.error("sample %s is left out of the batch: %s", key, problem)
-            alert = {"kind": "payload_unusable", "payload_key": key, "batch": self.step, "message": problem}
+            self.control.call(self.bus.fail_group(group.group_id, "payload_unusable", f"{key}: {problem}"))
+            alert = {"kind": "payload_unusable", "payload_key": key, "batch": batch.batch, "message": problem}
             self.control.call(self.bus.emit_event("alert", alert))
         return samples
 
@@ -206,17 +217,27 @@ class LearnerLoop:
     def _checkpoint_due(self) -> bool:
         due = 0
         if self.ranks.leads:
-            used = self.control.call(self.bus.payload_bytes()) / 2**20
-            crowded = used > FORCED_CHECKPOINT_SHARE * self.spec.resources.redis.memory_mib
-            due = int(crowded or self.step % self.spec.checkpoint.every_steps == 0)
+            due = int(self.step % self.spec.checkpoint.every_steps == 0 or self._crowded())
         return bool(broadcast_ints([due])[0])
+
+    def _crowded(self) -> bool:
+        """Whether payloads take so much of Redis' memory that those of trained batches should go now."""
+        used = self.control.call(self.bus.payload_bytes()) / 2**20
+        return used > FORCED_CHECKPOINT_SHARE * self.spec.resources.redis.memory_mib
+
+    def _still_leader(self) -> None:
+        """Raises Fenced: files know no epochs, so a learner that was replaced must not touch its successor's."""
+        if self.ranks.leads:
+            self.control.call(self.bus.check_epoch("learner", self.epoch))
 
     def _checkpoint(self) -> None:
         """Write, make sure Redis has the facts on disk, mark, and only then let the batch log forget."""
+        self._still_leader()
         rate = learning_rate(max(0, self.step - 1), self.spec.optimizer)
         directory = self.checkpoints.write(self.step, self.epoch, rate)
         if self.ranks.leads:
             self.control.call(self.bus.sync_to_disk())
+            self._still_leader()
             self.checkpoints.mark(directory)
             if self.step > 0:
                 self.control.call(self.bus.commit_checkpoint(self.step - 1, self.epoch))

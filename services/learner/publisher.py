@@ -11,8 +11,10 @@ import asyncio
 import itertools
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
@@ -25,11 +27,17 @@ log = logging.getLogger(__name__)
 
 RETRY_S = 5.0
 """Rest after a failure, in which the generator can notice its own and register as starting."""
+FAILURE_LIMIT = 5
+"""Failures of one member, with no update done in between, after which the run cannot be expected to recover."""
 REPLY_BLOCK_S = 1.0
 
 
 class MemberFailed(Exception):
     """The generator answered that it could not do what was asked."""
+
+
+class WeightSyncError(RuntimeError):
+    """A generator cannot be given the weights, however often it starts anew; the message says what to do."""
 
 
 FAILURES = (MemberFailed, WeightGroupError, TimeoutError)
@@ -67,6 +75,7 @@ class Publisher:
         self._channels: dict[str, Channel] = {}
         self._joining: dict[str, asyncio.Task[None]] = {}
         self._retry_at: dict[str, float] = {}
+        self._failures: Counter[str] = Counter()
         self._cursors: dict[str, str] = {}
         self._serials = itertools.count(epoch << 32)
         self._groups = itertools.count()
@@ -76,10 +85,17 @@ class Publisher:
     # -- membership
 
     async def refresh(self) -> None:
-        """Forget members that left or started anew, and begin to join those that are ready."""
+        """Forget members that left or started anew, and begin to join those that are ready.
+
+        Raises WeightSyncError when a member has failed to join for the FAILURE_LIMIT-th time.
+        """
+        before = [(channel, channel.served) for channel in self._channels.values() if not channel.updating]
         members = {member.generator_id: member for member in await self._bus.members()}
-        for channel in list(self._channels.values()):
-            if not channel.updating and not _still_joined(channel, members.get(channel.generator_id)):
+        for channel, served in before:
+            # What was read says nothing about a channel that was updated or forgotten meanwhile.
+            unchanged = channel.served == served and self._channels.get(channel.generator_id) is channel
+            judged = unchanged and not channel.updating
+            if judged and not _still_joined(channel, members.get(channel.generator_id)):
                 log.info("generator %s left its weight group", channel.generator_id)
                 self._forget(channel)
         for generator_id, task in list(self._joining.items()):
@@ -110,8 +126,8 @@ class Publisher:
                     asyncio.to_thread(group.join, deadline), self._reply(generator_id, serial, phase="done")
                 )
         except FAILURES as error:
-            await self._failed(generator_id, "join", error)
             group.close()
+            await self._failed(generator_id, "join", error)
             return
         self._channels[generator_id] = Channel(generator_id, group)
         log.info("generator %s joined weight group %s", generator_id, name)
@@ -120,18 +136,28 @@ class Publisher:
         channel.group.close()
         self._channels.pop(channel.generator_id, None)
 
-    async def _failed(self, generator_id: str, phase: str, error: Exception) -> None:
+    async def _failed(self, generator_id: str, phase: Literal["join", "update"], error: Exception) -> None:
+        """Report a failure. Raises WeightSyncError when it is the FAILURE_LIMIT-th since the member's last update."""
         reason = str(error) or "the deadline passed"
         self._retry_at[generator_id] = time.monotonic() + RETRY_S
         log.warning("generator %s: weight %s failed: %s", generator_id, phase, reason)
         await self._bus.emit_event(
             "alert", {"kind": f"weight_{phase}_failed", "generator": generator_id, "message": reason}
         )
+        self._failures[generator_id] += 1
+        if self._failures[generator_id] >= FAILURE_LIMIT:
+            deadline = self._spec.join_deadline_s if phase == "join" else self._spec.update_deadline_s
+            raise WeightSyncError(
+                f"generator {generator_id}: {FAILURE_LIMIT} weight joins or updates in a row failed, the last in phase "
+                f"{phase}: {reason}. If it is only slow, raise weight_sync.{phase}_deadline_s (now {deadline:g} s); "
+                f"otherwise logs/{generator_id}.log says why"
+            ) from error
 
     # -- commands
 
     async def _command(self, generator_id: str, command: pb.WeightCommand) -> int:
         command.serial = next(self._serials)
+        command.incarnation = self._epoch
         await self._bus.send_command(generator_id, command)
         return command.serial
 
@@ -179,7 +205,7 @@ class Publisher:
         """Wait for the members and publish the version; the longest pause in seconds, None when it was not published.
 
         The first version of a learner needs a member that serves it; a later one is also published when no generator
-        is left, so that the run can go on as soon as one comes back.
+        is left, so that the run can go on as soon as one comes back. Raises WeightSyncError, see `refresh`.
         """
         pauses = [await delivery.task for delivery in self._deliveries]
         self._deliveries = []
@@ -192,7 +218,10 @@ class Publisher:
         return max(pauses, default=0.0)
 
     async def _update(self, channel: Channel, version: pb.Version, queue: asyncio.Queue[Tensor]) -> float:
-        """Bring one member to `version`; seconds it was paused. A failure forgets the member and returns 0."""
+        """Bring one member to `version`; seconds it was paused. A failure forgets the member and returns 0.
+
+        Raises WeightSyncError when the member has failed too often.
+        """
         deadline = self._spec.update_deadline_s
         update = pb.UpdateWeights(group_name=channel.group.name, version=version, buckets=self._buckets)
         try:
@@ -211,6 +240,7 @@ class Publisher:
         finally:
             channel.updating = False
         channel.served = version
+        del self._failures[channel.generator_id]
         return done.pause_s
 
     async def _send(self, channel: Channel, queue: asyncio.Queue[Tensor], deadline: float) -> None:

@@ -16,7 +16,8 @@ from dapo.algo.dynamic_sampling import KeepRate, is_informative
 from dapo.algo.frontier import Frontier
 from dapo.algo.pacing import Pacing
 from dapo.algo.statistics import summarise_batch, summarise_graded
-from dapo.bus import Bus, Delivery, Outcome
+from dapo.bus import Bus, BusFull, Delivery, Outcome
+from dapo.spec.budget import ISSUE_SHARE, MIB
 from dapo.spec.run import RunSpec
 from dapo.v1 import messages_pb2 as pb
 from services.orchestrator.dataset import Dataset
@@ -29,6 +30,7 @@ ROLE = "orchestrator"
 _BLOCK_S = 1.0
 _VERSION_POLL_S = 0.02
 _MEMBER_POLL_S = 0.5
+_MEMORY_POLL_S = 1.0
 _HEARTBEAT_S = 3.0
 _SCORED_AT_ONCE = 256
 # Failed groups in a row, without one that was graded, after which the run gives up: this many batches' worth.
@@ -51,6 +53,14 @@ class _Step(NamedTuple):
 
 class _Published(NamedTuple):
     step: int
+
+
+class _Memory(NamedTuple):
+    used: int
+    """Bytes, of the payload server."""
+
+
+_Item = _Scored | _Step | _Published | _Memory
 
 
 class Controller:
@@ -82,12 +92,16 @@ class Controller:
             keep_rate=self._keep_rate,
             confidence=spec.asynchrony.keep_rate_confidence,
         )
-        self._inbox: asyncio.Queue[_Scored | _Step | _Published] = asyncio.Queue()
+        self._inbox: asyncio.Queue[_Item] = asyncio.Queue()
         self._epoch = 0
         self._issued = 0
         self._version: int | None = None
         self._ready: dict[str, ScoredGroup] = {}
         self._window: list[ScoredGroup] = []
+        self._graded: dict[str, float] = {}
+        self._unissued: list[pb.PromptTask] = []
+        self._crowded = False
+        self._full = False
         self._cut_metrics: dict[int, dict[str, float]] = {}
         self._meter = GeneratorMeter()
         self._began_s = time.monotonic()
@@ -101,6 +115,7 @@ class Controller:
         self._epoch = await self._bus.acquire_epoch(ROLE)
         work: list[Coroutine[Any, Any, None]] = [
             self._beat(), self._follow_scored(), self._follow_steps(), self._follow_version(), self._follow_members(),
+            self._follow_memory(),
         ]  # fmt: skip
         followers = [asyncio.create_task(task) for task in work]
         steering = asyncio.create_task(self._steer())
@@ -157,6 +172,11 @@ class Controller:
             states = now
             await asyncio.sleep(_MEMBER_POLL_S)
 
+    async def _follow_memory(self) -> None:
+        while True:
+            await self._inbox.put(_Memory(await self._bus.payload_bytes()))
+            await asyncio.sleep(_MEMORY_POLL_S)
+
     # Decisions ---------------------------------------------------------------------------------------------------
 
     async def _steer(self) -> None:
@@ -166,7 +186,7 @@ class Controller:
                 await self._handle(self._inbox.get_nowait())
             await self._advance()
 
-    async def _handle(self, item: _Scored | _Step | _Published) -> None:
+    async def _handle(self, item: _Item) -> None:
         match item:
             case _Scored(deliveries):
                 await self._judge(deliveries)
@@ -174,6 +194,8 @@ class Controller:
                 await self._finish_step(report)
             case _Published(step):
                 await self._publish(step)
+            case _Memory(used):
+                await self._watch_memory(used)
 
     async def _publish(self, step: int) -> None:
         if self._version is None:
@@ -236,7 +258,9 @@ class Controller:
             await self._cut(cut.batch, list(cut.groups), list(cut.surplus))
         if self._pacing.all_cut:
             await self._drain()
-        elif (count := self._pacing.admissible()) > 0:
+        elif self._unissued:
+            await self._send_prompts()
+        elif not self._must_hold_back() and (count := self._pacing.admissible()) > 0:
             await self._issue(count)
 
     async def _cut(self, batch: int, group_ids: list[str], surplus: list[str]) -> None:
@@ -246,15 +270,45 @@ class Controller:
             del self._ready[group_id]
             reason = "run complete" if self._pacing.all_cut else "too old for any later batch"
             await self._bus.settle_group(None, group_id, "surplus", reason, self._epoch)
-        graded = summarise_graded(self._window, dynamic_sampling=self._spec.algorithm.dynamic_sampling)
-        self._cut_metrics[batch] = {**graded, **summarise_batch(batch, groups)}
+        # Of two batches cut together the second finds nothing newly graded: what was measured last still holds.
+        dynamic_sampling = self._spec.algorithm.dynamic_sampling
+        self._graded = summarise_graded(self._window, dynamic_sampling=dynamic_sampling) or self._graded
+        self._cut_metrics[batch] = {**self._graded, **summarise_batch(batch, groups)}
         self._window = []
 
     async def _issue(self, count: int) -> None:
         tasks = [self._next_task() for _ in range(count)]
         for task in tasks:
             self._pacing.issued(task.group_id)
-        await self._bus.issue_groups(tasks, self._epoch)
+        self._unissued = tasks
+        await self._send_prompts()
+
+    async def _send_prompts(self) -> None:
+        """Issue what was drawn from the data; where Redis is full, the same prompts are tried again later."""
+        try:
+            await self._bus.issue_groups(self._unissued, self._epoch)
+        except BusFull as error:
+            if not self._full:
+                await self._emit("alert", {"message": f"prompts wait until memory is free: {error}"})
+            self._full = True
+        else:
+            self._unissued, self._full = [], False
+
+    def _must_hold_back(self) -> bool:
+        """Without a batch in training no step, and so no checkpoint, would ever free memory: then the run goes on."""
+        return self._crowded and self._pacing.cut_untrained > 0
+
+    async def _watch_memory(self, used: int) -> None:
+        """One alert each time the payloads' memory rises above the share at which no more prompts are issued."""
+        memory_mib = self._spec.resources.redis.memory_mib
+        crowded = used > ISSUE_SHARE * memory_mib * MIB
+        if crowded and not self._crowded:
+            message = (
+                f"Redis holds {used / MIB:.0f} MiB, above {ISSUE_SHARE:.0%} of resources.redis.memory_mib = "
+                f"{memory_mib}: no new prompts until a checkpoint frees memory"
+            )
+            await self._emit("alert", {"message": message})
+        self._crowded = crowded
 
     def _next_task(self) -> pb.PromptTask:
         item = self._frontier.next()

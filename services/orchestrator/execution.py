@@ -1,14 +1,16 @@
 """One run from its creation to its last file: Redis, processes, controller, end."""
 
 import asyncio
+import errno
 import logging
 import shutil
 import socket
 import time
 from datetime import datetime
 
-from dapo.bus import Bus, BusError
+from dapo.bus import Bus, BusError, BusUnavailable
 from dapo.bus.embedded import EmbeddedValkey
+from dapo.spec.budget import server_memory_mib
 from dapo.spec.devices import visible_cuda_devices
 from dapo.spec.plan import plan_processes
 from dapo.spec.run import RunSpec
@@ -19,11 +21,16 @@ from services.orchestrator.events import Event, EventLog
 from services.orchestrator.launcher import LaunchError, LocalLauncher
 from services.orchestrator.provenance import provenance
 from services.orchestrator.recorder import Recorder
-from services.orchestrator.supervisor import ChildFailure, Supervisor
+from services.orchestrator.supervisor import ChildFailure, Supervisor, tail
 
 log = logging.getLogger(__name__)
 
 _LAST_REPORT_S = 10.0
+_REDIS_S = 5.0
+"""How long the end of a run waits for one answer of a Redis that may be gone."""
+_CLEANING_S = 10.0
+_PUMP_PAUSE_S = 1.0
+_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _TERMINAL = frozenset({"succeeded", "failed", "stopped"})
 
 
@@ -32,6 +39,13 @@ class RunFailed(RuntimeError):
 
 
 _EXPECTED = (RunFailed, BusError, ControllerError, DatasetError, LaunchError, OSError)
+
+
+def in_words(error: BaseException) -> str:
+    """The error's message; a full disk is called one."""
+    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        return f"the disk is full or its quota used up: free space for the run folder ({error})"
+    return str(error)
 
 
 def free_port() -> int:
@@ -98,9 +112,10 @@ class Execution:
     async def _read_ledger(self) -> None:
         if self._bus is not None:
             try:
-                self._ledger = await self._bus.ledger_counts()
-                self._issued = await self._bus.issued_total()
-            except BusError as error:
+                async with asyncio.timeout(_REDIS_S):
+                    self._ledger = await self._bus.ledger_counts()
+                    self._issued = await self._bus.issued_total()
+            except (BusError, TimeoutError) as error:
                 log.warning("the ledger of %s cannot be read: %s", self.run_id, error)
 
     async def _drive(self) -> None:
@@ -110,7 +125,7 @@ class Execution:
         work.cancel()
         stop.cancel()
         await asyncio.wait({work, stop})
-        finish = asyncio.create_task(self._finish(*self._outcome(work)))
+        finish = asyncio.create_task(self._finish(*await self._outcome(work)))
         await asyncio.wait({finish})
         if error := finish.exception():
             log.error("the end of %s went wrong", self.run_id, exc_info=error)
@@ -118,14 +133,15 @@ class Execution:
             await self.events.append(Event(self._event_id(), "state", self._state_data()))
         await self.events.close()
 
-    def _outcome(self, work: "asyncio.Task[None]") -> tuple[str, str]:
+    async def _outcome(self, work: "asyncio.Task[None]") -> tuple[str, str]:
         if work.cancelled():
             return "stopped", "stopped on request"
         error = work.exception()
         if error is None:
             return "succeeded", ""
         if isinstance(error, _EXPECTED):
-            return "failed", str(error)
+            valkey = await self._valkey_failure()
+            return "failed", in_words(error) if valkey is None else str(valkey)
         log.error("run %s failed", self.run_id, exc_info=error)
         return "failed", f"internal error: {error!r} (the service's log has the traceback)"
 
@@ -190,18 +206,24 @@ class Execution:
             await asyncio.wait({control, learner, failure})
 
     async def _fail(self, failure: ChildFailure) -> None:
-        await self._emit("service", {
+        await self._tell("service", {
             "worker_id": failure.worker_id, "state": "failed", "code": failure.code, "message": failure.headline,
             "log": str(failure.log), "log_end": failure.log_end,
         })  # fmt: skip
         raise RunFailed(str(failure))
+
+    async def _valkey_failure(self) -> ChildFailure | None:
+        """How the embedded Valkey ended, if it did: the services' own errors only say that Redis is gone."""
+        if self._valkey is None or (code := await asyncio.to_thread(self._valkey.exit_code)) is None:
+            return None
+        return ChildFailure("the embedded Valkey", code, self._valkey.log, tail(self._valkey.log))
 
     async def _redis(self) -> str:
         if self._redis_url:
             return self._redis_url
         folder = self._recorder.run_dir / "redis"
         folder.mkdir(exist_ok=True)
-        self._valkey = EmbeddedValkey(folder, self._spec.resources.redis.memory_mib)
+        self._valkey = EmbeddedValkey(folder, server_memory_mib(self._spec.resources.redis.memory_mib))
         self._valkey_start = asyncio.ensure_future(asyncio.to_thread(self._valkey.start))
         await asyncio.shield(self._valkey_start)
         return self._valkey.url
@@ -230,11 +252,26 @@ class Execution:
         else:
             await self._bus.emit_event(kind, data)
 
+    async def _tell(self, kind: str, data: dict) -> None:
+        """Like `_emit`, but watchers are told even where Redis is gone."""
+        try:
+            async with asyncio.timeout(_REDIS_S):
+                await self._emit(kind, data)
+        except (BusError, TimeoutError) as error:
+            log.warning("%s of %s could not be written to Redis: %s", kind, self.run_id, error)
+            await self.events.append(Event(self._event_id(), kind, data))
+
     async def _pump_events(self, bus: Bus) -> None:
         """Copy the run's events from Redis to the log until its terminal state has passed."""
         after = "0"
         while True:
-            for event in await bus.read_events(after, block_s=1.0):
+            try:
+                found = await bus.read_events(after, block_s=1.0)
+            except BusUnavailable as error:
+                log.warning("the events of %s cannot be read, trying again: %s", self.run_id, error)
+                await asyncio.sleep(_PUMP_PAUSE_S)
+                continue
+            for event in found:
                 after, kind, data = event
                 await self.events.append(Event(after, kind, data))
                 if kind == "state" and data.get("state") in _TERMINAL:
@@ -246,6 +283,17 @@ class Execution:
         except LaunchError as error:
             state, message = "failed", f"{message}\n{error}".strip()
         await self._read_ledger()
+        try:
+            await self._write_files(state, message)
+        except OSError as error:
+            state, message = "failed", f"{message}\nsummary.json cannot be written: {in_words(error)}".strip()
+        answered = False
+        try:
+            answered = await self._announce_end(state, message)
+        finally:
+            await self._close_redis(clean=answered and self._valkey is None)
+
+    async def _write_files(self, state: str, message: str) -> None:
         if self._provenance is not None:
             await asyncio.wait({self._provenance})
             if unwritten := self._provenance.exception():
@@ -259,24 +307,28 @@ class Execution:
         await asyncio.wait({drawing})
         if undrawn := drawing.exception():
             log.error("curves.png could not be drawn", exc_info=undrawn)
-        await self._announce_end(state, message)
-        await self._close_redis()
 
-    async def _announce_end(self, state: str, message: str) -> None:
+    async def _announce_end(self, state: str, message: str) -> bool:
+        """Whether Redis took it; watchers are told in any case."""
         try:
-            await self._set_state(state, message)
-            if self._pump is not None:
-                await asyncio.wait_for(asyncio.shield(self._pump), timeout=5.0)
+            async with asyncio.timeout(_REDIS_S):
+                await self._set_state(state, message)
+                if self._pump is not None:
+                    await asyncio.shield(self._pump)
+            return True
         except (BusError, TimeoutError) as error:
             log.warning("the end of %s could not be written to Redis: %s", self.run_id, error)
             await self.events.append(Event(self._event_id(), "state", self._state_data()))
+            return False
 
-    async def _close_redis(self) -> None:
+    async def _close_redis(self, *, clean: bool) -> None:
         if self._pump is not None:
             self._pump.cancel()
             await asyncio.wait({self._pump})
         if self._bus is not None:
             bus, self._bus = self._bus, None
+            if clean:
+                await self._clean(bus)
             await bus.close()
         if self._valkey is not None and self._valkey_start is not None:
             # A stop may come while it is starting.
@@ -284,3 +336,11 @@ class Execution:
             await asyncio.to_thread(self._valkey.stop)
             if self._state == "succeeded":
                 await asyncio.to_thread(shutil.rmtree, self._recorder.run_dir / "redis", ignore_errors=True)
+
+    async def _clean(self, bus: Bus) -> None:
+        """A server of others keeps this run's record, events and ledger, and nothing more."""
+        try:
+            async with asyncio.timeout(_CLEANING_S):
+                await bus.delete_work()
+        except (BusError, TimeoutError) as error:
+            log.warning("keys %s* are left in Redis: %s", bus.keys.prefix, str(error) or f"{_CLEANING_S:.0f} s passed")

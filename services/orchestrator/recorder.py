@@ -87,8 +87,10 @@ class Recorder:
         }
 
     def write_summary(self, value: Mapping[str, Any]) -> None:
-        write_json(self.run_dir / "summary.json", value)
-        self._metrics.close()
+        try:
+            write_json(self.run_dir / "summary.json", value)
+        finally:
+            self._metrics.close()
 
     def draw(self) -> Path | None:
         """curves.png, or None when no step was finished."""

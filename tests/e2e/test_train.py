@@ -61,7 +61,8 @@ def test_training_raises_sampled_accuracy(platform: Platform, tmp_path: Path) ->
 
     assert [row["step"] for row in metrics] == list(range(1, 41))
     assert [row["policy_version"] for row in metrics] == list(range(1, 41))
-    assert all(row.keys() >= STEP_KEYS for row in metrics)
+    unmeasured = [(row["step"], key) for row in metrics for key in sorted(STEP_KEYS) if row.get(key) is None]
+    assert not unmeasured
     assert max(row["staleness_max"] for row in metrics) <= 1
     start = fmean(row["accuracy_mean"] for row in metrics[:3])
     end = fmean(row["accuracy_mean"] for row in metrics[-5:])

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from dapo.bus import Bus, Delivery
+from dapo.bus import Bus, Delivery, attempt_number
 from dapo.v1 import messages_pb2 as pb
 
 RUN = "test-run"
@@ -59,7 +59,7 @@ async def store(bus: Bus, completions: list[pb.Completion]) -> None:
 async def generate(bus: Bus, deliveries: list[Delivery]) -> list[pb.Completion]:
     """Stores and writes what is missing of the delivered groups."""
     completions = [
-        make_completion(bus, delivery.data.decode(), index, delivery.attempt)
+        make_completion(bus, delivery.data.decode(), index, attempt_number(delivery.attempt, 0))
         for delivery in deliveries
         for index in await bus.missing_indices(delivery.data.decode())
     ]
@@ -100,7 +100,7 @@ def make_batch(bus: Bus, number: int, groups: list[int], size: int = 4) -> pb.Tr
     trained = [
         pb.TrainGroup(
             group_id=group_id(group),
-            samples=[pb.TrainSample(payload_key=bus.payload_key(group_id(group), index, 1)) for index in range(size)],
+            samples=[pb.TrainSample(payload_key=bus.payload_key(group_id(group), index, 0)) for index in range(size)],
         )
         for group in groups
     ]

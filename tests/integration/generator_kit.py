@@ -39,13 +39,13 @@ def make_task(number: int, text: str, *, group_size: int = 4) -> pb.PromptTask:
     )
 
 
-async def until(condition: Callable[[], Awaitable[Any]], what: str) -> Any:
-    """The first true value of `condition`; fails after WAIT_S."""
-    for _ in range(int(WAIT_S / POLL_S)):
+async def until(condition: Callable[[], Awaitable[Any]], what: str, wait_s: float = WAIT_S) -> Any:
+    """The first true value of `condition`; fails after `wait_s`."""
+    for _ in range(int(wait_s / POLL_S)):
         if value := await condition():
             return value
         await asyncio.sleep(POLL_S)
-    raise AssertionError(f"waited {WAIT_S:g} s in vain: {what}")
+    raise AssertionError(f"waited {wait_s:g} s in vain: {what}")
 
 
 @asynccontextmanager
@@ -64,15 +64,16 @@ async def running(bus: Bus, spec: RunSpec, worker_id: str, server: EngineServer)
 class Learner:
     """Sends commands to one generator and awaits its replies, as the learner's publisher does."""
 
-    def __init__(self, bus: Bus, generator_id: str) -> None:
+    def __init__(self, bus: Bus, generator_id: str, incarnation: int = 1) -> None:
         self._bus = bus
         self._id = generator_id
-        self._serial = 0
+        self._incarnation = incarnation
+        self._serial = incarnation << 32
         self._after = "0"
 
     async def send(self, deadline_s: float = 30.0, **command: Any) -> int:
         self._serial += 1
-        message = pb.WeightCommand(serial=self._serial, deadline_s=deadline_s, **command)
+        message = pb.WeightCommand(serial=self._serial, deadline_s=deadline_s, incarnation=self._incarnation, **command)
         await self._bus.send_command(self._id, message)
         return self._serial
 
@@ -88,13 +89,13 @@ class Learner:
     async def member(self) -> pb.Member | None:
         return next((member for member in await self._bus.members() if member.generator_id == self._id), None)
 
-    async def wait_state(self, state: str, *, has_version: bool) -> pb.Member:
+    async def wait_state(self, state: str, *, has_version: bool, wait_s: float = WAIT_S) -> pb.Member:
         async def reached() -> pb.Member | None:
             member = await self.member()
             fits = member is not None and member.state == state and member.HasField("version") == has_version
             return member if fits else None
 
-        member: pb.Member = await until(reached, f"{self._id} {state}, version: {has_version}")
+        member: pb.Member = await until(reached, f"{self._id} {state}, version: {has_version}", wait_s)
         return member
 
     async def join(self, group: str) -> WeightSender:

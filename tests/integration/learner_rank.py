@@ -74,7 +74,11 @@ def run_case(case: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
             if ranks.leads:
                 store.mark(directory)
             torch.distributed.barrier()
-    return {"metrics": metrics, "parameters": trained_parameters(engine)}
+    return {
+        "metrics": metrics,
+        "parameters": trained_parameters(engine),
+        "recomputes": engine.policy.causal.is_gradient_checkpointing,
+    }
 
 
 def pick(records: dict[int, pb.TrainSample], samples: dict[int, Sample]) -> dict[int, Sample]:

@@ -1,13 +1,14 @@
 """Run record, events, payloads and the weight channel, on a real Valkey."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
 from dapo.bus import Bus, BusError
 from dapo.bus.embedded import EmbeddedValkey
 from dapo.v1 import messages_pb2 as pb
-from tests.integration.bus_support import drive
+from tests.integration.bus_support import RUN, drive, group_id, issue, make_batch, make_kept, stored_payloads
 
 
 def test_the_record_of_a_run(valkey: EmbeddedValkey) -> None:
@@ -39,6 +40,30 @@ def test_events_are_read_from_the_start_and_live(valkey: EmbeddedValkey) -> None
             await other.emit_event("step", {"loss": float("nan")})
 
     drive(valkey.url, scenario, buses=2)
+
+
+def test_a_run_that_ended_leaves_only_its_record(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    async def scenario(bus: Bus) -> None:
+        other = await Bus.connect(valkey.url, RUN + "2")
+        await issue(other, 1)
+        await bus.create_run("{}", "runs/x", "now")
+        await bus.emit_event("state", {"state": "failed"})
+        epoch = await make_kept(bus, 30)
+        await bus.cut_batch(make_batch(bus, 0, [0, 1]), epoch)
+        assert await stored_payloads(bus)
+        counts = await bus.ledger_counts()
+
+        await bus.delete_work()
+        left = {key.decode().removeprefix(bus.keys.prefix) async for key in bus.control.client.scan_iter()}
+        assert {name for name in left if not name.startswith("dapo:")} == {"run", "events", "ledger"}
+        assert await stored_payloads(bus) == set()
+        assert await bus.ledger_counts() == counts
+        assert (await bus.read_events("0", block_s=0))[0][1:] == ("state", {"state": "failed"})
+        assert await other.missing_indices(group_id(0)) == [0, 1, 2, 3], "another run's keys stay"
+        await other.close()
+
+    with EmbeddedValkey(tmp_path, memory_mib=16) as payload:
+        drive(valkey.url, scenario, payload_url=payload.url)
 
 
 def test_payloads_come_back_in_the_order_asked_for(valkey: EmbeddedValkey) -> None:
@@ -85,9 +110,8 @@ def test_commands_and_replies_pass_between_learner_and_generator(valkey: Embedde
         waiting = asyncio.create_task(learner.read_replies("generator-0", "0", block_s=30))
         reply = pb.WeightReply(serial=1, phase="done")
         await generator.send_reply("generator-0", reply)
-        ((entry, got),) = await waiting
+        ((_, got),) = await waiting
         assert got == reply
-        assert await learner.last_reply_id("generator-0") == entry
         assert await learner.read_commands("generator-1", "0", block_s=0) == []
 
     drive(valkey.url, scenario, buses=2)

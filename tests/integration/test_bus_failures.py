@@ -89,6 +89,19 @@ def test_an_old_server_is_refused(valkey: EmbeddedValkey, monkeypatch: pytest.Mo
         connect(valkey.url)
 
 
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
+def test_a_server_that_evicts_is_refused_with_the_cure(tmp_path: Path, policy: str) -> None:
+    async def scenario(bus: Bus) -> None:
+        await bus.control.client.config_set("maxmemory-policy", policy)
+
+    with EmbeddedValkey(tmp_path, memory_mib=16) as server:
+        drive(server.url, scenario)
+        with pytest.raises(
+            BusUnavailable, match=rf"maxmemory-policy {policy}[\s\S]*CONFIG SET maxmemory-policy noeviction"
+        ):
+            connect(server.url)
+
+
 def test_a_full_server_refuses_new_work_and_can_still_be_drained(tmp_path: Path) -> None:
     async def scenario(bus: Bus) -> None:
         epoch, learner = await make_kept(bus, 2), await bus.acquire_epoch("learner")
@@ -160,6 +173,16 @@ def test_a_server_that_came_back_empty_is_reported_and_then_usable(valkey: Embed
         assert len(await bus.consume("prompts", "generator-0", count=1, block_s=0)) == 1
 
     drive(valkey.url, scenario)
+
+
+def test_how_the_embedded_server_ended_can_be_asked(tmp_path: Path) -> None:
+    server = EmbeddedValkey(tmp_path, memory_mib=16)
+    assert server.exit_code() is None
+    with server:
+        assert server.exit_code() is None
+        assert server.pid is not None
+        psutil.Process(server.pid).kill()
+        assert server.exit_code() == -9
 
 
 def test_a_short_outage_is_survived(tmp_path: Path) -> None:

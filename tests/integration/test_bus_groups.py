@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from dapo.bus import Bus, BusError, Delivery, LedgerError, Outcome, UnknownGroup
+from dapo.bus import RETRIES, Bus, BusError, Delivery, LedgerError, Outcome, UnknownGroup, attempt_number
 from dapo.bus.embedded import EmbeddedValkey
 from dapo.v1 import messages_pb2 as pb
 from tests.integration.bus_support import (
@@ -138,7 +138,8 @@ def test_a_crash_between_payload_and_script_leaves_no_trace(valkey: EmbeddedValk
         epoch = await issue(bus, 1)
 
         async def die_with(dead: Bus, name: str, prompt: Delivery) -> None:
-            await store(dead, [make_completion(dead, group_id(0), index, prompt.attempt) for index in range(4)])
+            tries = [attempt_number(prompt.attempt, retry) for retry in range(RETRIES)]
+            await store(dead, [make_completion(dead, group_id(0), index, one) for index in range(4) for one in tries])
             await dead.control.client.delete(dead.keys.heartbeat("generator", name))  # before write_completions
 
         (prompt,) = await first.consume("prompts", "generator-0", count=1, block_s=0)

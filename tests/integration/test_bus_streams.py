@@ -41,7 +41,7 @@ def test_the_slow_keep_their_work_and_the_dead_lose_it(valkey: EmbeddedValkey) -
         lost = await dead.consume("prompts", "generator-1", count=2, block_s=0)
         assert await peer.claim_dead("prompts", "generator", "generator-2", count=10) == []
         await asyncio.sleep(0.4)
-        assert not await peer.alive("generator", "generator-1")
+        assert await peer.control.client.exists(peer.keys.heartbeat("generator", "generator-1")) == 0
         claimed = await peer.claim_dead("prompts", "generator", "generator-2", count=10)
         assert [(one.message_id, one.data) for one in claimed] == [(one.message_id, one.data) for one in lost]
         assert [one.attempt for one in claimed] == [2, 2]

@@ -7,13 +7,17 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
-from dapo.bus import Bus
+from dapo.bus import Bus, Delivery
 from dapo.bus.embedded import EmbeddedValkey
 from dapo.contracts.arrays import decode_ids, decode_logprobs
 from dapo.v1 import messages_pb2 as pb
+from services.generator import host, worker, writer
+from services.generator.engine import Engine, EngineError, SamplingParams
 from tests.integration.generator_kit import Learner, make_spec, make_task, running, until
 from tests.models import EOS, save_model
 from tests.simulator.engine import SimulatedServer, SimulatorOptions
@@ -41,8 +45,10 @@ class Run:
         self.bus = bus
         self.epoch = epoch
 
-    async def issue(self, texts: list[str], first: int = 0) -> list[str]:
+    async def issue(self, texts: list[str], first: int = 0, issued_version: int = 0) -> list[str]:
         tasks = [make_task(first + i, text, group_size=GROUP_SIZE) for i, text in enumerate(texts)]
+        for task in tasks:
+            task.issued_version = issued_version
         await self.bus.issue_groups(tasks, self.epoch)
         return [task.group_id for task in tasks]
 
@@ -60,8 +66,8 @@ class Run:
 
 
 @asynccontextmanager
-async def new_run(redis_url: str, name: str, spec_json: str) -> AsyncIterator[Run]:
-    bus = await Bus.connect(redis_url, name)
+async def new_run(redis_url: str, name: str, spec_json: str, payload_url: str | None = None) -> AsyncIterator[Run]:
+    bus = await Bus.connect(redis_url, name, payload_url=payload_url)
     try:
         await bus.create_run(spec_json, "", "")
         yield Run(bus, await bus.acquire_epoch("orchestrator"))
@@ -220,6 +226,213 @@ def test_a_route_that_hangs_costs_the_engine_and_the_member_comes_back(redis_url
                 await learner.announce(FIRST)
 
     asyncio.run(scenario())
+
+
+def test_calls_of_a_replaced_engine_are_typed_errors() -> None:
+    async def scenario() -> None:
+        server = SimulatedServer()
+        engine = Engine(await server.start())
+        await engine.close()
+        with pytest.raises(EngineError, match="replaced"):
+            await engine.pause()
+        with pytest.raises(EngineError, match="replaced"):
+            await anext(engine.generate(["r"], [1], SamplingParams(1.0, 8, ())))
+        assert not await engine.healthy(timeout_s=1.0)
+        await server.kill()
+
+    asyncio.run(scenario())
+
+
+def test_an_engine_that_freezes_is_replaced(redis_url: str, spec, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in (("SILENCE_S", 0.5), ("ANSWER_S", 0.5), ("POLL_S", 0.05)):
+        monkeypatch.setattr(host, name, seconds)
+
+    async def scenario() -> None:
+        async with new_run(redis_url, "frozen", spec.model_dump_json()) as run:
+            server = SimulatedServer(SimulatorOptions(step_s=0.02, mean_tokens=30))
+            async with running(run.bus, spec, NAME, server):
+                learner = Learner(run.bus, NAME)
+                await learner.wait_state("ready", has_version=False)
+                await learner.announce(FIRST)
+                await run.issue(["abc>"] * 4)
+                await until(some_completions(run), "the first completion")
+                server.engine.frozen = True
+                await until(restarted(server), "second start")
+                await learner.wait_state("ready", has_version=False)
+                await learner.announce(FIRST)
+                await run.wait_count("generated", 4)
+
+    asyncio.run(scenario())
+
+
+def test_an_engine_that_is_slow_and_well_is_kept(redis_url: str, spec, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in (("SILENCE_S", 0.2), ("ANSWER_S", 5.0), ("POLL_S", 0.05)):
+        monkeypatch.setattr(host, name, seconds)
+
+    async def scenario() -> None:
+        async with new_run(redis_url, "slow", spec.model_dump_json()) as run:
+            server = SimulatedServer(SimulatorOptions(step_s=0.4, mean_tokens=3))
+            async with running(run.bus, spec, NAME, server):
+                learner = Learner(run.bus, NAME)
+                await learner.wait_state("ready", has_version=False)
+                await learner.announce(FIRST)
+                await run.issue(["abc>"])
+                await run.wait_count("generated", 1)
+                assert server.engine.calls["/health"] > 1
+                assert server.starts == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_prompt_waits_for_the_weights_of_its_issue(redis_url: str, spec) -> None:
+    async def scenario() -> None:
+        async with new_run(redis_url, "lagging", spec.model_dump_json()) as run:
+            server = SimulatedServer()
+            async with running(run.bus, spec, NAME, server):
+                learner = Learner(run.bus, NAME)
+                await learner.wait_state("ready", has_version=False)
+                await learner.announce(FIRST)
+                await run.issue(["abc>"], issued_version=2)
+                await run.issue(["abc>"], first=1)
+                await run.wait_count("generated", 1)
+                await learner.announce(pb.Version(incarnation=1, step=1))
+                await asyncio.sleep(0.5)
+                assert server.engine.calls["/generate"] == 1
+                await learner.announce(pb.Version(incarnation=1, step=2))
+                await run.wait_count("generated", 2)
+                completions = await run.completions(2 * GROUP_SIZE)
+                assert {(c.group_id, c.version_min) for c in completions} == {("g0000000000", 2), ("g0000000001", 0)}
+
+    asyncio.run(scenario())
+
+
+def test_responses_of_unnamed_weights_are_made_again(redis_url: str, spec) -> None:
+    async def scenario() -> None:
+        async with new_run(redis_url, "base", spec.model_dump_json()) as run:
+            server = SimulatedServer()
+            async with running(run.bus, spec, NAME, server):
+                learner = Learner(run.bus, NAME)
+                await learner.wait_state("ready", has_version=False)
+                await learner.announce(FIRST)
+                server.engine.version = "base"
+                await run.issue(["abc>"])
+                await until(called(server, "/generate", 2), "a second try")
+                server.engine.version = "1.0"
+                await run.wait_count("generated", 1)
+                await check_payloads(run, await run.completions(GROUP_SIZE))
+
+    asyncio.run(scenario())
+
+
+def called(server: SimulatedServer, route: str, times: int):
+    async def condition() -> bool:
+        return server.engine.calls[route] >= times
+
+    return condition
+
+
+def test_a_replaced_learner_is_refused_and_harms_nothing(redis_url: str, spec) -> None:
+    async def scenario() -> None:
+        async with new_run(redis_url, "replaced", spec.model_dump_json()) as run:
+            server = SimulatedServer()
+            async with running(run.bus, spec, NAME, server):
+                old, new = Learner(run.bus, NAME, 1), Learner(run.bus, NAME, 2)
+                await old.wait_state("ready", has_version=False)
+                await old.announce(FIRST)
+                await new.announce(pb.Version(incarnation=2, step=0))
+                before = dict(server.engine.calls)
+                for command in (
+                    {"join": pb.JoinGroup(group_name="late", world_size=2, backend="gloo")},
+                    {"update": pb.UpdateWeights(group_name="late", version=FIRST)},
+                    {"leave": pb.LeaveGroup(group_name="late")},
+                ):
+                    refused = await old.reply(await old.send(**command))
+                    assert refused.phase == "failed"
+                    assert "incarnation 1 was replaced by 2" in refused.error
+                assert dict(server.engine.calls) == before
+                member = await new.wait_state("ready", has_version=True)
+                assert member.version.incarnation == 2
+                await run.issue(["abc>"])
+                await run.wait_count("generated", 1)
+                assert server.starts == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_new_generator_knows_of_the_newest_learner(redis_url: str, spec) -> None:
+    async def scenario() -> None:
+        async with new_run(redis_url, "knows", spec.model_dump_json()) as run:
+            epoch = await run.bus.acquire_epoch("learner")
+            await run.bus.set_published_version(pb.Version(incarnation=7, step=3), epoch)
+            async with running(run.bus, spec, NAME, SimulatedServer()):
+                old = Learner(run.bus, NAME, 6)
+                await old.wait_state("ready", has_version=False)
+                join = pb.JoinGroup(group_name="late", world_size=2, backend="gloo")
+                assert "replaced by 7" in (await old.reply(await old.send(join=join))).error
+
+    asyncio.run(scenario())
+
+
+def test_prompts_are_taken_a_few_at_a_time(redis_url: str, spec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that one generator does not take all while another, as free, is between two reads."""
+    taken: list[int] = []
+    consume = Bus.consume
+
+    async def counted(bus: Bus, stream: str, *args: Any, **options: Any) -> list[Delivery]:
+        found = await consume(bus, stream, *args, **options)
+        if stream == worker.STREAM:
+            taken.append(len(found))
+        return found
+
+    monkeypatch.setattr(Bus, "consume", counted)
+
+    async def scenario() -> None:
+        async with new_run(redis_url, "few", spec.model_dump_json()) as run:
+            await run.issue(["abc>"] * 40)
+            async with running(run.bus, spec, NAME, SimulatedServer()):
+                learner = Learner(run.bus, NAME)
+                await learner.wait_state("ready", has_version=False)
+                await learner.announce(FIRST)
+                await run.wait_count("generated", 40)
+        assert sum(taken) == 40
+        assert max(taken) == worker.READ_LIMIT
+
+    asyncio.run(scenario())
+
+
+def test_a_full_server_is_told_of_and_waited_for(
+    redis_url: str, spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "FULL_ALERT_S", 1.0)
+
+    async def scenario(payload_url: str) -> None:
+        async with (
+            Redis.from_url(payload_url) as payloads,
+            new_run(redis_url, "full", spec.model_dump_json(), payload_url) as run,
+            running(run.bus, spec, NAME, SimulatedServer()),
+        ):
+            learner = Learner(run.bus, NAME)
+            await learner.wait_state("ready", has_version=False)
+            await learner.announce(FIRST)
+            await payloads.config_set("maxmemory", 1)
+            await run.issue(["abc>"])
+            alert = await until(told(run), "an alert")
+            assert (await run.bus.ledger_counts())["issued"] == 1
+            await payloads.config_set("maxmemory", 1 << 26)
+            assert alert["worker_id"] == NAME
+            assert "completions wait" in alert["message"]
+            await run.wait_count("generated", 1)
+
+    with EmbeddedValkey(tmp_path, 64) as payloads:
+        asyncio.run(scenario(payloads.url))
+
+
+def told(run: Run):
+    async def condition() -> dict | None:
+        events = await run.bus.read_events("0", block_s=0)
+        return next((data for _, kind, data in events if kind == "alert"), None)
+
+    return condition
 
 
 def restarted(server: SimulatedServer):

@@ -125,12 +125,15 @@ def wanted(model_dir: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def found(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, Any]]]:
-    """By number of ranks: CUTS, then three usable samples on stage 3, then MIXED in small micro-batches."""
+    """By number of ranks: CUTS, three usable samples on stage 3, gradient checkpointing, MIXED in micro-batches."""
     cases = [
         {"spec": make_spec(model_dir, stage=stage, budget=budget), "batches": BATCHES, "samples": 24}
         for stage, budget in CUTS
     ]
     cases.append({"spec": make_spec(model_dir, stage=3), "batches": 2, "samples": 4, "lost": [2]})
+    recomputing = make_spec(model_dir)
+    recomputing["model"]["gradient_checkpointing"] = True
+    cases.append({"spec": recomputing, "batches": BATCHES, "samples": 24})
     results = {}
     for ranks, budget in ((1, 10_000), (2, 40)):
         mixed = {"spec": make_spec(model_dir, budget=budget, **MIXED), "batches": 2, "samples": 24}
@@ -162,6 +165,16 @@ def test_a_lost_sample_and_an_idle_rank_leave_the_ranks_in_step(found: dict[int,
     for single, double in zip(one, two, strict=True):
         assert single["grad_norm"] == pytest.approx(double["grad_norm"], rel=1e-5)
         assert single["trained_tokens"] == double["trained_tokens"]
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_gradient_checkpointing_changes_no_gradient(found: dict[int, list[dict[str, Any]]], ranks: int) -> None:
+    without, recomputed = found[ranks][0], found[ranks][len(CUTS) + 1]
+    assert [without["recomputes"], recomputed["recomputes"]] == [False, True]
+    norms = [[metrics["grad_norm"] for metrics in result["metrics"]] for result in (without, recomputed)]
+    assert norms[1] == pytest.approx(norms[0], rel=1e-6)
+    for name, values in without["parameters"].items():
+        assert recomputed["parameters"][name] == pytest.approx(values, rel=1e-6, abs=1e-6), name
 
 
 def test_decoupled_with_reference_and_entropy_bonus(found: dict[int, list[dict[str, Any]]]) -> None:

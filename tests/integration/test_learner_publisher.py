@@ -13,7 +13,7 @@ from dapo.bus.embedded import EmbeddedValkey  # noqa: E402
 from dapo.spec.training import WeightSyncSpec  # noqa: E402
 from dapo.v1 import messages_pb2 as pb  # noqa: E402
 from services.learner import publisher as publisher_module  # noqa: E402
-from services.learner.publisher import Publisher  # noqa: E402
+from services.learner.publisher import FAILURE_LIMIT, Publisher, WeightSyncError  # noqa: E402
 from tests.integration.weight_receiver import Receiver  # noqa: E402
 
 WAIT_S = 60.0
@@ -173,5 +173,68 @@ def test_a_run_whose_generators_are_all_gone_goes_on(valkey: EmbeddedValkey) -> 
         await stage.joined(0)
         assert await stage.publish(1) is not None
         assert await stage.published() == (stage.epoch, 1)
+
+    play(valkey, {"generator-0": None}, scenario)
+
+
+@pytest.mark.parametrize(("fault", "phase"), [("refuse-update", "update"), ("hang-join", "join")])
+def test_a_member_that_fails_again_and_again_ends_the_learner(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch, fault: str, phase: str
+) -> None:
+    monkeypatch.setattr(publisher_module, "RETRY_S", 0.0)
+
+    async def scenario(stage: Stage) -> None:
+        pattern = rf"generator-0: {FAILURE_LIMIT} .* in phase {phase}: .* weight_sync\.{phase}_deadline_s \(now 1 s\)"
+
+        async def keep_trying() -> None:
+            while True:
+                await stage.joined(1)
+                await stage.publish(0)
+
+        with pytest.raises(WeightSyncError, match=pattern):
+            await keep_trying()
+        alerts = [data["kind"] for _, kind, data in await stage.bus.read_events("0", block_s=0.1) if kind == "alert"]
+        assert alerts == [f"weight_{phase}_failed"] * FAILURE_LIMIT
+
+    play(valkey, {"generator-0": fault}, scenario, update_deadline_s=1.0, join_deadline_s=1.0)
+
+
+def test_an_update_that_succeeds_forgives_the_failures_before_it(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher_module, "RETRY_S", 0.0)
+
+    async def scenario(stage: Stage) -> None:
+        (receiver,) = stage.receivers
+        for step in range(2):
+            receiver.fault = "refuse-update"
+            for _ in range(FAILURE_LIMIT - 1):
+                await stage.joined(1)
+                await stage.publish(step)
+            receiver.fault = None
+            await stage.joined(1)
+            await stage.publish(step)
+            assert len(receiver.received) == step + 1
+
+    play(valkey, {"generator-0": None}, scenario)
+
+
+def test_a_member_is_not_judged_by_what_was_read_before_its_update(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(stage: Stage) -> None:
+        await stage.joined(1)
+        read = stage.bus.members
+
+        async def slow_members() -> list[pb.Member]:
+            members = await read()
+            await stage.publish(0)
+            return members
+
+        monkeypatch.setattr(stage.bus, "members", slow_members)
+        await stage.publisher.refresh()
+        assert [channel.served for channel in stage.publisher._channels.values()] == [
+            pb.Version(incarnation=stage.epoch, step=0)
+        ]
 
     play(valkey, {"generator-0": None}, scenario)

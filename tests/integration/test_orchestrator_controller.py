@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def valkey(tmp_path_factory):
         yield server
 
 
-def make_spec(tmp_path: Path, *, staleness: int, alert: float = 0.05, **algorithm) -> RunSpec:
+def make_spec(tmp_path: Path, *, staleness: int, alert: float = 0.05, memory_mib: int = 128, **algorithm) -> RunSpec:
     data = tmp_path / "d.jsonl"
     data.write_text("".join(json.dumps({"prompt": f"p{i}", "answer": f"a{i}"}) + "\n" for i in range(23)))
     tree = {
@@ -37,7 +38,7 @@ def make_spec(tmp_path: Path, *, staleness: int, alert: float = 0.05, **algorith
         "training": {"steps": STEPS, "prompts_per_step": PROMPTS, "updates_per_step": 2},
         "asynchrony": {"max_staleness": staleness, "low_keep_rate_alert": alert},
         "algorithm": algorithm,
-        "resources": {"redis": {"memory_mib": 128}},
+        "resources": {"redis": {"memory_mib": memory_mib}},
     }
     return parse_spec(json.dumps(tree))
 
@@ -50,8 +51,11 @@ class Workers:
     correct: object
     fail: object = staticmethod(lambda group_id: False)
     learn_s: float = 0.0
+    burst: int = 0
+    """Grades are held back until so many groups are generated, then written at once."""
     batches: list[pb.TrainBatch] = field(default_factory=list)
     issued_at: dict[str, int] = field(default_factory=dict)
+    rows_of: dict[str, tuple[int, int]] = field(default_factory=dict)
     served: list[int] = field(default_factory=list)
 
     async def generate(self, worker_id: str, seed: int) -> None:
@@ -60,6 +64,7 @@ class Workers:
             for delivery in await self.bus.consume("prompts", worker_id, count=2, block_s=0.2):
                 task = await self.bus.read_task(delivery.data.decode())
                 self.issued_at[task.group_id] = task.issued_version
+                self.rows_of[task.group_id] = (task.epoch, task.cursor)
                 await asyncio.sleep(rng.random() * 0.02)
                 if self.fail(task.group_id):
                     await self.bus.fail_group(task.group_id, "prompt_too_long", stream="prompts", delivery=delivery)
@@ -82,9 +87,9 @@ class Workers:
         )
 
     async def verify(self) -> None:
+        grades = []
         while True:
             deliveries = await self.bus.consume("completions", "verifier-0", count=64, block_s=0.2)
-            grades = []
             for delivery in deliveries:
                 completion = pb.Completion.FromString(delivery.data)
                 correct = self.correct(completion.group_id, completion.index)
@@ -92,8 +97,9 @@ class Workers:
                 grades.append(
                     (delivery, pb.Grade(completion=completion, correct=correct, score=correct, reward=reward))
                 )
-            if grades:
+            if grades and len(grades) >= self.burst * GROUP:
                 await self.bus.write_grades(grades)
+                grades, self.burst = [], 0
 
     async def learn(self) -> None:
         """Returns when the batch that says `end` comes."""
@@ -116,6 +122,7 @@ class Workers:
 class Seen:
     rows: list[dict] = field(default_factory=list)
     events: list[tuple[str, dict]] = field(default_factory=list)
+    react: Callable[[Bus, str, dict], Awaitable[None]] | None = None
     states: list[str] = field(default_factory=list)
     ledger: dict[str, int] = field(default_factory=dict)
     issued: int = 0
@@ -125,9 +132,12 @@ class Seen:
 async def run_control(url: str, run_id: str, spec: RunSpec, workers: Workers, seen: Seen) -> None:
     async def emit(kind: str, data: dict) -> None:
         seen.events.append((kind, data))
+        if seen.react:
+            await seen.react(bus, kind, data)
 
     async def change_state(state: str) -> None:
         seen.states.append(state)
+        await emit("state", {"state": state})
 
     def record(row: dict) -> dict:
         seen.rows.append(row)
@@ -155,8 +165,8 @@ async def run_control(url: str, run_id: str, spec: RunSpec, workers: Workers, se
         await bus.close()
 
 
-def run_scripted(valkey, name: str, spec: RunSpec, correct, **options) -> tuple[Workers, Seen]:
-    seen = Seen()
+def run_scripted(valkey, name: str, spec: RunSpec, correct, react=None, **options) -> tuple[Workers, Seen]:
+    seen = Seen(react=react)
 
     async def scenario() -> Workers:
         bus = await Bus.connect(valkey.url, name)
@@ -245,3 +255,59 @@ def test_a_low_keep_rate_is_an_alert_and_the_run_goes_on(valkey, tmp_path):
     alerts = [data["message"] for kind, data in seen.events if kind == "alert"]
     assert any("dynamic sampling keeps only" in alert for alert in alerts)
     assert seen.ledger["trained"] == STEPS * PROMPTS
+
+
+MEASURED = {"accuracy_mean", "reward_mean", "response_length_mean", "truncated_share", "keep_rate"}
+
+
+def test_every_step_has_numbers_though_two_batches_are_cut_at_once(valkey, tmp_path):
+    spec = make_spec(tmp_path, staleness=4)
+    _, seen = run_scripted(valkey, "numbers", spec, some_uniform, learn_s=0.05, burst=4 * PROMPTS)
+    assert len(seen.rows) == STEPS
+    assert [row["step"] for row in seen.rows if not row.keys() >= MEASURED] == []
+
+
+def alerts_with(seen: Seen, text: str) -> list[str]:
+    return [data["message"] for kind, data in seen.events if kind == "alert" and text in data["message"]]
+
+
+def test_prompts_that_a_full_server_refused_are_issued_later_and_once(tmp_path):
+    async def react(bus: Bus, kind: str, data: dict) -> None:
+        if data.get("state") == "running":
+            await bus.control.client.config_set("maxmemory", 1 << 16)
+        elif "prompts wait" in data.get("message", ""):
+            assert await bus.issued_total() == 0
+            await bus.control.client.config_set("maxmemory", 1 << 26)
+
+    spec = make_spec(tmp_path, staleness=1)
+    with EmbeddedValkey(tmp_path / "valkey", 64) as server:
+        workers, seen = run_scripted(server, "full", spec, some_uniform, react)
+    assert len(alerts_with(seen, "prompts wait until memory is free")) == 1
+    assert seen.ledger["trained"] == STEPS * PROMPTS
+    assert sum(seen.ledger.values()) == seen.issued
+    rows = [workers.rows_of[group_id] for group_id in sorted(workers.rows_of)]
+    assert rows == [divmod(position, 23) for position in range(len(rows))], "no row is left out or comes twice"
+
+
+def test_while_memory_is_short_no_prompt_is_issued_that_can_wait_for_a_step(tmp_path, monkeypatch):
+    issues: list[tuple[int, int]] = []
+    spec = make_spec(tmp_path, staleness=4, memory_mib=16)
+    issue = Bus.issue_groups
+
+    async def react(bus: Bus, kind: str, data: dict) -> None:
+        if data.get("state") == "running":
+            await bus.put_payloads({bus.payload_key("ballast", index, 0): bytes(1 << 20) for index in range(15)})
+        elif "no new prompts" in data.get("message", ""):
+            monkeypatch.setattr(Bus, "issue_groups", watched)
+
+    async def watched(bus: Bus, tasks: list[pb.PromptTask], epoch: int) -> None:
+        cut, trained = await bus.control.client.hmget(bus.keys.log, "next", "trained")
+        issues.append((int(cut or 0), int(trained or -1) + 1))
+        await issue(bus, tasks, epoch)
+
+    with EmbeddedValkey(tmp_path / "valkey", 64) as server:
+        _, seen = run_scripted(server, "crowded", spec, some_uniform, react, learn_s=0.2)
+    assert len(alerts_with(seen, "above 85% of resources.redis.memory_mib = 16")) == 1
+    assert seen.ledger["trained"] == STEPS * PROMPTS
+    assert issues
+    assert all(cut == trained for cut, trained in issues), issues

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import grpc
 import httpx
+import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from redis import Redis
 
 from dapo.process import family
 from dapo.v1 import run_pb2, run_pb2_grpc
@@ -22,9 +24,8 @@ TOKEN = "test-token"
 
 
 def base_env(**extra: str) -> dict[str, str]:
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **extra}
-    env.pop("REDIS_URL", None)
-    return env
+    env = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
+    return {**env, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **extra}
 
 
 class Service:
@@ -175,6 +176,74 @@ def test_stop_ends_a_starting_run_and_leaves_no_process(service, spec):
     assert service.family() == []
     again = service.http.post(f"/v1/runs/{run['id']}/stop")
     assert (again.status_code, again.json()["state"]) == (200, "stopped")
+
+
+def processes(service: Service, name: str) -> list[psutil.Process]:
+    found = (psutil.Process(pid) for pid in service.family())
+    return [process for process in found if process.name() == name]
+
+
+def wait_for(service: Service, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while len(service.family()) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_an_embedded_valkey_that_dies_is_named_with_the_end_of_its_log(service, spec):
+    run = create(service, spec)
+    wait_for(service, 3)
+    (valkey,) = processes(service, "valkey-server")
+    valkey.kill()
+    seen = events(service, run["id"])
+    message = service.http.get(f"/v1/runs/{run['id']}").json()["message"]
+    assert "the embedded Valkey was ended by signal 9" in message
+    assert f"{run['run_dir']}/redis/valkey.log" in message
+    assert "Ready to accept connections" in message
+    assert "Start the server" not in message
+    assert (seen[-1][1], seen[-1][2]["state"]) == ("state", "failed")
+    assert service.family() == []
+
+
+def test_a_full_disk_is_called_one_and_leaves_no_process(service, spec, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / ".summary.json.part").symlink_to("/dev/full")
+    run = service.http.post("/v1/runs", json={"spec": spec, "run_dir": str(folder)}).json()
+    wait_for(service, 3)
+    end = service.http.post(f"/v1/runs/{run['id']}/stop").json()
+    assert end["state"] == "failed"
+    assert "summary.json cannot be written: the disk is full" in end["message"]
+    assert service.family() == []
+
+
+def test_a_run_on_a_server_of_others_leaves_only_its_record_there(spec, tmp_path, valkey):
+    service = Service(tmp_path, REDIS_URL=valkey.url)
+    try:
+        run = create(service, spec)
+        wait_for(service, 3)
+        assert service.http.post(f"/v1/runs/{run['id']}/stop").json()["state"] == "stopped"
+        with Redis.from_url(valkey.url) as client:
+            left = {key.decode().removeprefix(f"dapo:{{{run['id']}}}:") for key in client.scan_iter()}
+        assert left <= {"run", "events", "ledger", "dead"}
+        assert {"run", "events"} <= left
+    finally:
+        service.close()
+
+
+def test_a_redis_that_hangs_does_not_hold_up_the_end(spec, tmp_path, valkey):
+    service = Service(tmp_path, REDIS_URL=valkey.url)
+    server = psutil.Process(valkey.pid)
+    try:
+        run = create(service, spec)
+        wait_for(service, 3)
+        server.suspend()
+        assert service.http.post(f"/v1/runs/{run['id']}/stop").json()["state"] == "stopped"
+        assert json.loads((Path(run["run_dir"]) / "summary.json").read_text())["state"] == "stopped"
+        assert service.family() == []
+    finally:
+        server.resume()
+        service.close()
 
 
 def test_rest_errors_are_typed_and_name_the_field(service, spec, tmp_path):

@@ -99,6 +99,8 @@ class SimulatedEngine:
         """Routes that never answer."""
         self.fail: dict[str, int] = {}
         """Route -> how many of its next calls are refused with 500."""
+        self.frozen = False
+        """Neither steps nor answers, as a process that was stopped."""
         self._keys = {True: api_key, False: admin_key}
         self._requests: dict[str, SimulatedRequest] = {}
         self._paused = False
@@ -132,7 +134,7 @@ class SimulatedEngine:
             key = self._keys[path in GENERATION_ROUTES]
             if key and request.headers.get("Authorization") != f"Bearer {key}":
                 return web.json_response({"error": "Unauthorized"}, status=401)
-            if path in self.hang:
+            if path in self.hang or self.frozen:
                 await asyncio.Event().wait()
             if self.fail.get(path, 0) > 0:
                 self.fail[path] -= 1
@@ -149,7 +151,7 @@ class SimulatedEngine:
     async def _run_steps(self) -> None:
         while True:
             await asyncio.sleep(self.options.step_s)
-            if not self._paused:
+            if not self._paused and not self.frozen:
                 for request in list(self._requests.values())[: self.options.max_running]:
                     self._step(request)
 
@@ -165,6 +167,9 @@ class SimulatedEngine:
             request.emit(None)
 
     async def _health(self, request: web.Request) -> web.Response:
+        self.calls["/health"] += 1
+        if self.frozen:
+            await asyncio.Event().wait()
         return web.Response()
 
     async def _generate(self, request: web.Request) -> web.StreamResponse:

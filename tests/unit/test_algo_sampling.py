@@ -1,13 +1,12 @@
 """Dynamic sampling, the keep rate and the data frontier."""
 
 import random
-from math import comb
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dapo.algo.dynamic_sampling import LOWEST_UPPER_BOUND, KeepRate, expected_keep_rate, is_informative
+from dapo.algo.dynamic_sampling import LOWEST_UPPER_BOUND, KeepRate, is_informative
 from dapo.algo.frontier import Frontier, FrontierState
 from dapo.algo.shaping import shaped_reward
 from tests.unit.test_algo_advantages import make_spec
@@ -33,12 +32,6 @@ def test_pitfall_03_a_length_penalty_does_not_make_an_all_wrong_group_informativ
     rewards = [shaped_reward(False, tokens, spec).reward for tokens in (5, 20)]
     assert rewards[0] > rewards[1]
     assert not is_informative([False, False])
-
-
-@given(st.floats(0, 1), st.integers(1, 32))
-def test_expected_keep_rate_counts_the_informative_groups(rate: float, size: int) -> None:
-    exact = sum(comb(size, k) * rate**k * (1 - rate) ** (size - k) for k in range(1, size))
-    assert expected_keep_rate(rate, size) == pytest.approx(exact, abs=1e-9)
 
 
 def test_keep_rate_starts_at_one_and_stays_while_all_are_kept() -> None:

@@ -10,14 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
+from dapo.bus import RETRIES, attempt_number
 from dapo.spec import RunSpec
 from dapo.v1 import messages_pb2 as pb
 from services.generator.attention import CHUNK_RATIO, CHUNK_SLACK, attend, build_chunk, chunk_rows
-from services.generator.engine import EngineError, Response, Span, covers
+from services.generator.engine import EngineError, Response, Span, addressee, covers, parse_event
 from services.generator.member import parse_version, version_name
 from services.generator.server import ServerError, log_tail, pick_device, server_environment, server_flags
 from services.generator.tokens import Limits, PromptError, stop_ids
-from services.generator.worker import MAX_DELIVERIES, RETRIES, attempt_number, request_id
+from services.generator.worker import MAX_DELIVERIES, request_id
+from services.generator.writer import Finished, build_payload
 
 
 def event(ids: list[int], finish: dict[str, Any] | None = None, **meta: Any) -> dict[str, Any]:
@@ -62,6 +64,53 @@ def test_logprobs_of_other_tokens_are_refused() -> None:
         Response("r").extend(odd)
     with pytest.raises(EngineError, match="log-probabilities"):
         Response("r").extend({**odd, "output_ids": [1]})
+
+
+@pytest.mark.parametrize("logprob", [None, float("nan"), float("-inf"), "x"])
+def test_a_logprob_that_is_no_finite_number_is_refused(logprob: Any) -> None:
+    odd = event([1, 2])
+    odd["meta_info"]["output_token_logprobs"][1][0] = logprob
+    with pytest.raises(EngineError, match="request r"):
+        Response("r").extend(odd)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {},
+        {"meta_info": None},
+        {"output_ids": [1], "meta_info": {"finish_reason": None}},
+        {"output_ids": None, "meta_info": {"finish_reason": None, "output_token_logprobs": None}},
+        event([1], {"type": "length"}, completion_tokens=1),
+        event([1], {"type": "length"}, completion_tokens=1, weight_versions=[{"version": "1.0"}]),
+        event([], {"type": "length"}, completion_tokens=0, weight_versions=[]),
+        event([1], {"type": "tool"}, completion_tokens=1, weight_versions=spans(0, 1)),
+        event([1], {}, completion_tokens=1, weight_versions=spans(0, 1)),
+        event([-1]),
+    ],
+)
+def test_events_of_another_kind_are_refused(odd: dict[str, Any]) -> None:
+    with pytest.raises(EngineError, match="request r"):
+        Response("r").extend(odd)
+
+
+@pytest.mark.parametrize("odd", [b"", b"{", b'{"a": NaN}', b"[1]", b'{"error": null}', b'{"error": {"message": "m"}}'])
+def test_an_event_must_be_an_object_that_tells_of_no_failure(odd: bytes) -> None:
+    with pytest.raises(EngineError, match="/generate"):
+        parse_event("/generate", odd)
+
+
+@pytest.mark.parametrize("odd", [{}, {"meta_info": []}, {"meta_info": {}}, {"meta_info": {"id": "other"}}])
+def test_an_event_for_nobody_is_refused(odd: dict[str, Any]) -> None:
+    with pytest.raises(EngineError, match="was not asked"):
+        addressee(odd, {"r": Response("r")})
+
+
+@pytest.mark.parametrize(("token", "version"), [(2**31, "1.0"), (1, "base"), (1, "None")])
+def test_what_a_payload_cannot_hold_is_refused(token: int, version: str) -> None:
+    response = Response("r", [token], [-0.5], [Span(version, 0, 1)], "length")
+    with pytest.raises(EngineError, match="request r"):
+        build_payload(Finished("g", 0, 0, [1], response))
 
 
 def test_what_an_abort_repeats_is_dropped() -> None:
@@ -146,11 +195,13 @@ def test_only_a_hub_name_may_reach_for_the_hub(tmp_path: Path) -> None:
 
 def test_a_gpu_that_is_asked_for_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert pick_device("auto") == pick_device("cpu") == "cpu"
+    assert pick_device("auto", 1) == pick_device("cpu", 1) == "cpu"
     with pytest.raises(ServerError, match=r"resources\.generator\.device"):
-        pick_device("cuda")
+        pick_device("cuda", 1)
+    with pytest.raises(ServerError, match=r"tensor_parallel = 2 .*auto"):
+        pick_device("auto", 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    assert (pick_device("auto"), pick_device("cuda"), pick_device("cpu")) == ("cuda", "cuda", "cpu")
+    assert (pick_device("auto", 2), pick_device("cuda", 2), pick_device("cpu", 1)) == ("cuda", "cuda", "cpu")
 
 
 def test_log_tail(tmp_path: Path) -> None:

@@ -1,0 +1,88 @@
+"""What the services that work for one run share: their environment, and running until SIGTERM."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dapo.bus import Bus
+from dapo.process import die_with_parent
+from dapo.telemetry import logs
+
+log = logging.getLogger(__name__)
+
+
+def variable(name: str) -> str:
+    """An environment variable that a launcher sets; leaves the process in words where it is missing."""
+    value = os.environ.get(name)
+    if not value:
+        sys.exit(f"error: environment variable {name} is not set; a launcher starts the services")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerEnvironment:
+    """Which worker of which run this process is. `read` is the only way in."""
+
+    run_id: str
+    run_dir: Path
+    worker_id: str
+    redis_url: str
+    payload_url: str | None
+
+    @classmethod
+    def read(cls) -> "WorkerEnvironment":
+        return cls(
+            run_id=variable("DAPO_RUN_ID"),
+            run_dir=Path(variable("DAPO_RUN_DIR")),
+            worker_id=variable("DAPO_WORKER_ID"),
+            redis_url=variable("DAPO_REDIS_URL"),
+            payload_url=os.environ.get("DAPO_PAYLOAD_URL") or None,
+        )
+
+    async def connect(self) -> Bus:
+        """Raises BusUnavailable."""
+        return await Bus.connect(self.redis_url, self.run_id, payload_url=self.payload_url)
+
+
+async def _until_stopped(work: Coroutine[Any, Any, None]) -> None:
+    task = asyncio.create_task(work)
+    stopping = False
+
+    def stop() -> None:
+        nonlocal stopping
+        stopping = True
+        task.cancel()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not stopping:
+            raise
+
+
+def run_worker(
+    work: Callable[[WorkerEnvironment], Coroutine[Any, Any, None]], expected: tuple[type[Exception], ...]
+) -> int:
+    """Run a service until it is stopped; the exit code. `expected` errors are its last log line, others a traceback."""
+    die_with_parent()
+    environment = WorkerEnvironment.read()
+    logs.configure(environment.worker_id)
+    fatal: list[BaseException] = []
+    try:
+        asyncio.run(_until_stopped(work(environment)))
+    except* expected as group:
+        fatal.extend(group.exceptions)
+    for error in fatal:
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        log.error("%s ends: %s", environment.worker_id, error)
+    return 1 if fatal else 0
