@@ -24,7 +24,7 @@ class Cut(NamedTuple):
 class Pacing:
     """The asynchrony rules as a state machine: it is told what happened and says what may happen next.
 
-    Batch b turns version b into version b + 1. A group is in flight from `issued` until `kept` or `dropped`, then ready
+    Batch b turns version b into version b + 1. A group is in flight from `issued` until it is settled, then, if kept, ready
     until a cut takes it. Every method raises ValueError for an event that cannot happen.
     """
 
@@ -95,9 +95,13 @@ class Pacing:
         self._keep_rate.observe(True)
 
     def dropped(self, group_id: str) -> None:
-        """The group was filtered, or it failed; another prompt takes its place."""
+        """The group was filtered; another prompt takes its place."""
         self._settle(group_id)
         self._keep_rate.observe(False)
+
+    def failed(self, group_id: str) -> None:
+        """The group could not be graded, which says nothing of the keep rate; another prompt takes its place."""
+        self._settle(group_id)
 
     def cut(self) -> Cut | None:
         """The next batch if it is due; call again after each event, until None."""

@@ -1,21 +1,25 @@
 """Commands of other services, run as child processes so that the command line itself needs no torch."""
 
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
 
 from dapo.cli.errors import INTERRUPTED, fail
 
+# Children import what is installed, whatever folders named `services` or `redis` lie in the working directory.
+SAFE_PATH = {"PYTHONSAFEPATH": "1"}
+
 
 def require_torch(what: str) -> None:
     """Leave with a worded error where torch is not installed."""
     if find_spec("torch") is None:
-        fail(f"{what} needs torch, which is not installed: pip install 'dapo[learner]', or run `make install`")
+        fail(f"{what} needs torch, which is not installed: run `make install`, or pip install '.[generator,learner]'")
 
 
 def run_module(module: str, *arguments: str) -> None:
     """Run `python -m module arguments…` in the foreground; leave with its exit code where that is not 0."""
-    process = subprocess.Popen([sys.executable, "-m", module, *arguments])
+    process = subprocess.Popen([sys.executable, "-m", module, *arguments], env=os.environ | SAFE_PATH)
     try:
         code = process.wait()
     except KeyboardInterrupt:

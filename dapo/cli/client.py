@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Self
 
 import httpx
 
+from dapo.cli.children import SAFE_PATH
 from dapo.process import PARENT_VARIABLE
 
 _CONNECT_S = 10.0
@@ -105,7 +106,7 @@ class EmbeddedService:
         self._log = folder / f".orchestrator-{os.getpid()}.log"
         self.token = secrets.token_urlsafe(24)
         command = [sys.executable, "-m", "services.orchestrator", "--die-with-parent"]
-        env = {**os.environ, "DAPO_API_TOKEN": self.token, PARENT_VARIABLE: str(os.getpid())}
+        env = {**os.environ, **SAFE_PATH, "DAPO_API_TOKEN": self.token, PARENT_VARIABLE: str(os.getpid())}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=env, start_new_session=True

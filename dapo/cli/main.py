@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from dapo.cli.children import SAFE_PATH
 from dapo.cli.errors import fail
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -85,7 +86,7 @@ def serve(
     """Serve runs over REST and gRPC, in the foreground."""
     command = [sys.executable, "-m", "services.orchestrator", "--host", host, "--port", str(port)]
     command += ["--grpc-port", str(grpc_port), "--state-dir", str(state_dir)]
-    env = {**os.environ, **({"REDIS_URL": redis_url} if redis_url else {})}
+    env = {**os.environ, **SAFE_PATH, **({"REDIS_URL": redis_url} if redis_url else {})}
     sys.stdout.flush()
     os.execve(sys.executable, command, env)
 

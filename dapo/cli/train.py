@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import typer
 from rich.console import Console
 
+from dapo.cli.children import require_torch
 from dapo.cli.client import EmbeddedService, RefusedRequest, RunClient, ServiceError
 from dapo.cli.errors import INTERRUPTED, RUN_ERROR, fail
 from dapo.cli.progress import Display, duration, make_display
@@ -58,11 +59,12 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 def train(spec: RunSpec, run_dir: Path | None) -> None:
     """Run the spec to its end, showing progress; leaves with 1 when the run fails and 130 when it is interrupted."""
     require_inputs(spec)
+    require_torch("training on this machine")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     console = Console()
     for warning in find_warnings(spec):
-        console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False)
+        console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     try:
         with EmbeddedService(run_dir.resolve().parent if run_dir else Path("runs")) as service:
             _run(service, spec, run_dir, console)
@@ -70,6 +72,8 @@ def train(spec: RunSpec, run_dir: Path | None) -> None:
         fail(str(error))
     except ServiceError as error:
         fail(str(error), RUN_ERROR)
+    except OSError as error:
+        fail(f"the run folder cannot be made: {error.strerror}: {error.filename}. Give another with --run-dir")
     except KeyboardInterrupt:
         fail("interrupted", INTERRUPTED)
 

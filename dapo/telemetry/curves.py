@@ -17,13 +17,15 @@ _COLOURS = ("#2563eb", "#d97706", "#059669", "#7c3aed")
 
 
 class Panel(NamedTuple):
-    """One set of axes: metric names, drawn from zero or not, the second metric on an axis of its own or not."""
+    """One set of axes: metric names, drawn from zero or not, the second metric on an axis of its own or not,
+    a running mean or the values themselves as the line."""
 
     title: str
     names: tuple[str, ...]
     unit: str
     from_zero: bool = False
     twin: bool = False
+    smooth: bool = True
 
 
 PANELS: tuple[Panel, ...] = (
@@ -32,7 +34,7 @@ PANELS: tuple[Panel, ...] = (
     Panel("Response length", ("response_length_mean",), "tokens"),
     Panel("Entropy of the policy", ("entropy",), "nats a token", from_zero=True),
     Panel("Keep rate of dynamic sampling", ("keep_rate",), "share of groups", from_zero=True),
-    Panel("Staleness", ("staleness_mean", "staleness_max"), "versions", from_zero=True),
+    Panel("Staleness", ("staleness_mean", "staleness_max"), "versions", from_zero=True, smooth=False),
     Panel("Sampler-learner mismatch", ("mismatch_kl",), "KL in nats a token"),
     Panel("Gradient norm, loss", ("grad_norm", "loss"), "norm before clipping", twin=True),
     Panel("Throughput", ("generated_tokens_per_s", "generator_idle", "learner_idle"), "tokens/s", True, True),
@@ -134,7 +136,7 @@ def _draw_panel(ax: Any, panel: Panel, rows: Sequence[Row], window: int) -> None
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     right = _right_axis(ax, panel) if panel.twin else ax
     drawn = [
-        _draw_series(right if i else ax, rows, name, _COLOURS[i], window, len(panel.names))
+        _draw_series(right if i else ax, rows, name, _COLOURS[i], window if panel.smooth else 1, len(panel.names))
         for i, name in enumerate(panel.names)
     ]
     if not any(drawn):

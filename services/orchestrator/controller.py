@@ -215,7 +215,7 @@ class Controller:
         group_id = record.task.group_id
         if record.state == "failed":
             await self._bus.settle_group(delivery, group_id, "surplus", "failed", self._epoch)
-            self._pacing.dropped(group_id)
+            self._pacing.failed(group_id)
             await self._note_failure(group_id, record.reason)
             return
         kept = not self._spec.algorithm.dynamic_sampling or is_informative([grade.correct for grade in record.grades])
@@ -233,7 +233,9 @@ class Controller:
 
     async def _note_failure(self, group_id: str, reason: str) -> None:
         self._failures_in_a_row += 1
-        await self._emit("alert", {"group_id": group_id, "message": f"group {group_id} failed: {reason}"})
+        if (self._failures_in_a_row - 1) % self._spec.training.prompts_per_step == 0:
+            message = f"group {group_id} failed: {reason} ({self._failures_in_a_row} in a row)"
+            await self._emit("alert", {"group_id": group_id, "message": message})
         if self._failures_in_a_row >= _HOPELESS_BATCHES * self._spec.training.prompts_per_step:
             raise ControllerError(
                 f"the last {self._failures_in_a_row} groups all failed, the last one ({group_id}) with the reason "
