@@ -24,8 +24,8 @@ class Cut(NamedTuple):
 class Pacing:
     """The asynchrony rules as a state machine: it is told what happened and says what may happen next.
 
-    Batch b turns version b into version b + 1. A group is in flight from `issued` until it is settled, then, if kept, ready
-    until a cut takes it. Every method raises ValueError for an event that cannot happen.
+    Batch b turns version b into version b + 1. A group is in flight from `issued` until it is settled; a kept one is
+    then ready until a cut takes it. Every method raises ValueError for an event that cannot happen.
     """
 
     def __init__(
