@@ -3,20 +3,12 @@
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from services.learner.toy import char_tokenizer
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz>"
 EOS = len(ALPHABET)
-
-
-def char_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a character; `<eos>` has the id EOS."""
-    symbols = [*ALPHABET, "<eos>", "<pad>", "<unk>"]
-    core = Tokenizer(models.WordLevel({symbol: i for i, symbol in enumerate(symbols)}, unk_token="<unk>"))
-    core.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    core.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<eos>", pad_token="<pad>", unk_token="<unk>")
 
 
 def tiny_qwen2(seed: int) -> Qwen2ForCausalLM:
@@ -43,7 +35,7 @@ def tiny_qwen2(seed: int) -> Qwen2ForCausalLM:
 def save_model(directory: Path, seed: int) -> Qwen2ForCausalLM:
     model = tiny_qwen2(seed)
     model.save_pretrained(directory)
-    char_tokenizer().save_pretrained(directory)
+    char_tokenizer(ALPHABET).save_pretrained(directory)
     return model
 
 

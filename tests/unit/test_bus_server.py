@@ -1,6 +1,7 @@
 """What one server connection promises whatever the client library does."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -16,17 +17,19 @@ async def swallowing() -> str:
     raise AssertionError
 
 
-def test_a_cancellation_that_the_client_swallowed_is_raised_all_the_same() -> None:
-    async def scenario() -> None:
-        server = Server("redis://127.0.0.1:6379")
-        task = asyncio.create_task(server.run(swallowing))
-        await asyncio.sleep(0.01)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        await server.close()
+async def cancel_while_it_runs(command: Callable[[], Awaitable[object]]) -> None:
+    """The task that runs `command` is cancelled, and must end so."""
+    server = Server("redis://127.0.0.1:6379")
+    task = asyncio.create_task(server.run(command))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await server.close()
 
-    asyncio.run(scenario())
+
+def test_a_cancellation_that_the_client_swallowed_is_raised_all_the_same() -> None:
+    asyncio.run(cancel_while_it_runs(swallowing))
 
 
 def test_a_command_that_waits_on_after_a_swallowed_cancellation_is_ended() -> None:
@@ -34,16 +37,7 @@ def test_a_command_that_waits_on_after_a_swallowed_cancellation_is_ended() -> No
         await swallowing()
         await asyncio.Event().wait()
 
-    async def scenario() -> None:
-        server = Server("redis://127.0.0.1:6379")
-        task = asyncio.create_task(server.run(waiting_on))
-        await asyncio.sleep(0.01)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        await server.close()
-
-    asyncio.run(scenario())
+    asyncio.run(cancel_while_it_runs(waiting_on))
 
 
 def test_a_task_that_survived_an_earlier_cancellation_goes_on() -> None:
