@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 _BATCH = 32
 """Gradings of one message: what saves round trips; those behind a hanging one go to another process."""
 _START_DEADLINE_S = 60.0
-_START_ATTEMPTS = 3
+START_ATTEMPTS = 3
 _GRACE_S = 0.05
 """After a deadline, time to read what came while this process itself stood still."""
 _CHUNK_BYTES = 65536
@@ -91,7 +91,7 @@ class GradingPool:
                 await _end(process)
 
     async def _start(self) -> asyncio.subprocess.Process:
-        for _ in range(_START_ATTEMPTS):
+        for _ in range(START_ATTEMPTS):
             process = await self._try_start()
             if process is not None:
                 return process
