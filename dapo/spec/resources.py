@@ -20,7 +20,12 @@ class GeneratorResources(Section):
     max_running_requests: int = Field(default=1024, ge=1)
     """Responses one generator keeps in flight."""
     max_total_tokens: int | None = Field(default=None, gt=0)
-    """SGLang's KV pool in tokens; none: 65536 on CPU, as much as free memory allows on a GPU."""
+    """SGLang's KV pool in tokens; none: as much as free memory allows on a GPU; on CPU room for all responses in
+    flight at their longest, within an eighth of memory."""
+    prefix_cache: bool | None = None
+    """Keep the KV cache of prompts for other prompts that begin alike; none: on a GPU only.
+
+    On a CPU it costs a small model more than it saves; true is for long prompts that share their beginning."""
     stream_interval: int = Field(default=16, ge=1)
     """Tokens between two streamed events of a response."""
     start_deadline_s: float = Field(default=600.0, gt=0)

@@ -20,6 +20,8 @@ Finish = Literal["stop", "length", "abort"]
 CONTROL_TIMEOUT_S = 30.0
 ABORT_TIMEOUT_S = 10.0
 LONGEST_ERROR = 2000
+KEEPALIVE_S = 2.0
+"""SGLang closes a connection that idled for 5 s; a request sent into the closing one would be lost."""
 
 
 class EngineError(Exception):
@@ -179,7 +181,7 @@ class Engine:
         # A group is one long-lived connection; nothing is gained by queueing for a free one.
         self._session = aiohttp.ClientSession(
             base_url=endpoint.url,
-            connector=aiohttp.TCPConnector(limit=0),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=10.0),
         )
         self._streams = 0

@@ -50,10 +50,13 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):  # type: ignore[misc]
         return SingleTokenAllocator
 
     def init_backend(self) -> None:
-        """Put batched attention in the place of `torch_native`, which goes sequence by sequence."""
+        """Put batched attention in the place of `torch_native`, which goes sequence by sequence; and faster layers."""
         from sglang.srt.layers.attention.attention_registry import register_attention_backend
 
+        from services.generator import ops
         from services.generator.attention import BatchedAttention
+
+        ops.register(self.get_dispatch_key_name())
 
         @register_attention_backend(ATTENTION_BACKEND)
         def create(runner: "ModelRunner") -> BatchedAttention:

@@ -17,10 +17,12 @@ from dapo.spec import RunSpec
 from dapo.spec.devices import visible_cuda_devices
 from dapo.spec.resources import Device
 from services.generator.engine import Endpoint, Engine
+from services.generator.kv_pool import cpu_pool_tokens
 
 HOST = "127.0.0.1"
-CPU_KV_POOL_TOKENS = 65536
-"""KV pool on CPU where the spec names none."""
+CPU_MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1073741824"
+"""Large temporaries stay mapped, else each costs page faults that take longer than its use; and huge pages spare the
+scattered reads of the KV pool most misses of the TLB."""
 BASE_VERSION = "base"
 """What SGLang calls its weights until the learner's first broadcast."""
 HEALTH_POLL_S = 0.5
@@ -65,8 +67,8 @@ def free_port() -> int:
         return port
 
 
-def server_flags(spec: RunSpec, *, device: str, port: int) -> list[str]:
-    """SGLang's command line for `device` ("cpu" or "cuda"), keys aside."""
+def server_flags(spec: RunSpec, *, device: str, port: int, pool_tokens: int | None) -> list[str]:
+    """SGLang's command line for `device` ("cpu" or "cuda"), keys aside. `pool_tokens` None: SGLang sizes its pool."""
     generator = spec.resources.generator
     flags = [
         *("--model-path", spec.model.path),
@@ -82,18 +84,17 @@ def server_flags(spec: RunSpec, *, device: str, port: int) -> list[str]:
         *("--weight-version", BASE_VERSION),
         # Groups are short of shared prefixes among each other; matching them all costs more than it saves.
         *("--schedule-policy", "fcfs"),
-        "--enable-metrics",
         *("--log-level", "warning"),
     ]
-    pool = generator.max_total_tokens
     if device == "cpu":
-        pool = pool or CPU_KV_POOL_TOKENS
         # An idle scheduler otherwise spins on a core that the learner could use.
         flags += ["--disable-overlap-schedule", "--sleep-on-idle"]
     else:
         flags += ["--tp-size", str(generator.tensor_parallel)]
-    if pool is not None:
-        flags += ["--max-total-tokens", str(pool)]
+    if not (generator.prefix_cache if generator.prefix_cache is not None else device != "cpu"):
+        flags.append("--disable-radix-cache")
+    if pool_tokens is not None:
+        flags += ["--max-total-tokens", str(pool_tokens)]
     return flags
 
 
@@ -105,6 +106,7 @@ def server_environment(spec: RunSpec, *, device: str) -> dict[str, str]:
     if device == "cpu":
         # More threads a process are many times slower for small models, and starve the learner.
         extra["OMP_NUM_THREADS"] = "1"
+        extra["GLIBC_TUNABLES"] = CPU_MALLOC
         # SGLang takes the CPU platform only where it sees no GPU.
         extra["CUDA_VISIBLE_DEVICES"] = ""
     return extra
@@ -163,7 +165,10 @@ class SglangServer:
 
     async def _spawn(self, port: int, keys: Path) -> asyncio.subprocess.Process:
         self._log_path.parent.mkdir(parents=True, exist_ok=True)
-        flags = server_flags(self._spec, device=self._device, port=port)
+        pool_tokens = self._spec.resources.generator.max_total_tokens
+        if pool_tokens is None and self._device == "cpu":
+            pool_tokens = await asyncio.to_thread(cpu_pool_tokens, self._spec)
+        flags = server_flags(self._spec, device=self._device, port=port, pool_tokens=pool_tokens)
         with self._log_path.open("ab") as log:
             return await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "services.generator.serve", *flags, "--config", str(keys)),

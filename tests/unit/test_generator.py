@@ -9,12 +9,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
+from transformers import Qwen2Config, Qwen3Config
 
 from dapo.bus import RETRIES, attempt_number
 from dapo.spec import RunSpec
 from dapo.v1 import messages_pb2 as pb
 from services.generator.attention import CHUNK_RATIO, CHUNK_SLACK, attend, build_chunk, chunk_rows
 from services.generator.engine import EngineError, Response, Span, addressee, covers, parse_event
+from services.generator.kv_pool import pool_tokens, token_bytes
 from services.generator.member import parse_version, version_name
 from services.generator.server import ServerError, log_tail, pick_device, server_environment, server_flags
 from services.generator.tokens import Limits, PromptError, stop_ids
@@ -174,17 +176,38 @@ def pairs(flags: list[str]) -> dict[str, str]:
     return {name: value for name, value in zip(flags, [*flags[1:], ""], strict=True) if name.startswith("--")}
 
 
+def flags(device: str, pool_tokens: int | None = None, **generator: Any) -> dict[str, str]:
+    return pairs(server_flags(make_spec(**generator), device=device, port=5, pool_tokens=pool_tokens))
+
+
 def test_flags_follow_the_spec() -> None:
-    cpu = pairs(server_flags(make_spec(stream_interval=3, max_running_requests=77), device="cpu", port=5))
+    cpu = flags("cpu", 30000, stream_interval=3, max_running_requests=77)
     assert (cpu["--stream-interval"], cpu["--max-running-requests"], cpu["--port"]) == ("3", "77", "5")
-    assert (cpu["--device"], cpu["--dtype"], cpu["--max-total-tokens"]) == ("cpu", "float32", "65536")
+    assert (cpu["--device"], cpu["--dtype"], cpu["--max-total-tokens"]) == ("cpu", "float32", "30000")
     assert "--disable-overlap-schedule" in cpu
-    cuda = pairs(server_flags(make_spec(tensor_parallel=2), device="cuda", port=5))
+    cuda = flags("cuda", tensor_parallel=2)
     assert (cuda["--device"], cuda["--tp-size"]) == ("cuda", "2")
     assert not {"--max-total-tokens", "--disable-overlap-schedule"} & cuda.keys()
-    assert (
-        pairs(server_flags(make_spec(max_total_tokens=30000), device="cuda", port=5))["--max-total-tokens"] == "30000"
-    )
+
+
+@pytest.mark.parametrize(("device", "wanted", "kept"), [("cpu", None, False), ("cuda", None, True)])
+def test_the_prefix_cache_is_for_gpus_unless_the_spec_says_otherwise(
+    device: str, wanted: bool | None, kept: bool
+) -> None:
+    assert ("--disable-radix-cache" not in flags(device, prefix_cache=wanted)) == kept
+    assert "--disable-radix-cache" not in flags(device, prefix_cache=True)
+    assert "--disable-radix-cache" in flags(device, prefix_cache=False)
+
+
+def test_the_kv_pool_of_a_cpu_holds_all_responses_as_far_as_memory_goes() -> None:
+    spec = make_spec(max_running_requests=10)
+    longest = spec.data.max_prompt_tokens + spec.sampling.max_response_tokens
+    assert pool_tokens(spec, 1000, 1 << 50) == 10 * longest
+    assert pool_tokens(spec, 1000, 8 * 1000 * (longest + 7)) == longest + 7
+    assert pool_tokens(spec, 1000, 8) == longest
+    config = Qwen2Config(num_hidden_layers=3, num_attention_heads=8, num_key_value_heads=2, hidden_size=64)
+    assert token_bytes(config, "float32") == 2 * 3 * 2 * 8 * 4
+    assert token_bytes(Qwen3Config(num_hidden_layers=3, num_key_value_heads=2, head_dim=32), "bfloat16") == 768
 
 
 def test_only_a_hub_name_may_reach_for_the_hub(tmp_path: Path) -> None:
