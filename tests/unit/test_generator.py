@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import Qwen2Config, Qwen3Config
@@ -237,35 +237,52 @@ def test_log_tail(tmp_path: Path) -> None:
 def test_chunks_hold_each_row_once_and_bound_padding(lengths: list[int]) -> None:
     chunks = chunk_rows(lengths)
     assert sorted(row for chunk in chunks for row in chunk) == list(range(len(lengths)))
-    for chunk in chunks:
-        inside = [lengths[row] for row in chunk]
-        assert max(inside) <= CHUNK_RATIO * min(inside) + CHUNK_SLACK
+    inside = [[lengths[row] for row in chunk] for chunk in chunks]
+    for chunk in inside:
+        assert max(chunk) <= CHUNK_RATIO * min(chunk) + CHUNK_SLACK
+    # No more chunks than that takes.
+    for chunk, following in pairwise(inside):
+        assert min(following) > CHUNK_RATIO * min(chunk) + CHUNK_SLACK
 
 
-@pytest.mark.parametrize("decode", [True, False], ids=["decode", "extend"])
-@pytest.mark.parametrize("key_heads", [1, 2, 4])
-def test_batched_attention_equals_attention_sequence_by_sequence(decode: bool, key_heads: int) -> None:
+LENGTHS = st.one_of(st.integers(1, 8), st.integers(1, 200), st.integers(1, 2000))
+AT_CHUNK_LIMITS = [1, CHUNK_RATIO + CHUNK_SLACK, CHUNK_RATIO + CHUNK_SLACK + 1, 2000]
+
+
+@pytest.mark.parametrize(("heads", "key_heads"), [(4, 4), (4, 2), (6, 2), (4, 1)])
+@settings(max_examples=20)
+@example([(length, 1) for length in AT_CHUNK_LIMITS])
+@example([(length, length) for length in AT_CHUNK_LIMITS])
+@example([(length, 1 + length // 2) for length in AT_CHUNK_LIMITS])
+@example([(1, 1)] * 1024)
+@given(st.lists(st.tuples(LENGTHS, st.one_of(st.just(1), LENGTHS)), min_size=1, max_size=8))
+def test_batched_attention_equals_attention_sequence_by_sequence(
+    heads: int, key_heads: int, sequences: list[tuple[int, int]]
+) -> None:
+    """Sequences as (length, new tokens); what is not new is a cached prefix. All new tokens 1: decoding."""
     generator = torch.Generator().manual_seed(0)
-    heads, width, pool = 4, 8, 600
-    seq_lens = torch.tensor([5, 90, 33, 1, 200])
-    new_lens = torch.ones(5, dtype=torch.long) if decode else torch.tensor([5, 7, 32, 1, 60])
-    slots = torch.randperm(pool, generator=generator)[:500].view(-1)
-    table = torch.zeros(5, 200, dtype=torch.long)
-    used = 0
-    for row, length in enumerate(seq_lens.tolist()):
-        table[row, :length] = slots[used : used + length]
-        used += length
-    keys, values = (torch.randn(pool, key_heads, width, generator=generator) for _ in range(2))
+    width = 8
+    seq_lens = torch.tensor([length for length, _ in sequences])
+    new_lens = torch.tensor([min(length, new) for length, new in sequences])
+    used, longest = int(seq_lens.sum()), int(seq_lens.max())
+    # Slot 0, at which padding points, is no sequence's, and the table's rows go on past their sequences.
+    slots = 1 + torch.randperm(used, generator=generator)
+    table = torch.randint(used, (len(sequences), longest + 3), generator=generator)
+    places = slots.split(seq_lens.tolist())
+    for row, place in enumerate(places):
+        table[row, : len(place)] = place
+    keys, values = (torch.randn(used + 1, key_heads, width, generator=generator) for _ in range(2))
     query = torch.randn(int(new_lens.sum()), heads, width, generator=generator)
     starts = torch.cumsum(new_lens, 0) - new_lens
     out = torch.full_like(query, torch.nan)
     for rows in chunk_rows(seq_lens.tolist()):
         chunk = build_chunk(torch.tensor(rows), table, seq_lens, new_lens, starts)
         out[chunk.q_rows] = attend(query, keys, values, chunk, 0.25)
-    for row in range(5):
-        length, new, start = int(seq_lens[row]), int(new_lens[row]), int(starts[row])
-        place = table[row, :length]
+    for queries, place, answer in zip(
+        query.split(new_lens.tolist()), places, out.split(new_lens.tolist()), strict=True
+    ):
+        length, new = len(place), len(queries)
         mask = torch.arange(length)[None] <= torch.arange(length - new, length)[:, None]
-        q, k, v = (x.transpose(0, 1)[None] for x in (query[start : start + new], keys[place], values[place]))
+        q, k, v = (x.transpose(0, 1)[None] for x in (queries, keys[place], values[place]))
         expected = scaled_dot_product_attention(q, k, v, mask, scale=0.25, enable_gqa=True)[0].transpose(0, 1)
-        assert torch.allclose(out[start : start + new], expected, atol=1e-5)
+        assert torch.allclose(answer, expected, atol=1e-5)
