@@ -200,17 +200,18 @@ def machine() -> dict[str, object]:
 
 
 def show(figures: dict[str, dict[str, dict[str, float]]], rounds: int) -> None:
-    table = Table(title=f"median of {rounds} rounds; " + ", ".join(f"{k} {v}" for k, v in machine().items()))
-    columns = ("workload", "responses × tokens", "model", "", "tokens/s", "best", "responses/s", "of plain loop")
-    for column in columns:
-        table.add_column(column, justify="left" if column in ("workload", "") else "right")
+    table = Table(
+        title=f"median of {rounds} rounds; `best` in tokens/s; `ratio` is to the plain loop",
+        caption=", ".join(f"{name} {value}" for name, value in machine().items()),
+    )
+    for column in ("workload", "", "tokens/s", "best", "resp./s", "ratio"):
+        table.add_column(column, justify="left" if column in ("workload", "") else "right", no_wrap=True)
     for name, systems in figures.items():
         load = WORKLOADS[name]
+        labels = iter((name, f"{load.responses} × {load.tokens}, {load.shape}"))
         for system, one in systems.items():
-            first = system == "SGLang"
             table.add_row(
-                *((name, f"{load.responses} × {load.tokens}", load.shape) if first else ("", "", "")),
-                *(system, f"{one['tokens_per_s']:,.0f}", f"{one['best_tokens_per_s']:,.0f}"),
+                *(next(labels, ""), system, f"{one['tokens_per_s']:,.0f}", f"{one['best_tokens_per_s']:,.0f}"),
                 *(f"{one['responses_per_s']:,.0f}", f"{one['of_plain_loop']:.2f}"),
                 end_section=system == "transformers",
             )
