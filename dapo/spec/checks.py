@@ -3,12 +3,15 @@
 A problem refuses the spec; a warning is shown and the run goes on.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dapo.spec.budget import MIB, format_bytes, payload_budget
 from dapo.spec.problem import Problem
+from dapo.spec.resources import ENGINE_RESERVE_TOKENS
+from dapo.spec.training_checks import training_memory
 from dapo.spec.wording import float_text, shown
 
 if TYPE_CHECKING:
@@ -72,12 +75,15 @@ def _group(spec: "RunSpec") -> Iterator[Problem]:
     if spec.sampling.group_size > 1:
         return
     algorithm = spec.algorithm
-    reasons = ["a response's advantage is its reward less the mean of its group, which is 0 in a group of one"]
+    reasons = []
+    if algorithm.advantage_estimator == "group":
+        reasons.append("a response's advantage is its reward less the mean of its group, which is 0 in a group of one")
+        if algorithm.advantage_std:
+            reasons.append("algorithm.advantage_std would divide by a standard deviation of 0")
     if algorithm.dynamic_sampling:
         reasons.append("algorithm.dynamic_sampling would filter every group, as one of one is never informative")
-    if algorithm.advantage_std:
-        reasons.append("algorithm.advantage_std would divide by a standard deviation of 0")
-    yield Problem("sampling.group_size", "1", f"{'; '.join(reasons)}. Set at least 2 (the paper: 16)")
+    if reasons:
+        yield Problem("sampling.group_size", "1", f"{'; '.join(reasons)}. Set at least 2 (the paper: 16)")
 
 
 def _batch(spec: "RunSpec") -> Iterator[Problem]:
@@ -113,14 +119,54 @@ def _reward(spec: "RunSpec") -> Iterator[Problem]:
 
 
 def _algorithm(spec: "RunSpec") -> Iterator[Problem]:
-    algorithm = spec.algorithm
-    cap = algorithm.importance_cap
-    if algorithm.proximal_policy == "behaviour" and cap not in (None, DEFAULT_IMPORTANCE_CAP):
+    """Fields that were written but that nothing would read."""
+    algorithm, optimizer = spec.algorithm, spec.optimizer
+    behaviour = algorithm.proximal_policy == "behaviour"
+    group = algorithm.advantage_estimator == "group"
+    sampler = (
+        "algorithm.proximal_policy = behaviour: there π_old is the sampler itself and every weight is 1",
+        "algorithm.proximal_policy: decoupled",
+    )
+    critic = (
+        "algorithm.advantage_estimator = group: there is no value network and a response has one reward",
+        "algorithm.advantage_estimator: gae (or preset: ppo)",
+    )
+    off = ("algorithm.importance_cap = null: the weights are off", "algorithm.importance_cap, e.g. 2.0")
+    no_reference = (
+        "algorithm.kl_coefficient = 0 and algorithm.measure_kl = false: no reference model is loaded",
+        "algorithm.kl_coefficient, e.g. 0.04, or algorithm.measure_kl: true",
+    )
+    flat = ("optimizer.schedule = constant", "optimizer.schedule: linear or cosine")
+    cap, mask = algorithm.importance_cap, algorithm.importance_mode == "mask"
+    for field, value, useless, (because, cure) in (
+        ("algorithm.importance_cap", cap, behaviour and cap not in (None, DEFAULT_IMPORTANCE_CAP), sampler),
+        ("algorithm.importance_mode", "mask", behaviour and mask, sampler),
+        ("algorithm.importance_mode", "mask", not behaviour and mask and cap is None, off),
+        ("algorithm.gae_gamma", algorithm.gae_gamma, group and algorithm.gae_gamma != 1, critic),
+        ("algorithm.gae_lambda", algorithm.gae_lambda, group and algorithm.gae_lambda != 1, critic),
+        ("algorithm.advantage_whitening", "true", group and algorithm.advantage_whitening, critic),
+        ("algorithm.kl_placement", "reward", group and algorithm.kl_placement == "reward", critic),
+        (
+            "algorithm.reference_refresh_steps",
+            algorithm.reference_refresh_steps,
+            algorithm.reference_refresh_steps is not None and not algorithm.needs_reference,
+            no_reference,
+        ),
+        (
+            "optimizer.final_rate",
+            optimizer.final_rate,
+            optimizer.schedule == "constant" and optimizer.final_rate != 0,
+            flat,
+        ),
+    ):
+        if useless:
+            yield Problem(field, str(value), f"has no effect while {because}. Set {cure}, or leave this field out")
+    if not group and spec.value.warmup_steps >= spec.training.steps:
         yield Problem(
-            "algorithm.importance_cap",
-            str(cap),
-            "has no effect while algorithm.proximal_policy = behaviour: there π_old is the sampler itself and every "
-            "weight is 1. Set algorithm.proximal_policy: decoupled, or leave this field out",
+            "value.warmup_steps",
+            str(spec.value.warmup_steps),
+            f"covers the whole run (training.steps = {spec.training.steps}), so the policy would never be trained. "
+            f"Set fewer than {spec.training.steps}",
         )
 
 
@@ -138,14 +184,13 @@ def _devices(spec: "RunSpec") -> Iterator[Problem]:
             "resources.generator.replicas for more throughput",
         )
     pool = resources.generator.max_total_tokens
-    longest = spec.data.max_prompt_tokens + spec.sampling.max_response_tokens
-    if pool is not None and pool < longest:
+    if pool is not None and pool < spec.smallest_pool:
         yield Problem(
             "resources.generator.max_total_tokens",
             str(pool),
-            f"does not hold one sequence: data.max_prompt_tokens + sampling.max_response_tokens = "
-            f"{spec.data.max_prompt_tokens} + {spec.sampling.max_response_tokens} = {longest}. Set at least {longest}, "
-            "or shorten them",
+            f"does not hold one sequence: data.max_prompt_tokens + sampling.max_response_tokens and what SGLang keeps "
+            f"back = {spec.data.max_prompt_tokens} + {spec.sampling.max_response_tokens} + {ENGINE_RESERVE_TOKENS}. "
+            f"Set at least {spec.smallest_pool}, or shorten them",
         )
 
 
@@ -159,6 +204,19 @@ def _memory(spec: "RunSpec") -> Iterator[Problem]:
             f"Set at least {-(-budget.needed // MIB)}, lower checkpoint.every_steps, or set "
             "sampling.expected_response_tokens to the mean length that you expect",
         )
+
+
+def _reflection(spec: "RunSpec") -> Iterator[Problem]:
+    field = "metrics.reflection_patterns"
+    for pattern in spec.metrics.reflection_patterns:
+        try:
+            matches_nothing = re.compile(pattern, re.IGNORECASE).search("")
+        except (re.error, OverflowError, RecursionError) as error:
+            cure = f"Mend it, or write the plain text as {shown(re.escape(pattern))}"
+            yield Problem(field, shown(pattern), f"is no regular expression: {error}. {cure}")
+        else:
+            if matches_nothing:
+                yield Problem(field, shown(pattern), "matches every text, even an empty one. Take it out")
 
 
 def _warn_algorithm(spec: "RunSpec") -> Iterator[Problem]:
@@ -196,7 +254,7 @@ def _warn_training(spec: "RunSpec") -> Iterator[Problem]:
             str(resources.learner.ranks),
             f"an update has only {responses} responses, so some ranks have nothing to do",
         )
-    if training.zero_stage and resources.learner.ranks == 1:
+    if training.zero_stage and training.offload == "none" and resources.learner.ranks == 1:
         yield Problem(
             "training.zero_stage",
             str(training.zero_stage),
@@ -206,5 +264,17 @@ def _warn_training(spec: "RunSpec") -> Iterator[Problem]:
         yield Problem("model.dtype", "bfloat16", "most CPUs are many times slower in bfloat16 than in float32")
 
 
-_CHECKS: tuple[Check, ...] = (_paths, _data, _sampling, _group, _batch, _reward, _algorithm, _devices, _memory)
+_CHECKS: tuple[Check, ...] = (
+    _paths,
+    _data,
+    _sampling,
+    _group,
+    _batch,
+    _reward,
+    _algorithm,
+    training_memory,
+    _devices,
+    _memory,
+    _reflection,
+)
 _WARNINGS: tuple[Check, ...] = (_warn_algorithm, _warn_training)

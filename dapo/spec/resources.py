@@ -9,6 +9,9 @@ from dapo.spec.base import Section
 Device = Literal["auto", "cpu", "cuda"]
 RedisUrl = Annotated[str, Field(pattern=r"^(redis|rediss|unix)://.")]
 
+ENGINE_RESERVE_TOKENS = 16
+"""SGLang keeps some tokens of its KV pool back when it admits a request (seven, in 0.5.21)."""
+
 
 class GeneratorResources(Section):
     replicas: int = Field(default=1, ge=1)
@@ -21,11 +24,11 @@ class GeneratorResources(Section):
     """Responses one generator keeps in flight."""
     max_total_tokens: int | None = Field(default=None, gt=0)
     """SGLang's KV pool in tokens; none: as much as free memory allows on a GPU; on CPU room for all responses in
-    flight at their longest, within an eighth of memory."""
+    flight at their longest, within an eighth of memory for all replicas together."""
     prefix_cache: bool | None = None
     """Keep the KV cache of prompts for other prompts that begin alike; none: on a GPU only.
 
-    On a CPU it costs a small model more than it saves; true is for long prompts that share their beginning."""
+    On a CPU its bookkeeping costs more than it saves until prompts are some 500 tokens long."""
     stream_interval: int = Field(default=16, ge=1)
     """Tokens between two streamed events of a response."""
     start_deadline_s: float = Field(default=600.0, gt=0)

@@ -1,21 +1,23 @@
 """RunSpec: everything a run is made of, as one tree that YAML, REST and gRPC share."""
 
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from dapo.spec.algorithm import AlgorithmSpec
+from dapo.spec.algorithm import GROUP_SIZES, AlgorithmSpec
 from dapo.spec.base import Section
 from dapo.spec.checks import find_problems
 from dapo.spec.data import DataSpec, ModelSpec, RewardSpec, SamplingSpec
-from dapo.spec.resources import ResourcesSpec
+from dapo.spec.resources import ENGINE_RESERVE_TOKENS, ResourcesSpec
 from dapo.spec.training import (
     AsynchronySpec,
     CheckpointSpec,
+    LoraSpec,
     MetricsSpec,
     OptimizerSpec,
     TrainingSpec,
+    ValueSpec,
     WeightSyncSpec,
 )
 
@@ -31,12 +33,36 @@ class RunSpec(Section):
     reward: RewardSpec = RewardSpec()
     algorithm: AlgorithmSpec = AlgorithmSpec()
     optimizer: OptimizerSpec = OptimizerSpec()
+    value: ValueSpec = ValueSpec()
     training: TrainingSpec = TrainingSpec()
+    lora: LoraSpec = LoraSpec()
     asynchrony: AsynchronySpec = AsynchronySpec()
     weight_sync: WeightSyncSpec = WeightSyncSpec()
     checkpoint: CheckpointSpec = CheckpointSpec()
     resources: ResourcesSpec = ResourcesSpec()
     metrics: MetricsSpec = MetricsSpec()
+
+    @property
+    def longest_sequence(self) -> int:
+        """Prompt and response tokens at most."""
+        return self.data.max_prompt_tokens + self.sampling.max_response_tokens
+
+    @property
+    def smallest_pool(self) -> int:
+        """Tokens that the engine's KV pool must hold: with less, SGLang would never admit the longest sequence."""
+        return self.longest_sequence + ENGINE_RESERVE_TOKENS
+
+    @model_validator(mode="before")
+    @classmethod
+    def _group_size_from_preset(cls, value: Any) -> Any:
+        algorithm = value.get("algorithm") if isinstance(value, dict) else None
+        preset = algorithm.get("preset") if isinstance(algorithm, dict) else None
+        if not isinstance(preset, str) or preset not in GROUP_SIZES:
+            return value
+        sampling = value.get("sampling", {})
+        if not isinstance(sampling, dict):
+            return value
+        return {**value, "sampling": {"group_size": GROUP_SIZES[preset], **sampling}}
 
     @model_validator(mode="after")
     def _check_across_fields(self) -> Self:

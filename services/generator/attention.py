@@ -8,6 +8,7 @@ Shapes: B sequences of a chunk, L keys (longest of the chunk), E new tokens (lon
 H query heads, K key heads, G = H / K, D head width.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
     from sglang.srt.model_executor.forward_batch_info import ForwardBatch
     from sglang.srt.model_executor.model_runner import ModelRunner
 
-# A chunk holds sequences up to this many times its shortest one, plus a slack that lets short ones mix freely.
+# A chunk holds sequences up to this many times its shortest one, plus a slack that lets short ones mix freely: of keys
+# and, apart, of queries, since scores take keys × queries.
 CHUNK_RATIO = 2
 CHUNK_SLACK = 32
+QUERY_SLACK = 8
 
 
 @dataclass(frozen=True)
@@ -44,17 +47,22 @@ class Chunk:
     """[B, 1, E, L] True where a query may look."""
 
 
-def chunk_rows(lengths: list[int]) -> list[list[int]]:
-    """Rows grouped by similar length, each row once: at most CHUNK_RATIO × the chunk's shortest + CHUNK_SLACK."""
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    chunks: list[list[int]] = []
+def alike(rows: Sequence[int], lengths: Sequence[int], slack: int) -> list[list[int]]:
+    """`rows` grouped by similar length, each once: at most CHUNK_RATIO × the group's shortest + `slack`."""
+    groups: list[list[int]] = []
     limit = -1
-    for row in order:
+    for row in sorted(rows, key=lengths.__getitem__):
         if lengths[row] > limit:
-            limit = CHUNK_RATIO * lengths[row] + CHUNK_SLACK
-            chunks.append([])
-        chunks[-1].append(row)
-    return chunks
+            limit = CHUNK_RATIO * lengths[row] + slack
+            groups.append([])
+        groups[-1].append(row)
+    return groups
+
+
+def chunk_rows(lengths: Sequence[int], new_lengths: Sequence[int]) -> list[list[int]]:
+    """Rows with similar numbers of keys (`lengths`) and of queries (`new_lengths`), each row in one chunk."""
+    by_queries = alike(range(len(lengths)), new_lengths, QUERY_SLACK)
+    return [chunk for rows in by_queries for chunk in alike(rows, lengths, CHUNK_SLACK)]
 
 
 def build_chunk(rows: Tensor, slots: Tensor, seq_lens: Tensor, new_lens: Tensor, starts: Tensor) -> Chunk:
@@ -133,7 +141,8 @@ class BatchedAttention(TorchNativeAttnBackend):  # type: ignore[misc]
         starts = torch.cumsum(new_lens, 0) - new_lens
         slots = self.req_to_token_pool.req_to_token[forward_batch.req_pool_indices.long(), : max(lengths)].long()
         self.chunks = [
-            build_chunk(torch.tensor(rows), slots, seq_lens, new_lens, starts) for rows in chunk_rows(lengths)
+            build_chunk(torch.tensor(rows), slots, seq_lens, new_lens, starts)
+            for rows in chunk_rows(lengths, new_lens.tolist())
         ]
 
     def forward_decode(self, *args: Any, **kwargs: Any) -> Tensor:

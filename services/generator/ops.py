@@ -57,7 +57,8 @@ def rotary(
 ) -> tuple[Tensor, Tensor]:
     """positions [tokens], query [tokens, H × D], key [tokens, K × D], rotated half against half (Neox style)."""
     plain = layer.is_neox_style and layer.rotary_dim == layer.head_size and query.dtype == torch.float32
-    if not plain or any(option is not None for option in (*rest, *options.values())):
+    flat = query.dim() == key.dim() == 2
+    if not plain or not flat or any(option is not None for option in (*rest, *options.values())):
         return layer.forward_native(positions, query, key, *rest, **options)  # type: ignore[no-any-return]
     cos, sin = layer.cos_sin_cache.index_select(0, positions.flatten()).chunk(2, dim=-1)
     cos = torch.cat((cos, cos), dim=-1)[:, None]

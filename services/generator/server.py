@@ -17,12 +17,15 @@ from dapo.spec import RunSpec
 from dapo.spec.devices import visible_cuda_devices
 from dapo.spec.resources import Device
 from services.generator.engine import Endpoint, Engine
-from services.generator.kv_pool import cpu_pool_tokens
+from services.generator.kv_pool import memory_bytes, pool_tokens, token_bytes
+from services.generator.served_model import UnservableModel, check_served, read_config
 
 HOST = "127.0.0.1"
 CPU_MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1073741824"
-"""Large temporaries stay mapped, else each costs page faults that take longer than its use; and huge pages spare the
-scattered reads of the KV pool most misses of the TLB."""
+"""Large temporaries stay mapped, else each costs page faults that take longer than its use; and huge pages (glibc 2.35
+or newer) spare the scattered reads of the KV pool most misses of the TLB."""
+KEEP_ALIVE_S = 5
+"""How long SGLang keeps an idle connection; the client drops its own sooner."""
 BASE_VERSION = "base"
 """What SGLang calls its weights until the learner's first broadcast."""
 HEALTH_POLL_S = 0.5
@@ -67,8 +70,17 @@ def free_port() -> int:
         return port
 
 
-def server_flags(spec: RunSpec, *, device: str, port: int, pool_tokens: int | None) -> list[str]:
-    """SGLang's command line for `device` ("cpu" or "cuda"), keys aside. `pool_tokens` None: SGLang sizes its pool."""
+def pool_size(spec: RunSpec, device: str) -> int | None:
+    """Tokens of the KV pool; None where SGLang sizes it. Raises UnservableModel."""
+    config = read_config(spec.model.path)
+    check_served(spec, config, device)
+    if spec.resources.generator.max_total_tokens is not None or device != "cpu":
+        return spec.resources.generator.max_total_tokens
+    return pool_tokens(spec, token_bytes(config, spec.model.dtype), memory_bytes())
+
+
+def server_flags(spec: RunSpec, *, device: str, port: int, pool: int | None) -> list[str]:
+    """SGLang's command line for `device` ("cpu" or "cuda"), keys aside. `pool` in tokens, None: SGLang sizes it."""
     generator = spec.resources.generator
     flags = [
         *("--model-path", spec.model.path),
@@ -82,7 +94,7 @@ def server_flags(spec: RunSpec, *, device: str, port: int, pool_tokens: int | No
         *("--stream-interval", str(generator.stream_interval)),
         *("--max-running-requests", str(generator.max_running_requests)),
         *("--weight-version", BASE_VERSION),
-        # Groups are short of shared prefixes among each other; matching them all costs more than it saves.
+        # Prompts come in the order in which their batches are due.
         *("--schedule-policy", "fcfs"),
         *("--log-level", "warning"),
     ]
@@ -93,20 +105,21 @@ def server_flags(spec: RunSpec, *, device: str, port: int, pool_tokens: int | No
         flags += ["--tp-size", str(generator.tensor_parallel)]
     if not (generator.prefix_cache if generator.prefix_cache is not None else device != "cpu"):
         flags.append("--disable-radix-cache")
-    if pool_tokens is not None:
-        flags += ["--max-total-tokens", str(pool_tokens)]
+    if pool is not None:
+        flags += ["--max-total-tokens", str(pool)]
     return flags
 
 
 def server_environment(spec: RunSpec, *, device: str) -> dict[str, str]:
     """What the server's environment holds beyond this process's own."""
-    extra = {PARENT_VARIABLE: str(os.getpid())}
+    extra = {PARENT_VARIABLE: str(os.getpid()), "SGLANG_TIMEOUT_KEEP_ALIVE": str(KEEP_ALIVE_S)}
     if Path(spec.model.path).is_dir():
         extra["HF_HUB_OFFLINE"] = "1"
     if device == "cpu":
         # More threads a process are many times slower for small models, and starve the learner.
         extra["OMP_NUM_THREADS"] = "1"
-        extra["GLIBC_TUNABLES"] = CPU_MALLOC
+        # The user's own come last, so they win.
+        extra["GLIBC_TUNABLES"] = ":".join(filter(None, (CPU_MALLOC, os.environ.get("GLIBC_TUNABLES"))))
         # SGLang takes the CPU platform only where it sees no GPU.
         extra["CUDA_VISIBLE_DEVICES"] = ""
     return extra
@@ -165,10 +178,11 @@ class SglangServer:
 
     async def _spawn(self, port: int, keys: Path) -> asyncio.subprocess.Process:
         self._log_path.parent.mkdir(parents=True, exist_ok=True)
-        pool_tokens = self._spec.resources.generator.max_total_tokens
-        if pool_tokens is None and self._device == "cpu":
-            pool_tokens = await asyncio.to_thread(cpu_pool_tokens, self._spec)
-        flags = server_flags(self._spec, device=self._device, port=port, pool_tokens=pool_tokens)
+        try:
+            pool = await asyncio.to_thread(pool_size, self._spec, self._device)
+        except UnservableModel as error:
+            raise ServerError(str(error)) from error
+        flags = server_flags(self._spec, device=self._device, port=port, pool=pool)
         with self._log_path.open("ab") as log:
             return await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "services.generator.serve", *flags, "--config", str(keys)),

@@ -9,6 +9,9 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 
 from dapo.v1 import messages_pb2 as pb
 
+CONTEXT_RESERVE_TOKENS = 2
+"""SGLang cuts a sequence so many tokens short of the model's context."""
+
 
 class PromptError(Exception):
     """This prompt cannot be generated from. `reason` is the ledger's word for it."""
@@ -40,11 +43,12 @@ class Limits:
         if prompt_tokens > self.prompt_tokens:
             detail = f"{prompt_tokens} tokens > data.max_prompt_tokens = {self.prompt_tokens}"
             raise PromptError("prompt_too_long", detail)
-        if prompt_tokens + self.response_tokens > self.context_tokens:
+        if prompt_tokens + self.response_tokens + CONTEXT_RESERVE_TOKENS > self.context_tokens:
             raise PromptError(
                 "prompt_too_long",
                 f"{prompt_tokens} prompt tokens + sampling.max_response_tokens = {self.response_tokens} exceed the "
-                f"model's context of {self.context_tokens} tokens",
+                f"model's context of {self.context_tokens} tokens, of which SGLang uses all but "
+                f"{CONTEXT_RESERVE_TOKENS}",
             )
 
 

@@ -17,7 +17,7 @@ from services.generator.engine import Engine, EngineError, Response, SamplingPar
 from services.generator.server import SglangServer
 from services.generator.worker import Generator, request_id
 from tests.integration.generator_kit import Learner, make_spec, make_task, running, until
-from tests.models import ALPHABET, EOS, greedy, save_model, tiny_qwen2, token_logprobs
+from tests.models import ALPHABET, EOS, VOCABULARY, greedy, save_model, tiny_qwen2, token_logprobs
 from tests.weights import WeightSender
 
 NAME = "generator-0"
@@ -239,3 +239,29 @@ def test_an_update_past_its_deadline_costs_the_engine_and_the_member_comes_back(
 
     (response,) = shared.run(scenario()).values()
     assert response.ids == greedy(models[1][1], encode("abc>"), 16)
+
+
+def test_the_smallest_pool_of_a_spec_serves_the_longest_sequence(tmp_path: Path) -> None:
+    """With less SGLang would wait for room for ever, in good health; with stop ids and without."""
+    save_model(tmp_path / "model", 0)
+    smallest = make_spec(tmp_path / "model").smallest_pool
+    spec = make_spec(tmp_path / "model", resources={"generator": {"device": "cpu", "max_total_tokens": smallest}})
+    server = SglangServer(spec, device="cpu", log_path=tmp_path / "sglang.log")
+
+    async def lengths() -> list[int]:
+        engine = Engine(await server.start())
+        prompt = [1] * spec.data.max_prompt_tokens
+        found = []
+        for number, stop in enumerate([(), (VOCABULARY,), ()]):
+            sampling = SamplingParams(0.0, spec.sampling.max_response_tokens, stop)
+            async with asyncio.timeout(60):
+                answers = engine.generate([request_id(f"g{number:010d}", 0, 0)], prompt, sampling)
+                found += [len(response.ids) async for response, _ in answers if response.finish is not None]
+        await engine.close()
+        return found
+
+    with asyncio.Runner() as loop:
+        try:
+            assert loop.run(lengths()) == [spec.sampling.max_response_tokens] * 3
+        finally:
+            loop.run(server.kill())

@@ -5,21 +5,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from hypothesis import example, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from torch.nn.functional import scaled_dot_product_attention
-from transformers import Qwen2Config, Qwen3Config
+from transformers import Gemma2Config, MistralConfig, PretrainedConfig, Qwen2Config, Qwen3Config
 
 from dapo.bus import RETRIES, attempt_number
 from dapo.spec import RunSpec
 from dapo.v1 import messages_pb2 as pb
-from services.generator.attention import CHUNK_RATIO, CHUNK_SLACK, attend, build_chunk, chunk_rows
 from services.generator.engine import EngineError, Response, Span, addressee, covers, parse_event
 from services.generator.kv_pool import pool_tokens, token_bytes
 from services.generator.member import parse_version, version_name
-from services.generator.server import ServerError, log_tail, pick_device, server_environment, server_flags
-from services.generator.tokens import Limits, PromptError, stop_ids
+from services.generator.served_model import UnservableModel, check_served, read_config
+from services.generator.server import (
+    CPU_MALLOC,
+    ServerError,
+    log_tail,
+    pick_device,
+    server_environment,
+    server_flags,
+)
+from services.generator.tokens import CONTEXT_RESERVE_TOKENS, Limits, PromptError, stop_ids
 from services.generator.worker import MAX_DELIVERIES, request_id
 from services.generator.writer import Finished, build_payload
 
@@ -158,7 +163,7 @@ def test_stop_ids_of_all_sources() -> None:
 
 
 def test_limits_leave_room_for_a_full_response() -> None:
-    limits = Limits(prompt_tokens=10, response_tokens=5, context_tokens=12)
+    limits = Limits(prompt_tokens=10, response_tokens=5, context_tokens=12 + CONTEXT_RESERVE_TOKENS)
     limits.check(7)
     for tokens, reason in ((0, "prompt_empty"), (8, "prompt_too_long"), (11, "prompt_too_long")):
         with pytest.raises(PromptError) as caught:
@@ -176,8 +181,8 @@ def pairs(flags: list[str]) -> dict[str, str]:
     return {name: value for name, value in zip(flags, [*flags[1:], ""], strict=True) if name.startswith("--")}
 
 
-def flags(device: str, pool_tokens: int | None = None, **generator: Any) -> dict[str, str]:
-    return pairs(server_flags(make_spec(**generator), device=device, port=5, pool_tokens=pool_tokens))
+def flags(device: str, pool: int | None = None, **generator: Any) -> dict[str, str]:
+    return pairs(server_flags(make_spec(**generator), device=device, port=5, pool=pool))
 
 
 def test_flags_follow_the_spec() -> None:
@@ -201,10 +206,11 @@ def test_the_prefix_cache_is_for_gpus_unless_the_spec_says_otherwise(
 
 def test_the_kv_pool_of_a_cpu_holds_all_responses_as_far_as_memory_goes() -> None:
     spec = make_spec(max_running_requests=10)
-    longest = spec.data.max_prompt_tokens + spec.sampling.max_response_tokens
+    longest = spec.longest_sequence
     assert pool_tokens(spec, 1000, 1 << 50) == 10 * longest
-    assert pool_tokens(spec, 1000, 8 * 1000 * (longest + 7)) == longest + 7
-    assert pool_tokens(spec, 1000, 8) == longest
+    assert pool_tokens(spec, 1000, 8 * 1000 * (longest + 70)) == longest + 70
+    assert pool_tokens(make_spec(max_running_requests=10, replicas=2), 1000, 16 * 1000 * (longest + 70)) == longest + 70
+    assert pool_tokens(spec, 1000, 8) == spec.smallest_pool
     config = Qwen2Config(num_hidden_layers=3, num_attention_heads=8, num_key_value_heads=2, hidden_size=64)
     assert token_bytes(config, "float32") == 2 * 3 * 2 * 8 * 4
     assert token_bytes(Qwen3Config(num_hidden_layers=3, num_key_value_heads=2, head_dim=32), "bfloat16") == 768
@@ -214,6 +220,49 @@ def test_only_a_hub_name_may_reach_for_the_hub(tmp_path: Path) -> None:
     local = make_spec().model_copy(update={"model": make_spec().model.model_copy(update={"path": str(tmp_path)})})
     assert server_environment(local, device="cpu")["HF_HUB_OFFLINE"] == "1"
     assert "HF_HUB_OFFLINE" not in server_environment(make_spec(), device="cpu")
+
+
+def test_a_users_own_malloc_settings_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    assert server_environment(make_spec(), device="cpu")["GLIBC_TUNABLES"] == CPU_MALLOC
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0")
+    assert server_environment(make_spec(), device="cpu")["GLIBC_TUNABLES"] == f"{CPU_MALLOC}:glibc.malloc.hugetlb=0"
+    assert "GLIBC_TUNABLES" not in server_environment(make_spec(), device="cuda")
+
+
+WINDOWED = {"use_sliding_window": True, "sliding_window": 4096, "max_window_layers": 0}
+
+
+@pytest.mark.parametrize(
+    ("config", "refused"),
+    [
+        (MistralConfig(sliding_window=4096), ("cpu", "cuda")),
+        (Qwen2Config(**WINDOWED), ("cpu", "cuda")),
+        (Qwen3Config(**WINDOWED), ("cpu", "cuda")),
+        (Gemma2Config(sliding_window=4096), ("cpu",)),
+        (MistralConfig(sliding_window=None), ()),
+        (MistralConfig(sliding_window=22_528), ()),
+        (Qwen2Config(use_sliding_window=False, sliding_window=4096), ()),
+    ],
+    ids=lambda value: getattr(value, "model_type", None),
+)
+def test_a_window_that_the_engine_would_ignore_is_refused(config: PretrainedConfig, refused: tuple[str, ...]) -> None:
+    spec = make_spec()
+    assert spec.longest_sequence == 22_528
+    for device in ("cpu", "cuda"):
+        if device in refused:
+            with pytest.raises(UnservableModel, match=r"model\.path m: .* looks back on 4096 tokens"):
+                check_served(spec, config, device)
+        else:
+            check_served(spec, config, device)
+
+
+def test_a_model_without_a_configuration_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UnservableModel, match=f"model.path {tmp_path}"):
+        read_config(str(tmp_path))
+    (tmp_path / "config.json").write_text('{"model_type": "no-such-architecture"}')
+    with pytest.raises(UnservableModel, match="no-such-architecture"):
+        read_config(str(tmp_path))
 
 
 def test_a_gpu_that_is_asked_for_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,58 +280,3 @@ def test_log_tail(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_text("".join(f"line {i}\n" for i in range(100)))
     assert log_tail(path, 2) == "line 98\nline 99"
-
-
-@given(st.lists(st.integers(1, 3000), min_size=1, max_size=60))
-def test_chunks_hold_each_row_once_and_bound_padding(lengths: list[int]) -> None:
-    chunks = chunk_rows(lengths)
-    assert sorted(row for chunk in chunks for row in chunk) == list(range(len(lengths)))
-    inside = [[lengths[row] for row in chunk] for chunk in chunks]
-    for chunk in inside:
-        assert max(chunk) <= CHUNK_RATIO * min(chunk) + CHUNK_SLACK
-    # No more chunks than that takes.
-    for chunk, following in pairwise(inside):
-        assert min(following) > CHUNK_RATIO * min(chunk) + CHUNK_SLACK
-
-
-LENGTHS = st.one_of(st.integers(1, 8), st.integers(1, 200), st.integers(1, 2000))
-AT_CHUNK_LIMITS = [1, CHUNK_RATIO + CHUNK_SLACK, CHUNK_RATIO + CHUNK_SLACK + 1, 2000]
-
-
-@pytest.mark.parametrize(("heads", "key_heads"), [(4, 4), (4, 2), (6, 2), (4, 1)])
-@settings(max_examples=20)
-@example([(length, 1) for length in AT_CHUNK_LIMITS])
-@example([(length, length) for length in AT_CHUNK_LIMITS])
-@example([(length, 1 + length // 2) for length in AT_CHUNK_LIMITS])
-@example([(1, 1)] * 1024)
-@given(st.lists(st.tuples(LENGTHS, st.one_of(st.just(1), LENGTHS)), min_size=1, max_size=8))
-def test_batched_attention_equals_attention_sequence_by_sequence(
-    heads: int, key_heads: int, sequences: list[tuple[int, int]]
-) -> None:
-    """Sequences as (length, new tokens); what is not new is a cached prefix. All new tokens 1: decoding."""
-    generator = torch.Generator().manual_seed(0)
-    width = 8
-    seq_lens = torch.tensor([length for length, _ in sequences])
-    new_lens = torch.tensor([min(length, new) for length, new in sequences])
-    used, longest = int(seq_lens.sum()), int(seq_lens.max())
-    # Slot 0, at which padding points, is no sequence's, and the table's rows go on past their sequences.
-    slots = 1 + torch.randperm(used, generator=generator)
-    table = torch.randint(used, (len(sequences), longest + 3), generator=generator)
-    places = slots.split(seq_lens.tolist())
-    for row, place in enumerate(places):
-        table[row, : len(place)] = place
-    keys, values = (torch.randn(used + 1, key_heads, width, generator=generator) for _ in range(2))
-    query = torch.randn(int(new_lens.sum()), heads, width, generator=generator)
-    starts = torch.cumsum(new_lens, 0) - new_lens
-    out = torch.full_like(query, torch.nan)
-    for rows in chunk_rows(seq_lens.tolist()):
-        chunk = build_chunk(torch.tensor(rows), table, seq_lens, new_lens, starts)
-        out[chunk.q_rows] = attend(query, keys, values, chunk, 0.25)
-    for queries, place, answer in zip(
-        query.split(new_lens.tolist()), places, out.split(new_lens.tolist()), strict=True
-    ):
-        length, new = len(place), len(queries)
-        mask = torch.arange(length)[None] <= torch.arange(length - new, length)[:, None]
-        q, k, v = (x.transpose(0, 1)[None] for x in (queries, keys[place], values[place]))
-        expected = scaled_dot_product_attention(q, k, v, mask, scale=0.25, enable_gqa=True)[0].transpose(0, 1)
-        assert torch.allclose(answer, expected, atol=1e-5)

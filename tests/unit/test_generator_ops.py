@@ -45,3 +45,5 @@ def test_rotary(rotary_dim: int, neox: bool) -> None:
     offsets = torch.tensor([0, -3, 2, 1])
     for rest in ((), (None,), (offsets,)):
         assert_equal(rotary(layer, positions, query, key, *rest), layer.forward_native(positions, query, key, *rest))
+    wide = (query.view(4, 6, 16), key.view(4, 2, 16))
+    assert_equal(rotary(layer, positions, *wide), layer.forward_native(positions, *wide))
