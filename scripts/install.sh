@@ -27,7 +27,7 @@ else
   pip --no-deps torchvision==0.16.2 timm==1.0.16 sglang==0.5.21
 fi
 step 4 "DeepSpeed and the tools"
-pip deepspeed==0.19.8 gguf accelerate
+pip deepspeed==0.19.8 peft gguf accelerate
 # --no-build-isolation keeps torch out of a build environment of its own.
 pip --no-build-isolation -e ".[dev]"
 step 5 "done: .venv/bin/dapo --help"

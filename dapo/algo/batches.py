@@ -15,9 +15,9 @@ class ScoredGroup(NamedTuple):
     """One for each response, by index."""
 
 
-def is_truncated(grade: pb.Grade) -> bool:
+def is_truncated(completion: pb.Completion) -> bool:
     """Cut at the token limit. A response that ends with EOS on its very last token is not."""
-    return grade.completion.finish_reason == pb.FINISH_REASON_LENGTH
+    return completion.finish_reason == pb.FINISH_REASON_LENGTH
 
 
 def build_batch(number: int, groups: Sequence[ScoredGroup], spec: RunSpec) -> pb.TrainBatch:
@@ -40,7 +40,10 @@ def _build_group(number: int, group: ScoredGroup, spec: RunSpec) -> pb.TrainGrou
         raise ValueError(
             f"group {group.group_id} has {len(group.grades)} grades; sampling.group_size = {spec.sampling.group_size}"
         )
-    advantages = group_advantages([grade.reward for grade in group.grades], spec.algorithm)
+    # With a value network the learner estimates them, token by token.
+    advantages = [0.0] * len(group.grades)
+    if spec.algorithm.advantage_estimator == "group":
+        advantages = group_advantages([grade.reward for grade in group.grades], spec.algorithm)
     samples = [
         _build_sample(grade, advantage, spec.algorithm.overlong_filtering)
         for grade, advantage in zip(group.grades, advantages, strict=True)
@@ -50,7 +53,7 @@ def _build_group(number: int, group: ScoredGroup, spec: RunSpec) -> pb.TrainGrou
 
 def _build_sample(grade: pb.Grade, advantage: float, overlong_filtering: bool) -> pb.TrainSample:
     completion = grade.completion
-    truncated = is_truncated(grade)
+    truncated = is_truncated(completion)
     return pb.TrainSample(
         payload_key=completion.payload_key,
         prompt_tokens=completion.prompt_tokens,

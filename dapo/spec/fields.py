@@ -75,6 +75,8 @@ def _type_text(annotation: Any) -> str:
         return " or ".join("null" if part is type(None) else _type_text(part) for part in arguments)
     if origin is tuple:
         return f"[{', '.join(map(_type_text, arguments))}]"
+    if origin is list:
+        return f"[{_type_text(arguments[0])}, …]"
     if origin is dict:
         return f"{{{_type_text(arguments[0])}: {_type_text(arguments[1])}}}"
     return _WORDS[annotation]

@@ -21,8 +21,13 @@ def scalar_text(value: Any) -> str:
     if isinstance(value, float):
         return float_text(value)
     if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(scalar_text, value))}]"
+        return f"[{', '.join(map(_part_text, value))}]"
     return str(value)
+
+
+def _part_text(value: Any) -> str:
+    """In a list, text needs its quotes: it may hold commas and brackets."""
+    return "'" + value.replace("'", "''") + "'" if isinstance(value, str) else scalar_text(value)
 
 
 def shown(value: Any) -> str | None:

@@ -17,27 +17,27 @@ _COLOURS = ("#2563eb", "#d97706", "#059669", "#7c3aed")
 
 
 class Panel(NamedTuple):
-    """One set of axes: metric names, drawn from zero or not, the second metric on an axis of its own or not,
-    a running mean or the values themselves as the line."""
+    """One set of axes: metric names, drawn from zero or not, what the right axis of all but the first metric is called
+    if they have one, a running mean or the values themselves as the line."""
 
     title: str
     names: tuple[str, ...]
     unit: str
     from_zero: bool = False
-    twin: bool = False
+    right: str = ""
     smooth: bool = True
 
 
 PANELS: tuple[Panel, ...] = (
     Panel("Accuracy", ("accuracy_mean",), "share of responses that are correct", from_zero=True),
-    Panel("Reward", ("reward_mean",), "mean shaped reward"),
-    Panel("Response length", ("response_length_mean",), "tokens"),
+    Panel("Reward", ("reward_mean", "accuracy_reward_mean"), "reward"),
+    Panel("Length", ("response_length_mean", "truncated_share"), "tokens", right="truncated share"),
     Panel("Entropy of the policy", ("entropy",), "nats a token", from_zero=True),
-    Panel("Keep rate of dynamic sampling", ("keep_rate",), "share of groups", from_zero=True),
+    Panel("Groups", ("keep_rate", "all_correct_share", "all_wrong_share"), "share of graded groups", from_zero=True),
     Panel("Staleness", ("staleness_mean", "staleness_max"), "versions", from_zero=True, smooth=False),
     Panel("Sampler-learner mismatch", ("mismatch_kl",), "KL in nats a token"),
-    Panel("Gradient norm, loss", ("grad_norm", "loss"), "norm before clipping", twin=True),
-    Panel("Throughput", ("generated_tokens_per_s", "generator_idle", "learner_idle"), "tokens/s", True, True),
+    Panel("Gradient norm, loss", ("grad_norm", "loss"), "norm before clipping", right="loss"),
+    Panel("Throughput", ("generated_tokens_per_s", "generator_idle", "learner_idle"), "tokens/s", True, "idle share"),
 )
 
 
@@ -134,7 +134,7 @@ def _draw_panel(ax: Any, panel: Panel, rows: Sequence[Row], window: int) -> None
     ax.grid(color=_GRID)
     ax.spines[["top", "right"]].set_visible(False)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-    right = _right_axis(ax, panel) if panel.twin else ax
+    right = _right_axis(ax, panel) if panel.right else ax
     drawn = [
         _draw_series(right if i else ax, rows, name, _COLOURS[i], window if panel.smooth else 1, len(panel.names))
         for i, name in enumerate(panel.names)
@@ -156,10 +156,9 @@ def _draw_panel(ax: Any, panel: Panel, rows: Sequence[Row], window: int) -> None
 def _right_axis(ax: Any, panel: Panel) -> Any:
     right = ax.twinx()
     right.spines[["top"]].set_visible(False)
-    unit = BY_NAME[panel.names[1]].unit
-    if unit == "share":
+    if BY_NAME[panel.names[1]].unit == "share":
         right.set_ylim(0, 1)
-    right.set_ylabel("idle share" if unit == "share" else panel.names[1], color=_INK)
+    right.set_ylabel(panel.right, color=_INK)
     return right
 
 
@@ -169,7 +168,8 @@ def _draw_series(ax: Any, rows: Sequence[Row], name: str, colour: str, window: i
         return None
     ax.plot(steps, values, ".", color=colour, markersize=5 if len(values) < 100 else 2, alpha=0.35)
     unit = BY_NAME[name].unit
-    label = (unit if unit == "tokens/s" else name.replace("_", " ")) if count > 1 else f"mean of {window} steps"
+    short = name.removesuffix("_mean").removesuffix("_share").replace("_", " ")
+    label = (unit if unit == "tokens/s" else short) if count > 1 else f"mean of {window} steps"
     (line,) = ax.plot(steps, running_mean(values, window), color=colour, linewidth=1.8, label=label)
     return line
 

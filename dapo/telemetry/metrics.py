@@ -22,9 +22,24 @@ METRICS: tuple[Metric, ...] = (
     Metric("accuracy_mean", "share", "Correct responses among all graded since the last batch was cut, before any "
            "group is filtered; of two batches cut together, the second repeats the first's", "orchestrator"),
     Metric("reward_mean", "reward", "Mean shaped reward over the same responses", "orchestrator"),
+    Metric("accuracy_reward_mean", "reward", "The same without the length penalty", "orchestrator"),
+    Metric("overlong_penalty_mean", "reward", "Mean length penalty (soft overlong punishment) over the same responses, "
+           "in [−1, 0]", "orchestrator"),
+    Metric("correct_penalised_share", "share", "Responses that are correct and have a length penalty, among the same",
+           "orchestrator"),
     Metric("response_length_mean", "tokens", "Mean response length over the same responses", "orchestrator"),
     Metric("truncated_share", "share", "Responses cut at the token limit, among the same", "orchestrator"),
+    Metric("repetition_rate", "share", "Word 4-grams that occurred before in their response, mean over the same "
+           "responses", "orchestrator"),
+    Metric("reflection_share", "share", "Responses in which one of metrics.reflection_patterns is found, among the "
+           "same", "orchestrator"),
+    Metric("distinct_responses_mean", "responses", "Different texts in a group, mean over the graded groups, from 1 "
+           "to sampling.group_size", "orchestrator"),
+    Metric("distinct_answers_mean", "answers", "Different extracted answers in a group (no answer is one of them), "
+           "mean over the graded groups", "orchestrator"),
     Metric("batch_accuracy_mean", "share", "Correct responses in the batch that was trained on", "orchestrator"),
+    Metric("effective_prompts", "prompts", "Groups of that batch with both correct and wrong responses: those in "
+           "which accuracy gives a gradient", "orchestrator"),
     Metric("keep_rate", "share", "Groups kept by dynamic sampling among those graded since the last batch was cut",
            "orchestrator"),
     Metric("staleness_mean", "versions", "Version trained on minus version issued at, mean over the batch's groups",
@@ -41,8 +56,20 @@ METRICS: tuple[Metric, ...] = (
     Metric("entropy", "nats", "Mean entropy of the policy's next-token distribution over response tokens", "learner"),
     Metric("mismatch_kl", "nats", "KL between the sampler's and the learner's probabilities of the sampled tokens, "
            "before the step's first update", "learner"),
+    Metric("probability_mean", "share", "Mean probability that the policy gives the sampled tokens (DAPO, figure 7d)",
+           "learner"),
     Metric("clip_fraction_low", "share", "Response tokens whose ratio was clipped from below", "learner"),
     Metric("clip_fraction_high", "share", "Response tokens whose ratio was clipped from above", "learner"),
+    Metric("clipped_high_probability_mean", "share", "Mean probability of the tokens clipped from above (DAPO, "
+           "figure 3a)", "learner"),
+    Metric("clipped_high_probability_max", "share", "The same, at most", "learner"),
+    Metric("ratio_p01", "", "Ratio π_θ/π_old that 1 % of the response tokens do not exceed, within [1/e, e]", "learner"),
+    Metric("ratio_p99", "", "Ratio that 99 % do not exceed", "learner"),
+    Metric("kl_reference", "nats", "KL (k3) of the policy to the reference model, where one is loaded", "learner"),
+    Metric("value_loss", "", "Loss of the value network, mean over the step's updates (gae)", "learner"),
+    Metric("value_grad_norm", "", "Its gradient norm before clipping (gae)", "learner"),
+    Metric("explained_variance", "share", "1 − Var(return − value) / Var(return) over response tokens, before the "
+           "step's first update (gae)", "learner"),
     Metric("loss", "", "Policy loss, mean over the step's updates", "learner"),
     Metric("grad_norm", "", "Gradient norm before clipping, mean over the step's updates", "learner"),
     Metric("lr", "", "Learning rate of the step's last update", "learner"),

@@ -125,7 +125,7 @@ class Completion(_message.Message):
     def __init__(self, group_id: _Optional[str] = ..., index: _Optional[int] = ..., attempt: _Optional[int] = ..., payload_key: _Optional[str] = ..., text_key: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., response_tokens: _Optional[int] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., version_min: _Optional[int] = ..., version_max: _Optional[int] = ..., generator_id: _Optional[str] = ...) -> None: ...
 
 class Grade(_message.Message):
-    __slots__ = ("completion", "correct", "score", "overlong_penalty", "reward", "reason", "extracted")
+    __slots__ = ("completion", "correct", "score", "overlong_penalty", "reward", "reason", "extracted", "fingerprint", "repetition", "reflection")
     COMPLETION_FIELD_NUMBER: _ClassVar[int]
     CORRECT_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
@@ -133,6 +133,9 @@ class Grade(_message.Message):
     REWARD_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     EXTRACTED_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    REPETITION_FIELD_NUMBER: _ClassVar[int]
+    REFLECTION_FIELD_NUMBER: _ClassVar[int]
     completion: Completion
     correct: bool
     score: float
@@ -140,7 +143,10 @@ class Grade(_message.Message):
     reward: float
     reason: str
     extracted: str
-    def __init__(self, completion: _Optional[_Union[Completion, _Mapping]] = ..., correct: _Optional[bool] = ..., score: _Optional[float] = ..., overlong_penalty: _Optional[float] = ..., reward: _Optional[float] = ..., reason: _Optional[str] = ..., extracted: _Optional[str] = ...) -> None: ...
+    fingerprint: int
+    repetition: float
+    reflection: bool
+    def __init__(self, completion: _Optional[_Union[Completion, _Mapping]] = ..., correct: _Optional[bool] = ..., score: _Optional[float] = ..., overlong_penalty: _Optional[float] = ..., reward: _Optional[float] = ..., reason: _Optional[str] = ..., extracted: _Optional[str] = ..., fingerprint: _Optional[int] = ..., repetition: _Optional[float] = ..., reflection: _Optional[bool] = ...) -> None: ...
 
 class TrainSample(_message.Message):
     __slots__ = ("payload_key", "prompt_tokens", "response_tokens", "reward", "advantage", "truncated", "in_loss")

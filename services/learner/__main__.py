@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+from functools import partial
 from types import TracebackType
 
 from dapo.process import die_with_parent
@@ -61,17 +62,19 @@ def run() -> None:
 
     from services.learner.engine import LearnerEngine
     from services.learner.loop import LearnerLoop
-    from services.learner.model import PolicyModel, load_causal
+    from services.learner.lora import add_lora
+    from services.learner.model import PolicyModel, ValueModel, load_causal
     from services.learner.trainer import Trainer
 
     transformers_logging.disable_progress_bar()
-    policy = PolicyModel(
-        load_causal(spec.model.path, spec.model.dtype),
-        spec.sampling.temperature,
-        entropy_gradient=spec.algorithm.entropy_coefficient > 0,
-    )
-    reference = load_causal(spec.model.path, spec.model.dtype) if spec.algorithm.kl_coefficient > 0 else None
-    trainer = Trainer(spec, LearnerEngine(policy, spec, ranks), reference)
+    load = partial(load_causal, spec.model.path, spec.model.dtype)
+    algorithm = spec.algorithm
+    trained = load()
+    add_lora(trained, spec.lora, spec.seed)
+    policy = PolicyModel(trained, spec.sampling.temperature, entropy_gradient=algorithm.entropy_coefficient > 0)
+    engine = LearnerEngine(policy, spec, ranks)
+    value = LearnerEngine(ValueModel(load()), spec, ranks) if algorithm.advantage_estimator == "gae" else None
+    trainer = Trainer(spec, engine, value, load() if algorithm.needs_reference else None)
     loop = LearnerLoop(spec, environment, ranks, bus, control, trainer, variable("DAPO_WEIGHT_BACKEND"))
     loop.start()
     loop.run()

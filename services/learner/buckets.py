@@ -6,15 +6,10 @@ A bucket is the concatenated bytes of its tensors, in order and without padding.
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dapo.v1 import messages_pb2 as pb
 from services.learner.engine import LearnerEngine
-
-
-def full_shape(parameter: nn.Parameter) -> tuple[int, ...]:
-    """The parameter's whole shape, also where ZeRO 3 has cut it up."""
-    return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def split_buckets(sizes: list[int], limit: int) -> list[list[int]]:
@@ -31,20 +26,23 @@ def split_buckets(sizes: list[int], limit: int) -> list[list[int]]:
 
 
 class WeightBuckets:
-    """The policy's parameters, cut into buckets once. Flattening is a collective under ZeRO 3: all ranks take part."""
+    """The policy's weights as they are served, cut into buckets once.
+
+    Flattening is a collective under ZeRO 3: all ranks take part.
+    """
 
     def __init__(self, engine: LearnerEngine, bucket_mib: int) -> None:
         self._engine = engine
-        named = list(engine.policy.served_names().items())
-        sizes = [torch.Size(full_shape(p)).numel() * p.element_size() for _, p in named]
+        named = list(engine.module.served_weights().items())
+        sizes = [weight.bytes for _, weight in named]
         self._buckets = [[named[i] for i in bucket] for bucket in split_buckets(sizes, bucket_mib * 2**20)]
 
     def specs(self) -> list[pb.WeightBucket]:
         return [
             pb.WeightBucket(
                 tensors=[
-                    pb.TensorSpec(name=name, dtype=str(p.dtype).removeprefix("torch."), shape=full_shape(p))
-                    for name, p in bucket
+                    pb.TensorSpec(name=name, dtype=str(weight.dtype).removeprefix("torch."), shape=weight.shape)
+                    for name, weight in bucket
                 ]
             )
             for bucket in self._buckets
@@ -56,9 +54,8 @@ class WeightBuckets:
         if not leads and self._engine.zero_stage < 3:
             return
         for bucket in self._buckets:
-            parameters = [parameter for _, parameter in bucket]
-            with self._engine.gathered(parameters), torch.no_grad():
+            with self._engine.gathered([one for _, weight in bucket for one in weight.parameters]):
                 if not leads:
                     continue
-                parts = [p.detach().contiguous().view(-1).view(torch.uint8) for p in parameters]
+                parts = [weight.value().contiguous().view(-1).view(torch.uint8) for _, weight in bucket]
                 yield torch.cat(parts).to(device)

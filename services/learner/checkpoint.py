@@ -1,6 +1,8 @@
 """Checkpoints that are complete or absent.
 
-    checkpoints/step-000020/shards/…      DeepSpeed's files: parameters, optimizer state
+    checkpoints/step-000020/shards/…      DeepSpeed's files: the policy's parameters and optimizer state
+    checkpoints/step-000020/value/…       the same of the value network, where there is one
+    checkpoints/step-000020/reference.pt  the reference model, where it is refreshed
     checkpoints/step-000020/rng-rank0.pt  random states, one file a rank
     checkpoints/step-000020/hf/…          the model in Hugging Face format
     checkpoints/step-000020/manifest.json what the checkpoint stands for, and the size of every file
@@ -21,10 +23,12 @@ import torch.distributed as dist
 from transformers import AutoTokenizer
 
 from dapo.spec import RunSpec
-from services.learner.engine import LearnerEngine
+from services.learner.trainer import Trainer
 
 FORMAT = 1
 SHARDS = "shards"
+VALUE = "value"
+REFERENCE = "reference.pt"
 
 
 class CheckpointError(RuntimeError):
@@ -37,7 +41,6 @@ class Manifest:
 
     step: int
     incarnation: int
-    learning_rate: float
     seed: int
     world_size: int
     zero_stage: int
@@ -90,16 +93,20 @@ def read_latest(run_dir: Path) -> tuple[Path, Manifest] | None:
 
 
 class CheckpointStore:
-    """Writes and reads the checkpoints of one run. `save` and `load` are called by all ranks together."""
+    """Writes and reads the checkpoints of one run. `write` and `load` are called by all ranks together."""
 
-    def __init__(self, run_dir: Path, spec: RunSpec, engine: LearnerEngine) -> None:
+    def __init__(self, run_dir: Path, spec: RunSpec, trainer: Trainer) -> None:
         self.root = run_dir / "checkpoints"
         self.run_dir = run_dir
         self.spec = spec
-        self.engine = engine
-        self.ranks = engine.ranks
+        self.engine = trainer.engine
+        self.value = trainer.value
+        # One that is never refreshed is read from model.path.
+        refreshed = spec.algorithm.reference_refresh_steps is not None
+        self.reference = trainer.preparation.reference if refreshed else None
+        self.ranks = trainer.ranks
 
-    def write(self, step: int, incarnation: int, learning_rate: float) -> Path:
+    def write(self, step: int, incarnation: int) -> Path:
         """Everything but the marker, on disk when this returns on rank 0."""
         directory = self.root / f"step-{step:06d}"
         if self.ranks.leads:
@@ -108,6 +115,10 @@ class CheckpointStore:
             directory.mkdir(parents=True)
         dist.barrier()
         self.engine.deepspeed.save_checkpoint(str(directory), tag=SHARDS, save_latest=False)
+        if self.value is not None:
+            self.value.deepspeed.save_checkpoint(str(directory), tag=VALUE, save_latest=False)
+        if self.reference is not None and self.ranks.leads:
+            torch.save(self.reference.state_dict(), directory / REFERENCE)
         torch.save(_rng_state(), directory / f"rng-rank{self.ranks.rank}.pt")
         self._write_model(directory / "hf")
         dist.barrier()
@@ -118,7 +129,6 @@ class CheckpointStore:
             manifest = Manifest(
                 step=step,
                 incarnation=incarnation,
-                learning_rate=learning_rate,
                 seed=self.spec.seed,
                 world_size=self.ranks.world_size,
                 zero_stage=self.engine.zero_stage,
@@ -141,12 +151,12 @@ class CheckpointStore:
     def _write_model(self, directory: Path) -> None:
         """Gather the parameters one by one to rank 0 and write them as a Hugging Face directory."""
         state = {}
-        for name, parameter in self.engine.policy.served_names().items():
-            with self.engine.gathered([parameter]):
+        for name, weight in self.engine.module.served_weights().items():
+            with self.engine.gathered(weight.parameters):
                 if self.ranks.leads:
-                    state[name] = parameter.detach().cpu().clone()
+                    state[name] = weight.value().cpu().clone()
         if self.ranks.leads:
-            self.engine.policy.causal.save_pretrained(directory, state_dict=state)
+            self.engine.module.causal.save_pretrained(directory, state_dict=state)
             AutoTokenizer.from_pretrained(self.spec.model.path).save_pretrained(directory)
 
     def load(self) -> Manifest | None:
@@ -168,6 +178,10 @@ class CheckpointStore:
                     f"{value}; start it as the checkpoint was written"
                 )
         self.engine.deepspeed.load_checkpoint(str(directory), tag=SHARDS, load_lr_scheduler_states=False)
+        if self.value is not None:
+            self.value.deepspeed.load_checkpoint(str(directory), tag=VALUE, load_lr_scheduler_states=False)
+        if self.reference is not None:
+            self.reference.load_state_dict(torch.load(directory / REFERENCE, weights_only=True))
         _set_rng_state(torch.load(directory / f"rng-rank{self.ranks.rank}.pt", weights_only=True))
         return manifest
 

@@ -74,10 +74,10 @@ def broadcast_ints(values: list[int]) -> list[int]:
     return [int(value) for value in data]
 
 
-def sum_ints(values: list[int]) -> list[int]:
-    """Element-wise sum over the ranks."""
+def min_ints(values: list[int]) -> list[int]:
+    """Element-wise minimum over the ranks."""
     data = torch.tensor(values, dtype=torch.int64)
-    dist.all_reduce(data)
+    dist.all_reduce(data, op=dist.ReduceOp.MIN)
     return [int(value) for value in data]
 
 

@@ -1,11 +1,12 @@
-"""DeepSpeed around the policy: N times backward, then one step, with exactly the gradient of the summed loss.
+"""DeepSpeed around one trained network: N times backward, then one step, with exactly the gradient of the summed loss.
 
 DeepSpeed averages gradients over ranks and divides by accumulation steps. Both are undone here (the contribution is
 multiplied by the number of ranks; accumulation is left to the caller), so a mini-batch's gradient does not depend on
 the number of ranks, the micro-batches or the ZeRO stage.
 """
 
-from typing import Any
+import math
+from typing import Any, Generic, TypeVar
 
 import deepspeed
 import torch
@@ -14,12 +15,31 @@ from torch import Tensor, nn
 from dapo.spec import RunSpec
 from dapo.spec.training import OptimizerSpec
 from services.learner.distributed import Ranks
-from services.learner.model import PolicyModel
+from services.learner.model import TrainedModel
+
+Model = TypeVar("Model", bound=TrainedModel)
+
+OFFLOADED = {
+    "none": (),
+    "optimizer": ("offload_optimizer",),
+    "parameters": ("offload_optimizer", "offload_param"),
+}
+"""What ZeRO keeps in the host's memory, in DeepSpeed's names, by `training.offload`."""
 
 
-def learning_rate(step: int, optimizer: OptimizerSpec) -> float:
-    """Rate of rollout step `step` (from 0): linear warm-up that is never 0, then constant."""
-    return optimizer.learning_rate * min(1.0, (step + 1) / max(1, optimizer.warmup_steps))
+def rate_factor(step: int, optimizer: OptimizerSpec, steps: int) -> float:
+    """Share of the peak learning rate in rollout step `step` (from 0) of `steps`.
+
+    A linear warm-up that is never 0; then constant, or falling to `final_rate` in the last step.
+    """
+    warmup = optimizer.warmup_steps
+    if step < warmup:
+        return (step + 1) / warmup
+    if optimizer.schedule == "constant":
+        return 1.0
+    done = min(1.0, (step - warmup) / max(1, steps - 1 - warmup))
+    left = 1 - done if optimizer.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
+    return optimizer.final_rate + (1 - optimizer.final_rate) * left
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -46,27 +66,31 @@ def deepspeed_config(spec: RunSpec, world_size: int) -> dict[str, Any]:
         "gradient_clipping": spec.optimizer.gradient_clip if stage else 0.0,
         "zero_optimization": {"stage": stage, "overlap_comm": False},
         "zero_allow_untested_optimizer": True,
+        # Torch's AdamW also steps where its state is offloaded; DeepSpeed's own would have to be compiled.
+        "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": None,
     }
+    for part in OFFLOADED[spec.training.offload]:
+        config["zero_optimization"][part] = {"device": "cpu"}
     if bfloat16:
         config["bf16"] = {"enabled": True}
         config["data_types"] = {"grad_accum_dtype": "fp32"}
     return config
 
 
-class LearnerEngine:
-    """The trained policy on one rank. Every method is called by all ranks in the same order."""
+class LearnerEngine(Generic[Model]):
+    """A network and its optimizer on one rank. Every method is called by all ranks in the same order."""
 
-    def __init__(self, policy: PolicyModel, spec: RunSpec, ranks: Ranks) -> None:
+    def __init__(self, module: Model, spec: RunSpec, ranks: Ranks) -> None:
         if spec.model.gradient_checkpointing:
-            policy.causal.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        self.policy = policy.to(ranks.device).train()
+            module.causal.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.module: Model = module.to(ranks.device).train()
         self.ranks = ranks
         self.spec = spec.optimizer
         config = deepspeed_config(spec, ranks.world_size)
         self.zero_stage: int = config["zero_optimization"]["stage"]
         optimizer = torch.optim.AdamW(
-            parameter_groups(policy, self.spec.weight_decay),
+            parameter_groups(module, self.spec.weight_decay),
             lr=self.spec.learning_rate,
             betas=self.spec.betas,
             eps=self.spec.epsilon,
@@ -75,17 +99,16 @@ class LearnerEngine:
         if self.zero_stage == 0:
             optimizer.register_step_pre_hook(self._clip)
         self.deepspeed, self.optimizer, _, _ = deepspeed.initialize(
-            model=policy, optimizer=optimizer, config=config, dist_init_required=False
+            model=module, optimizer=optimizer, config=config, dist_init_required=False
         )
 
     def _clip(self, *_: object) -> None:
-        parameters = [p for p in self.policy.parameters() if p.grad is not None]
+        parameters = [p for p in self.module.parameters() if p.grad is not None]
         self._norm = float(nn.utils.clip_grad_norm_(parameters, self.spec.gradient_clip))
 
-    def logprobs(self, ids: Tensor, positions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """See PolicyModel.forward."""
-        logprobs, entropy = self.deepspeed(ids, positions, targets)
-        return logprobs, entropy
+    def __call__(self, *inputs: Tensor | None) -> Any:
+        """The network's forward pass."""
+        return self.deepspeed(*inputs)
 
     def backward(self, contribution: Tensor) -> None:
         """Add the gradient of this rank's contribution to a mini-batch's loss (a sum over ranks and micro-batches)."""

@@ -20,7 +20,6 @@ from services.learner.buckets import WeightBuckets
 from services.learner.checkpoint import CheckpointStore
 from services.learner.control import ControlLoop
 from services.learner.distributed import Ranks, broadcast_ints
-from services.learner.engine import learning_rate
 from services.learner.payloads import Sample, fetch_samples
 from services.learner.publisher import Publisher
 from services.learner.trainer import Trainer, flat_samples
@@ -66,7 +65,7 @@ class LearnerLoop:
         self.control = control
         self.trainer = trainer
         self.weight_backend = weight_backend
-        self.checkpoints = CheckpointStore(environment.run_dir, spec, trainer.engine)
+        self.checkpoints = CheckpointStore(environment.run_dir, spec, trainer)
         self.buckets = WeightBuckets(trainer.engine, spec.weight_sync.bucket_mib)
         self.step = 0
         self.epoch = 0
@@ -185,7 +184,7 @@ class LearnerLoop:
 
     def _fetch(self, batch: pb.TrainBatch, records: dict[int, pb.TrainSample]) -> dict[int, Sample]:
         """This rank's samples. One that cannot be used is left out, as a dead letter with an alert; the run goes on."""
-        vocabulary = self.trainer.engine.policy.vocabulary
+        vocabulary = self.trainer.engine.module.vocabulary
         samples, problems = self.control.call(fetch_samples(self.bus, records, vocabulary))
         for index, problem in problems.items():
             key = records[index].payload_key
@@ -233,8 +232,7 @@ class LearnerLoop:
     def _checkpoint(self) -> None:
         """Write, make sure Redis has the facts on disk, mark, and only then let the batch log forget."""
         self._still_leader()
-        rate = learning_rate(max(0, self.step - 1), self.spec.optimizer)
-        directory = self.checkpoints.write(self.step, self.epoch, rate)
+        directory = self.checkpoints.write(self.step, self.epoch)
         if self.ranks.leads:
             self.control.call(self.bus.sync_to_disk())
             self._still_leader()

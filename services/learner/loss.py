@@ -1,4 +1,4 @@
-"""The policy loss of the DAPO family over padded responses.
+"""The losses of the DAPO family over padded responses: the policy's, and the value network's.
 
 Every function works on [sequences, tokens] tensors with a boolean `mask` of the tokens in the loss. The loss is a *sum
 of contributions*: each token is weighted by a denominator of the whole mini-batch that the caller gives, so adding up
@@ -6,10 +6,11 @@ the contributions of any micro-batches on any ranks gives the same number and th
 
 Sources: PPO (arXiv 1707.06347, eq. 7); DAPO (arXiv 2503.14476, eq. 8 to 12: Clip-Higher, token-level loss); GRPO (arXiv
 2402.03300, eq. 3 and 4: k3 KL, sample-level loss); Dr. GRPO (arXiv 2503.20783: constant length norm); dual clip (arXiv
-1912.09729, eq. 5); truncated importance sampling between sampler and learner.
+1912.09729, eq. 5); truncated and masked importance sampling between sampler and learner (IcePop).
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -34,6 +35,7 @@ class Objective:
     kl_coefficient: float = 0.0
     entropy_coefficient: float = 0.0
     importance_cap: float | None = None
+    importance_mode: Literal["truncate", "mask"] = "truncate"
 
     @classmethod
     def from_spec(cls, algorithm: AlgorithmSpec, max_response_tokens: int) -> "Objective":
@@ -44,9 +46,10 @@ class Objective:
             dual_clip=algorithm.dual_clip,
             aggregation=algorithm.loss_aggregation,
             length_norm=float(max_response_tokens),
-            kl_coefficient=algorithm.kl_coefficient,
+            kl_coefficient=algorithm.kl_coefficient if algorithm.kl_placement == "loss" else 0.0,
             entropy_coefficient=algorithm.entropy_coefficient,
             importance_cap=algorithm.importance_cap if decoupled else None,
+            importance_mode=algorithm.importance_mode,
         )
 
 
@@ -102,9 +105,17 @@ def kl_k3(log_ratio: Tensor) -> Tensor:
     return bounded.exp() - bounded - 1
 
 
-def importance_weights(proximal: Tensor, behaviour: Tensor, cap: float) -> Tensor:
-    """min(π_old / μ, cap) per token, without gradient."""
-    return (proximal - behaviour).detach().clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND).exp().clamp(max=cap)
+def importance_weights(
+    proximal: Tensor, behaviour: Tensor, cap: float, mode: Literal["truncate", "mask"] = "truncate"
+) -> Tensor:
+    """w = π_old / μ per token, without gradient: min(w, cap), or with `mask` 0 where w lies outside [1 / cap, cap].
+
+    Masked tokens stay in the loss's denominators, so masking never makes the others louder.
+    """
+    weights = (proximal - behaviour).detach().clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND).exp()
+    if mode == "truncate":
+        return weights.clamp(max=cap)
+    return weights.masked_fill((weights > cap) | (weights < 1 / cap), 0)
 
 
 def policy_loss(inputs: TokenInputs, objective: Objective, totals: Denominators) -> Tensor:
@@ -118,7 +129,9 @@ def policy_loss(inputs: TokenInputs, objective: Objective, totals: Denominators)
         dual_clip=objective.dual_clip,
     )
     if objective.importance_cap is not None:
-        losses = losses * importance_weights(inputs.proximal, inputs.behaviour, objective.importance_cap)
+        losses = losses * importance_weights(
+            inputs.proximal, inputs.behaviour, objective.importance_cap, objective.importance_mode
+        )
     if objective.kl_coefficient > 0:
         if inputs.reference is None:
             raise ValueError("kl_coefficient is above 0 but the reference log-probabilities are missing")
@@ -129,39 +142,16 @@ def policy_loss(inputs: TokenInputs, objective: Objective, totals: Denominators)
     return (losses * weights.to(losses.dtype)).masked_fill(~inputs.mask, 0).sum()
 
 
-@torch.no_grad()
-def update_sums(inputs: TokenInputs, objective: Objective) -> dict[str, Tensor]:
-    """Sums over the masked tokens for the metrics of one update; divide by `tokens` after adding up everywhere.
+def value_loss(
+    current: Tensor, old: Tensor, returns: Tensor, mask: Tensor, totals: Denominators, *, clip: float | None
+) -> Tensor:
+    """This micro-batch's contribution to ½ max((V − R)², (clip(V, V_old ± c) − R)²), a token mean over the mini-batch.
 
-    A token counts as clipped where the clip takes its gradient away: A > 0 above, A < 0 below.
+    All tensors are [sequences, tokens]; `old` holds the values before the step's first update, `clip` is c in units of
+    reward, none for the plain squared error. Of PPO's reference implementation (openai/baselines, ppo2).
     """
-    mask = inputs.mask
-    ratio = (inputs.current - inputs.proximal).clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND).exp()
-    sums = {
-        "tokens": mask.sum(),
-        "entropy": inputs.entropy.masked_fill(~mask, 0).sum(),
-        "clipped_low": (mask & (inputs.advantages < 0) & (ratio < 1 - objective.clip_low)).sum(),
-        "clipped_high": (mask & (inputs.advantages > 0) & (ratio > 1 + objective.clip_high)).sum(),
-    }
-    if inputs.reference is not None:
-        sums["kl_reference"] = kl_k3(inputs.reference - inputs.current).masked_fill(~mask, 0).sum()
-    return {name: value.double() for name, value in sums.items()}
-
-
-@torch.no_grad()
-def mismatch_sums(old: Tensor, behaviour: Tensor, mask: Tensor) -> dict[str, Tensor]:
-    """How far the learner's π_old, before any update, is from what sampled: sums over the masked tokens.
-
-    `mismatch_kl` sums the k3 estimate of KL(μ ‖ π_old); `weight` and `weight_squared` sum π_old/μ and its square, from
-    which the effective sample size is (Σw)² / (n Σw²), 1 when the two policies agree.
-    """
-    difference = (old - behaviour).masked_fill(~mask, 0)
-    weights = difference.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND).exp().masked_fill(~mask, 0)
-    sums = {
-        "mismatch_tokens": mask.sum(),
-        "mismatch_kl": kl_k3(difference).sum(),
-        "mismatch_abs": difference.abs().sum(),
-        "weight": weights.sum(),
-        "weight_squared": weights.square().sum(),
-    }
-    return {name: value.double() for name, value in sums.items()}
+    losses = (current - returns).square()
+    if clip is not None:
+        clipped = old + (current - old).clamp(-clip, clip)
+        losses = torch.maximum(losses, (clipped - returns).square())
+    return losses.masked_fill(~mask, 0).sum() / (2 * totals.tokens)

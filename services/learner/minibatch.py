@@ -6,9 +6,11 @@ in the batch's flat list of samples; lengths are prompt plus response tokens.
 
 import heapq
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+
+from services.learner.packing import pack_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +27,10 @@ class Denominators:
         return cls(tokens=sum(tokens), sequences=len(tokens))
 
 
-def split_updates(count: int, updates: int, *, seed: int, batch: int) -> list[list[int]]:
-    """The samples 0 … count − 1 of one batch, shuffled from (seed, batch), in `updates` nearly equal mini-batches."""
+def split_updates(count: int, updates: int, *, seed: int, batch: int, epoch: int = 0) -> list[list[int]]:
+    """The samples 0 … count − 1 of a batch, shuffled from (seed, batch, epoch), in nearly equal mini-batches."""
     order = list(range(count))
-    random.Random(f"mini-batches:{seed}:{batch}").shuffle(order)
+    random.Random(f"mini-batches:{seed}:{batch}:{epoch}").shuffle(order)
     cuts = [count * k // updates for k in range(updates + 1)]
     return [order[start:end] for start, end in pairwise(cuts)]
 
@@ -60,26 +62,40 @@ def pack(indices: Iterable[int], lengths: Sequence[int], budget: int) -> list[li
     return micro_batches
 
 
-def schedule(shares: Sequence[Sequence[int]], lengths: Sequence[int], budget: int) -> list[list[list[int]]]:
+def schedule(
+    shares: Sequence[Sequence[int]], lengths: Sequence[int], budget: int, *, packed: bool = False
+) -> list[list[list[int]]]:
     """Micro-batches [rank][k] of one update, equally many on each rank (at least one): short ranks get empty ones.
 
     Collectives run once a micro-batch under ZeRO, so ranks must take the same number of them.
     """
-    packed = [pack(share, lengths, budget) for share in shares]
-    most = max(1, *(len(micro_batches) for micro_batches in packed))
-    return [micro_batches + [[]] * (most - len(micro_batches)) for micro_batches in packed]
+    fill = pack_tokens if packed else pack
+    filled = [fill(share, lengths, budget) for share in shares]
+    most = max(1, *(len(micro_batches) for micro_batches in filled))
+    return [micro_batches + [[]] * (most - len(micro_batches)) for micro_batches in filled]
 
 
 @dataclass(frozen=True, slots=True)
 class BatchPlan:
-    """Who trains on what: `shares[update][rank]` are the samples of one rank in one update."""
+    """Who trains on what: `shares[update][rank]` are the samples of one rank in one update, epoch after epoch."""
 
     lengths: Sequence[int]
     shares: Sequence[Sequence[Sequence[int]]]
+    packed: bool = False
 
     def rank_indices(self, rank: int) -> list[int]:
         """Every sample of the batch that this rank trains on, and so must fetch."""
-        return [index for update in self.shares for index in update[rank]]
+        return sorted({index for update in self.shares for index in update[rank]})
+
+    def whole(self, loss_tokens: Sequence[int], budget: int) -> list[list[list[int]]]:
+        """Micro-batches [rank][k] of everything that a rank trains on in the step, each sample once a rank."""
+        ranks = range(len(self.shares[0]))
+        return schedule(
+            [[i for i in self.rank_indices(rank) if loss_tokens[i] > 0] for rank in ranks],
+            self.lengths,
+            budget,
+            packed=self.packed,
+        )
 
     def update(
         self, number: int, loss_tokens: Sequence[int], budget: int
@@ -87,19 +103,25 @@ class BatchPlan:
         """Micro-batches [rank][k] and denominators of one update, without the samples that have no loss token."""
         usable = [[i for i in share if loss_tokens[i] > 0] for share in self.shares[number]]
         totals = Denominators.count((i for share in usable for i in share), loss_tokens)
-        return schedule(usable, self.lengths, budget), totals
+        return schedule(usable, self.lengths, budget, packed=self.packed), totals
 
 
 def plan_batch(
-    lengths: Sequence[int], in_loss: Sequence[bool], *, updates: int, ranks: int, seed: int, batch: int
+    lengths: Sequence[int],
+    in_loss: Sequence[bool],
+    *,
+    updates: int,
+    epochs: int,
+    ranks: int,
+    seed: int,
+    batch: int,
+    packed: bool = False,
 ) -> BatchPlan:
-    """Cut a batch into `updates` mini-batches and each of them over `ranks`; samples out of the loss are left out."""
-    mini_batches = split_updates(len(lengths), updates, seed=seed, batch=batch)
+    """Cut a batch, anew for each epoch, into mini-batches and these over `ranks`; what has no loss is left out."""
+    mini_batches = [
+        part
+        for epoch in range(epochs)
+        for part in split_updates(len(lengths), updates, seed=seed, batch=batch, epoch=epoch)
+    ]
     kept = [[i for i in indices if in_loss[i]] for indices in mini_batches]
-    return BatchPlan(lengths=lengths, shares=[partition(indices, lengths, ranks) for indices in kept])
-
-
-def merge_sums(sums: dict[str, float], more: Mapping[str, float]) -> None:
-    """Add `more` into `sums`, name by name."""
-    for name, value in more.items():
-        sums[name] = sums.get(name, 0.0) + value
+    return BatchPlan(lengths=lengths, shares=[partition(indices, lengths, ranks) for indices in kept], packed=packed)

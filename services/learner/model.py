@@ -1,48 +1,74 @@
-"""The policy as the learner runs it: a causal language model that returns log-probabilities, never logits."""
+"""The networks as the learner runs them: a policy that returns log-probabilities, never logits, and a value network."""
 
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import is_flash_attn_2_available
 
-from services.learner.logprobs import head_logprobs
+from services.learner.logprobs import LogprobHead
+from services.learner.lora import ServedWeight, served_weights
 
 CHECK_TOLERANCE = 1e-3
 
 
-class PolicyModel(nn.Module):  # type: ignore[misc]
-    """Wraps a Hugging Face causal model; `causal.` is the prefix of its parameters' names."""
+class TrainedModel(nn.Module):  # type: ignore[misc]
+    """Wraps a Hugging Face model; `causal.` is the prefix of its parameters' names.
 
-    def __init__(self, causal: PreTrainedModel, temperature: float, *, entropy_gradient: bool = False) -> None:
+    Where a forward pass takes `ids` [rows, width], rows are padded on the right; attention is causal, so padding needs
+    no mask: nothing real looks at it. With `position_ids` [1, total] the one row holds sequences end to end, and the
+    positions start anew with each: transformers derives from them what may look at what.
+    """
+
+    def __init__(self, causal: PreTrainedModel) -> None:
         super().__init__()
         self.causal = causal
+
+    def hidden(self, ids: Tensor, positions: Tensor, position_ids: Tensor | None) -> Tensor:
+        """Last hidden states [n, width] at flat positions [n] of `ids` [rows, width]."""
+        outputs = self.causal.base_model(input_ids=ids, position_ids=position_ids, use_cache=False)
+        states: Tensor = outputs.last_hidden_state
+        return states.flatten(0, 1)[positions]
+
+
+class ValueModel(TrainedModel):
+    """The causal model's backbone and a linear head that starts at 0, in place of the output embedding."""
+
+    def __init__(self, causal: PreTrainedModel) -> None:
+        super().__init__(causal.base_model)
+        width = causal.config.get_text_config().hidden_size
+        self.head = nn.Linear(width, 1, dtype=causal.dtype)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, ids: Tensor, positions: Tensor, position_ids: Tensor | None = None) -> Tensor:
+        """Value [n], float32, of the state at each flat position [n] of `ids`: of what is expected after that token."""
+        values: Tensor = self.head(self.hidden(ids, positions, position_ids)).float()
+        return values.squeeze(-1)
+
+
+class PolicyModel(TrainedModel):
+    def __init__(self, causal: PreTrainedModel, temperature: float, *, entropy_gradient: bool = False) -> None:
+        super().__init__(causal)
         self.temperature = temperature
         self.entropy_gradient = entropy_gradient
+        causal.set_output_embeddings(LogprobHead(causal.get_output_embeddings()))
 
-    def forward(self, ids: Tensor, positions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probability and entropy [n] of `targets` [n], each predicted at a flat position [n] of `ids`.
-
-        `ids` is [rows, width]. Rows are padded on the right and attention is causal, so padding needs no mask: nothing
-        real looks at it.
-        """
-        hidden = self.causal.base_model(input_ids=ids, use_cache=False).last_hidden_state
-        return head_logprobs(
-            self.causal.get_output_embeddings(),
-            hidden.flatten(0, 1)[positions],
-            targets,
-            self.temperature,
-            vocabulary=self.vocabulary,
-            entropy_gradient=self.entropy_gradient,
-        )
+    def forward(
+        self, ids: Tensor, positions: Tensor, targets: Tensor, position_ids: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probability and entropy [n] of `targets` [n], each predicted at a flat position [n] of `ids`."""
+        head = self.causal.get_output_embeddings()
+        return head(self.hidden(ids, positions, position_ids), targets, self.temperature, self.entropy_gradient)
 
     @property
     def vocabulary(self) -> int:
         return int(self.causal.config.get_text_config().vocab_size)
 
-    def served_names(self) -> dict[str, nn.Parameter]:
-        """Parameters by their Hugging Face names; a tied output embedding appears once, as the input embedding."""
-        return {name.removeprefix("causal."): parameter for name, parameter in self.named_parameters()}
+    def served_weights(self) -> dict[str, ServedWeight]:
+        """What generators and exports get, by Hugging Face names; a tied output embedding is the input embedding."""
+        return served_weights(self.causal)
 
 
 @torch.no_grad()
@@ -69,4 +95,6 @@ def load_causal(path: str, dtype: str) -> PreTrainedModel:
         setattr(config, name, 0.0)
     causal = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=getattr(torch, dtype))
     check_head(causal)
+    if dtype == "bfloat16" and torch.cuda.is_available() and is_flash_attn_2_available():
+        causal.set_attn_implementation("flash_attention_2")
     return causal

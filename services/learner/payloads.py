@@ -17,20 +17,27 @@ class PayloadError(ValueError):
 
 @dataclass(slots=True)
 class Sample:
-    """One response. `ids` is prompt then response, int32; the rest is one value a response token.
+    """One response. `ids` is prompt then response, int32; the arrays below have one value a response token.
 
-    `proximal` (π_old) is the sampler's `behaviour` unless the learner has recomputed it.
+    `proximal` (π_old) is the sampler's `behaviour` unless the learner has recomputed it. `reference` (log π_ref),
+    `values` and `returns` are 0 unless the step's preparation computes them; with a value network, so are `advantages`
+    until then.
     """
 
     ids: NDArray[np.int32]
     prompt_tokens: int
     mask: NDArray[np.bool_]
     behaviour: NDArray[np.float32]
-    advantage: float
+    advantages: NDArray[np.float32]
+    reward: float
     proximal: NDArray[np.float32] = field(init=False)
+    reference: NDArray[np.float32] = field(init=False)
+    values: NDArray[np.float32] = field(init=False)
+    returns: NDArray[np.float32] = field(init=False)
 
     def __post_init__(self) -> None:
         self.proximal = self.behaviour
+        self.reference = self.values = self.returns = np.zeros_like(self.behaviour)
 
     @property
     def response_tokens(self) -> int:
@@ -68,10 +75,11 @@ def decode_sample(record: pb.TrainSample, data: bytes | None, vocabulary: int) -
     ids = np.concatenate([prompt, response]).astype(np.int32)
     if ids.min() < 0 or ids.max() >= vocabulary:
         raise PayloadError(f"token ids lie in [{ids.min()}, {ids.max()}], the vocabulary has {vocabulary} tokens")
-    if not np.isfinite(behaviour[mask]).all() or not np.isfinite(record.advantage):
-        raise PayloadError("a log-probability or the advantage is not a finite number")
+    if not (np.isfinite(behaviour[mask]).all() and np.isfinite(record.advantage) and np.isfinite(record.reward)):
+        raise PayloadError("a log-probability, the advantage or the reward is not a finite number")
     behaviour = np.where(mask, behaviour, np.float32(0))
-    return Sample(ids, record.prompt_tokens, mask, behaviour, record.advantage)
+    advantages = np.full(record.response_tokens, record.advantage, dtype=np.float32)
+    return Sample(ids, record.prompt_tokens, mask, behaviour, advantages, record.reward)
 
 
 async def fetch_samples(

@@ -1,12 +1,16 @@
 """A small base model for the demo and the tests: it reverses a short string, right about one time in five.
 
 `python -m services.learner.toy DIR` writes DIR/model (0.6 M-parameter Qwen2 with a character tokenizer) and
-DIR/train.jsonl (rows {"prompt": "abcde>", "answer": "edcba"}).
+DIR/train.jsonl (rows {"prompt": "abcde>", "answer": "edcba"}). With `--pauses 6` the model writes six spaces before its
+answer in the mean, none of which a grader minds, so that the length of a response is its own choice.
 """
 
 import argparse
 import json
+import math
 import random
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,10 +24,33 @@ from transformers.utils import logging as transformers_logging
 ALPHABET = "abcdefghij"
 LENGTH = 5
 SEPARATOR = ">"
+PAUSE = " "
 LEARNING_RATE = 7e-4
 BATCH = 256
 CHECK_EVERY = 5
 MAX_UPDATES = 400
+
+
+@dataclass(frozen=True)
+class Task:
+    pauses: float = 0.0
+    """Mean number of pauses before the answer; the number is geometric, so that some responses pass any limit."""
+    limit: int = LENGTH + 1
+    """Response tokens at most, end-of-sequence counted."""
+
+    @property
+    def alphabet(self) -> str:
+        return ALPHABET + SEPARATOR + (PAUSE if self.pauses else "")
+
+    def draw_pauses(self, rng: random.Random) -> str:
+        """At most one more than `limit`: of what lies beyond, the model only has to learn that it goes on."""
+        if not self.pauses:
+            return ""
+        stay = self.pauses / (1 + self.pauses)
+        return PAUSE * min(self.limit + 1, int(math.log(1 - rng.random()) / math.log(stay)))
+
+
+REVERSE = Task()
 
 
 def char_tokenizer(alphabet: str = ALPHABET + SEPARATOR) -> PreTrainedTokenizerFast:
@@ -60,35 +87,50 @@ def random_rows(count: int, rng: random.Random) -> list[dict[str, str]]:
     return [{"prompt": s + SEPARATOR, "answer": s[::-1]} for s in strings]
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, str]]) -> torch.Tensor:
-    """Token ids of prompt, answer and end-of-sequence, [rows, 2 × LENGTH + 2]."""
-    texts = [row["prompt"] + row["answer"] + tokenizer.eos_token for row in rows]
-    return torch.tensor(tokenizer(texts)["input_ids"])
+def encode(tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, str]], leads: Sequence[str]) -> torch.Tensor:
+    """Token ids of prompt, lead (the pauses), answer and end-of-sequence, padded on the right: [rows, longest]."""
+    texts = [row["prompt"] + lead + row["answer"] + tokenizer.eos_token for row, lead in zip(rows, leads, strict=True)]
+    return torch.tensor(tokenizer(texts, padding=True)["input_ids"])
+
+
+def answered(responses: torch.Tensor, gold: torch.Tensor, pause: int) -> torch.Tensor:
+    """Whether a response is pauses and then `gold`: [rows], of responses [rows, limit] and gold [rows, n]."""
+    lead = (responses == pause).cumprod(dim=1).sum(dim=1, keepdim=True)
+    places = lead + torch.arange(gold.shape[1])
+    fits = places[:, -1] < responses.shape[1]
+    found = responses.gather(1, places.clamp(max=responses.shape[1] - 1))
+    return fits & (found == gold).all(dim=1)
 
 
 @torch.no_grad()
-def sampled_accuracy(model: Qwen2ForCausalLM, ids: torch.Tensor) -> float:
-    """Share of prompts whose answer, sampled at temperature 1, is right to the end-of-sequence token."""
+def sampled_accuracy(model: Qwen2ForCausalLM, ids: torch.Tensor, *, pause: int, limit: int) -> float:
+    """Share of prompts whose answer, sampled at temperature 1, is right to the end-of-sequence token.
+
+    `ids` are of rows without pauses, all equally long; a response has at most `limit` tokens.
+    """
     model.eval()
     width = LENGTH + 1
     tokens, gold = ids[:, :width], ids[:, width:]
     cache = None
     step = tokens
-    for _ in range(gold.shape[1]):
+    for _ in range(limit):
         out = model(step, past_key_values=cache, use_cache=True)
         cache = out.past_key_values
         step = torch.multinomial(out.logits[:, -1].softmax(-1), 1)
         tokens = torch.cat([tokens, step], dim=1)
-    return float((tokens[:, width:] == gold).all(dim=1).float().mean())
+    return float(answered(tokens[:, width:], gold, pause).float().mean())
 
 
-def warm_up(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, *, target: float, seed: int) -> float:
+def warm_up(
+    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, *, task: Task, target: float, seed: int
+) -> float:
     """Supervised steps until sampled accuracy reaches `target`; returns it.
 
     Raises RuntimeError when `MAX_UPDATES` updates do not get there.
     """
     rng = random.Random(seed)
-    held_out = encode(tokenizer, random_rows(1024, rng))
+    held_out = encode(tokenizer, random_rows(1024, rng), [""] * 1024)
+    pause = tokenizer.convert_tokens_to_ids(PAUSE)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
     columns = (
         TextColumn("warm-up"),
@@ -97,30 +139,33 @@ def warm_up(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, *, targ
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("", total=target, update=0)
+        bar = progress.add_task("", total=target, update=0)
         for update in range(1, MAX_UPDATES + 1):
             model.train()
-            ids = encode(tokenizer, random_rows(BATCH, rng))
+            ids = encode(tokenizer, random_rows(BATCH, rng), [task.draw_pauses(rng) for _ in range(BATCH)])
             logits = model(ids).logits[:, LENGTH:-1]
-            loss = cross_entropy(logits.flatten(0, 1), ids[:, LENGTH + 1 :].flatten())
+            targets = ids[:, LENGTH + 1 :].flatten()
+            loss = cross_entropy(logits.flatten(0, 1), targets, ignore_index=tokenizer.pad_token_id)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
             if update % CHECK_EVERY == 0:
-                accuracy = sampled_accuracy(model, held_out)
-                progress.update(task, completed=min(accuracy, target), update=update)
+                accuracy = sampled_accuracy(model, held_out, pause=pause, limit=task.limit)
+                progress.update(bar, completed=min(accuracy, target), update=update)
                 if accuracy >= target:
                     return accuracy
     raise RuntimeError(f"sampled accuracy stayed below {target} over {MAX_UPDATES} updates; try another --seed")
 
 
-def write_toy(directory: Path, *, target: float = 0.15, rows: int = 20_000, seed: int = 0) -> float:
+def write_toy(
+    directory: Path, *, task: Task = REVERSE, target: float = 0.15, rows: int = 20_000, seed: int = 0
+) -> float:
     """Write model and data below `directory`; returns the model's sampled accuracy."""
     torch.manual_seed(seed)
-    tokenizer = char_tokenizer()
+    tokenizer = char_tokenizer(task.alphabet)
     model = tiny_qwen2(tokenizer, seed=seed)
-    accuracy = warm_up(model, tokenizer, target=target, seed=seed)
+    accuracy = warm_up(model, tokenizer, task=task, target=target, seed=seed)
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / "train.jsonl").open("w") as out:
         for row in random_rows(rows, random.Random(seed + 1)):
@@ -136,9 +181,16 @@ def main() -> None:
     parser.add_argument("directory", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--target", type=float, default=0.15, help="stop the warm-up at this sampled accuracy")
+    parser.add_argument("--pauses", type=float, default=0.0, help="mean number of spaces before the answer")
+    parser.add_argument("--limit", type=int, default=LENGTH + 1, help="response tokens at most, as in the run's spec")
     arguments = parser.parse_args()
     transformers_logging.disable_progress_bar()
-    accuracy = write_toy(arguments.directory, target=arguments.target, seed=arguments.seed)
+    accuracy = write_toy(
+        arguments.directory,
+        task=Task(arguments.pauses, arguments.limit),
+        target=arguments.target,
+        seed=arguments.seed,
+    )
     Console(stderr=True).print(f"base model: {arguments.directory / 'model'}, sampled accuracy {accuracy:.2f}")
 
 

@@ -1,28 +1,29 @@
-"""Trains one batch: plan, fetch, updates, metrics. The same on every rank, which hold different shares."""
+"""Trains one batch: plan, fetch, prepare, update. The same on every rank, which hold different shares."""
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from dapo.spec import RunSpec
 from dapo.v1 import messages_pb2 as pb
 from services.learner.batch import MicroBatch, collate
-from services.learner.distributed import Ranks, sum_ints, sum_named
-from services.learner.engine import LearnerEngine, learning_rate
-from services.learner.loss import Objective, TokenInputs, mismatch_sums, policy_loss, update_sums
-from services.learner.minibatch import BatchPlan, Denominators, merge_sums, plan_batch
-from services.learner.model import PolicyModel
+from services.learner.distributed import Ranks, min_ints
+from services.learner.engine import LearnerEngine, rate_factor
+from services.learner.loss import Objective, TokenInputs, policy_loss, value_loss
+from services.learner.metrics import Tally, mismatch_sums, record_metrics, step_metrics, update_sums
+from services.learner.minibatch import BatchPlan, Denominators, plan_batch
+from services.learner.model import PolicyModel, ValueModel
+from services.learner.packing import packs
 from services.learner.payloads import Sample
+from services.learner.preparation import Preparation
 
 Fetch = Callable[[dict[int, pb.TrainSample]], dict[int, Sample]]
 """Gives the usable samples of one rank's share; whoever provides it reports the others."""
 
-UPDATE_NAMES = ("tokens", "entropy", "clipped_low", "clipped_high", "loss")
-MISMATCH_NAMES = ("mismatch_tokens", "mismatch_kl", "mismatch_abs", "weight", "weight_squared")
+NOT_MINE = 2**62
 
 
 def flat_samples(batch: pb.TrainBatch) -> list[tuple[pb.TrainGroup, pb.TrainSample]]:
@@ -39,46 +40,72 @@ class Update:
 
 
 class Trainer:
-    """Holds the policy's engine and, where the loss asks for one, the frozen reference model."""
+    """The policy's engine; the value network's with `gae`; and, where the objective asks for one, a reference model."""
 
-    def __init__(self, spec: RunSpec, engine: LearnerEngine, reference: PreTrainedModel | None) -> None:
+    def __init__(
+        self,
+        spec: RunSpec,
+        engine: LearnerEngine[PolicyModel],
+        value: LearnerEngine[ValueModel] | None = None,
+        reference: PreTrainedModel | None = None,
+    ) -> None:
         self.spec = spec
         self.engine = engine
+        self.value = value
         self.ranks: Ranks = engine.ranks
         self.objective = Objective.from_spec(spec.algorithm, spec.sampling.max_response_tokens)
-        self.decoupled = spec.algorithm.proximal_policy == "decoupled"
-        self.reference = None
-        if reference is not None:
-            frozen = PolicyModel(reference, spec.sampling.temperature).to(self.ranks.device)
-            self.reference = frozen.eval().requires_grad_(False)
+        self.packed = packs(spec.training.packing, engine.module.causal)
+        self.preparation = Preparation(spec, engine, value, reference, packed=self.packed)
 
     def train(self, batch: pb.TrainBatch, fetch: Fetch) -> dict[str, float]:
         """Turn version `batch.batch` into the next one; returns the step's metrics. Called by all ranks together."""
         started = time.monotonic()
-        rate = learning_rate(batch.batch, self.spec.optimizer)
-        self.engine.set_learning_rate(rate)
+        rate = self._set_rates(batch.batch)
         records = [sample for _, sample in flat_samples(batch)]
         plan = plan_batch(
             [record.prompt_tokens + record.response_tokens for record in records],
             [record.in_loss and record.response_tokens > 0 for record in records],
             updates=self.spec.training.updates_per_step,
+            epochs=self.spec.training.update_epochs,
             ranks=self.ranks.world_size,
             seed=self.spec.seed,
             batch=batch.batch,
+            packed=self.packed,
         )
-        samples = fetch({index: records[index] for index in plan.rank_indices(self.ranks.rank)})
-        loss_tokens = self._agree_on_loss_tokens(len(records), samples)
-        updates = self._updates(plan, loss_tokens, samples)
-        if self.decoupled:
-            self._recompute_proximal(updates)
-        metrics = self._run_updates(updates)
+        wanted = plan.rank_indices(self.ranks.rank)
+        samples = fetch({index: records[index] for index in wanted})
+        loss_tokens = self._agree_on_loss_tokens(len(records), wanted, samples)
+        tally = Tally()
+        if self.preparation.needed:
+            self._prepare(plan, loss_tokens, samples, tally)
+        metrics = self._run_updates(self._updates(plan, loss_tokens, samples), batch.batch, tally)
+        self._refresh_reference(batch.batch)
         metrics |= record_metrics(batch, loss_tokens)
         return metrics | {"lr": rate, "train_s": time.monotonic() - started}
 
-    def _agree_on_loss_tokens(self, count: int, samples: dict[int, Sample]) -> list[int]:
-        """Tokens in the loss of every sample of the batch: 0 where some rank could not use it."""
-        mine = [samples[index].loss_tokens if index in samples else 0 for index in range(count)]
-        return sum_ints(mine)
+    def _set_rates(self, step: int) -> float:
+        """Both learning rates follow one schedule. Returns the policy's."""
+        factor = rate_factor(step, self.spec.optimizer, self.spec.training.steps)
+        rate = self.spec.optimizer.learning_rate * factor
+        self.engine.set_learning_rate(rate)
+        if self.value is not None:
+            self.value.set_learning_rate(self.spec.value.learning_rate * factor)
+        return rate
+
+    def _agree_on_loss_tokens(self, count: int, wanted: Sequence[int], samples: dict[int, Sample]) -> list[int]:
+        """Tokens in the loss of every sample: 0 where some rank could not use it, or nobody trains on it."""
+        mine = [NOT_MINE] * count
+        for index in wanted:
+            mine[index] = samples[index].loss_tokens if index in samples else 0
+        return [tokens if tokens < NOT_MINE else 0 for tokens in min_ints(mine)]
+
+    def _prepare(self, plan: BatchPlan, loss_tokens: Sequence[int], samples: dict[int, Sample], tally: Tally) -> None:
+        packed = plan.whole(loss_tokens, self.spec.training.max_tokens_per_micro_batch)[self.ranks.rank]
+        first_epoch = plan.shares[: self.spec.training.updates_per_step]
+        counted = [index for update in first_epoch for index in update[self.ranks.rank] if loss_tokens[index]]
+        self.preparation.run(
+            [[samples[index] for index in indices] for indices in packed], [samples[index] for index in counted], tally
+        )
 
     def _updates(self, plan: BatchPlan, loss_tokens: Sequence[int], samples: dict[int, Sample]) -> list[Update]:
         """This rank's micro-batches of each update that has anything to train on."""
@@ -90,94 +117,66 @@ class Trainer:
                 updates.append(Update(mine, totals))
         return updates
 
-    def _recompute_proximal(self, updates: Sequence[Update]) -> None:
-        """π_old of the decoupled objective: the learner's own log-probabilities before the step's first update."""
-        for update in updates:
-            for samples in update.micro_batches:
-                micro_batch = collate(samples, self.ranks.device)
-                with torch.no_grad():
-                    logprobs, _ = self._policy(micro_batch)
-                rows = micro_batch.padded(logprobs).cpu().numpy()
-                for row, sample in zip(rows, samples, strict=False):
-                    sample.proximal = row[: sample.response_tokens]
-
-    def _policy(self, micro_batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        return self.engine.logprobs(micro_batch.ids, micro_batch.positions, micro_batch.targets)
-
-    def _run_updates(self, updates: Sequence[Update]) -> dict[str, float]:
-        names = (*UPDATE_NAMES, *MISMATCH_NAMES, *(("kl_reference",) if self.reference is not None else ()))
-        sums = dict.fromkeys(names, 0.0)
-        norms = []
+    def _run_updates(self, updates: Sequence[Update], step: int, tally: Tally) -> dict[str, float]:
+        frozen = self.value is not None and step < self.spec.value.warmup_steps
+        norms, value_norms = [], []
         for number, update in enumerate(updates):
             for samples in update.micro_batches:
-                merge_sums(sums, self._micro_batch(collate(samples, self.ranks.device), update, first=number == 0))
-            norms.append(self.engine.step())
-        sums = sum_named(sums)
-        return {
-            **update_metrics(sums, len(updates)),
-            "grad_norm": sum(norms) / max(1, len(norms)),
-            "updates": float(len(updates)),
-        }
+                micro_batch = collate(samples, self.ranks.device, packed=self.packed)
+                self._policy_micro_batch(micro_batch, update, tally, first=number == 0, frozen=frozen)
+                self._value_micro_batch(micro_batch, update, tally)
+            if not frozen:
+                norms.append(self.engine.step())
+            if self.value is not None:
+                value_norms.append(self.value.step())
+        metrics = step_metrics(tally, len(updates))
+        metrics |= {"grad_norm": _mean(norms), "updates": float(len(norms))}
+        return metrics | ({"value_grad_norm": _mean(value_norms)} if self.value is not None else {})
 
-    def _micro_batch(self, micro_batch: MicroBatch, update: Update, *, first: bool) -> dict[str, float]:
-        """Forward and backward of one micro-batch; its sums for the metrics.
+    def _policy_micro_batch(
+        self, micro_batch: MicroBatch, update: Update, tally: Tally, *, first: bool, frozen: bool
+    ) -> None:
+        """Forward, and backward unless the policy rests while the value network warms up.
 
-        The mismatch is measured where the policy has not moved yet: on the first update, or, decoupled, everywhere.
+        The mismatch is measured where the policy has not moved yet: on the first update, or, decoupled, in preparation.
         """
-        logprobs, entropy = self._policy(micro_batch)
-        inputs = TokenInputs(
-            current=micro_batch.padded(logprobs),
-            proximal=micro_batch.proximal,
-            behaviour=micro_batch.behaviour,
-            advantages=micro_batch.advantages,
-            mask=micro_batch.mask,
-            entropy=micro_batch.padded(entropy),
-            reference=self._reference_logprobs(micro_batch),
+        with torch.set_grad_enabled(not frozen):
+            logprobs, entropy = self.engine(
+                micro_batch.ids, micro_batch.positions, micro_batch.targets, micro_batch.position_ids
+            )
+            inputs = TokenInputs(
+                current=micro_batch.padded(logprobs),
+                proximal=micro_batch.proximal,
+                behaviour=micro_batch.behaviour,
+                advantages=micro_batch.advantages,
+                mask=micro_batch.mask,
+                entropy=micro_batch.padded(entropy),
+                reference=micro_batch.reference if self.preparation.reference is not None else None,
+            )
+            loss = policy_loss(inputs, self.objective, update.totals)
+        if not frozen:
+            self.engine.backward(loss)
+        sums, maxima = update_sums(inputs, self.objective)
+        tally.add(sums | {"loss": loss.detach()})
+        tally.add_maxima(maxima)
+        if first and not self.preparation.decoupled:
+            tally.add(mismatch_sums(inputs.current, inputs.behaviour, inputs.mask))
+
+    def _value_micro_batch(self, micro_batch: MicroBatch, update: Update, tally: Tally) -> None:
+        if self.value is None:
+            return
+        values = micro_batch.padded(self.value(micro_batch.ids, micro_batch.positions, micro_batch.position_ids))
+        loss = value_loss(
+            values, micro_batch.values, micro_batch.returns, micro_batch.mask, update.totals, clip=self.spec.value.clip
         )
-        contribution = policy_loss(inputs, self.objective, update.totals)
-        self.engine.backward(contribution)
-        sums = {"loss": contribution.detach(), **update_sums(inputs, self.objective)}
-        if self.decoupled or first:
-            old = inputs.proximal if self.decoupled else inputs.current
-            sums |= mismatch_sums(old, inputs.behaviour, inputs.mask)
-        return dict(zip(sums, torch.stack([value.double() for value in sums.values()]).tolist(), strict=True))
+        self.value.backward(loss)
+        tally.add({"value_loss": loss.detach()})
 
-    def _reference_logprobs(self, micro_batch: MicroBatch) -> Tensor | None:
-        if self.reference is None:
-            return None
-        with torch.no_grad():
-            logprobs, _ = self.reference(micro_batch.ids, micro_batch.positions, micro_batch.targets)
-        return micro_batch.padded(logprobs)
+    def _refresh_reference(self, step: int) -> None:
+        period = self.spec.algorithm.reference_refresh_steps
+        if period is not None and (step + 1) % period == 0:
+            self.preparation.refresh_reference()
 
 
-def update_metrics(sums: dict[str, float], updates: int) -> dict[str, float]:
-    """Means over the tokens in the loss, from sums over all ranks, micro-batches and updates."""
-    tokens = max(1.0, sums["tokens"])
-    first = max(1.0, sums["mismatch_tokens"])
-    metrics = {
-        "loss": sums["loss"] / max(1, updates),
-        "entropy": sums["entropy"] / tokens,
-        "clip_fraction_low": sums["clipped_low"] / tokens,
-        "clip_fraction_high": sums["clipped_high"] / tokens,
-        "mismatch_kl": sums["mismatch_kl"] / first,
-        "mismatch_abs_logprob": sums["mismatch_abs"] / first,
-        "effective_sample_size": sums["weight"] ** 2 / max(first * sums["weight_squared"], 1e-12),
-    }
-    if "kl_reference" in sums:
-        metrics["kl_reference"] = sums["kl_reference"] / tokens
-    return metrics
-
-
-def record_metrics(batch: pb.TrainBatch, loss_tokens: Sequence[int]) -> dict[str, float]:
-    """What the batch record alone tells: staleness in versions by group, lengths of what was trained on in tokens."""
-    staleness = [float(batch.batch) - group.issued_version for group in batch.groups]
-    pairs = zip(flat_samples(batch), loss_tokens, strict=True)
-    lengths = [float(sample.response_tokens) for (_, sample), tokens in pairs if tokens]
-    return {
-        "staleness_mean": sum(staleness) / max(1, len(staleness)),
-        "staleness_max": max(staleness, default=0.0),
-        "trained_tokens": float(sum(loss_tokens)),
-        "trained_responses": float(len(lengths)),
-        "trained_response_length_mean": sum(lengths) / max(1, len(lengths)),
-        "trained_response_length_max": max(lengths, default=0.0),
-    }
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / max(1, len(values))

@@ -1,6 +1,7 @@
-"""Grading in processes that the parent kills and starts anew.
+"""Grading and measuring in processes that the parent kills and starts anew.
 
 Invariant: every request gets exactly one verdict, and a hanging or crashing grading costs no other request its own.
+Measuring a text is a job of its own, so that a slow pattern of the user's costs no verdict either.
 The parent owns the deadline: alarms inside the process do not stop one long call in C, and threads cannot be killed.
 """
 
@@ -9,17 +10,19 @@ import importlib
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
+from dapo.algo.text_statistics import TextStatistics
 from services.verifier.graders import GRADERS, Verdict, wrong
 from services.verifier.sandbox import READY
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _BATCH = 32
-"""Gradings of one message: what saves round trips; those behind a hanging one go to another process."""
+"""Jobs of one message: what saves round trips; those behind a hanging one go to another process."""
 _START_DEADLINE_S = 60.0
 START_ATTEMPTS = 3
 _GRACE_S = 0.05
@@ -38,9 +41,14 @@ class GradingRequest(NamedTuple):
 
 
 @dataclass(eq=False)
-class _Job:
-    request: GradingRequest
-    verdict: "asyncio.Future[Verdict]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+class _Job(Generic[T]):
+    message: tuple[Any, ...]
+    """As the process gets it."""
+    read: Callable[[list[Any]], T]
+    """The result, from the process's reply."""
+    give_up: Callable[[str], T]
+    """The result where there is no reply, from the reason."""
+    result: "asyncio.Future[T]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     crashes: int = 0
 
 
@@ -57,7 +65,7 @@ class GradingPool:
         self._timeout_s = timeout_s
         self._processes = processes
         self._command = [sys.executable, "-m", "services.verifier.sandbox", str(memory_mib), *modules]
-        self._queue: asyncio.Queue[_Job] = asyncio.Queue()
+        self._queue: asyncio.Queue[_Job[Any]] = asyncio.Queue()
         for module in modules:
             importlib.import_module(module)
 
@@ -75,10 +83,20 @@ class GradingPool:
             if isinstance(prepared, Verdict):
                 verdicts.append(prepared)
             else:
-                job = _Job(prepared)
-                self._queue.put_nowait(job)
-                verdicts.append(job.verdict)
+                verdicts.append(self._submit(_Job(("grade", *prepared), lambda reply: Verdict(*reply), wrong)))
         return [verdict if isinstance(verdict, Verdict) else await verdict for verdict in verdicts]
+
+    async def measure(self, texts: Sequence[str], reflection_patterns: Sequence[str]) -> list[TextStatistics | None]:
+        """Statistics of each text, in order; None where a text took too long or too much memory."""
+        messages = [("measure", text, list(reflection_patterns)) for text in texts]
+        results = [
+            self._submit(_Job(message, lambda reply: TextStatistics(*reply), _unmeasured)) for message in messages
+        ]
+        return [await result for result in results]
+
+    def _submit(self, job: _Job[T]) -> "asyncio.Future[T]":
+        self._queue.put_nowait(job)
+        return job.result
 
     async def _keep_process(self) -> None:
         while True:
@@ -112,7 +130,7 @@ class GradingPool:
                 await _end(process)
         return process if ready == READY else None
 
-    async def _next_batch(self) -> list[_Job]:
+    async def _next_batch(self) -> list[_Job[Any]]:
         """Jobs that go into one message. One that crashed before goes alone."""
         batch = [await self._queue.get()]
         while batch[-1].crashes == 0 and len(batch) < _BATCH and not self._queue.empty():
@@ -123,12 +141,12 @@ class GradingPool:
             batch.append(job)
         return batch
 
-    async def _grade_batch(self, process: asyncio.subprocess.Process, batch: list[_Job]) -> bool:
+    async def _grade_batch(self, process: asyncio.subprocess.Process, batch: list[_Job[Any]]) -> bool:
         """Whether the process lives on. Jobs behind the one that ended it are queued again."""
         assert process.stdin is not None
         assert process.stdout is not None
         # A pipe that is broken is found out by reading, as the end of file.
-        process.stdin.write(json.dumps([job.request for job in batch]).encode() + b"\n")
+        process.stdin.write(json.dumps([job.message for job in batch]).encode() + b"\n")
         done, rest = 0, b""
         while done < len(batch):
             data = await self._read(process.stdout)
@@ -136,15 +154,15 @@ class GradingPool:
                 break
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
-                _conclude(batch[done], Verdict(*json.loads(line)))
+                _conclude(batch[done], batch[done].read(json.loads(line)))
                 done += 1
         else:
             return True
         culprit, behind = batch[done], batch[done + 1 :]
         if data is None:
-            _conclude(culprit, wrong("timeout"))
+            _conclude(culprit, culprit.give_up("timeout"))
         elif culprit.crashes:
-            _conclude(culprit, wrong("crash"))
+            _conclude(culprit, culprit.give_up("crash"))
         else:
             culprit.crashes += 1
             behind = [culprit, *behind]
@@ -177,9 +195,13 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         raise
 
 
-def _conclude(job: _Job, verdict: Verdict) -> None:
-    if not job.verdict.done():  # its caller may have been cancelled
-        job.verdict.set_result(verdict)
+def _conclude(job: _Job[T], result: T) -> None:
+    if not job.result.done():  # its caller may have been cancelled
+        job.result.set_result(result)
+
+
+def _unmeasured(reason: str) -> None:
+    log.warning("a response was not measured (%s): look at metrics.reflection_patterns", reason)
 
 
 def _prepare(request: GradingRequest) -> GradingRequest | Verdict:

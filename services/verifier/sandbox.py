@@ -1,8 +1,12 @@
 """A grading process: `python -m services.verifier.sandbox MEMORY_MIB [MODULE …]`. Its parent is `pool.GradingPool`.
 
-Lines of JSON over stdin and stdout: in comes a list of [grader, text, gold]; out goes, as each is done, one line
-[correct, score, reason, extracted], so the parent knows which one is being graded. A grader that raises ends the
-process: the parent takes that for a crash of the very grading.
+Lines of JSON over stdin and stdout: in comes a list of jobs, out goes, as each is done, one line, so the parent knows
+which one is being worked on.
+
+    ["grade", grader, text, gold]    → [correct, score, reason, extracted]
+    ["measure", text, patterns]      → [fingerprint, repetition, reflection]
+
+A grader that raises ends the process: the parent takes that for a crash of the very grading.
 """
 
 import importlib
@@ -11,11 +15,12 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import BinaryIO
 
+from dapo.algo.text_statistics import TextStatistics, measure_text
 from dapo.process import die_with_parent
-from services.verifier.graders import GRADERS, MAX_EXTRACTED
+from services.verifier.graders import GRADERS, MAX_EXTRACTED, Verdict
 
 READY = b"ready\n"
 
@@ -36,13 +41,19 @@ def _limit(memory_mib: int) -> None:
 
 
 def serve(requests: BinaryIO, replies: BinaryIO) -> None:
-    """Grade until the parent closes its end."""
+    """Work until the parent closes its end."""
     replies.write(READY)
     while line := requests.readline():
-        for grader, text, gold in json.loads(line):
-            verdict = GRADERS[grader].grade(text, gold)
-            short = verdict._replace(extracted=verdict.extracted[:MAX_EXTRACTED])
-            replies.write(json.dumps(short).encode() + b"\n")
+        for kind, *arguments in json.loads(line):
+            replies.write(json.dumps(_WORK[kind](*arguments)).encode() + b"\n")
+
+
+def _grade(grader: str, text: str, gold: str) -> Verdict:
+    verdict = GRADERS[grader].grade(text, gold)
+    return verdict._replace(extracted=verdict.extracted[:MAX_EXTRACTED])
+
+
+_WORK: dict[str, Callable[..., Verdict | TextStatistics]] = {"grade": _grade, "measure": measure_text}
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -9,7 +9,9 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, TypeVar
 
+from dapo.algo.batches import is_truncated
 from dapo.algo.shaping import shaped_reward
+from dapo.algo.text_statistics import TextStatistics
 from dapo.bus import Bus, BusFull, BusUnavailable, Delivery, GroupState, UnknownGroup
 from dapo.spec import RunSpec
 from dapo.v1 import messages_pb2 as pb
@@ -113,11 +115,14 @@ class Verifier:
             else:
                 items.append(item)
         gradable = await self._fetch(items)
-        verdicts = await self._pool.grade([one.request for one in gradable])
+        verdicts, statistics = await asyncio.gather(
+            self._pool.grade([one.request for one in gradable]),
+            self._pool.measure([one.request.text for one in gradable], self._spec.metrics.reflection_patterns),
+        )
         await self._bus.write_grades(
             [
-                (one.item.delivery, self._grade(one.item.completion, verdict))
-                for one, verdict in zip(gradable, verdicts, strict=True)
+                (one.item.delivery, self._grade(one.item.completion, verdict, measured))
+                for one, verdict, measured in zip(gradable, verdicts, statistics, strict=True)
             ]
         )
 
@@ -167,7 +172,7 @@ class Verifier:
 
     async def _drop(self, item: _Item) -> None:
         """Acknowledge a completion that nobody wants: the bus finds its group closed or its grade written before."""
-        await self._bus.write_grades([(item.delivery, self._grade(item.completion, wrong("group_closed")))])
+        await self._bus.write_grades([(item.delivery, self._grade(item.completion, wrong("group_closed"), None))])
 
     async def _fail(self, item: _Item, reason: str, detail: str) -> None:
         group_id = item.completion.group_id
@@ -176,8 +181,10 @@ class Verifier:
             group_id, reason, f"response {item.completion.index}: {detail}", stream=STREAM, delivery=item.delivery
         )
 
-    def _grade(self, completion: pb.Completion, verdict: Verdict) -> pb.Grade:
-        shaped = shaped_reward(verdict.correct, completion.response_tokens, self._spec)
+    def _grade(self, completion: pb.Completion, verdict: Verdict, measured: TextStatistics | None) -> pb.Grade:
+        shaped = shaped_reward(
+            verdict.correct, completion.response_tokens, self._spec, truncated=is_truncated(completion)
+        )
         return pb.Grade(
             completion=completion,
             correct=verdict.correct,
@@ -186,4 +193,5 @@ class Verifier:
             reward=shaped.reward,
             reason=verdict.reason,
             extracted=verdict.extracted,
+            **(measured._asdict() if measured else {}),
         )

@@ -16,7 +16,8 @@ from dapo.v1 import messages_pb2 as pb
 from services.learner.checkpoint import CheckpointStore
 from services.learner.distributed import Ranks, join_ranks
 from services.learner.engine import LearnerEngine
-from services.learner.model import PolicyModel, load_causal
+from services.learner.lora import add_lora
+from services.learner.model import PolicyModel, TrainedModel, ValueModel, load_causal
 from services.learner.payloads import Sample
 from services.learner.trainer import Trainer
 
@@ -28,37 +29,40 @@ def make_samples(seed: int, count: int, vocabulary: int) -> list[Sample]:
         prompt, response = int(rng.integers(2, 7)), int(rng.integers(1, 12))
         ids = rng.integers(0, vocabulary, prompt + response).astype(np.int32)
         behaviour = (-2.3 + 0.3 * rng.standard_normal(response)).astype(np.float32)
-        samples.append(Sample(ids, prompt, np.ones(response, dtype=bool), behaviour, float(rng.standard_normal())))
+        advantage = np.full(response, rng.standard_normal(), dtype=np.float32)
+        samples.append(Sample(ids, prompt, np.ones(response, dtype=bool), behaviour, advantage, float(advantage[0])))
     return samples
 
 
 def make_batch(number: int, samples: list[Sample]) -> pb.TrainBatch:
     records = [
-        pb.TrainSample(
-            prompt_tokens=s.prompt_tokens, response_tokens=s.response_tokens, advantage=s.advantage, in_loss=True
-        )
-        for s in samples
+        pb.TrainSample(prompt_tokens=s.prompt_tokens, response_tokens=s.response_tokens, in_loss=True) for s in samples
     ]
     return pb.TrainBatch(batch=number, groups=[pb.TrainGroup(group_id="g0000000000", samples=records)])
 
 
-def trained_parameters(engine: LearnerEngine) -> dict[str, list[float]]:
-    """A digest of every parameter: its first values, and its sum and norm."""
-    digest = {}
-    for name, parameter in engine.policy.served_names().items():
+def digest(engine: LearnerEngine[TrainedModel]) -> dict[str, list[float]]:
+    """Of every parameter: its first values, and its sum and norm."""
+    found = {}
+    for name, parameter in engine.module.named_parameters():
         with engine.gathered([parameter]):
             flat = parameter.detach().double().flatten()
-            digest[name] = [*flat[:16].tolist(), float(flat.sum()), float(flat.norm())]
-    return digest
+            found[name.removeprefix("causal.")] = [*flat[:16].tolist(), float(flat.sum()), float(flat.norm())]
+    return found
 
 
 def run_case(case: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     """Metrics of each batch trained, and a digest of the parameters after the last."""
     spec = RunSpec.model_validate(case["spec"])
-    engine = LearnerEngine(PolicyModel(load_causal(spec.model.path, "float32"), 1.0), spec, ranks)
-    reference = load_causal(spec.model.path, "float32") if spec.algorithm.kl_coefficient > 0 else None
-    trainer = Trainer(spec, engine, reference)
-    store = CheckpointStore(Path(case["run_dir"]), spec, engine)
+    causal = load_causal(spec.model.path, "float32")
+    add_lora(causal, spec.lora, spec.seed)
+    engine = LearnerEngine(PolicyModel(causal, 1.0), spec, ranks)
+    value = None
+    if spec.algorithm.advantage_estimator == "gae":
+        value = LearnerEngine(ValueModel(load_causal(spec.model.path, "float32")), spec, ranks)
+    reference = load_causal(spec.model.path, "float32") if spec.algorithm.needs_reference else None
+    trainer = Trainer(spec, engine, value, reference)
+    store = CheckpointStore(Path(case["run_dir"]), spec, trainer)
     first = 0
     if case.get("resume"):
         manifest = store.load()
@@ -66,18 +70,19 @@ def run_case(case: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
         first = manifest.step
     metrics = []
     for number in range(first, case["batches"]):
-        samples = make_samples(number, case["samples"], engine.policy.vocabulary)
+        samples = make_samples(number, case["samples"], engine.module.vocabulary)
         fetched = {index: sample for index, sample in enumerate(samples) if index not in case.get("lost", [])}
         metrics.append(trainer.train(make_batch(number, samples), lambda records, f=fetched: pick(records, f)))
         if case.get("checkpoint_after") == number + 1:
-            directory = store.write(number + 1, incarnation=1, learning_rate=metrics[-1]["lr"])
+            directory = store.write(number + 1, incarnation=1)
             if ranks.leads:
                 store.mark(directory)
             torch.distributed.barrier()
     return {
         "metrics": metrics,
-        "parameters": trained_parameters(engine),
-        "recomputes": engine.policy.causal.is_gradient_checkpointing,
+        "parameters": digest(engine),
+        "value": digest(value) if value is not None else {},
+        "recomputes": engine.module.causal.is_gradient_checkpointing,
     }
 
 

@@ -1,9 +1,5 @@
 """One gradient, however it is computed: ZeRO stage, ranks, micro-batches; against plain PyTorch."""
 
-import json
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,59 +9,12 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("deepspeed")
 
-REPO = Path(__file__).resolve().parents[2]
-RANK = Path(__file__).with_name("learner_rank.py")
+from tests.integration.learner_kit import RANK, make_spec, model_directory, run_ranks  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from services.learner.toy import char_tokenizer, tiny_qwen2
-
-    target = tmp_path_factory.mktemp("toy") / "model"
-    tokenizer = char_tokenizer()
-    tokenizer.save_pretrained(target)
-    tiny_qwen2(tokenizer, seed=0).save_pretrained(target)
-    return target
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def run_ranks(tmp_path: Path, cases: list[dict[str, Any]], ranks: int) -> list[dict[str, Any]]:
-    """Of each case the metrics by batch and a digest of the parameters; one start of the ranks for all cases."""
-    (tmp_path / "cases.json").write_text(json.dumps([{"run_dir": str(tmp_path), **case} for case in cases]))
-    port = str(free_port())
-    processes = []
-    for rank in range(ranks):
-        environment = {
-            **os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks),
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO),
-        }  # fmt: skip
-        command = [sys.executable, str(RANK), str(tmp_path / "cases.json"), str(tmp_path / "out.json")]
-        processes.append(
-            subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        )
-    outputs = [process.communicate(timeout=300)[1] for process in processes]
-    for process, output in zip(processes, outputs, strict=True):
-        assert process.returncode == 0, output[-3000:]
-    return json.loads((tmp_path / "out.json").read_text())
-
-
-def make_spec(model_dir: Path, *, stage: int = 0, budget: int = 10_000, **algorithm: Any) -> dict[str, Any]:
-    return {
-        "model": {"path": str(model_dir)},
-        "data": {"path": "train.jsonl"},
-        "sampling": {"group_size": 24, "max_response_tokens": 16},
-        "reward": {"overlong_buffer_tokens": 4},
-        "algorithm": algorithm,
-        "optimizer": {"learning_rate": 1e-3, "warmup_steps": 2},
-        "training": {
-            "prompts_per_step": 1, "updates_per_step": 2, "zero_stage": stage, "max_tokens_per_micro_batch": budget,
-        },
-    }  # fmt: skip
+    return model_directory(tmp_path_factory.mktemp("toy"))
 
 
 def plain_pytorch(model_dir: Path, batches: int) -> dict[str, Any]:
@@ -99,7 +48,8 @@ def plain_pytorch(model_dir: Path, batches: int) -> dict[str, Any]:
                 current = logprobs[start - 1 : -1].gather(1, ids[start:, None])[:, 0]
                 ratio = (current - torch.from_numpy(sample.behaviour)).exp()
                 clipped = ratio.clamp(0.8, 1.28)
-                loss = loss - torch.minimum(ratio * sample.advantage, clipped * sample.advantage).sum() / tokens
+                advantage = sample.advantages[0].item()
+                loss = loss - torch.minimum(ratio * advantage, clipped * advantage).sum() / tokens
             optimizer.zero_grad()
             loss.backward()
             norms[-1].append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)))
@@ -143,7 +93,7 @@ def found(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int
 
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("cut", range(len(CUTS)), ids=[f"stage{stage}-{budget}" for stage, budget in CUTS])
-def test_parameters_do_not_depend_on_how_the_work_is_cut(
+def test_invariance_of_parameters_under_every_cut_of_the_work(
     found: dict[int, list[dict[str, Any]]], wanted: dict[str, Any], cut: int, ranks: int
 ) -> None:
     result = found[ranks][cut]
@@ -158,7 +108,9 @@ def test_parameters_do_not_depend_on_how_the_work_is_cut(
         assert result["parameters"][name][-1] == pytest.approx(values[-1], rel=1e-5, abs=1e-5), name
 
 
-def test_a_lost_sample_and_an_idle_rank_leave_the_ranks_in_step(found: dict[int, list[dict[str, Any]]]) -> None:
+def test_pitfall_10_a_lost_sample_and_an_idle_rank_leave_the_ranks_in_step(
+    found: dict[int, list[dict[str, Any]]],
+) -> None:
     """Three samples in two updates on two ranks: a rank runs empty micro-batches."""
     one, two = found[1][len(CUTS)]["metrics"], found[2][len(CUTS)]["metrics"]
     assert [m["trained_responses"] for m in one] == [m["trained_responses"] for m in two] == [3, 3]
@@ -168,7 +120,7 @@ def test_a_lost_sample_and_an_idle_rank_leave_the_ranks_in_step(found: dict[int,
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_gradient_checkpointing_changes_no_gradient(found: dict[int, list[dict[str, Any]]], ranks: int) -> None:
+def test_invariance_of_gradients_under_checkpointing(found: dict[int, list[dict[str, Any]]], ranks: int) -> None:
     without, recomputed = found[ranks][0], found[ranks][len(CUTS) + 1]
     assert [without["recomputes"], recomputed["recomputes"]] == [False, True]
     norms = [[metrics["grad_norm"] for metrics in result["metrics"]] for result in (without, recomputed)]

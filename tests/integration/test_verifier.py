@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from dapo.algo.text_statistics import measure_text
 from dapo.bus import Bus, Delivery
 from dapo.bus.embedded import EmbeddedValkey
 from dapo.spec import RunSpec
@@ -24,19 +25,27 @@ WAIT_S = 60.0
 POLL_S = 0.05
 
 
-def make_spec(**reward: Any) -> RunSpec:
+def make_spec(*, sections: dict[str, Any] | None = None, **reward: Any) -> RunSpec:
     return RunSpec.model_validate(
         {
             "model": {"path": "m"},
             "data": {"path": "d.jsonl"},
             "sampling": {"group_size": 4, "max_response_tokens": 20},
             "reward": {"overlong_buffer_tokens": 10, **reward},
+            **(sections or {}),
         }
     )
 
 
 async def write_group(
-    bus: Bus, number: int, texts: Sequence[bytes | None], *, grader: str = "exact", gold: str = "good", tokens: int = 5
+    bus: Bus,
+    number: int,
+    texts: Sequence[bytes | None],
+    *,
+    grader: str = "exact",
+    gold: str = "good",
+    tokens: int = 5,
+    finish: pb.FinishReason = pb.FINISH_REASON_STOP,
 ) -> str:
     """A generated group, a response for each text; None leaves the payload out."""
     group_id = f"g{number:010d}"
@@ -51,6 +60,7 @@ async def write_group(
             payload_key=bus.payload_key(group_id, index, 1),
             text_key=bus.text_key(group_id, index, 1),
             response_tokens=tokens + index,
+            finish_reason=finish,
         )
         for index in range(len(texts))
     ]
@@ -121,6 +131,55 @@ def test_completions_become_one_scored_group_with_shaped_rewards(valkey: Embedde
         await settle_all(bus, deliveries)
         await assert_all_done(bus)
         assert await bus.read_dead_letters() == []
+
+    drive(valkey.url, scenario)
+
+
+def test_a_grade_tells_how_the_whole_text_is_written(valkey: EmbeddedValkey) -> None:
+    """The grader reads the end of a text; what is measured covers all of it."""
+    long = "Wait. " + "so it is 3 then " * 2000 + "Answer: 34"
+    texts = [long, "Answer: 34", "Answer: 34", ""]
+
+    async def scenario(bus: Bus) -> None:
+        group_id = await write_group(bus, 0, [text.encode() for text in texts], grader="math_dapo", gold="34")
+        spec = make_spec()
+        async with verifying(bus, spec):
+            await scored(bus, 1)
+        grades = (await bus.read_group(group_id)).grades
+        expected = [measure_text(text, spec.metrics.reflection_patterns) for text in texts]
+        assert [grade.fingerprint for grade in grades] == [one.fingerprint for one in expected]
+        assert [grade.repetition for grade in grades] == pytest.approx([one.repetition for one in expected])
+        assert [grade.reflection for grade in grades] == [True, False, False, False]
+        assert all(grade.HasField("repetition") and grade.HasField("reflection") for grade in grades)
+        assert [grade.correct for grade in grades] == [True, True, True, False]
+
+    drive(valkey.url, scenario)
+
+
+def test_a_pattern_that_takes_forever_costs_no_verdict(valkey: EmbeddedValkey) -> None:
+    async def scenario(bus: Bus) -> None:
+        group_id = await write_group(bus, 0, [b"good", b"a" * 60 + b"b"])
+        patterns = {"metrics": {"reflection_patterns": ["(a+)+$"]}}
+        async with verifying(bus, make_spec(grader_timeout_s=1.0, sections=patterns)):
+            await scored(bus, 1)
+        grades = (await bus.read_group(group_id)).grades
+        assert [grade.reason for grade in grades] == ["equal", "different"]
+        assert [grade.HasField("fingerprint") for grade in grades] == [True, False]
+
+    drive(valkey.url, scenario)
+
+
+@pytest.mark.parametrize(("mode", "rewards"), [("graded", [1, -1]), ("incorrect", [-1, -1])])
+def test_a_truncated_response_keeps_its_verdict_and_is_rewarded_by_the_spec(
+    valkey: EmbeddedValkey, mode: str, rewards: list[float]
+) -> None:
+    async def scenario(bus: Bus) -> None:
+        group_id = await write_group(bus, 0, [b"good", b"bad"], finish=pb.FINISH_REASON_LENGTH)
+        async with verifying(bus, make_spec(sections={"algorithm": {"truncated_reward": mode}})):
+            await scored(bus, 1)
+        grades = (await bus.read_group(group_id)).grades
+        assert [grade.correct for grade in grades] == [True, False]
+        assert [grade.reward for grade in grades] == rewards
 
     drive(valkey.url, scenario)
 

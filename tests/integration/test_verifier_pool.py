@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dapo.algo.text_statistics import measure_text
 from services.verifier.graders import Verdict
 from services.verifier.pool import START_ATTEMPTS, GraderStartError, GradingPool, GradingRequest
 
@@ -135,6 +136,30 @@ def test_what_needs_no_grading_gets_a_typed_verdict() -> None:
         assert await pool.grade([]) == []
 
     with_pool(use, processes=1)
+
+
+def test_texts_are_measured_beside_the_grading() -> None:
+    async def use(pool: GradingPool) -> None:
+        texts = ["wait", "a b c d " * 100, "", "\ud800 ½"]
+        verdicts, measured = await asyncio.gather(pool.grade(ask(*texts)), pool.measure(texts, ["WAIT"]))
+        assert [verdict.correct for verdict in verdicts] == [False] * 4
+        assert measured == [measure_text(text, ["WAIT"]) for text in texts]
+        assert await pool.measure([], []) == []
+
+    with_pool(use)
+
+
+def test_a_pattern_that_takes_forever_costs_the_measure_of_its_text_alone(caplog: pytest.LogCaptureFixture) -> None:
+    patterns = [r"(a+)+$"]
+
+    async def use(pool: GradingPool) -> None:
+        texts = ["good", "a" * 60 + "b", "bad"]
+        measured, verdicts = await asyncio.gather(pool.measure(texts, patterns), pool.grade(ask(*texts)))
+        assert [verdict.reason for verdict in verdicts] == ["equal", "different", "different"]
+        assert measured == [measure_text("good", patterns), None, measure_text("bad", patterns)]
+
+    with_pool(use, processes=1)
+    assert "not measured (timeout): look at metrics.reflection_patterns" in caplog.text
 
 
 def test_a_process_that_cannot_start_is_an_error_that_names_its_command() -> None:

@@ -111,8 +111,8 @@ def test_pitfall_14_eos_counts_once_towards_the_length() -> None:
     """`response_tokens` has EOS in it: a response whose 17th token is EOS is one token into a buffer from 16 to 24."""
     spec = make_spec(sampling={"max_response_tokens": 24}, reward={"overlong_buffer_tokens": 8})
     words, eos = 16, 1
-    assert shaped_reward(True, words, spec) == (1.0, 0.0)
-    assert shaped_reward(True, words + eos, spec) == (1.0 - 1 / 8, -1 / 8)
+    assert shaped_reward(True, words, spec, truncated=False) == (1.0, 0.0)
+    assert shaped_reward(True, words + eos, spec, truncated=False) == (1.0 - 1 / 8, -1 / 8)
 
 
 def test_shaped_reward_follows_the_spec() -> None:
@@ -121,7 +121,21 @@ def test_shaped_reward_follows_the_spec() -> None:
         "reward": {"overlong_buffer_tokens": 10, "correct": 2.0, "incorrect": 0.0},
     }
     spec = make_spec(**sections)
-    assert shaped_reward(True, 15, spec) == (1.5, -0.5)
-    assert shaped_reward(False, 20, spec) == (-1.0, -1.0)
+    assert shaped_reward(True, 15, spec, truncated=False) == (1.5, -0.5)
+    assert shaped_reward(False, 20, spec, truncated=False) == (-1.0, -1.0)
     unpunished = make_spec(algorithm={"soft_overlong_punishment": False}, **sections)
-    assert shaped_reward(False, 20, unpunished) == (0.0, 0.0)
+    assert shaped_reward(False, 20, unpunished, truncated=False) == (0.0, 0.0)
+
+
+@given(st.booleans(), st.integers(1, 20), st.booleans(), st.booleans())
+def test_a_truncated_response_is_rewarded_as_the_spec_says(correct: bool, tokens: int, cut: bool, soft: bool) -> None:
+    def reward(verdict: bool, truncated: bool, mode: str) -> tuple[float, float]:
+        spec = make_spec(
+            sampling={"max_response_tokens": 20},
+            reward={"overlong_buffer_tokens": 10, "correct": 2.0, "incorrect": -0.5},
+            algorithm={"truncated_reward": mode, "soft_overlong_punishment": soft},
+        )
+        return shaped_reward(verdict, tokens, spec, truncated=truncated)
+
+    assert reward(correct, cut, "graded") == reward(correct, False, "graded")
+    assert reward(correct, cut, "incorrect") == reward(correct and not cut, False, "graded")

@@ -1,11 +1,10 @@
-"""Batches built from grades, and the statistics of a step."""
+"""Batches built from grades."""
 
 from collections.abc import Sequence
 
 import pytest
 
 from dapo.algo.batches import ScoredGroup, build_batch
-from dapo.algo.statistics import summarise_batch, summarise_graded
 from dapo.v1 import messages_pb2 as pb
 from tests.unit.test_algo_advantages import make_spec
 
@@ -75,25 +74,3 @@ def test_a_group_beyond_the_staleness_bound_is_refused(version: int) -> None:
 def test_an_incomplete_group_is_refused() -> None:
     with pytest.raises(ValueError, match="has 1 grades"):
         build_batch(0, [make_group([True])], make_spec(sampling={"group_size": 2}))
-
-
-def test_statistics_of_a_step_count_filtered_groups_too() -> None:
-    groups = [make_group([True, False]), make_group([True, True]), make_group([False, False]), make_group([False] * 2)]
-    groups[0].grades[1].completion.finish_reason = pb.FINISH_REASON_LENGTH
-    assert summarise_graded(groups) == {
-        "accuracy_mean": 3 / 8,
-        "reward_mean": -2 / 8,
-        "response_length_mean": 5.5,
-        "truncated_share": 1 / 8,
-        "keep_rate": 1 / 4,
-        "all_correct_share": 1 / 4,
-        "all_wrong_share": 2 / 4,
-    }
-    assert summarise_graded(groups, dynamic_sampling=False)["keep_rate"] == 1.0
-    assert summarise_graded([]) == {}
-
-
-def test_statistics_of_a_batch() -> None:
-    groups = [make_group([True, False], version=3), make_group([True, True, True, False], version=5)]
-    assert summarise_batch(5, groups) == {"batch_accuracy_mean": 4 / 6, "staleness_mean": 1.0, "staleness_max": 2.0}
-    assert summarise_batch(5, []) == {}

@@ -15,9 +15,16 @@ from tests.unit.test_algo_advantages import make_spec
 def test_pitfall_01_filter_reads_raw_accuracy_not_the_shaped_reward() -> None:
     """All correct but of different lengths: shaped rewards differ, the group is still not informative."""
     spec = make_spec(sampling={"max_response_tokens": 20}, reward={"overlong_buffer_tokens": 10})
-    rewards = {shaped_reward(True, tokens, spec).reward for tokens in (5, 12, 18, 20)}
+    rewards = {shaped_reward(True, tokens, spec, truncated=False).reward for tokens in (5, 12, 18, 20)}
     assert len(rewards) == 4
     assert not is_informative([True] * 4)
+
+
+def test_pitfall_01_the_filter_ignores_what_a_truncated_response_is_rewarded_with() -> None:
+    """All correct and one of them cut: it is rewarded as wrong, the group is still not informative."""
+    spec = make_spec(algorithm={"truncated_reward": "incorrect", "soft_overlong_punishment": False})
+    assert [shaped_reward(True, 5, spec, truncated=cut).reward for cut in (False, True)] == [1, -1]
+    assert not is_informative([True, True])
 
 
 @given(st.integers(1, 4096), st.data())
@@ -29,7 +36,7 @@ def test_pitfall_02_accuracies_are_compared_exactly(size: int, data: st.DataObje
 
 def test_pitfall_03_a_length_penalty_does_not_make_an_all_wrong_group_informative() -> None:
     spec = make_spec(sampling={"max_response_tokens": 20}, reward={"overlong_buffer_tokens": 10})
-    rewards = [shaped_reward(False, tokens, spec).reward for tokens in (5, 20)]
+    rewards = [shaped_reward(False, tokens, spec, truncated=False).reward for tokens in (5, 20)]
     assert rewards[0] > rewards[1]
     assert not is_informative([False, False])
 

@@ -1,4 +1,4 @@
-"""From payloads to padded tensors, and log-probabilities in chunks."""
+"""From payloads to padded tensors."""
 
 import pytest
 
@@ -9,7 +9,6 @@ from dapo.contracts.arrays import encode_ids, encode_logprobs  # noqa: E402
 from dapo.spec.training import OptimizerSpec  # noqa: E402
 from dapo.v1 import messages_pb2 as pb  # noqa: E402
 from services.learner.batch import collate  # noqa: E402
-from services.learner.logprobs import head_logprobs, token_logprobs  # noqa: E402
 from services.learner.payloads import PayloadError, decode_sample  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -74,7 +73,7 @@ def test_positions_predict_the_response_tokens() -> None:
     assert batch.positions.tolist() == [1, 3, 6, 7, 8, 9, 10]
     assert batch.padded(batch.targets.float()).tolist() == [[3, 0, 5, 0, 0], [7, 8, 9, 10, 11]]
     assert batch.behaviour.shape == batch.mask.shape == (2, 5)
-    assert batch.advantages.tolist() == [[0.5], [0.5]]
+    assert batch.advantages.tolist() == [[0.5, 0.5, 0.5, 0, 0], [0.5] * 5]
 
 
 def test_an_empty_micro_batch_has_no_token_in_the_loss() -> None:
@@ -84,42 +83,27 @@ def test_an_empty_micro_batch_has_no_token_in_the_loss() -> None:
     assert batch.tokens == 2
 
 
-def test_logprobs_and_entropy_at_a_temperature() -> None:
-    logits = torch.randn(6, VOCABULARY, dtype=torch.float64)
-    targets = torch.arange(6)
-    logprobs, entropy = token_logprobs(logits, targets, 0.7)
-    wanted = torch.distributions.Categorical(logits=logits / 0.7)
-    torch.testing.assert_close(logprobs.double(), wanted.log_prob(targets), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(entropy.double(), wanted.entropy(), rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("entropy_gradient", [False, True])
-def test_chunks_change_neither_values_nor_gradients(entropy_gradient: bool) -> None:
-    torch.manual_seed(0)
-    head = torch.nn.Linear(4, VOCABULARY, bias=False)
-    hidden = torch.randn(11, 4)
-    targets = torch.randint(0, VOCABULARY, (11,))
-    results = []
-    for chunk_bytes in (2**20, 4 * VOCABULARY * 3):
-        leaf = hidden.clone().requires_grad_()
-        head.zero_grad()
-        logprobs, entropy = head_logprobs(
-            head, leaf, targets, 0.9,
-            vocabulary=VOCABULARY, entropy_gradient=entropy_gradient, chunk_bytes=chunk_bytes,
-        )  # fmt: skip
-        (logprobs.sum() + (entropy.sum() if entropy_gradient else 0)).backward()
-        results.append((logprobs.detach(), entropy.detach(), leaf.grad, head.weight.grad.clone()))
-    for whole, chunked in zip(*results, strict=True):
-        torch.testing.assert_close(whole, chunked)
-
-
-def test_the_learning_rate_warms_up_in_steps_and_never_starts_at_zero() -> None:
+def test_pitfall_16_warm_up_counts_rollout_steps_and_never_starts_at_zero() -> None:
     pytest.importorskip("deepspeed")
-    from services.learner.engine import learning_rate
+    from services.learner.engine import rate_factor
 
-    spec = OptimizerSpec(learning_rate=1.0, warmup_steps=4)
-    assert [learning_rate(step, spec) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
-    assert learning_rate(0, OptimizerSpec(learning_rate=1.0, warmup_steps=0)) == 1.0
+    spec = OptimizerSpec(warmup_steps=4)
+    assert [rate_factor(step, spec, 100) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    assert rate_factor(0, OptimizerSpec(warmup_steps=0), 100) == 1.0
+
+
+@pytest.mark.parametrize(("schedule", "middle"), [("linear", 0.55), ("cosine", 0.55)])
+def test_schedules_fall_from_the_peak_to_the_final_rate_at_the_last_step(schedule: str, middle: float) -> None:
+    pytest.importorskip("deepspeed")
+    from services.learner.engine import rate_factor
+
+    spec = OptimizerSpec(warmup_steps=2, schedule=schedule, final_rate=0.1)
+    rates = [rate_factor(step, spec, 13) for step in range(14)]
+    assert rates[:3] == [0.5, 1.0, 1.0]
+    assert rates[7] == pytest.approx(middle)
+    assert rates[12] == rates[13] == pytest.approx(0.1)
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+    assert rate_factor(1, OptimizerSpec(warmup_steps=5, schedule=schedule), 2) == 0.4
 
 
 def test_buckets_keep_order_and_size() -> None:

@@ -57,7 +57,7 @@ def test_a_rank_without_samples_gets_empty_micro_batches() -> None:
 def test_denominators_are_global_and_skip_what_is_out_of_the_loss(samples: list[tuple[int, bool]], ranks: int) -> None:
     tokens = [count for count, _ in samples]
     in_loss = [flag and count > 0 for count, flag in samples]
-    plan = plan_batch([t + 1 for t in tokens], in_loss, updates=2, ranks=ranks, seed=1, batch=3)
+    plan = plan_batch([t + 1 for t in tokens], in_loss, updates=2, epochs=1, ranks=ranks, seed=1, batch=3)
     loss_tokens = [count if flag else 0 for count, flag in zip(tokens, in_loss, strict=True)]
     totals = [plan.update(number, loss_tokens, budget=64)[1] for number in range(2)]
     assert sum(t.tokens for t in totals) == sum(loss_tokens)
@@ -71,7 +71,20 @@ def test_denominators_count() -> None:
 
 
 def test_an_unusable_sample_leaves_micro_batches_and_denominators() -> None:
-    plan = plan_batch([4, 4, 4, 4], [True] * 4, updates=1, ranks=2, seed=0, batch=0)
+    plan = plan_batch([4, 4, 4, 4], [True] * 4, updates=1, epochs=1, ranks=2, seed=0, batch=0)
     packed, totals = plan.update(0, [2, 0, 2, 2], budget=100)
     assert sorted(i for rank in packed for indices in rank for i in indices) == [0, 2, 3]
     assert totals == Denominators(tokens=6, sequences=3)
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=40), st.integers(1, 3), st.integers(1, 4), st.integers(1, 3))
+def test_every_epoch_trains_on_every_sample_once(lengths: list[int], ranks: int, updates: int, epochs: int) -> None:
+    plan = plan_batch(lengths, [True] * len(lengths), updates=updates, epochs=epochs, ranks=ranks, seed=1, batch=0)
+    assert len(plan.shares) == epochs * updates
+    for epoch in range(epochs):
+        parts = plan.shares[epoch * updates : (epoch + 1) * updates]
+        assert sorted(i for update in parts for share in update for i in share) == list(range(len(lengths)))
+    whole = plan.whole([1] * len(lengths), budget=50)
+    for rank in range(ranks):
+        assert sorted(i for part in whole[rank] for i in part) == plan.rank_indices(rank)
+    assert len({len(micro_batches) for micro_batches in whole}) == 1

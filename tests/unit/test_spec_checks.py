@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from dapo.algo.text_statistics import has_reflection
 from dapo.spec import RunSpec, SpecError, parse_spec
 from dapo.spec.budget import MIB, format_bytes, payload_budget
 from dapo.spec.checks import find_warnings
@@ -41,6 +42,32 @@ REFUSED: list[tuple[dict[str, Any], str, list[str]]] = [
     ),
     ({"reward__correct": 0.0, "reward__incorrect": 0.0}, "reward.correct = 0.0", ["reward.incorrect = 0.0"]),
     ({"algorithm__importance_cap": 5.0}, "algorithm.importance_cap = 5.0", ["decoupled"]),
+    ({"algorithm__importance_mode": "mask"}, "algorithm.importance_mode = mask", ["decoupled"]),
+    (
+        {
+            "algorithm__importance_mode": "mask",
+            "algorithm__proximal_policy": "decoupled",
+            "algorithm__importance_cap": None,
+        },
+        "algorithm.importance_mode = mask",
+        ["importance_cap = null"],
+    ),
+    ({"algorithm__gae_gamma": 0.9}, "algorithm.gae_gamma = 0.9", ["advantage_estimator = group", "gae"]),
+    ({"algorithm__gae_lambda": 0.9}, "algorithm.gae_lambda = 0.9", ["advantage_estimator = group"]),
+    ({"algorithm__advantage_whitening": True}, "algorithm.advantage_whitening = true", ["preset: ppo"]),
+    ({"algorithm__kl_placement": "reward"}, "algorithm.kl_placement = reward", ["advantage_estimator = group"]),
+    ({"algorithm__reference_refresh_steps": 5}, "algorithm.reference_refresh_steps = 5", ["measure_kl"]),
+    ({"optimizer__final_rate": 0.1}, "optimizer.final_rate = 0.1", ["schedule: linear or cosine"]),
+    (
+        {"algorithm__preset": "ppo", "value__warmup_steps": 100},
+        "value.warmup_steps = 100",
+        ["training.steps = 100", "Set fewer than 100"],
+    ),
+    (
+        {"algorithm__preset": "ppo", "algorithm__dynamic_sampling": True},
+        "sampling.group_size = 1",
+        ["dynamic_sampling would filter every group"],
+    ),
     (
         {"weight_sync__backend": "nccl", "resources__learner__device": "cpu"},
         "weight_sync.backend = nccl",
@@ -52,13 +79,24 @@ REFUSED: list[tuple[dict[str, Any], str, list[str]]] = [
         ["device = cpu", "Set 1"],
     ),
     (
-        {"resources__generator__max_total_tokens": 22527},
-        "resources.generator.max_total_tokens = 22527",
-        ["2048 + 20480 = 22528"],
+        {"resources__generator__max_total_tokens": 22543},
+        "resources.generator.max_total_tokens = 22543",
+        ["2048 + 20480 + 16", "Set at least 22544"],
     ),
     ({"data__prompt_template": "Solve it."}, "data.prompt_template = Solve it.", ["{prompt}"]),
     ({"data__path": "/data/d.csv"}, "data.path = /data/d.csv", [".jsonl or .parquet"]),
     ({"model__path": "a\0b"}, "model.path = a\\0b", ["NUL"]),
+    (
+        {"metrics__reflection_patterns": ["wait", "hm(m"]},
+        "metrics.reflection_patterns = hm(m",
+        ["no regular expression", "position 2", "hm\\(m"],
+    ),
+    ({"metrics__reflection_patterns": ["(wait)?"]}, "metrics.reflection_patterns = (wait)?", ["matches every", "out"]),
+    (
+        {"metrics__reflection_patterns": ["a{99999999999}"]},
+        "metrics.reflection_patterns = a{99999999999}",
+        ["no regular expression"],
+    ),
 ]
 
 
@@ -77,14 +115,28 @@ def test_refused_with_field_value_and_cure(fields: dict[str, Any], names: str, s
         {"reward__overlong_buffer_tokens": 20480, "algorithm__soft_overlong_punishment": False},
         {"algorithm__importance_cap": 5.0, "algorithm__proximal_policy": "decoupled"},
         {"algorithm__importance_cap": None},
+        {"algorithm__preset": "ppo"},
+        {"algorithm__preset": "grpo", "algorithm__reference_refresh_steps": 5},
         {"weight_sync__backend": "nccl"},
-        {"resources__generator__max_total_tokens": 22528},
+        {"resources__generator__max_total_tokens": 22544},
         {"data__path": "/data/D.PARQUET"},
         {"training__updates_per_step": 8192},
+        {"metrics__reflection_patterns": []},
+        {"metrics__reflection_patterns": [r"(?s)so.*wait", r"(a)\1", r"hm\(m"]},
     ],
 )
 def test_their_neighbours_pass(fields: dict[str, Any]) -> None:
     spec(**fields)
+
+
+@given(st.lists(st.text(), max_size=3))
+def test_any_reflection_patterns_are_refused_by_name_or_can_be_searched_for(patterns: list[str]) -> None:
+    refusal = ""
+    try:
+        spec(metrics__reflection_patterns=patterns)
+    except ValidationError as error:
+        refusal = str(error)
+    assert "metrics.reflection_patterns" in refusal or not has_reflection("", patterns)
 
 
 def test_all_problems_come_at_once_and_in_machine_form() -> None:

@@ -152,8 +152,9 @@ def test_any_value_of_any_field_is_taken_or_refused_readably(value: Any, path: s
         ),
         ("algorithm: {dual_clip: none}", "algorithm.dual_clip = none: must be a number. Write null for none"),
         (
-            "algorithm: {preset: ppo}",
-            "algorithm.preset = ppo: is not one of the choices. Set dapo or grpo or verl-parity; the default is dapo",
+            "algorithm: {preset: reinforce}",
+            "algorithm.preset = reinforce: is not one of the choices. Set dapo or grpo or ppo or verl-parity; the "
+            "default is dapo",
         ),
         ("sampling: 3", "sampling = 3: is a section. Put its fields below it: group_size, temperature, top_p, top_k, "),
         ("training: {stepz: 3}", "training.stepz = 3: is no field of a spec. Did you mean training.steps? "),
@@ -297,7 +298,8 @@ def test_dump_is_ordered_as_the_tree_and_complete() -> None:
     written = yaml.safe_load(dump_yaml(spec()))
     assert list(written) == list(RunSpec.model_fields)
     assert list(written["optimizer"]) == [
-        "learning_rate", "betas", "epsilon", "weight_decay", "warmup_steps", "gradient_clip",
+        "learning_rate", "betas", "epsilon", "weight_decay", "warmup_steps", "gradient_clip", "schedule",
+        "final_rate",
     ]  # fmt: skip
     # Readers of YAML 1.1 see numbers too.
     assert written["optimizer"]["learning_rate"] == 1e-6
@@ -322,7 +324,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
     incorrect=st.floats(-1e6, -1e-9),
     labels=st.dictionaries(texts, st.floats(0, 1), max_size=3),
     seed=st.integers(0, 2**31 - 1),
-    preset=st.sampled_from(["dapo", "grpo", "verl-parity"]),
+    preset=st.sampled_from(["dapo", "grpo", "ppo", "verl-parity"]),
 )
 def test_dump_and_parse_round_trip(
     field: str, before: str, after: str, rate: float, incorrect: float, labels: dict[str, float], seed: int, preset: str

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from dapo.spec.fields import field_rows, section_names
 from dapo.spec.reference import render
+from dapo.spec.training import MetricsSpec
+from dapo.spec.yaml_text import read_yaml
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "spec.md"
 
@@ -29,6 +31,13 @@ def test_bounds_reach_into_optional_and_nested_values() -> None:
     assert rows["metrics.reference_accuracy"].bounds == "≥ 0, ≤ 1"
     assert rows["algorithm.dual_clip"].type == "number or null"
     assert "redis" in rows["resources.redis.url"].bounds
+
+
+def test_a_list_is_shown_as_it_is_written() -> None:
+    row = field_rows()["metrics.reflection_patterns"]
+    assert row.type == "[text, …]"
+    assert row.default is not None
+    assert read_yaml(row.default) == MetricsSpec().reflection_patterns
 
 
 def test_every_row_lies_in_a_named_section() -> None:

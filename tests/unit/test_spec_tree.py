@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from dapo.spec import PRESETS, AlgorithmSpec, RunSpec
+from dapo.spec.algorithm import GROUP_SIZES
 from tests.unit.spec_helpers import MINIMAL, spec
 
 
@@ -30,6 +31,12 @@ def test_preset_sets_its_fields_and_no_other(preset: str) -> None:
     changed = AlgorithmSpec.model_validate({"preset": preset}).model_dump(exclude={"preset"})
     plain = AlgorithmSpec().model_dump(exclude={"preset"})
     assert changed == {**plain, **PRESETS[preset]}
+
+
+@pytest.mark.parametrize(("preset", "size"), GROUP_SIZES.items())
+def test_the_group_size_follows_the_preset_unless_it_is_written(preset: str, size: int) -> None:
+    assert spec(algorithm__preset=preset).sampling.group_size == size
+    assert spec(algorithm__preset=preset, sampling__group_size=4).sampling.group_size == 4
 
 
 def test_written_field_wins_over_its_preset() -> None:

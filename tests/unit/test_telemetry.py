@@ -15,7 +15,9 @@ PNG = b"\x89PNG\r\n\x1a\n"
 REQUIRED = (
     "step policy_version accuracy_mean reward_mean response_length_mean truncated_share entropy keep_rate "
     "staleness_mean staleness_max mismatch_kl clip_fraction_low clip_fraction_high loss grad_norm lr "
-    "generated_tokens_per_s generator_idle learner_idle weight_sync_s step_s"
+    "generated_tokens_per_s generator_idle learner_idle weight_sync_s step_s accuracy_reward_mean "
+    "overlong_penalty_mean correct_penalised_share repetition_rate reflection_share distinct_responses_mean "
+    "distinct_answers_mean effective_prompts all_correct_share all_wrong_share"
 )
 
 

@@ -1,0 +1,222 @@
+"""The ladder from GRPO to DAPO, DAPO less one technique at a time, and PPO against GRPO against DAPO.
+
+    python benchmarks/ladder.py [--rungs 1 … 6] [--tasks reverse pauses] [--seeds 3] [--steps 30] [--leave-one-out]
+        [--algorithms ppo grpo dapo] [--memory-millions 30] [--folder DIR] [--json FILE] [--picture FILE]
+
+Each run is the whole platform, as `dapo train` starts it, one after the other, on the small model of
+examples/reverse.yaml; every step trains on 512 responses in 4 updates, whatever the group size. Variants are compared
+at equal generated tokens: the smallest total among those compared, on every seed. Accuracy is that of all sampled
+responses, filtered groups included, at temperature 1. A run meets a prompt once, so it is not accuracy on what was
+trained on.
+
+    reverse   five letters reversed; next to nothing is truncated
+    pauses    the same after as many pauses as the policy likes, six in the mean at first: 18 % are cut at 16 tokens
+
+With --folder a finished run is not made again: stop with Ctrl-C and go on later. With --algorithms, PPO, GRPO and DAPO
+also train a wider, random model for three steps (--memory-millions of parameters, 0 for none), in which weights and
+optimizer states outweigh the libraries, to see what going without a critic saves.
+"""
+
+import argparse
+import json
+import os
+import platform
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+from laddering import figures, inputs, picture, tables, variants
+from laddering.runs import Finished, Job, RunError, load_finished, run
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+START_S = 35
+"""Rough duration of what a run does besides its steps: SGLang's start, the last checkpoint."""
+MEMORY_RUN_S = 120
+Key = tuple[str, str, int]
+"""Task, variant, seed."""
+
+
+def rung_name(text: str) -> str:
+    """A rung by its name or number."""
+    for name in variants.RUNGS:
+        if text in (name, name.partition("-")[0]):
+            return name
+    raise argparse.ArgumentTypeError(f"{text} is none of {', '.join(variants.RUNGS)}")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rungs", nargs="*", type=rung_name, default=list(variants.RUNGS), metavar="RUNG")
+    parser.add_argument("--tasks", nargs="+", choices=variants.TASKS, default=list(variants.TASKS))
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each variant on each task")
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--leave-one-out", action="store_true", help="DAPO without each of its techniques")
+    parser.add_argument("--algorithms", nargs="+", choices=("ppo", "grpo", "dapo"), default=[])
+    parser.add_argument("--memory-millions", type=float, default=30, help="parameters of the wider model, in millions")
+    parser.add_argument("--folder", type=Path, help="keep models and runs here, and reuse them")
+    parser.add_argument("--json", type=Path, help="write the figures here, too")
+    parser.add_argument("--picture", type=Path, help="draw the curves here (PNG)")
+    return parser.parse_args()
+
+
+@contextmanager
+def working_folder(chosen: Path | None) -> Iterator[Path]:
+    if chosen is not None:
+        yield chosen.resolve()
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def plan_jobs(compared: Sequence[variants.Comparison], arguments: argparse.Namespace, folder: Path) -> dict[Key, Job]:
+    """Seed by seed, so that whoever stops early has one seed of everything."""
+    jobs: dict[Key, Job] = {}
+    for seed in range(1, arguments.seeds + 1):
+        for task in arguments.tasks:
+            found = inputs.make_inputs(folder, task)
+            for variant in (variant for one in compared for variant in one.variants.values()):
+                spec = variants.make_spec(variant, task, inputs=found, seed=seed, steps=arguments.steps)
+                place = folder / "runs" / task / variant.key / f"seed-{seed}"
+                jobs[task, variant.key, seed] = Job(task, variant.key, seed, spec, place)
+    return jobs
+
+
+def plan_memory_jobs(arguments: argparse.Namespace, folder: Path) -> dict[Key, Job]:
+    if not (arguments.algorithms and arguments.memory_millions):
+        return {}
+    found = inputs.make_wide_inputs(folder, arguments.memory_millions)
+    jobs = {}
+    for preset in arguments.algorithms:
+        place = folder / "runs" / found.name / preset / "seed-1"
+        jobs["memory", preset, 1] = Job("memory", preset, 1, variants.make_memory_spec(preset, inputs=found), place)
+    return jobs
+
+
+def estimate_s(job: Job) -> float:
+    if job.task == "memory":
+        return MEMORY_RUN_S
+    return START_S + job.spec.training.steps * variants.TASKS[job.task].step_s
+
+
+def run_all(jobs: dict[Key, Job], console: Console) -> dict[Key, Finished]:
+    """Every run that ends well; of the others the error is shown."""
+    finished = {key: done for key, job in jobs.items() if (done := load_finished(job)) is not None}
+    left = {key: job for key, job in jobs.items() if key not in finished}
+    minutes = sum(map(estimate_s, left.values())) / 60
+    console.print(f"{len(jobs)} runs, {len(finished)} of them done; about {minutes:.0f} minutes on two cores")
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[at]}"), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(elapsed_when_finished=True), console=console) as progress:
+        bar = progress.add_task("runs", total=sum(map(estimate_s, left.values())), at="")
+        spent = 0.0
+        for number, (key, job) in enumerate(left.items(), start=1):
+            try:
+                finished[key] = run(job, partial(_show, progress, bar, spent, f"{number}/{len(left)}", job))
+            except RunError as error:
+                console.print(str(error), style="red", markup=False)
+            spent += estimate_s(job)
+            progress.update(bar, completed=spent)
+    return finished
+
+
+def _show(progress: Progress, bar: TaskID, spent: float, number: str, job: Job, step: int) -> None:
+    """`spent` and the bar's total are estimated seconds."""
+    steps = job.spec.training.steps
+    at = f"{number} {job.task} {job.key} seed {job.seed}, step {step}/{steps}"
+    progress.update(bar, completed=spent + estimate_s(job) * step / steps, at=at)
+
+
+def compare(
+    one: variants.Comparison, task: str, finished: dict[Key, Finished], console: Console
+) -> tuple[dict[str, Any], dict[str, list[list[dict[str, Any]]]]]:
+    """Shows the table; returns the figures for --json and the rows of each label for the picture."""
+    runs = {
+        label: {key[2]: done for key, done in finished.items() if key[:2] == (task, variant.key)}
+        for label, variant in one.variants.items()
+    }
+    runs = {label: by_seed for label, by_seed in runs.items() if by_seed}
+    if not runs:
+        return {}, {}
+    budget = figures.budgets(done.rows for by_seed in runs.values() for done in by_seed.values())
+    single = {
+        label: {seed: figures.run_figures(done.rows, done.peak_rss_bytes, budget) for seed, done in by_seed.items()}
+        for label, by_seed in runs.items()
+    }
+    spreads = {label: figures.over_seeds(list(by_seed.values())) for label, by_seed in single.items()}
+    title = f"{one.title}, {task}: equal tokens are {budget['generated_tokens']:,.0f}"
+    cost = one.title == "algorithms"
+    columns, note = (tables.COST, tables.COST_NOTE) if cost else (tables.COURSE, tables.COURSE_NOTE)
+    console.print(tables.table(title, columns, spreads, note))
+    written = {
+        label: {"seeds": single[label], "spread": {name: found.as_json() for name, found in spreads[label].items()}}
+        for label in single
+    }
+    rows = {label: [done.rows for done in by_seed.values()] for label, by_seed in runs.items()}
+    return {"budgets": budget, "variants": written}, rows
+
+
+def compare_memory(finished: dict[Key, Finished], jobs: dict[Key, Job]) -> dict[str, dict[str, float]]:
+    """By preset; what the trained networks and the reference take by count is beside what was measured."""
+    found = {}
+    for (task, preset, _), done in finished.items():
+        if task != "memory":
+            continue
+        spec = jobs[task, preset, 1].spec
+        weight_bytes = inputs.weight_bytes(Path(spec.data.path).parent)
+        networks = 2 if spec.algorithm.advantage_estimator == "gae" else 1
+        imports = inputs.import_peak_bytes() / figures.MIB
+        peak = done.peak_rss_bytes / figures.MIB
+        found[preset] = {
+            "parameters": weight_bytes / 4,
+            "peak_mib": peak,
+            "own_mib": peak - imports,
+            "state_mib": weight_bytes / figures.MIB * (4 * networks + spec.algorithm.needs_reference),
+            "train_s": figures.values(done.rows, "train_s")[-1],
+        }
+    return found
+
+
+def machine() -> dict[str, object]:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+    return {"cpu": name, "cores": os.cpu_count(), "python": platform.python_version()}
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    arguments = parse()
+    signal.signal(signal.SIGTERM, _interrupt)
+    console = Console(stderr=True)
+    compared = variants.comparisons(arguments.rungs, arguments.leave_one_out, arguments.algorithms)
+    with working_folder(arguments.folder) as folder:
+        jobs = plan_jobs(compared, arguments, folder) | plan_memory_jobs(arguments, folder)
+        finished = run_all(jobs, console)
+        memory = compare_memory(finished, jobs)
+    out = Console(width=None if console.is_terminal else 170)
+    written, drawn = {}, {}
+    for one in compared:
+        for task in arguments.tasks:
+            title = f"{one.title}, {task}"
+            written[title], drawn[title] = compare(one, task, finished, out)
+    if memory:
+        out.print(tables.memory_table(memory))
+    if arguments.json:
+        report = {"machine": machine(), "steps": arguments.steps, "comparisons": written, "memory": memory}
+        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+    if arguments.picture:
+        picture.draw({title: rows for title, rows in drawn.items() if rows}, arguments.picture)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on from here if it names a --folder")

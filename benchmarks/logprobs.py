@@ -1,0 +1,152 @@
+"""Memory of the learner's log-probabilities at a large vocabulary, against evaluating all logits at once.
+
+    python benchmarks/logprobs.py [--tokens 16384] [--all-tokens 1024] [--json FILE]
+
+Each case runs forward and backward in a process of its own, in one thread, in float32, with the vocabulary and width of
+Qwen2.5-0.5B. `peak` is the growth of the process's resident memory over what held the inputs: hidden states and the
+output embedding's weight. `rest` leaves out the gradient of that weight, which every way needs and no token count
+changes; the ratio is rest to the hidden states.
+
+    all logits       log-softmax of [tokens, vocabulary], by autograd; at fewer tokens, as it would not fit
+    chunks of n MiB  `head_logprobs`; without its entropy's gradient
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from torch import Tensor
+
+from services.learner.logprobs import CHUNK_BYTES, head_logprobs
+
+VOCABULARY, WIDTH = 151_936, 896
+MIB = 2**20
+DEFAULT_MIB = CHUNK_BYTES // MIB
+
+
+class Case(NamedTuple):
+    tokens: int
+    chunk_mib: int | None
+    """None: all logits at once."""
+
+    @property
+    def label(self) -> str:
+        return "all logits" if self.chunk_mib is None else f"chunks of {self.chunk_mib} MiB"
+
+
+class Figures(NamedTuple):
+    peak_mib: float
+    seconds: float
+
+
+def all_logits(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    logprobs = (hidden @ weight.t()).log_softmax(dim=-1)
+    with torch.no_grad():
+        entropy = -(logprobs.exp() * logprobs).sum(dim=-1)
+    return logprobs.gather(-1, targets[:, None]).squeeze(-1), entropy
+
+
+def chunked(chunk_mib: int) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
+    def evaluate(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        return head_logprobs(hidden, weight, None, targets, 1.0, chunk_bytes=chunk_mib * MIB)
+
+    return evaluate
+
+
+def memory_mib(name: str) -> float:
+    """A field of this process's memory: VmRSS, resident now, or VmHWM, its peak."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:"))
+
+
+def measure(case: Case) -> Figures:
+    """In this process, which must have held nothing larger before."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    hidden = torch.randn(case.tokens, WIDTH).requires_grad_()
+    weight = torch.randn(VOCABULARY, WIDTH).mul_(0.02).requires_grad_()
+    targets = torch.randint(0, VOCABULARY, (case.tokens,))
+    evaluate = all_logits if case.chunk_mib is None else chunked(case.chunk_mib)
+    before, start = memory_mib("VmRSS"), time.perf_counter()
+    logprobs, _ = evaluate(hidden, weight, targets)
+    logprobs.sum().backward()
+    return Figures(memory_mib("VmHWM") - before, time.perf_counter() - start)
+
+
+def measure_in_child(case: Case) -> Figures:
+    command = [sys.executable, __file__, "--case", json.dumps(case)]
+    found = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return Figures(*json.loads(found))
+
+
+def summarize(case: Case, figures: Figures) -> dict[str, object]:
+    hidden_mib = case.tokens * WIDTH * 4 / MIB
+    rest_mib = figures.peak_mib - VOCABULARY * WIDTH * 4 / MIB
+    return {
+        "case": case.label,
+        "tokens": case.tokens,
+        "hidden_mib": hidden_mib,
+        "peak_mib": figures.peak_mib,
+        "rest_mib": rest_mib,
+        "of_hidden": rest_mib / hidden_mib,
+        "tokens_per_s": case.tokens / figures.seconds,
+    }
+
+
+def machine() -> dict[str, object]:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+    return {"cpu": name, "cores": os.cpu_count(), "python": platform.python_version(), "torch": version("torch")}
+
+
+def show(rows: list[dict[str, object]]) -> None:
+    table = Table(
+        title=f"vocabulary {VOCABULARY:,}, width {WIDTH}; memory in MiB, the learner's own is {DEFAULT_MIB} MiB",
+        caption=", ".join(f"{name} {value}" for name, value in machine().items()),
+    )
+    for column in ("", "tokens", "hidden", "peak", "rest", "ratio", "tokens/s"):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    for row in rows:
+        sizes = (f"{row[name]:,.0f}" for name in ("tokens", "hidden_mib", "peak_mib", "rest_mib"))
+        table.add_row(str(row["case"]), *sizes, f"{row['of_hidden']:.1f}", f"{row['tokens_per_s']:,.0f}")
+    Console().print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=int, default=16_384)
+    parser.add_argument("--all-tokens", type=int, default=1024, help="for all logits: about 2 MiB of memory a token")
+    parser.add_argument("--chunk-mib", type=int, nargs="+", default=[DEFAULT_MIB], help="chunk sizes to compare")
+    parser.add_argument("--json", type=Path, help="write the figures here, too")
+    parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.case:
+        print(json.dumps(measure(Case(*arguments.case))))
+        return
+    cases = [Case(arguments.all_tokens, None), Case(arguments.all_tokens, DEFAULT_MIB)]
+    cases += [Case(arguments.tokens, chunk_mib) for chunk_mib in arguments.chunk_mib]
+    rows = []
+    with Progress(console=Console(stderr=True)) as progress:
+        for case in progress.track(cases, description="minutes at 16k tokens"):
+            rows.append(summarize(case, measure_in_child(case)))
+    show(rows)
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"machine": machine(), "cases": rows}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Quantiles from a histogram, and the explained variance."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch")
+
+from services.learner.metrics import (  # noqa: E402
+    explained_variance,
+    mismatch_sums,
+    ratio_histogram,
+    ratio_quantile,
+    value_sums,
+)
+
+
+@given(st.lists(st.floats(-2, 2), min_size=1, max_size=200), st.sampled_from([0.01, 0.5, 0.99]))
+def test_ratio_quantiles_are_right_to_half_a_percent(log_ratios: list[float], share: float) -> None:
+    histogram = ratio_histogram(torch.tensor(log_ratios, dtype=torch.float64))
+    assert histogram.sum() == len(log_ratios)
+    exact = sorted(log_ratios)[max(0, math.ceil(share * len(log_ratios) - 1e-9) - 1)]
+    found = math.log(ratio_quantile(histogram, share))
+    assert found == pytest.approx(min(1.0, max(-1.0, exact)), abs=0.0026)
+
+
+@given(st.integers(0, 10_000))
+def test_the_parts_of_a_batch_add_up(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    old, other = torch.randn(2, 6, 5, generator=generator, dtype=torch.float64)
+    mask = torch.rand(6, 5, generator=generator) < 0.7
+    for measure in (mismatch_sums, value_sums):
+        whole = measure(old, other, mask)
+        parts = [measure(old[rows], other[rows], mask[rows]) for rows in (slice(0, 2), slice(2, 6))]
+        for name, value in whole.items():
+            assert float(value) == pytest.approx(float(parts[0][name] + parts[1][name]))
+
+
+def test_explained_variance_is_1_for_a_perfect_critic_and_0_for_a_constant_one() -> None:
+    returns, mask = torch.tensor([[1.0, -1.0, 1.0, 5.0]]), torch.tensor([[True, True, True, False]])
+
+    def of(values: list[float]) -> float:
+        sums = value_sums(torch.tensor([values]), returns, mask)
+        return explained_variance({name: float(value) for name, value in sums.items()})
+
+    assert of([1.0, -1.0, 1.0, 0.0]) == pytest.approx(1)
+    assert of([0.3, 0.3, 0.3, 0.0]) == pytest.approx(0)
+    assert of([-1.0, 1.0, -1.0, 0.0]) < 0
