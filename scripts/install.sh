@@ -29,5 +29,5 @@ fi
 step 4 "DeepSpeed and the tools"
 pip deepspeed==0.19.8 peft gguf accelerate
 # --no-build-isolation keeps torch out of a build environment of its own.
-pip --no-build-isolation -e ".[dev]"
+pip --no-build-isolation -e ".[dev,oracle]"
 step 5 "done: .venv/bin/dapo --help"

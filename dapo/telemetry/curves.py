@@ -37,7 +37,7 @@ PANELS: tuple[Panel, ...] = (
     Panel("Staleness", ("staleness_mean", "staleness_max"), "versions", from_zero=True, smooth=False),
     Panel("Sampler-learner mismatch", ("mismatch_kl",), "KL in nats a token"),
     Panel("Gradient norm, loss", ("grad_norm", "loss"), "norm before clipping", right="loss"),
-    Panel("Throughput", ("generated_tokens_per_s", "generator_idle", "learner_idle"), "tokens/s", True, "idle share"),
+    Panel("Speed", ("generated_tokens_per_s", "generator_idle", "learner_idle"), "tokens/s", True, "idle share"),
 )
 
 

@@ -63,7 +63,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("clipped_high_probability_mean", "share", "Mean probability of the tokens clipped from above (DAPO, "
            "figure 3a)", "learner"),
     Metric("clipped_high_probability_max", "share", "The same, at most", "learner"),
-    Metric("ratio_p01", "", "Ratio π_θ/π_old that 1 % of the response tokens do not exceed, within [1/e, e]", "learner"),
+    Metric("ratio_p01", "", "Ratio π_θ/π_old that 1 % of the response tokens do not exceed, within [0.05, 20]", "learner"),
     Metric("ratio_p99", "", "Ratio that 99 % do not exceed", "learner"),
     Metric("kl_reference", "nats", "KL (k3) of the policy to the reference model, where one is loaded", "learner"),
     Metric("value_loss", "", "Loss of the value network, mean over the step's updates (gae)", "learner"),

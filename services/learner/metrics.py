@@ -11,9 +11,9 @@ from services.learner.loss import LOG_RATIO_BOUND, Objective, TokenInputs, kl_k3
 
 Sums = Mapping[str, Tensor]
 
-HISTOGRAM_BOUND = 1.0
-HISTOGRAM_BINS = 401
-"""Log-ratios in [−1, 1] in steps of 0.005; what lies outside counts in the outermost bins."""
+HISTOGRAM_BOUND = 3.0
+HISTOGRAM_BINS = 1201
+"""Log-ratios in [−3, 3] in steps of 0.005; what lies outside counts in the outermost bins."""
 
 
 class Tally:
@@ -114,7 +114,7 @@ def ratio_histogram(log_ratio: Tensor) -> Tensor:
 
 
 def ratio_quantile(histogram: Tensor, share: float) -> float:
-    """The ratio that `share` of the tokens do not exceed, to half a percent; it lies in [1/e, e]."""
+    """The ratio that `share` of the tokens do not exceed, to half a percent, within [0.05, 20]."""
     cumulative = histogram.cumsum(0)
     index = int((cumulative < share * cumulative[-1]).sum())
     log_ratio = HISTOGRAM_BOUND * (2 * index / (HISTOGRAM_BINS - 1) - 1)

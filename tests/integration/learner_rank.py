@@ -56,7 +56,9 @@ def run_case(case: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     spec = RunSpec.model_validate(case["spec"])
     causal = load_causal(spec.model.path, "float32")
     add_lora(causal, spec.lora, spec.seed)
-    engine = LearnerEngine(PolicyModel(causal, 1.0), spec, ranks)
+    bonus = spec.algorithm.entropy_coefficient > 0
+    policy = PolicyModel(causal, spec.sampling.temperature, entropy_gradient=bonus)
+    engine = LearnerEngine(policy, spec, ranks)
     value = None
     if spec.algorithm.advantage_estimator == "gae":
         value = LearnerEngine(ValueModel(load_causal(spec.model.path, "float32")), spec, ranks)

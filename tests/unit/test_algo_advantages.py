@@ -77,7 +77,7 @@ def test_advantages_are_finite_centred_and_bounded(rewards: list[float], ddof: i
 
 
 @given(rewards_of_a_group, st.randoms(use_true_random=False))
-def test_pitfall_17_order_of_responses_does_not_matter(rewards: list[float], random: Any) -> None:
+def test_invariance_of_advantages_under_the_order_of_responses(rewards: list[float], random: Any) -> None:
     order = list(range(len(rewards)))
     random.shuffle(order)
     advantages = group_advantages(rewards, AlgorithmSpec())

@@ -131,6 +131,19 @@ def test_pitfall_08_invariance_of_the_gradient_under_every_split_and_order(
     assert (split.grad - whole.grad).norm() <= 1e-10 * whole.grad.norm().clamp(min=1e-12)
 
 
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_pitfall_17_reordering_a_mini_batch_leaves_the_gradient_unchanged(aggregation: str) -> None:
+    current, old, _, advantages, mask = random_inputs(9, 7, 1)
+    order = torch.randperm(9, generator=torch.Generator().manual_seed(2))
+    gradients = []
+    for rows in (torch.arange(9), order):
+        leaf = current.clone().requires_grad_()
+        inputs = make_inputs(leaf[rows], old[rows], advantages[rows], mask[rows])
+        policy_loss(inputs, objective(aggregation=aggregation), count(mask)).backward()
+        gradients.append(leaf.grad)
+    assert (gradients[0] - gradients[1]).norm() <= 1e-10 * gradients[0].norm()
+
+
 def test_pitfall_11_dual_clip_bounds_negative_advantages_only_and_is_off_by_default() -> None:
     current, old = torch.log(torch.tensor([5.0, 5.0])), torch.zeros(2)
     advantages = torch.tensor([-1.0, 1.0])
