@@ -76,7 +76,7 @@ class AlgorithmSpec(Section):
     truncated_reward: Literal["graded", "incorrect"] = "graded"
     """Reward of a truncated response: as its text was graded, or `reward.incorrect` whatever it says."""
     kl_coefficient: float = Field(default=0.0, ge=0)
-    """Weight of the KL to the reference model, the frozen initial model; above 0 loads it."""
+    """Weight of the KL to the reference model, the initial model unless it is refreshed; above 0 loads it."""
     kl_placement: Literal["loss", "reward"] = "loss"
     """loss: k3 estimate, a term of the loss (GRPO). reward: −β log(π_old/π_ref) in each token's reward (gae only)."""
     measure_kl: bool = False

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 from dapo.spec.budget import MIB, format_bytes, payload_budget
 from dapo.spec.problem import Problem
 from dapo.spec.resources import ENGINE_RESERVE_TOKENS
-from dapo.spec.training_checks import training_memory
+from dapo.spec.training_checks import training_course, training_memory
+from dapo.spec.unread import unread_fields
 from dapo.spec.wording import float_text, shown
 
 if TYPE_CHECKING:
     from dapo.spec.run import RunSpec
 
 DATA_SUFFIXES = (".jsonl", ".parquet")
-DEFAULT_IMPORTANCE_CAP = 2.0
 
 Check = Callable[["RunSpec"], Iterator[Problem]]
 
@@ -118,58 +118,6 @@ def _reward(spec: "RunSpec") -> Iterator[Problem]:
         )
 
 
-def _algorithm(spec: "RunSpec") -> Iterator[Problem]:
-    """Fields that were written but that nothing would read."""
-    algorithm, optimizer = spec.algorithm, spec.optimizer
-    behaviour = algorithm.proximal_policy == "behaviour"
-    group = algorithm.advantage_estimator == "group"
-    sampler = (
-        "algorithm.proximal_policy = behaviour: there π_old is the sampler itself and every weight is 1",
-        "algorithm.proximal_policy: decoupled",
-    )
-    critic = (
-        "algorithm.advantage_estimator = group: there is no value network and a response has one reward",
-        "algorithm.advantage_estimator: gae (or preset: ppo)",
-    )
-    off = ("algorithm.importance_cap = null: the weights are off", "algorithm.importance_cap, e.g. 2.0")
-    no_reference = (
-        "algorithm.kl_coefficient = 0 and algorithm.measure_kl = false: no reference model is loaded",
-        "algorithm.kl_coefficient, e.g. 0.04, or algorithm.measure_kl: true",
-    )
-    flat = ("optimizer.schedule = constant", "optimizer.schedule: linear or cosine")
-    cap, mask = algorithm.importance_cap, algorithm.importance_mode == "mask"
-    for field, value, useless, (because, cure) in (
-        ("algorithm.importance_cap", cap, behaviour and cap not in (None, DEFAULT_IMPORTANCE_CAP), sampler),
-        ("algorithm.importance_mode", "mask", behaviour and mask, sampler),
-        ("algorithm.importance_mode", "mask", not behaviour and mask and cap is None, off),
-        ("algorithm.gae_gamma", algorithm.gae_gamma, group and algorithm.gae_gamma != 1, critic),
-        ("algorithm.gae_lambda", algorithm.gae_lambda, group and algorithm.gae_lambda != 1, critic),
-        ("algorithm.advantage_whitening", "true", group and algorithm.advantage_whitening, critic),
-        ("algorithm.kl_placement", "reward", group and algorithm.kl_placement == "reward", critic),
-        (
-            "algorithm.reference_refresh_steps",
-            algorithm.reference_refresh_steps,
-            algorithm.reference_refresh_steps is not None and not algorithm.needs_reference,
-            no_reference,
-        ),
-        (
-            "optimizer.final_rate",
-            optimizer.final_rate,
-            optimizer.schedule == "constant" and optimizer.final_rate != 0,
-            flat,
-        ),
-    ):
-        if useless:
-            yield Problem(field, str(value), f"has no effect while {because}. Set {cure}, or leave this field out")
-    if not group and spec.value.warmup_steps >= spec.training.steps:
-        yield Problem(
-            "value.warmup_steps",
-            str(spec.value.warmup_steps),
-            f"covers the whole run (training.steps = {spec.training.steps}), so the policy would never be trained. "
-            f"Set fewer than {spec.training.steps}",
-        )
-
-
 def _devices(spec: "RunSpec") -> Iterator[Problem]:
     resources = spec.resources
     on_cpu = [name for name in ("generator", "learner") if getattr(resources, name).device == "cpu"]
@@ -228,7 +176,8 @@ def _warn_algorithm(spec: "RunSpec") -> Iterator[Problem]:
             f"is above algorithm.clip_high = {algorithm.clip_high}; Clip-Higher wants the upper bound to be the wider "
             "one. Did you swap them?",
         )
-    if algorithm.overlong_filtering and algorithm.soft_overlong_punishment:
+    grouped = algorithm.advantage_estimator == "group"
+    if grouped and algorithm.overlong_filtering and algorithm.soft_overlong_punishment:
         yield Problem(
             "algorithm.overlong_filtering",
             "true",
@@ -271,7 +220,8 @@ _CHECKS: tuple[Check, ...] = (
     _group,
     _batch,
     _reward,
-    _algorithm,
+    unread_fields,
+    training_course,
     training_memory,
     _devices,
     _memory,

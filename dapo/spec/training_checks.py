@@ -46,14 +46,38 @@ def _sequence_parallel(spec: "RunSpec") -> Iterator[Problem]:
 
 
 def _lora(spec: "RunSpec") -> Iterator[Problem]:
-    lora = spec.lora
-    if lora.rank is not None:
-        return
-    for name, value in lora:
-        if value != type(lora).model_fields[name].default:
-            yield Problem(
-                f"lora.{name}",
-                str(value),
-                "has no effect while lora.rank = null: all parameters are trained. Set lora.rank, e.g. 16, or leave "
-                "this field out",
-            )
+    modules = spec.lora.target_modules
+    if not all(name.strip() for name in modules.split(",")):
+        yield Problem(
+            "lora.target_modules",
+            modules,
+            "holds an empty name. Set all-linear, or names separated by commas, e.g. q_proj,v_proj",
+        )
+
+
+def training_course(spec: "RunSpec") -> Iterator[Problem]:
+    """Counts of steps that leave nothing of the run."""
+    steps, algorithm = spec.training.steps, spec.algorithm
+    warmup = spec.value.warmup_steps
+    if algorithm.advantage_estimator == "gae" and warmup >= steps:
+        yield Problem(
+            "value.warmup_steps",
+            str(warmup),
+            f"covers the whole run (training.steps = {steps}), so the policy would never be trained. "
+            f"Set fewer than {steps}",
+        )
+    refresh = algorithm.reference_refresh_steps
+    if algorithm.needs_reference and refresh is not None and refresh >= steps:
+        yield Problem(
+            "algorithm.reference_refresh_steps",
+            str(refresh),
+            f"is not within the run (training.steps = {steps}), so the reference model would stay the initial one. "
+            f"Set fewer than {steps}, or leave this field out",
+        )
+    if spec.optimizer.schedule != "constant" and spec.optimizer.warmup_steps >= steps:
+        yield Problem(
+            "optimizer.schedule",
+            spec.optimizer.schedule,
+            f"begins after optimizer.warmup_steps = {spec.optimizer.warmup_steps}, and the run has {steps} steps. "
+            "Shorten the warm-up, or leave this field out",
+        )

@@ -55,7 +55,7 @@ METRICS: tuple[Metric, ...] = (
            "learner"),
     Metric("entropy", "nats", "Mean entropy of the policy's next-token distribution over response tokens", "learner"),
     Metric("mismatch_kl", "nats", "KL between the sampler's and the learner's probabilities of the sampled tokens, "
-           "before the step's first update", "learner"),
+           "before the step's first update: of that update's tokens, of all with `decoupled`", "learner"),
     Metric("probability_mean", "share", "Mean probability that the policy gives the sampled tokens (DAPO, figure 7d)",
            "learner"),
     Metric("clip_fraction_low", "share", "Response tokens whose ratio was clipped from below", "learner"),
@@ -63,7 +63,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("clipped_high_probability_mean", "share", "Mean probability of the tokens clipped from above (DAPO, "
            "figure 3a)", "learner"),
     Metric("clipped_high_probability_max", "share", "The same, at most", "learner"),
-    Metric("ratio_p01", "", "Ratio π_θ/π_old that 1 % of the response tokens do not exceed, within [0.05, 20]", "learner"),
+    Metric("ratio_p01", "", "Ratio π_θ/π_old that 1 % of the response tokens do not exceed, within [0.05, 20]",
+           "learner"),
     Metric("ratio_p99", "", "Ratio that 99 % do not exceed", "learner"),
     Metric("kl_reference", "nats", "KL (k3) of the policy to the reference model, where one is loaded", "learner"),
     Metric("value_loss", "", "Loss of the value network, mean over the step's updates (gae)", "learner"),
@@ -78,6 +79,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("train_s", "s", "Forward and backward passes and optimizer updates of the step", "learner"),
     Metric("weight_pause_s", "s", "Longest pause of a generator for the new weights", "learner"),
     Metric("updates", "updates", "Optimizer updates of the step", "learner"),
+    Metric("skipped_updates", "updates", "Updates left out because their gradient was not finite", "learner"),
     Metric("trained_responses", "responses", "Responses in the step's loss", "learner"),
     Metric("trained_tokens", "tokens", "Response tokens in the step's loss", "learner"),
     Metric("trained_response_length_mean", "tokens", "Mean length of the responses trained on", "learner"),

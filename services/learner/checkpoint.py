@@ -181,7 +181,7 @@ class CheckpointStore:
         if self.value is not None:
             self.value.deepspeed.load_checkpoint(str(directory), tag=VALUE, load_lr_scheduler_states=False)
         if self.reference is not None:
-            self.reference.load_state_dict(torch.load(directory / REFERENCE, weights_only=True))
+            self.reference.load_state_dict(torch.load(directory / REFERENCE, map_location="cpu", weights_only=True))
         _set_rng_state(torch.load(directory / f"rng-rank{self.ranks.rank}.pt", weights_only=True))
         return manifest
 

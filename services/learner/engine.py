@@ -30,14 +30,15 @@ OFFLOADED = {
 def rate_factor(step: int, optimizer: OptimizerSpec, steps: int) -> float:
     """Share of the peak learning rate in rollout step `step` (from 0) of `steps`.
 
-    A linear warm-up that is never 0; then constant, or falling to `final_rate` in the last step.
+    A linear warm-up that is never 0; then constant, or falling so that step `steps`, which is no more, would have
+    `final_rate`.
     """
     warmup = optimizer.warmup_steps
     if step < warmup:
         return (step + 1) / warmup
     if optimizer.schedule == "constant":
         return 1.0
-    done = min(1.0, (step - warmup) / max(1, steps - 1 - warmup))
+    done = min(1.0, (step - warmup) / max(1, steps - warmup))
     left = 1 - done if optimizer.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
     return optimizer.final_rate + (1 - optimizer.final_rate) * left
 
@@ -105,6 +106,10 @@ class LearnerEngine(Generic[Model]):
     def _clip(self, *_: object) -> None:
         parameters = [p for p in self.module.parameters() if p.grad is not None]
         self._norm = float(nn.utils.clip_grad_norm_(parameters, self.spec.gradient_clip))
+        if not math.isfinite(self._norm):
+            # AdamW passes over parameters without a gradient, as the ZeRO stages do when a norm is not finite.
+            for parameter in parameters:
+                parameter.grad = None
 
     def __call__(self, *inputs: Tensor | None) -> Any:
         """The network's forward pass."""
@@ -115,7 +120,10 @@ class LearnerEngine(Generic[Model]):
         self.deepspeed.backward(contribution * self.ranks.world_size, scale_wrt_gas=False)
 
     def step(self) -> float:
-        """Clip, update, clear the gradients. Returns the gradient's global 2-norm before clipping."""
+        """Clip, update, clear the gradients. Returns the gradient's global 2-norm before clipping.
+
+        Where that is not finite, nothing is updated.
+        """
         self.deepspeed.step()
         return self._norm if self.zero_stage == 0 else float(self.deepspeed.get_global_grad_norm())
 

@@ -171,6 +171,7 @@ class LearnerLoop:
         metrics["step_s"], self._step_ended = now - self._step_ended, now
         if self.ranks.leads:
             self._record(batch, metrics)
+            self._alert_skipped(batch.batch, metrics["skipped_updates"])
         log.info("step %d: loss %.4f, trained in %.2f s", self.step, metrics["loss"], metrics["train_s"])
         if self._checkpoint_due():
             self._checkpoint()
@@ -181,6 +182,14 @@ class LearnerLoop:
         )
         groups = [group.group_id for group in batch.groups]
         self.control.call(self.bus.record_step(report, groups, self.epoch))
+
+    def _alert_skipped(self, batch: int, skipped: float) -> None:
+        if not skipped:
+            return
+        message = f"{skipped:g} updates of batch {batch} were left out: their gradient was not finite"
+        log.error("%s", message)
+        alert = {"kind": "gradient_not_finite", "batch": batch, "message": message}
+        self.control.call(self.bus.emit_event("alert", alert))
 
     def _fetch(self, batch: pb.TrainBatch, records: dict[int, pb.TrainSample]) -> dict[int, Sample]:
         """This rank's samples. One that cannot be used is left out, as a dead letter with an alert; the run goes on."""

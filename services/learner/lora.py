@@ -42,7 +42,7 @@ class ServedWeight:
 
     @torch.no_grad()
     def value(self) -> Tensor:
-        """The weight: the parameter itself, or a new tensor with the adapter added in float32 and rounded once."""
+        """The weight: the parameter itself, or a new tensor with the adapter added in float32."""
         weight = self.parameters[0].detach()
         return weight if self.delta is None else (weight.float() + self.delta(ADAPTER).float()).to(weight.dtype)
 

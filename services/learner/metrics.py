@@ -43,10 +43,15 @@ def _reduced(values: Sums, operation: dist.ReduceOp) -> dict[str, Tensor]:
     names = sorted(values)
     if not names:
         return {}
-    flat = torch.cat([values[name].reshape(-1) for name in names]).cpu()
+    flat = flattened(values, names)
     dist.all_reduce(flat, op=operation)
     parts = flat.split([values[name].numel() for name in names])
     return {name: part.reshape(values[name].shape) for name, part in zip(names, parts, strict=True)}
+
+
+def flattened(values: Sums, names: Sequence[str]) -> Tensor:
+    """All values, one after the other, on the CPU: preparation measures there, updates on their device."""
+    return torch.cat([values[name].reshape(-1).cpu() for name in names])
 
 
 @torch.no_grad()
@@ -107,8 +112,8 @@ def value_sums(old: Tensor, returns: Tensor, mask: Tensor) -> dict[str, Tensor]:
 
 
 def ratio_histogram(log_ratio: Tensor) -> Tensor:
-    """Counts [HISTOGRAM_BINS] of log-ratios [n]."""
-    bounded = log_ratio.clamp(-HISTOGRAM_BOUND, HISTOGRAM_BOUND)
+    """Counts [HISTOGRAM_BINS] of the log-ratios [n] that are finite."""
+    bounded = log_ratio[log_ratio.isfinite()].clamp(-HISTOGRAM_BOUND, HISTOGRAM_BOUND)
     bins = ((bounded / HISTOGRAM_BOUND + 1) * (HISTOGRAM_BINS - 1) / 2).round().long()
     return torch.bincount(bins, minlength=HISTOGRAM_BINS).double()
 
@@ -164,7 +169,7 @@ def explained_variance(sums: Mapping[str, float]) -> float:
     count = max(1.0, sums["value_tokens"])
     spread = sums["returns_squared"] / count - (sums["returns"] / count) ** 2
     error = sums["value_error_squared"] / count - (sums["value_error"] / count) ** 2
-    return 1 - error / spread if spread > 1e-12 else 0.0
+    return 1 - error / spread if spread > 1e-10 * sums["returns_squared"] / count else 0.0
 
 
 def record_metrics(batch: pb.TrainBatch, loss_tokens: Sequence[int]) -> dict[str, float]:

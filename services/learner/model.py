@@ -32,19 +32,28 @@ class TrainedModel(nn.Module):  # type: ignore[misc]
         return states.flatten(0, 1)[positions]
 
 
+class ValueHead(nn.Linear):  # type: ignore[misc]
+    """Starts at 0 and computes in float32: bfloat16 would round values near 1 to steps of 0.008."""
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return nn.functional.linear(hidden.float(), self.weight.float(), self.bias.float())
+
+
 class ValueModel(TrainedModel):
     """The causal model's backbone and a linear head that starts at 0, in place of the output embedding."""
 
     def __init__(self, causal: PreTrainedModel) -> None:
         super().__init__(causal.base_model)
         width = causal.config.get_text_config().hidden_size
-        self.head = nn.Linear(width, 1, dtype=causal.dtype)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.head = ValueHead(width, 1, dtype=causal.dtype)
 
     def forward(self, ids: Tensor, positions: Tensor, position_ids: Tensor | None = None) -> Tensor:
         """Value [n], float32, of the state at each flat position [n] of `ids`: of what is expected after that token."""
-        values: Tensor = self.head(self.hidden(ids, positions, position_ids)).float()
+        values: Tensor = self.head(self.hidden(ids, positions, position_ids))
         return values.squeeze(-1)
 
 

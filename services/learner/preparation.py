@@ -20,6 +20,8 @@ from services.learner.model import PolicyModel, ValueModel
 from services.learner.payloads import Sample
 
 WHITENING_EPSILON = 1e-8
+MEASURED_AT_ONCE = 32
+"""Samples; a whole batch in one array may not fit."""
 
 
 class Preparation:
@@ -96,23 +98,23 @@ class Preparation:
 
     def _whiten(self, held: Sequence[Sample], counted: Sequence[Sample]) -> None:
         """Shift and scale all advantages to mean 0 and deviation 1 over the train batch's tokens."""
-        values = _masked(counted, "advantages").double()
-        sums = sum_named({"count": float(values.numel()), "sum": float(values.sum())})
+        mine = [sample.advantages[sample.mask].astype(np.float64) for sample in counted]
+        sums = sum_named({"count": float(sum(map(len, mine))), "sum": float(sum(values.sum() for values in mine))})
         mean = sums["sum"] / max(1.0, sums["count"])
-        squares = sum_named({"squares": float((values - mean).square().sum())})["squares"]
+        squares = sum_named({"squares": float(sum(np.square(values - mean).sum() for values in mine))})["squares"]
         deviation = (squares / max(1.0, sums["count"])) ** 0.5
         for sample in held:
             whitened = (sample.advantages - mean) / (deviation + WHITENING_EPSILON)
             sample.advantages = np.where(sample.mask, whitened, 0.0).astype(np.float32)
 
     def _measure(self, counted: Sequence[Sample], tally: Tally) -> None:
-        everything = torch.ones(sum(sample.loss_tokens for sample in counted), dtype=torch.bool)
-        if self.decoupled:
-            old, behaviour = (_masked(counted, name) for name in ("proximal", "behaviour"))
-            tally.add(mismatch_sums(old, behaviour, everything))
-        if self.value is not None:
-            values, returns = (_masked(counted, name) for name in ("values", "returns"))
-            tally.add(value_sums(values, returns, everything))
+        # At least once, so that every rank reports the same names.
+        for start in range(0, max(1, len(counted)), MEASURED_AT_ONCE):
+            batch = collate(counted[start : start + MEASURED_AT_ONCE], torch.device("cpu"))
+            if self.decoupled:
+                tally.add(mismatch_sums(batch.proximal, batch.behaviour, batch.mask))
+            if self.value is not None:
+                tally.add(value_sums(batch.values, batch.returns, batch.mask))
 
     @torch.no_grad()
     def refresh_reference(self) -> None:
@@ -122,12 +124,6 @@ class Preparation:
         for name, weight in self.policy.module.served_weights().items():
             with self.policy.gathered(weight.parameters):
                 frozen[name].copy_(weight.value())
-
-
-def _masked(samples: Sequence[Sample], name: str) -> Tensor:
-    """One array of all samples, [tokens in the loss], float32."""
-    parts = [torch.zeros(0), *(torch.from_numpy(getattr(sample, name)[sample.mask]) for sample in samples)]
-    return torch.cat(parts)
 
 
 def _store(samples: Sequence[Sample], name: str, batch: MicroBatch, values: Tensor) -> None:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 import torch
 from transformers import PreTrainedModel
@@ -84,12 +85,14 @@ class Trainer:
         return metrics | {"lr": rate, "train_s": time.monotonic() - started}
 
     def _set_rates(self, step: int) -> float:
-        """Both learning rates follow one schedule. Returns the policy's."""
-        factor = rate_factor(step, self.spec.optimizer, self.spec.training.steps)
-        rate = self.spec.optimizer.learning_rate * factor
-        self.engine.set_learning_rate(rate)
+        """Both learning rates follow one schedule, the policy's from where it begins to learn. Returns the policy's."""
+        optimizer, steps = self.spec.optimizer, self.spec.training.steps
+        resting = 0
         if self.value is not None:
-            self.value.set_learning_rate(self.spec.value.learning_rate * factor)
+            resting = self.spec.value.warmup_steps
+            self.value.set_learning_rate(self.spec.value.learning_rate * rate_factor(step, optimizer, steps))
+        rate = optimizer.learning_rate * rate_factor(max(0, step - resting), optimizer, steps - resting)
+        self.engine.set_learning_rate(rate)
         return rate
 
     def _agree_on_loss_tokens(self, count: int, wanted: Sequence[int], samples: dict[int, Sample]) -> list[int]:
@@ -129,8 +132,10 @@ class Trainer:
                 norms.append(self.engine.step())
             if self.value is not None:
                 value_norms.append(self.value.step())
+        applied = [norm for norm in norms if isfinite(norm)]
         metrics = step_metrics(tally, len(updates))
-        metrics |= {"grad_norm": _mean(norms), "updates": float(len(norms))}
+        metrics |= {"grad_norm": _mean(applied), "updates": float(len(applied))}
+        metrics["skipped_updates"] = float(sum(not isfinite(norm) for norm in norms + value_norms))
         return metrics | ({"value_grad_norm": _mean(value_norms)} if self.value is not None else {})
 
     def _policy_micro_batch(

@@ -73,6 +73,8 @@ def run_case(case: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     metrics = []
     for number in range(first, case["batches"]):
         samples = make_samples(number, case["samples"], engine.module.vocabulary)
+        if case.get("poisoned_batch") == number:
+            samples[0].advantages = np.full_like(samples[0].advantages, np.inf)
         fetched = {index: sample for index, sample in enumerate(samples) if index not in case.get("lost", [])}
         metrics.append(trainer.train(make_batch(number, samples), lambda records, f=fetched: pick(records, f)))
         if case.get("checkpoint_after") == number + 1:

@@ -1,5 +1,6 @@
 """One gradient, however it is computed: ZeRO stage, ranks, micro-batches; against plain PyTorch."""
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,18 @@ def test_decoupled_with_reference_and_entropy_bonus(found: dict[int, list[dict[s
         assert 0 < single["effective_sample_size"] < 1
     # The reference is the initial model: the policy stands near it in the first step and has moved in the second.
     assert one[1]["kl_reference"] > one[0]["kl_reference"] > 0
+
+
+@pytest.mark.parametrize(("stage", "ranks"), [(0, 1), (0, 2), (2, 2)])
+def test_a_gradient_that_is_not_finite_updates_nothing(tmp_path: Path, model_dir: Path, stage: int, ranks: int) -> None:
+    """The update with the poisoned sample is left out, the others and the next batch are trained."""
+    case = {"spec": make_spec(model_dir, stage=stage), "batches": 2, "samples": 24, "poisoned_batch": 0}
+    (result,) = run_ranks(tmp_path, [case], ranks)
+    assert [(m["updates"], m["skipped_updates"]) for m in result["metrics"]] == [(1, 1), (2, 0)]
+    for name, values in result["parameters"].items():
+        assert all(map(math.isfinite, values)), name
+    assert math.isfinite(result["metrics"][1]["loss"])
+    assert result["metrics"][1]["grad_norm"] > 0
 
 
 @pytest.mark.parametrize(("stage", "ranks"), [(0, 1), (3, 2)])

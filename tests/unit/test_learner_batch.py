@@ -93,17 +93,19 @@ def test_pitfall_16_warm_up_counts_rollout_steps_and_never_starts_at_zero() -> N
 
 
 @pytest.mark.parametrize(("schedule", "middle"), [("linear", 0.55), ("cosine", 0.55)])
-def test_schedules_fall_from_the_peak_to_the_final_rate_at_the_last_step(schedule: str, middle: float) -> None:
+def test_schedules_fall_from_the_peak_to_the_final_rate_after_the_last_step(schedule: str, middle: float) -> None:
     pytest.importorskip("deepspeed")
     from services.learner.engine import rate_factor
 
     spec = OptimizerSpec(warmup_steps=2, schedule=schedule, final_rate=0.1)
-    rates = [rate_factor(step, spec, 13) for step in range(14)]
+    rates = [rate_factor(step, spec, 12) for step in range(14)]
     assert rates[:3] == [0.5, 1.0, 1.0]
     assert rates[7] == pytest.approx(middle)
-    assert rates[12] == rates[13] == pytest.approx(0.1)
+    assert rates[11] > rates[12] == rates[13] == pytest.approx(0.1)
     assert rates[2:] == sorted(rates[2:], reverse=True)
     assert rate_factor(1, OptimizerSpec(warmup_steps=5, schedule=schedule), 2) == 0.4
+    # No step of the run trains at rate 0.
+    assert rate_factor(11, OptimizerSpec(warmup_steps=2, schedule=schedule), 12) > 0
 
 
 def test_buckets_keep_order_and_size() -> None:

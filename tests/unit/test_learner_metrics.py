@@ -48,3 +48,18 @@ def test_explained_variance_is_1_for_a_perfect_critic_and_0_for_a_constant_one()
     assert of([1.0, -1.0, 1.0, 0.0]) == pytest.approx(1)
     assert of([0.3, 0.3, 0.3, 0.0]) == pytest.approx(0)
     assert of([-1.0, 1.0, -1.0, 0.0]) < 0
+
+
+def test_a_tally_adds_up_what_lies_on_different_devices() -> None:
+    """On a GPU, preparation measures on the CPU and updates on the GPU."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from services.learner.metrics import flattened
+
+    with FakeTensorMode():
+        values = {"here": torch.zeros(2), "there": torch.empty((), device="cuda")}
+        assert flattened(values, ["here", "there"]).device.type == "cpu"
+
+
+def test_a_histogram_counts_only_finite_ratios() -> None:
+    assert ratio_histogram(torch.tensor([0.0, float("nan"), float("inf")])).sum() == 1

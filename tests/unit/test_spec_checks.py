@@ -58,6 +58,35 @@ REFUSED: list[tuple[dict[str, Any], str, list[str]]] = [
     ({"algorithm__kl_placement": "reward"}, "algorithm.kl_placement = reward", ["advantage_estimator = group"]),
     ({"algorithm__reference_refresh_steps": 5}, "algorithm.reference_refresh_steps = 5", ["measure_kl"]),
     ({"optimizer__final_rate": 0.1}, "optimizer.final_rate = 0.1", ["schedule: linear or cosine"]),
+    ({"value__clip": None}, "value.clip = null", ["advantage_estimator = group"]),
+    ({"value__learning_rate": 1e-3}, "value.learning_rate = 0.001", ["no value network"]),
+    ({"algorithm__preset": "ppo", "algorithm__advantage_std": False}, "algorithm.advantage_std = false", ["its group"]),
+    (
+        {"algorithm__preset": "ppo", "algorithm__kl_placement": "reward", "algorithm__measure_kl": True},
+        "algorithm.kl_placement = reward",
+        ["kl_coefficient = 0"],
+    ),
+    (
+        {
+            "algorithm__preset": "ppo",
+            "algorithm__overlong_filtering": True,
+            "algorithm__truncated_reward": "incorrect",
+        },
+        "algorithm.truncated_reward = incorrect",
+        ["overlong_filtering: false"],
+    ),
+    (
+        {"algorithm__preset": "grpo", "algorithm__reference_refresh_steps": 100},
+        "algorithm.reference_refresh_steps = 100",
+        ["training.steps = 100"],
+    ),
+    (
+        {"optimizer__schedule": "cosine", "optimizer__warmup_steps": 100},
+        "optimizer.schedule = cosine",
+        ["warmup_steps = 100"],
+    ),
+    ({"lora__alpha": 8.0}, "lora.alpha = 8.0", ["lora.rank = null"]),
+    ({"lora__rank": 4, "lora__target_modules": "q_proj,"}, "lora.target_modules = q_proj,", ["an empty name"]),
     (
         {"algorithm__preset": "ppo", "value__warmup_steps": 100},
         "value.warmup_steps = 100",
