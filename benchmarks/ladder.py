@@ -5,12 +5,14 @@
 
 Each run is the whole platform, as `dapo train` starts it, one after the other, on the small model of
 examples/reverse.yaml; every step trains on 512 responses in 4 updates, whatever the group size. Variants are compared
-at equal generated tokens: the smallest total among those compared, on every seed. Accuracy is that of all sampled
-responses, filtered groups included, at temperature 1. A run meets a prompt once, so it is not accuracy on what was
-trained on.
+at equal generated tokens: the smallest total among those compared, on every seed, two steps before the end, since the
+last two train on what is there already and spend none. Accuracy is that of all sampled responses, filtered groups
+included, at temperature 1; in 30 steps no row of the data is drawn twice, so it is not accuracy on what was trained on.
 
     reverse   five letters reversed; next to nothing is truncated
     pauses    the same after as many pauses as the policy likes, six in the mean at first: 18 % are cut at 16 tokens
+
+PPO, GRPO and DAPO keep their presets' group sizes (1, 8, 16) and KL (GRPO's 0.04 in the loss, with a reference model).
 
 With --folder a finished run is not made again: stop with Ctrl-C and go on later. With --algorithms, PPO, GRPO and DAPO
 also train a wider, random model for three steps (--memory-millions of parameters, 0 for none), in which weights and
@@ -35,9 +37,15 @@ from laddering.runs import Finished, Job, RunError, load_finished, run
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-START_S = 35
+from dapo.spec import RunSpec
+
+START_S = 40
 """Rough duration of what a run does besides its steps: SGLang's start, the last checkpoint."""
 MEMORY_RUN_S = 120
+MEMORY = "memory"
+"""Stands for a task in the keys of the memory runs."""
+FILE_WIDTH = 170
+"""Characters of a table's line where it does not go to a terminal."""
 Key = tuple[str, str, int]
 """Task, variant, seed."""
 
@@ -62,7 +70,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, help="keep models and runs here, and reuse them")
     parser.add_argument("--json", type=Path, help="write the figures here, too")
     parser.add_argument("--picture", type=Path, help="draw the curves here (PNG)")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if not (arguments.rungs or arguments.leave_one_out or arguments.algorithms):
+        parser.error("nothing to compare: give --rungs, --leave-one-out or --algorithms")
+    return arguments
 
 
 @contextmanager
@@ -94,12 +105,12 @@ def plan_memory_jobs(arguments: argparse.Namespace, folder: Path) -> dict[Key, J
     jobs = {}
     for preset in arguments.algorithms:
         place = folder / "runs" / found.name / preset / "seed-1"
-        jobs["memory", preset, 1] = Job("memory", preset, 1, variants.make_memory_spec(preset, inputs=found), place)
+        jobs[MEMORY, preset, 1] = Job(MEMORY, preset, 1, variants.make_memory_spec(preset, inputs=found), place)
     return jobs
 
 
 def estimate_s(job: Job) -> float:
-    if job.task == "memory":
+    if job.task == MEMORY:
         return MEMORY_RUN_S
     return START_S + job.spec.training.steps * variants.TASKS[job.task].step_s
 
@@ -115,70 +126,75 @@ def run_all(jobs: dict[Key, Job], console: Console) -> dict[Key, Finished]:
         bar = progress.add_task("runs", total=sum(map(estimate_s, left.values())), at="")
         spent = 0.0
         for number, (key, job) in enumerate(left.items(), start=1):
+            place = f"{number}/{len(left)} {job.task} {job.key} seed {job.seed}"
+            if not console.is_terminal:
+                console.print(place, soft_wrap=True)
             try:
-                finished[key] = run(job, partial(_show, progress, bar, spent, f"{number}/{len(left)}", job))
+                finished[key] = run(job, partial(_show, progress, bar, spent, place, job))
             except RunError as error:
-                console.print(str(error), style="red", markup=False)
+                console.print(str(error), style="red", markup=False, soft_wrap=True)
             spent += estimate_s(job)
             progress.update(bar, completed=spent)
     return finished
 
 
-def _show(progress: Progress, bar: TaskID, spent: float, number: str, job: Job, step: int) -> None:
+def _show(progress: Progress, bar: TaskID, spent: float, place: str, job: Job, step: int) -> None:
     """`spent` and the bar's total are estimated seconds."""
     steps = job.spec.training.steps
-    at = f"{number} {job.task} {job.key} seed {job.seed}, step {step}/{steps}"
-    progress.update(bar, completed=spent + estimate_s(job) * step / steps, at=at)
+    progress.update(bar, completed=spent + estimate_s(job) * step / steps, at=f"{place}, step {step}/{steps}")
 
 
-def compare(
-    one: variants.Comparison, task: str, finished: dict[Key, Finished], console: Console
-) -> tuple[dict[str, Any], dict[str, list[list[dict[str, Any]]]]]:
-    """Shows the table; returns the figures for --json and the rows of each label for the picture."""
-    runs = {
+def runs_of(one: variants.Comparison, task: str, finished: dict[Key, Finished]) -> dict[str, dict[int, Finished]]:
+    """Finished runs by label and seed; labels without one are left out."""
+    found = {
         label: {key[2]: done for key, done in finished.items() if key[:2] == (task, variant.key)}
         for label, variant in one.variants.items()
     }
-    runs = {label: by_seed for label, by_seed in runs.items() if by_seed}
-    if not runs:
-        return {}, {}
+    return {label: by_seed for label, by_seed in found.items() if by_seed}
+
+
+def show(title: str, runs: dict[str, dict[int, Finished]], cost: bool, console: Console) -> dict[str, Any]:
+    """Prints the table; returns what --json gets: budgets, and by label the figures, their spread and the curves."""
     budget = figures.budgets(done.rows for by_seed in runs.values() for done in by_seed.values())
     single = {
         label: {seed: figures.run_figures(done.rows, done.peak_rss_bytes, budget) for seed, done in by_seed.items()}
         for label, by_seed in runs.items()
     }
     spreads = {label: figures.over_seeds(list(by_seed.values())) for label, by_seed in single.items()}
-    title = f"{one.title}, {task}: equal tokens are {budget['generated_tokens']:,.0f}"
-    cost = one.title == "algorithms"
     columns, note = (tables.COST, tables.COST_NOTE) if cost else (tables.COURSE, tables.COURSE_NOTE)
-    console.print(tables.table(title, columns, spreads, note))
+    heading = f"{title}: equal tokens are {budget['generated_tokens']:,.0f}"
+    console.print(tables.table(heading, columns, spreads, note))
     written = {
-        label: {"seeds": single[label], "spread": {name: found.as_json() for name, found in spreads[label].items()}}
-        for label in single
+        label: {
+            "spread": {name: found.as_json() for name, found in spreads[label].items()},
+            "seeds": single[label],
+            "curves": {seed: figures.curves(done.rows) for seed, done in by_seed.items()},
+        }
+        for label, by_seed in runs.items()
     }
-    rows = {label: [done.rows for done in by_seed.values()] for label, by_seed in runs.items()}
-    return {"budgets": budget, "variants": written}, rows
+    return {"budgets": budget, "variants": written}
 
 
 def compare_memory(finished: dict[Key, Finished], jobs: dict[Key, Job]) -> dict[str, dict[str, float]]:
-    """By preset; what the trained networks and the reference take by count is beside what was measured."""
-    found = {}
-    for (task, preset, _), done in finished.items():
-        if task != "memory":
-            continue
-        spec = jobs[task, preset, 1].spec
-        weight_bytes = inputs.weight_bytes(Path(spec.data.path).parent)
-        networks = 2 if spec.algorithm.advantage_estimator == "gae" else 1
-        imports = inputs.import_peak_bytes() / figures.MIB
-        peak = done.peak_rss_bytes / figures.MIB
-        found[preset] = {
-            "parameters": weight_bytes / 4,
-            "peak_mib": peak,
-            "own_mib": peak - imports,
-            "state_mib": weight_bytes / figures.MIB * (4 * networks + spec.algorithm.needs_reference),
-            "train_s": figures.values(done.rows, "train_s")[-1],
-        }
-    return found
+    """By preset, where --algorithms asked for it."""
+    runs = {key: done for key, done in finished.items() if key[0] == MEMORY}
+    if not runs:
+        return {}
+    imports_mib = inputs.import_peak_bytes() / figures.MIB
+    return {key[1]: memory_figures(jobs[key].spec, done, imports_mib) for key, done in runs.items()}
+
+
+def memory_figures(spec: RunSpec, done: Finished, imports_mib: float) -> dict[str, float]:
+    """`state_mib` is by count: weights, gradients and two moments of what is trained, and the reference's weights."""
+    weight_bytes = inputs.weight_bytes(Path(spec.data.path).parent)
+    networks = 2 if spec.algorithm.advantage_estimator == "gae" else 1
+    return {
+        "parameters": weight_bytes / 4,
+        "peak_mib": done.peak_rss_bytes / figures.MIB,
+        "own_mib": done.peak_rss_bytes / figures.MIB - imports_mib,
+        "state_mib": weight_bytes / figures.MIB * (4 * networks + spec.algorithm.needs_reference),
+        "train_s": figures.values(done.rows, "train_s")[-1],
+    }
 
 
 def machine() -> dict[str, object]:
@@ -200,19 +216,23 @@ def main() -> None:
         jobs = plan_jobs(compared, arguments, folder) | plan_memory_jobs(arguments, folder)
         finished = run_all(jobs, console)
         memory = compare_memory(finished, jobs)
-    out = Console(width=None if console.is_terminal else 170)
+    out = Console()
+    if not out.is_terminal:
+        out = Console(width=FILE_WIDTH)
     written, drawn = {}, {}
     for one in compared:
         for task in arguments.tasks:
-            title = f"{one.title}, {task}"
-            written[title], drawn[title] = compare(one, task, finished, out)
+            if runs := runs_of(one, task, finished):
+                title = f"{one.title}, {task}"
+                written[title] = show(title, runs, one.title == variants.ALGORITHMS, out)
+                drawn[title] = {label: [done.rows for done in by_seed.values()] for label, by_seed in runs.items()}
     if memory:
         out.print(tables.memory_table(memory))
     if arguments.json:
         report = {"machine": machine(), "steps": arguments.steps, "comparisons": written, "memory": memory}
         arguments.json.write_text(json.dumps(report, indent=2) + "\n")
-    if arguments.picture:
-        picture.draw({title: rows for title, rows in drawn.items() if rows}, arguments.picture)
+    if arguments.picture and drawn:
+        picture.draw(drawn, arguments.picture)
 
 
 if __name__ == "__main__":
@@ -220,3 +240,5 @@ if __name__ == "__main__":
         main()
     except KeyboardInterrupt:
         sys.exit("stopped; the same command goes on from here if it names a --folder")
+    except RunError as error:
+        sys.exit(f"error: {error}")

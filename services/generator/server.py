@@ -5,13 +5,13 @@ import contextlib
 import os
 import secrets
 import signal
-import socket
 import sys
 import tempfile
 from collections import deque
 from pathlib import Path
 from typing import Protocol
 
+from dapo.ports import HOST, free_port
 from dapo.process import PARENT_VARIABLE
 from dapo.spec import RunSpec
 from dapo.spec.devices import visible_cuda_devices
@@ -20,7 +20,6 @@ from services.generator.engine import Endpoint, Engine
 from services.generator.kv_pool import memory_bytes, pool_tokens, token_bytes
 from services.generator.served_model import UnservableModel, check_served, read_config
 
-HOST = "127.0.0.1"
 CPU_MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1073741824"
 """Large temporaries stay mapped, else each costs page faults that take longer than its use; and huge pages (glibc 2.35
 or newer) spare the scattered reads of the KV pool most misses of the TLB."""
@@ -61,13 +60,6 @@ def pick_device(wanted: Device, tensor_parallel: int) -> str:
             f"on the CPU (resources.generator.device = {wanted}); set tensor_parallel to 1, or make GPUs visible"
         )
     return device
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def pool_size(spec: RunSpec, device: str) -> int | None:
@@ -143,7 +135,8 @@ class SglangServer:
         if self._process is not None:
             raise RuntimeError("the SGLang server is running already")
         port = free_port()
-        endpoint = Endpoint(f"http://{HOST}:{port}", secrets.token_urlsafe(32), secrets.token_urlsafe(32))
+        # Hexadecimal, as SGLang would take a key that begins with a dash for an option.
+        endpoint = Endpoint(f"http://{HOST}:{port}", secrets.token_hex(32), secrets.token_hex(32))
         # Keys on a command line could be read by every user of the machine.
         with tempfile.NamedTemporaryFile("w", suffix=".yaml", prefix="dapo-sglang-") as keys:
             keys.write(f"api-key: {endpoint.api_key}\nadmin-api-key: {endpoint.admin_key}\n")

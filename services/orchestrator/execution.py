@@ -4,12 +4,12 @@ import asyncio
 import errno
 import logging
 import shutil
-import socket
 import time
 from datetime import datetime
 
 from dapo.bus import Bus, BusError, BusUnavailable
 from dapo.bus.embedded import EmbeddedValkey
+from dapo.ports import free_port
 from dapo.spec.budget import server_memory_mib
 from dapo.spec.devices import visible_cuda_devices
 from dapo.spec.plan import plan_processes
@@ -46,14 +46,6 @@ def in_words(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno in _DISK_FULL:
         return f"the disk is full or its quota used up: free space for the run folder ({error})"
     return str(error)
-
-
-def free_port() -> int:
-    """A TCP port on loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Execution:

@@ -83,6 +83,28 @@ def test_training_raises_sampled_accuracy(platform: Platform, tmp_path: Path) ->
     assert len(reply) >= 1
 
 
+PROMISED = {
+    "ppo": {"value_loss", "value_grad_norm", "explained_variance"},
+    "grpo": {"kl_reference"},
+}
+"""Metrics of one preset that the others do not have."""
+
+
+@pytest.mark.parametrize(("preset", "settings"), [("ppo", {"value__learning_rate": 1e-3}), ("grpo", {})])
+def test_ancestors_train_too(platform: Platform, tmp_path: Path, preset: str, settings: dict[str, object]) -> None:
+    metrics, summary, _ = run_to_end(
+        platform, tmp_path / "run", algorithm__preset=preset, training__steps=20, checkpoint__every_steps=20, **settings
+    )
+    for name in set.union(*PROMISED.values()):
+        assert all((row[name] is not None) == (name in PROMISED[preset]) for row in metrics), name
+    start = fmean(row["accuracy_mean"] for row in metrics[:3])
+    end = fmean(row["accuracy_mean"] for row in metrics[-5:])
+    assert end - start >= 0.08, [round(row["accuracy_mean"], 3) for row in metrics]
+    # Without dynamic sampling every group is trained on.
+    assert summary["ledger"].get("filtered", 0) == 0
+    check_ledger(summary)
+
+
 def test_synchronous_with_two_generators_and_two_ranks(platform: Platform, tmp_path: Path) -> None:
     metrics, summary, _ = run_to_end(
         platform,

@@ -2,11 +2,12 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from dapo.ports import free_port
 
 REPO = Path(__file__).resolve().parents[2]
 RANK = Path(__file__).with_name("learner_rank.py")
@@ -21,12 +22,6 @@ def model_directory(parent: Path) -> Path:
     tokenizer.save_pretrained(target)
     tiny_qwen2(tokenizer, seed=0).save_pretrained(target)
     return target
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def run_ranks(tmp_path: Path, cases: list[dict[str, Any]], ranks: int) -> list[dict[str, Any]]:

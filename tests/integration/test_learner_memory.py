@@ -16,7 +16,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("deepspeed")
 pytest.importorskip("peft")
 
-from tests.integration.learner_kit import REPO, free_port  # noqa: E402
+from dapo.ports import free_port  # noqa: E402
+from tests.integration.learner_kit import REPO  # noqa: E402
 from tests.models import tiny_model  # noqa: E402
 
 RANK = Path(__file__).with_name("memory_rank.py")

@@ -18,8 +18,8 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from dapo.ports import HOST, free_port
 from services.generator.engine import Endpoint
-from services.generator.server import HOST, free_port
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # aiohttp takes 0 for "wait as long as it takes".
