@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -7,6 +8,9 @@ from hypothesis import settings
 from redis import Redis
 
 from dapo.bus.embedded import EmbeddedValkey
+
+# A shell that runs the tests in the background ignores Ctrl-C for them, and their processes would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Machines that run the tests may be busy: how long an example takes says nothing about it.
 settings.register_profile("dapo", deadline=None)

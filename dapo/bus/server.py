@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -22,8 +22,9 @@ BLOCK_SLICE_S = 5.0
 """Longest single blocking read; longer waits are made of several, so that a cut connection is noticed."""
 _SOCKET_TIMEOUT_S = 30.0
 _CONNECT_TIMEOUT_S = 5.0
-_CONNECTIONS = 32
-"""Of one client; further commands wait for one of them. Blocking reads, a few a process, hold theirs."""
+_CONNECTIONS = 4096
+"""Far more than any process has commands under way (the library's own bound, 100, is not). Its pool that waits for a
+free connection would lose wake-ups to cancellations on Python 3.11 (cpython issue 112202)."""
 _CANCEL_AGAIN_S = 0.1
 _OLDEST = 7
 _KEEPING = "noeviction"
@@ -52,10 +53,9 @@ class Server:
 
     def _open(self, retry: Retry) -> "Redis":
         try:
-            pool = BlockingConnectionPool.from_url(
+            return Redis.from_url(
                 self.url,
                 max_connections=_CONNECTIONS,
-                timeout=None,
                 protocol=2,
                 retry=retry,
                 socket_timeout=_SOCKET_TIMEOUT_S,
@@ -63,7 +63,6 @@ class Server:
                 socket_keepalive=True,
                 decode_responses=False,
             )
-            return Redis.from_pool(pool)
         except ValueError as error:
             raise BusUnavailable(
                 f"Redis URL {self.shown!r}: {error}. Write redis://[user:password@]host:port/database,"

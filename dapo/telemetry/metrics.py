@@ -73,6 +73,9 @@ METRICS: tuple[Metric, ...] = (
            "step's first update (gae)", "learner"),
     Metric("loss", "", "Policy loss, mean over the step's updates", "learner"),
     Metric("grad_norm", "", "Gradient norm before clipping, mean over the step's updates", "learner"),
+    Metric("gradient_noise_scale", "responses", "Responses in a mini-batch whose gradient is half noise: tr(Σ) / |G|² "
+           "(arXiv 1812.06162), seen by the gradients of the last hidden states; none where noise hides the signal",
+           "learner"),
     Metric("lr", "", "Learning rate of the step's last update", "learner"),
     Metric("all_correct_share", "share", "Graded groups whose responses are all correct", "orchestrator"),
     Metric("all_wrong_share", "share", "Graded groups whose responses are all wrong", "orchestrator"),

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dapo.v1 import messages_pb2 as pb
 from services.learner.loss import LOG_RATIO_BOUND, Objective, TokenInputs, kl_k3
+from services.learner.noise import noise_scale
 
 Sums = Mapping[str, Tensor]
 
@@ -131,10 +132,11 @@ def step_metrics(tally: Tally, updates: int) -> dict[str, float]:
     tensors, maxima = tally.over_ranks()
     if "tokens" not in tensors:
         return {"loss": 0.0}
-    histogram = tensors.pop("ratio_histogram")
-    sums = {name: float(value) for name, value in tensors.items()}
+    histogram = tensors["ratio_histogram"]
+    sums = {name: float(value) for name, value in tensors.items() if value.dim() == 0}
     metrics = {"loss": sums["loss"] / updates, **_policy_metrics(sums), **_mismatch_metrics(sums)}
     metrics |= {"ratio_p01": ratio_quantile(histogram, 0.01), "ratio_p99": ratio_quantile(histogram, 0.99)}
+    metrics["gradient_noise_scale"] = noise_scale(tensors, updates)
     metrics["clipped_high_probability_max"] = maxima["clipped_high_probability_max"]
     if "value_loss" in sums:
         metrics |= {"value_loss": sums["value_loss"] / updates, "explained_variance": explained_variance(sums)}

@@ -62,6 +62,7 @@ class PolicyModel(TrainedModel):
         super().__init__(causal)
         self.temperature = temperature
         self.entropy_gradient = entropy_gradient
+        self.hidden_gradient: Tensor | None = None
         causal.set_output_embeddings(LogprobHead(causal.get_output_embeddings()))
 
     def forward(
@@ -69,7 +70,19 @@ class PolicyModel(TrainedModel):
     ) -> tuple[Tensor, Tensor]:
         """Log-probability and entropy [n] of `targets` [n], each predicted at a flat position [n] of `ids`."""
         head = self.causal.get_output_embeddings()
-        return head(self.hidden(ids, positions, position_ids), targets, self.temperature, self.entropy_gradient)
+        hidden = self.hidden(ids, positions, position_ids)
+        if hidden.requires_grad:
+            hidden.register_hook(self._keep_gradient)
+        return head(hidden, targets, self.temperature, self.entropy_gradient)
+
+    def _keep_gradient(self, gradient: Tensor) -> None:
+        self.hidden_gradient = gradient.detach()
+
+    def take_hidden_gradient(self) -> Tensor:
+        """By the hidden states [n, width] of the tokens in the loss, of the last backward pass; only once."""
+        gradient, self.hidden_gradient = self.hidden_gradient, None
+        assert gradient is not None, "no backward pass"
+        return gradient
 
     @property
     def vocabulary(self) -> int:

@@ -17,6 +17,7 @@ from services.learner.loss import Objective, TokenInputs, policy_loss, value_los
 from services.learner.metrics import Tally, mismatch_sums, record_metrics, step_metrics, update_sums
 from services.learner.minibatch import BatchPlan, Denominators, plan_batch
 from services.learner.model import PolicyModel, ValueModel
+from services.learner.noise import gradient_sums
 from services.learner.packing import packs
 from services.learner.payloads import Sample
 from services.learner.preparation import Preparation
@@ -126,7 +127,7 @@ class Trainer:
         for number, update in enumerate(updates):
             for samples in update.micro_batches:
                 micro_batch = collate(samples, self.ranks.device, packed=self.packed)
-                self._policy_micro_batch(micro_batch, update, tally, first=number == 0, frozen=frozen)
+                self._policy_micro_batch(micro_batch, update, tally, number=number, frozen=frozen)
                 self._value_micro_batch(micro_batch, update, tally)
             if not frozen:
                 norms.append(self.engine.step())
@@ -139,7 +140,7 @@ class Trainer:
         return metrics | ({"value_grad_norm": _mean(value_norms)} if self.value is not None else {})
 
     def _policy_micro_batch(
-        self, micro_batch: MicroBatch, update: Update, tally: Tally, *, first: bool, frozen: bool
+        self, micro_batch: MicroBatch, update: Update, tally: Tally, *, number: int, frozen: bool
     ) -> None:
         """Forward, and backward unless the policy rests while the value network warms up.
 
@@ -161,10 +162,12 @@ class Trainer:
             loss = policy_loss(inputs, self.objective, update.totals)
         if not frozen:
             self.engine.backward(loss)
+            gradient = self.engine.module.take_hidden_gradient() / self.ranks.world_size
+            tally.add(gradient_sums(gradient, micro_batch.mask, number))
         sums, maxima = update_sums(inputs, self.objective)
         tally.add(sums | {"loss": loss.detach()})
         tally.add_maxima(maxima)
-        if first and not self.preparation.decoupled:
+        if number == 0 and not self.preparation.decoupled:
             tally.add(mismatch_sums(inputs.current, inputs.behaviour, inputs.mask))
 
     def _value_micro_batch(self, micro_batch: MicroBatch, update: Update, tally: Tally) -> None:

@@ -33,6 +33,7 @@ _MEMBER_POLL_S = 0.5
 _MEMORY_POLL_S = 1.0
 _HEARTBEAT_S = 3.0
 _SCORED_AT_ONCE = 256
+_SETTLED_AT_ONCE = 32
 # Failed groups in a row, without one that was graded, after which the run gives up: this many batches' worth.
 _HOPELESS_BATCHES = 4
 
@@ -208,7 +209,9 @@ class Controller:
     async def _judge(self, deliveries: list[Delivery]) -> None:
         """Settle scored groups as kept or filtered; failed ones make room for others."""
         records = await self._bus.read_groups([delivery.data.decode() for delivery in deliveries])
-        await asyncio.gather(*(self._settle(*pair) for pair in zip(deliveries, records, strict=True)))
+        pairs = list(zip(deliveries, records, strict=True))
+        for start in range(0, len(pairs), _SETTLED_AT_ONCE):
+            await asyncio.gather(*(self._settle(*pair) for pair in pairs[start : start + _SETTLED_AT_ONCE]))
         await self._watch_keep_rate()
 
     async def _settle(self, delivery: Delivery, record: Any) -> None:

@@ -23,6 +23,8 @@ from tests.weights import WeightSender
 NAME = "generator-0"
 START_S = 400.0
 """SGLang's start on a machine that does much else."""
+LOGPROB_TOLERANCE = 1e-4
+"""These weights are large: transformers in float32 is itself up to 2.5e-5 from transformers in float64."""
 PROMPTS = ["a>", "abc>", "abcdefgh>", "abcdefghxyz>", "zyx" * 30 + ">", "q" * 200 + ">"]
 
 
@@ -96,7 +98,7 @@ def test_greedy_output_and_logprobs_equal_transformers(shared: Run, models) -> N
             assert response.finish == ("stop" if expected[-1] == EOS else "length")
             assert [span.version for span in response.spans] == ["base"]
             reference = token_logprobs(models[1][0], encode(text), response.ids)
-            assert torch.allclose(torch.tensor(response.logprobs), reference, atol=1e-5, rtol=0)
+            assert torch.allclose(torch.tensor(response.logprobs), reference, atol=LOGPROB_TOLERANCE, rtol=0)
 
 
 def test_requests_of_a_group_are_sampled_independently(shared: Run) -> None:
@@ -187,7 +189,7 @@ def test_a_group_is_written_with_payloads_texts_and_versions(shared: Run, models
             (1, 0, 0, len(ids))
         ]
         reference = token_logprobs(models[1][1], encode("abc>"), ids)
-        assert torch.allclose(torch.tensor(logprobs), reference, atol=1e-5, rtol=0)
+        assert torch.allclose(torch.tensor(logprobs), reference, atol=LOGPROB_TOLERANCE, rtol=0)
 
 
 def test_spans_tell_which_weights_sampled_each_token_across_an_update(shared: Run, models) -> None:
