@@ -136,7 +136,8 @@ def step_metrics(tally: Tally, updates: int) -> dict[str, float]:
     sums = {name: float(value) for name, value in tensors.items() if value.dim() == 0}
     metrics = {"loss": sums["loss"] / updates, **_policy_metrics(sums), **_mismatch_metrics(sums)}
     metrics |= {"ratio_p01": ratio_quantile(histogram, 0.01), "ratio_p99": ratio_quantile(histogram, 0.99)}
-    metrics["gradient_noise_scale"] = noise_scale(tensors, updates)
+    if (noise := noise_scale(tensors, updates)) is not None:
+        metrics["gradient_noise_scale"] = noise
     metrics["clipped_high_probability_max"] = maxima["clipped_high_probability_max"]
     if "value_loss" in sums:
         metrics |= {"value_loss": sums["value_loss"] / updates, "explained_variance": explained_variance(sums)}

@@ -5,7 +5,6 @@ every ZeRO stage. Summed over a response's tokens they are its gradient by a bia
 noise.
 """
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -28,21 +27,21 @@ def gradient_sums(gradient: Tensor, mask: Tensor, update: int) -> dict[str, Tens
     }
 
 
-def noise_scale(sums: Mapping[str, Tensor], updates: int) -> float:
+def noise_scale(sums: Mapping[str, Tensor], updates: int) -> float | None:
     """tr(Σ) / |G|² in responses, both averaged over the updates; a batch of so many has as much signal as noise.
 
-    NaN where the noise hides the signal, or an update has a single response.
+    None where the noise hides the signal, or an update has a single response.
     """
     noise = signal = 0.0
     for update in range(updates):
         if f"gradient_{update}" not in sums:
-            return math.nan
+            return None
         count = float(sums[f"gradient_responses_{update}"])
         whole = float(sums[f"gradient_{update}"].square().sum())
         if count < 2:
-            return math.nan
+            return None
         # Of responses scaled so that their mean, not their sum, is the gradient.
         variance = count * count / (count - 1) * (float(sums[f"gradient_squares_{update}"]) - whole / count)
         noise += variance
         signal += whole - variance / count
-    return noise / signal if signal > 0 else math.nan
+    return noise / signal if signal > 0 else None

@@ -1,6 +1,5 @@
 """The gradient-noise estimate against a distribution whose noise scale is known."""
 
-import math
 from collections import Counter
 
 import pytest
@@ -47,9 +46,9 @@ def test_parts_of_a_mini_batch_add_up(seed: int, cut: int) -> None:
 def test_equal_gradients_have_no_noise_and_a_single_one_tells_nothing() -> None:
     same = torch.ones(4, WIDTH, dtype=torch.float64)
     assert noise_scale(gradient_sums(*tokens_of(same, [1, 2, 3, 4]), 0), 1) == pytest.approx(0)
-    assert math.isnan(noise_scale(gradient_sums(*tokens_of(same[:1], [2]), 0), 1))
+    assert noise_scale(gradient_sums(*tokens_of(same[:1], [2]), 0), 1) is None
     opposite = torch.stack([same[0], -same[0]])
-    assert math.isnan(noise_scale(gradient_sums(*tokens_of(opposite, [1, 1]), 0), 1))
+    assert noise_scale(gradient_sums(*tokens_of(opposite, [1, 1]), 0), 1) is None
 
 
 def test_responses_out_of_the_loss_do_not_count() -> None:
