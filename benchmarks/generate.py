@@ -14,13 +14,11 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
@@ -28,17 +26,18 @@ from uuid import uuid4
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
+from machine import machine
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2ForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from dapo.spec import RunSpec
 from services.generator.engine import Engine, SamplingParams
 from services.generator.server import SglangServer
-from services.learner.toy import char_tokenizer
+from services.learner.toy import char_tokenizer, qwen2_config
 
 PROMPT_TOKENS = 6
 PACKAGES = ("sglang", "torch", "transformers")
@@ -75,17 +74,8 @@ def make_model(shape: str, directory: Path) -> Qwen2ForCausalLM:
     """A random Qwen2 with the toy's characters, saved to `directory` too."""
     torch.manual_seed(0)
     tokenizer = char_tokenizer()
-    config = Qwen2Config(
-        vocab_size=len(tokenizer),
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=4096,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        dtype="float32",
-        **SHAPES[shape],
+    config = qwen2_config(
+        tokenizer, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=4096, **SHAPES[shape]
     )
     model = Qwen2ForCausalLM(config).eval()
     model.save_pretrained(directory)
@@ -192,17 +182,10 @@ def summarize(load: Workload, seconds: Seconds) -> dict[str, dict[str, float]]:
     }
 
 
-def machine() -> dict[str, object]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-    versions = {package: version(package) for package in PACKAGES}
-    return {"cpu": name, "cores": os.cpu_count(), "python": platform.python_version(), **versions}
-
-
 def show(figures: dict[str, dict[str, dict[str, float]]], rounds: int) -> None:
     table = Table(
         title=f"median of {rounds} rounds; `best` in tokens/s; `ratio` is to the plain loop",
-        caption=", ".join(f"{name} {value}" for name, value in machine().items()),
+        caption=", ".join(f"{name} {value}" for name, value in machine(*PACKAGES).items()),
     )
     for column in ("workload", "", "tokens/s", "best", "resp./s", "ratio"):
         table.add_column(column, justify="left" if column in ("workload", "") else "right", no_wrap=True)
@@ -236,7 +219,7 @@ def main() -> None:
                 figures[name] = summarize(load, asyncio.run(work))
     show(figures, arguments.rounds)
     if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": machine(), "workloads": figures}, indent=2) + "\n")
+        arguments.json.write_text(json.dumps({"machine": machine(*PACKAGES), "workloads": figures}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

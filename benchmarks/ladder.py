@@ -21,8 +21,6 @@ optimizer states outweigh the libraries, to see what going without a critic save
 
 import argparse
 import json
-import os
-import platform
 import signal
 import sys
 import tempfile
@@ -34,6 +32,7 @@ from typing import Any, NoReturn
 
 from laddering import figures, inputs, picture, tables, variants
 from laddering.runs import Finished, Job, RunError, load_finished, run
+from machine import machine
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -195,12 +194,6 @@ def memory_figures(spec: RunSpec, done: Finished, imports_mib: float) -> dict[st
         "state_mib": weight_bytes / figures.MIB * (4 * networks + spec.algorithm.needs_reference),
         "train_s": figures.values(done.rows, "train_s")[-1],
     }
-
-
-def machine() -> dict[str, object]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-    return {"cpu": name, "cores": os.cpu_count(), "python": platform.python_version()}
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:

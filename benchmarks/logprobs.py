@@ -14,18 +14,17 @@ changes; the ratio is rest to the hidden states.
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
+from machine import machine
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -107,16 +106,10 @@ def summarize(case: Case, figures: Figures) -> dict[str, object]:
     }
 
 
-def machine() -> dict[str, object]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-    return {"cpu": name, "cores": os.cpu_count(), "python": platform.python_version(), "torch": version("torch")}
-
-
 def show(rows: list[dict[str, object]]) -> None:
     table = Table(
         title=f"vocabulary {VOCABULARY:,}, width {WIDTH}; memory in MiB, the learner's own is {DEFAULT_MIB} MiB",
-        caption=", ".join(f"{name} {value}" for name, value in machine().items()),
+        caption=", ".join(f"{name} {value}" for name, value in machine("torch").items()),
     )
     for column in ("", "tokens", "hidden", "peak", "rest", "ratio", "tokens/s"):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
@@ -145,7 +138,7 @@ def main() -> None:
             rows.append(summarize(case, measure_in_child(case)))
     show(rows)
     if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": machine(), "cases": rows}, indent=2) + "\n")
+        arguments.json.write_text(json.dumps({"machine": machine("torch"), "cases": rows}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2ForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from services.learner.toy import char_tokenizer, random_rows
+from services.learner.toy import char_tokenizer, qwen2_config, random_rows
 
 LAYERS = 8
 
@@ -28,19 +28,14 @@ def main() -> None:
     torch.manual_seed(0)
     tokenizer = char_tokenizer()
     width = width_for(millions * 1e6)
-    config = Qwen2Config(
-        vocab_size=len(tokenizer),
+    config = qwen2_config(
+        tokenizer,
         hidden_size=width,
         intermediate_size=width * 7 // 2,
         num_hidden_layers=LAYERS,
         num_attention_heads=8,
         num_key_value_heads=4,
         max_position_embeddings=512,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        dtype="float32",
     )
     directory.mkdir(parents=True, exist_ok=True)
     rows = "".join(json.dumps(row) + "\n" for row in random_rows(2_000, random.Random(1)))

@@ -41,10 +41,6 @@ class MicroBatch:
         """Values [n] of the masked tokens at their places in [rows, longest response]; 0 elsewhere."""
         return torch.zeros_like(self.behaviour).masked_scatter(self.mask, values)
 
-    @property
-    def tokens(self) -> int:
-        return int(self.ids.numel())
-
 
 def collate(samples: Sequence[Sample], device: torch.device, *, packed: bool = False) -> MicroBatch:
     """Padded rows, or, `packed`, one row of the samples end to end."""

@@ -62,22 +62,30 @@ def char_tokenizer(alphabet: str = ALPHABET + SEPARATOR) -> PreTrainedTokenizerF
     return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<eos>", pad_token="<pad>", unk_token="<unk>")
 
 
+def qwen2_config(tokenizer: PreTrainedTokenizerFast, **shape: int) -> Qwen2Config:
+    """A float32 Qwen2 with tied embeddings over the tokenizer's symbols; `shape` is Qwen2Config's widths and counts."""
+    return Qwen2Config(
+        vocab_size=len(tokenizer),
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        dtype="float32",
+        **shape,
+    )
+
+
 def tiny_qwen2(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> Qwen2ForCausalLM:
     """A randomly initialised Qwen2 of about 0.6 M parameters."""
     torch.manual_seed(seed)
-    config = Qwen2Config(
-        vocab_size=len(tokenizer),
+    config = qwen2_config(
+        tokenizer,
         hidden_size=192,
         intermediate_size=384,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=512,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        dtype="float32",
     )
     return Qwen2ForCausalLM(config)
 

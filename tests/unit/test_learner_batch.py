@@ -80,7 +80,7 @@ def test_an_empty_micro_batch_has_no_token_in_the_loss() -> None:
     batch = collate([], CPU)
     assert not batch.mask.any()
     assert batch.targets.numel() == batch.positions.numel() == 0
-    assert batch.tokens == 2
+    assert batch.ids.numel() == 2
 
 
 def test_pitfall_16_warm_up_counts_rollout_steps_and_never_starts_at_zero() -> None:
