@@ -94,7 +94,7 @@ def test_a_packed_micro_batch_is_one_row() -> None:
     assert batch.positions[0].item() == 0
     assert batch.ids.flatten()[batch.positions + 1].tolist() == batch.targets.tolist()
     assert batch.mask.tolist() == rows.mask.tolist()
-    assert batch.ids.numel() == 9 < rows.tokens
+    assert batch.ids.numel() == 9 < rows.ids.numel()
 
 
 def test_an_empty_packed_micro_batch_runs() -> None:
