@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import psutil
 
 from dapo.spec import RunSpec, dump_yaml, parse_spec
-from dapo.telemetry.curves import read_metrics
+from dapo.telemetry.json_lines import read_json_lines
 
 MEMORY_FILE = "learner_memory.json"
 POLL_S = 0.5
@@ -49,7 +49,7 @@ def load_finished(job: Job) -> Finished | None:
         return None
     if _settings(parse_spec((job.folder / "spec.yaml").read_text(encoding="utf-8"))) != _settings(job.spec):
         raise RunError(f"{job.folder} holds a run of other settings (--steps?): give another --folder, or move it away")
-    return Finished(read_metrics(job.folder / "metrics.jsonl"), json.loads(memory.read_text())["peak_rss_bytes"])
+    return Finished(read_json_lines(job.folder / "metrics.jsonl"), json.loads(memory.read_text())["peak_rss_bytes"])
 
 
 def _settings(spec: RunSpec) -> dict[str, Any]:

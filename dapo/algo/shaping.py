@@ -12,14 +12,15 @@ class ShapedReward(NamedTuple):
     """Part of `reward` that punishes length, in [−1, 0]."""
 
 
-def shaped_reward(correct: bool, response_tokens: int, spec: RunSpec, *, truncated: bool) -> ShapedReward:
-    """Reward of a verdict, with the soft overlong punishment where the algorithm has it on.
+def shaped_reward(score: float, response_tokens: int, spec: RunSpec, *, truncated: bool) -> ShapedReward:
+    """Reward of a score in [0, 1], with the soft overlong punishment where the algorithm has it on.
 
-    `truncated` counts as wrong where `algorithm.truncated_reward` is incorrect. Only the reward does: dynamic sampling
-    goes on reading the verdict itself.
+    `score` is the verdict, 1 or 0, or with `reward.base: score` the grader's. `truncated` counts as wrong where
+    `algorithm.truncated_reward` is incorrect. Only the reward does: dynamic sampling reads the verdict itself.
     """
-    rewarded = correct and not (truncated and spec.algorithm.truncated_reward == "incorrect")
-    base = spec.reward.correct if rewarded else spec.reward.incorrect
+    if truncated and spec.algorithm.truncated_reward == "incorrect":
+        score = 0.0
+    base = score * spec.reward.correct + (1 - score) * spec.reward.incorrect
     if not spec.algorithm.soft_overlong_punishment:
         return ShapedReward(base, 0.0)
     penalty = overlong_penalty(

@@ -6,6 +6,7 @@ from math import fsum
 
 from dapo.algo.batches import ScoredGroup, is_truncated
 from dapo.algo.dynamic_sampling import is_informative
+from dapo.contracts.verdicts import GRADER_FAILURES
 from dapo.v1 import messages_pb2 as pb
 
 
@@ -44,6 +45,7 @@ def _rewards(grades: Sequence[pb.Grade]) -> dict[str, float]:
         "correct_penalised_share": _mean(grade.correct and grade.overlong_penalty < 0 for grade in grades),
         "response_length_mean": _mean(grade.completion.response_tokens for grade in grades),
         "truncated_share": _mean(is_truncated(grade.completion) for grade in grades),
+        "grader_failed_share": _mean(grade.reason in GRADER_FAILURES for grade in grades),
     }
 
 

@@ -52,6 +52,7 @@ class Groups(Payloads):
                 if task.group_size < 1:
                     raise ValueError(f"group {task.group_id!r}: group_size is {task.group_size}, must be at least 1")
                 call += (task.group_id, task.group_size, task.issued_version, task.SerializeToString())
+                call.append(int(bool(task.evaluation)))
             calls.append(call)
         await self.control.scripts("issue_groups", self.keys.prefix, calls)
 
@@ -162,7 +163,7 @@ class Groups(Payloads):
     async def settle_group(
         self, delivery: Delivery | None, group_id: str, state: str, reason: str, epoch: int
     ) -> Outcome:
-        """Decides about a group (kept, filtered, surplus or stale) and acknowledges its `scored` entry.
+        """Decides about a group (kept, filtered, evaluated, surplus or stale) and acknowledges its `scored` entry.
 
         Raises Fenced, LedgerError when the group's state does not allow it, ValueError for another state.
         """
@@ -180,7 +181,7 @@ class Groups(Payloads):
         return [group_id.decode() for group_id in found]
 
     async def close_open_groups(self, reason: str, epoch: int) -> int:
-        """Drains: every open group becomes surplus. Returns how many. Raises Fenced."""
+        """Drains: every open group that is for training becomes surplus. Returns how many. Raises Fenced."""
         closed = 0
         while moved := int(await self._script("close_groups", epoch, reason, _CHUNK)):
             closed += moved

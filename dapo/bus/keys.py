@@ -9,7 +9,7 @@ SCORED = "scored"
 READERS = {PROMPTS: "generator", COMPLETIONS: "verifier", SCORED: "orchestrator"}
 """Stream -> the role that consumes it, which is also the name of its consumer group."""
 
-GROUP_ID = re.compile(rb"g\d{10}")
+GROUP_ID = re.compile(rb"[eg]\d{10}")
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 

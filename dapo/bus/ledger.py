@@ -5,7 +5,7 @@ Invariant: each issued group is in exactly one state, so the counts over the sta
     issued → generated → scored → kept → batched → trained
        └────────┴── failed │        │
        └────────┴──────────┴────────┴── surplus, stale
-                           └── filtered
+                           └── filtered; evaluated, of a group that is not for training
 """
 
 from enum import StrEnum
@@ -19,6 +19,7 @@ class GroupState(StrEnum):
     BATCHED = "batched"
     TRAINED = "trained"
     FILTERED = "filtered"
+    EVALUATED = "evaluated"
     SURPLUS = "surplus"
     STALE = "stale"
     FAILED = "failed"
@@ -29,11 +30,12 @@ _DROPPED = frozenset({GroupState.SURPLUS, GroupState.STALE})
 TRANSITIONS: dict[GroupState, frozenset[GroupState]] = {
     GroupState.ISSUED: _DROPPED | {GroupState.GENERATED, GroupState.FAILED},
     GroupState.GENERATED: _DROPPED | {GroupState.SCORED, GroupState.FAILED},
-    GroupState.SCORED: _DROPPED | {GroupState.KEPT, GroupState.FILTERED},
+    GroupState.SCORED: _DROPPED | {GroupState.KEPT, GroupState.FILTERED, GroupState.EVALUATED},
     GroupState.KEPT: _DROPPED | {GroupState.BATCHED},
     GroupState.BATCHED: frozenset({GroupState.TRAINED}),
     GroupState.TRAINED: frozenset(),
     GroupState.FILTERED: frozenset(),
+    GroupState.EVALUATED: frozenset(),
     GroupState.SURPLUS: frozenset(),
     GroupState.STALE: frozenset(),
     GroupState.FAILED: frozenset(),
@@ -42,8 +44,10 @@ TRANSITIONS: dict[GroupState, frozenset[GroupState]] = {
 OPEN = frozenset({GroupState.ISSUED, GroupState.GENERATED, GroupState.SCORED, GroupState.KEPT})
 """States of groups that somebody still works on or waits with; a drain turns them into surplus."""
 
-DISCARDED = frozenset({GroupState.FILTERED, GroupState.SURPLUS, GroupState.STALE, GroupState.FAILED})
+DISCARDED = frozenset(
+    {GroupState.FILTERED, GroupState.EVALUATED, GroupState.SURPLUS, GroupState.STALE, GroupState.FAILED}
+)
 """Terminal without having been trained on: their payloads are deleted at once."""
 
-SETTLED = frozenset({GroupState.KEPT, GroupState.FILTERED, GroupState.SURPLUS, GroupState.STALE})
+SETTLED = frozenset({GroupState.KEPT, GroupState.FILTERED, GroupState.EVALUATED, GroupState.SURPLUS, GroupState.STALE})
 """What the orchestrator may decide about a scored group."""

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from importlib.util import find_spec
+from typing import NoReturn
 
 from dapo.cli.errors import INTERRUPTED, fail
 
@@ -15,6 +16,12 @@ def require_torch(what: str) -> None:
     """Leave with a worded error where torch is not installed."""
     if find_spec("torch") is None:
         fail(f"{what} needs torch, which is not installed: run `make install`, or pip install '.[generator,learner]'")
+
+
+def become_module(module: str, *arguments: str) -> NoReturn:
+    """Replace this process by `python -m module arguments…`: its exit code and its signals are then the command's."""
+    sys.stdout.flush()
+    os.execve(sys.executable, [sys.executable, "-m", module, *arguments], os.environ | SAFE_PATH)
 
 
 def run_module(module: str, *arguments: str) -> None:

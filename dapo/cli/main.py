@@ -8,12 +8,20 @@ from typing import Annotated
 import typer
 
 from dapo.cli.children import SAFE_PATH
+from dapo.cli.data import data
 from dapo.cli.errors import fail
+from dapo.cli.grade import grade
+from dapo.cli.reasoning_gym import reasoning_gym
+from dapo.cli.runs import runs
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Reinforcement learning of language models, asynchronously, as microservices.")  # fmt: skip
 models = typer.Typer(no_args_is_help=True, help="Make small models to try the platform with.")
 app.add_typer(models, name="model")
+app.add_typer(runs, name="runs")
+app.add_typer(data, name="data")
+app.command()(grade)
+data.command("reasoning-gym")(reasoning_gym)
 
 _DEMO_SPEC = Path("examples/reverse.yaml")
 _DEMO_MODEL = Path(".cache/reverse")
@@ -55,6 +63,48 @@ def train(
         command.dry_run(resolved, run_dir)
     else:
         command.train(resolved, run_dir)
+
+
+@app.command(name="eval")
+def evaluate(
+    subjects: Annotated[list[str], typer.Argument(metavar="MODEL_OR_RUN…", help="Model directories or run folders.")],
+    data: Annotated[
+        list[str] | None, typer.Option("--data", help="Prompts: .jsonl or .parquet; a run's own sets by default.")
+    ] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="k: responses a prompt.")] = None,
+    grader: Annotated[str | None, typer.Option(help="Rule that says what is correct, e.g. math_verify.")] = None,
+    protocol: Annotated[str | None, typer.Option(help="aime-2024: avg@32 with the paper's prompt and grader.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Default 1.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Default 0.7.")] = None,
+    max_response_tokens: Annotated[int | None, typer.Option(min=1, help="Responses are cut here.")] = None,
+    chat: Annotated[bool | None, typer.Option("--chat/--no-chat", help="Prompts as chat messages.")] = None,
+    prompt_template: Annotated[str | None, typer.Option(help="Text around {prompt}.")] = None,
+    limit_rows: Annotated[int | None, typer.Option(min=1, help="Only the first rows of each file.")] = None,
+    base: Annotated[bool, typer.Option("--base", help="Beside a run, the model that it started from.")] = False,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any field of the spec.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the evaluation; default runs/eval-<time>.")] = None,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures here, too.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw pass@k and maj@k here (PNG).")] = None,
+) -> None:
+    """Evaluate models or runs on prompts with known answers: avg@k, pass@k, maj@k, side by side."""
+    from dapo.cli import evaluate as command
+
+    wanted = command.Wanted(
+        data=data or (),
+        protocol=protocol,
+        samples=samples,
+        grader=grader,
+        temperature=temperature,
+        top_p=top_p,
+        max_response_tokens=max_response_tokens,
+        chat=chat,
+        prompt_template=prompt_template,
+        limit_rows=limit_rows,
+        overrides=overrides or (),
+    )
+    command.evaluate(subjects, wanted, base=base, out=out, json_path=json_path, picture=picture)
 
 
 @app.command()

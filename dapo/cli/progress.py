@@ -40,12 +40,15 @@ def duration(seconds: float) -> str:
 
 
 class Waiting:
-    """Which service a run waits for while it starts and ends, told from its events."""
+    """Which service a run waits for while it starts and ends, told from its events. `steps` of the run; 0: it only
+    evaluates."""
 
-    def __init__(self) -> None:
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
         self._state = "starting"
         self._workers: dict[str, tuple[str, str]] = {}
         self._stepped = False
+        self._evaluation = ""
 
     def update(self, kind: str, data: Mapping[str, Any]) -> None:
         if kind == "state":
@@ -55,14 +58,21 @@ class Waiting:
             self._workers[data["worker_id"]] = (role, data["state"])
         elif kind == "step":
             self._stepped = True
+        elif kind == "evaluation":
+            going_on = data["state"] == "going on"
+            self._evaluation = (
+                f"evaluating step {data['step']}: {data['done']} of {data['problems']} problems…" if going_on else ""
+            )
 
     @property
     def text(self) -> str:
         """Empty while the run trains."""
+        if self._evaluation and self._state in ("running", "draining"):
+            return self._evaluation
         if self._state == "draining":
             return "finishing the last steps…"
         if self._state == "running":
-            return "" if self._stepped else "waiting for the first batch…"
+            return "" if self._stepped or not self._steps else "waiting for the first batch…"
         if self._state != "starting":
             return ""
         if not self._workers:
@@ -70,7 +80,7 @@ class Waiting:
         late = [name for name, (role, state) in self._workers.items() if role == "generator" and state != "ready"]
         if late:
             return f"starting SGLang ({', '.join(late)}) and loading the model…"
-        return "waiting for the learner's first weights…"
+        return "waiting for the learner's first weights…" if self._steps else "waiting for the generators…"
 
 
 class Pace:
@@ -91,6 +101,24 @@ class Pace:
         return (self._total - last) * (now_s - began_s) / (last - first)
 
 
+def evaluation_text(row: Mapping[str, Any]) -> str:
+    """A finished evaluation of one set, in a line."""
+    head = f"evaluation of step {row['step']}, {row['set']}: "
+    if row["avg_at_k"] is None:
+        return f"{head}all {row['failed_problems']} problems failed"
+    k = row["samples"]
+    average, passed, majority = row["avg_at_k"], row["pass_at_k"][str(k)], row["maj_at_k"][str(k)]
+    parts = [f"avg@{k} {average['value']:.3f} [{average['low']:.3f}, {average['high']:.3f}]"]
+    if k > 1:
+        parts += [f"pass@{k} {passed['value']:.3f}", f"maj@{k} {majority['value']:.3f}"]
+    parts.append(
+        f"{row['problems']} problems" + (f", {row['failed_problems']} failed" if row["failed_problems"] else "")
+    )
+    first, last = row["version_min"], row["version_max"]
+    parts.append(f"version {first}" if first == last else f"versions {first}–{last}")
+    return head + "  ".join(parts)
+
+
 class Display(Protocol):
     """Shows a run's events; a context manager around them."""
 
@@ -106,7 +134,7 @@ class PlainDisplay:
     def __init__(self, console: Console, total: int) -> None:
         self._console = console
         self._total = total
-        self._waiting = Waiting()
+        self._waiting = Waiting(total)
         self._pace = Pace(total)
         self._last = ""
 
@@ -123,10 +151,13 @@ class PlainDisplay:
         self._waiting.update(kind, data)
         if kind == "alert":
             self.note(f"alert: {data['message']}")
+        elif kind == "evaluation" and data["state"] == "finished":
+            self.note(evaluation_text(data))
         elif kind == "step":
             self._step(data)
-        elif (text := self._waiting.text) and text != self._last:
-            self._last = text
+        elif (text := self._waiting.text) and text.partition(":")[0] != self._last:
+            # What follows a colon is how far it is: a log wants that once.
+            self._last = text.partition(":")[0]
             self.note(text)
 
     def _step(self, row: Mapping[str, Any]) -> None:
@@ -140,7 +171,7 @@ class LiveDisplay:
     """For terminals: a bar, and a table with the last step."""
 
     def __init__(self, console: Console, total: int) -> None:
-        self._waiting = Waiting()
+        self._waiting = Waiting(total)
         self._pace = Pace(total)
         self._row: Mapping[str, Any] = {}
         self._note = ""
@@ -165,6 +196,8 @@ class LiveDisplay:
         self._waiting.update(kind, data)
         if kind == "alert":
             self._live.console.print(Text(f"alert: {data['message']}", style="yellow"))
+        elif kind == "evaluation" and data["state"] == "finished":
+            self._live.console.print(Text(evaluation_text(data), style="green"))
         elif kind == "step":
             self._row = data
             self._pace.update(data["step"], time.monotonic())

@@ -56,8 +56,9 @@ def _interrupt(number: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def train(spec: RunSpec, run_dir: Path | None) -> None:
-    """Run the spec to its end, showing progress; leaves with 1 when the run fails and 130 when it is interrupted."""
+def train(spec: RunSpec, run_dir: Path | None) -> Path:
+    """Run the spec to its end, showing progress, and return the run's folder; leaves with 1 when the run fails and 130
+    when it is interrupted."""
     require_inputs(spec)
     require_torch("training on this machine")
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -67,7 +68,7 @@ def train(spec: RunSpec, run_dir: Path | None) -> None:
         console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     try:
         with EmbeddedService(run_dir.resolve().parent if run_dir else Path("runs")) as service:
-            _run(service, spec, run_dir, console)
+            return _run(service, spec, run_dir, console)
     except RefusedRequest as error:
         fail(str(error))
     except ServiceError as error:
@@ -78,7 +79,7 @@ def train(spec: RunSpec, run_dir: Path | None) -> None:
         fail("interrupted", INTERRUPTED)
 
 
-def _run(service: EmbeddedService, spec: RunSpec, run_dir: Path | None, console: Console) -> None:
+def _run(service: EmbeddedService, spec: RunSpec, run_dir: Path | None, console: Console) -> Path:
     client = RunClient(service.url, service.token)
     run = client.create(dump_yaml(spec), str(run_dir.resolve()) if run_dir else "")
     folder = Path(run["run_dir"])
@@ -98,6 +99,7 @@ def _run(service: EmbeddedService, spec: RunSpec, run_dir: Path | None, console:
         raise typer.Exit(INTERRUPTED)
     if end["state"] != "succeeded":
         raise typer.Exit(RUN_ERROR)
+    return folder
 
 
 def _follow(client: RunClient, run_id: str, display: Display) -> dict[str, Any]:
@@ -125,12 +127,24 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     if summary["steps"]:
         start, end = (_number(summary[name]) for name in ("accuracy_start", "accuracy_end"))
         lines.append(f"accuracy    {start} → {end}  (means of the first and the last five steps)")
-    lines.append(f"steps       {summary['steps']} of {summary['steps_total']} in {duration(summary['elapsed_s'])}")
-    lines.append(f"tokens      {summary['generated_tokens']:,} generated")
+    for name, rows in summary["evaluations"].items():
+        shown = " → ".join(_average(row) for row in rows)
+        lines.append(f"evaluation  {name}: {shown}")
+    if summary["steps_total"]:
+        lines.append(f"steps       {summary['steps']} of {summary['steps_total']} in {duration(summary['elapsed_s'])}")
+        lines.append(f"tokens      {summary['generated_tokens']:,} generated")
     if summary["ledger"]:
         states = ", ".join(f"{count} {state}" for state, count in summary["ledger"].items() if count)
         lines.append(f"groups      {sum(summary['ledger'].values())} issued: {states}")
     return lines
+
+
+def _average(row: Mapping[str, Any]) -> str:
+    average = row["avg_at_k"]
+    if average is None:
+        return "–"
+    interval = f"[{average['low']:.3f}, {average['high']:.3f}]"
+    return f"avg@{row['samples']} {average['value']:.3f} {interval} at step {row['step']}"
 
 
 def _number(value: float | None) -> str:

@@ -5,10 +5,12 @@ A problem refuses the spec; a warning is shown and the run goes on.
 
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dapo.spec.budget import MIB, format_bytes, payload_budget
+from dapo.spec.data_checks import data
+from dapo.spec.evaluation_checks import evaluation
+from dapo.spec.grader_checks import graders
 from dapo.spec.problem import Problem
 from dapo.spec.resources import ENGINE_RESERVE_TOKENS
 from dapo.spec.training_checks import training_course, training_memory
@@ -17,8 +19,6 @@ from dapo.spec.wording import float_text, shown
 
 if TYPE_CHECKING:
     from dapo.spec.run import RunSpec
-
-DATA_SUFFIXES = (".jsonl", ".parquet")
 
 Check = Callable[["RunSpec"], Iterator[Problem]]
 
@@ -32,24 +32,9 @@ def find_warnings(spec: "RunSpec") -> list[Problem]:
     return [problem for check in _WARNINGS for problem in check(spec)]
 
 
-def _paths(spec: "RunSpec") -> Iterator[Problem]:
-    for field, path in (("model.path", spec.model.path), ("data.path", spec.data.path)):
-        if "\0" in path:
-            yield Problem(field, shown(path.replace("\0", "\\0")), "holds a NUL character. Take it out")
-
-
-def _data(spec: "RunSpec") -> Iterator[Problem]:
-    template, path = spec.data.prompt_template, spec.data.path
-    if "{prompt}" not in template:
-        yield Problem(
-            "data.prompt_template",
-            shown(template),
-            "holds no `{prompt}`, so every prompt would be the same. Write `{prompt}` where the row's prompt belongs",
-        )
-    if Path(path).suffix.lower() not in DATA_SUFFIXES:
-        yield Problem(
-            "data.path", path, f"must be a {' or '.join(DATA_SUFFIXES)} file. Convert the data to one of them"
-        )
+def _model_path(spec: "RunSpec") -> Iterator[Problem]:
+    if "\0" in spec.model.path:
+        yield Problem("model.path", shown(spec.model.path.replace("\0", "\\0")), "holds a NUL character. Take it out")
 
 
 def _sampling(spec: "RunSpec") -> Iterator[Problem]:
@@ -144,7 +129,8 @@ def _devices(spec: "RunSpec") -> Iterator[Problem]:
 
 def _memory(spec: "RunSpec") -> Iterator[Problem]:
     budget = payload_budget(spec)
-    if not budget.fits:
+    # Without training no payload waits for a checkpoint.
+    if spec.training.steps and not budget.fits:
         yield Problem(
             "resources.redis.memory_mib",
             str(spec.resources.redis.memory_mib),
@@ -188,6 +174,8 @@ def _warn_algorithm(spec: "RunSpec") -> Iterator[Problem]:
 
 def _warn_training(spec: "RunSpec") -> Iterator[Problem]:
     training, resources = spec.training, spec.resources
+    if not training.steps:
+        return
     warmup = spec.optimizer.warmup_steps
     if warmup > training.steps:
         yield Problem(
@@ -214,12 +202,14 @@ def _warn_training(spec: "RunSpec") -> Iterator[Problem]:
 
 
 _CHECKS: tuple[Check, ...] = (
-    _paths,
-    _data,
+    _model_path,
+    data,
     _sampling,
     _group,
     _batch,
     _reward,
+    graders,
+    evaluation,
     unread_fields,
     training_course,
     training_memory,

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from dapo.spec.fields import FieldRow, field_rows, section_names
+from dapo.spec.fields import FieldRow, field_rows, locate, section_names
 from dapo.spec.problem import Problem
 from dapo.spec.wording import printable, redact_url, shown
 
@@ -39,21 +39,33 @@ def diagnose(error: ValidationError) -> list[Problem]:
 
 
 def _problem(detail: ErrorDetails) -> Problem:
-    path = printable(".".join(map(str, detail["loc"])))
+    field, path = map(printable, locate(detail["loc"]))
     if detail["type"] == "missing":
-        return Problem(path, None, f"is required. {_missing(path)}")
+        return Problem(field, None, f"is required. {_missing(path)}")
     value = shown(detail["input"])
     if value is not None and path.endswith("url"):
         value = redact_url(value)
     if detail["type"] == "extra_forbidden":
-        return Problem(path, value, _unknown(path))
+        return Problem(field, value, _unknown(field, path))
+    if detail["type"].startswith("union_tag"):
+        return _choice(field, path, detail)
     if path in section_names():
-        return Problem(path, value, f"is a section. Put its fields below it: {', '.join(section_names()[path])}")
+        return Problem(field, value, f"is a section. Put its fields below it: {', '.join(section_names()[path])}")
     row = _row(path)
     phrase = _phrase(detail)
     if value in ("none", "None") and row is not None and row.type.endswith("or null"):
-        return Problem(path, value, f"{phrase}. Write null for none")
-    return Problem(path, value, f"{phrase}. {_cure(row)}" if row else phrase)
+        return Problem(field, value, f"{phrase}. Write null for none")
+    return Problem(field, value, f"{phrase}. {_cure(row)}" if row else phrase)
+
+
+def _choice(field: str, path: str, detail: ErrorDetails) -> Problem:
+    """None of several sections was chosen, or one that there is not."""
+    chooser, value = detail["ctx"]["discriminator"].strip("'"), detail["input"]
+    tag = value.get(chooser) if isinstance(value, dict) else None
+    start = f"{path}[{chooser}: "
+    choices = [one.removeprefix(start).rstrip("]") for one in section_names() if one.startswith(start)]
+    says = "is required" if tag is None else "is not one of the choices"
+    return Problem(f"{field}.{chooser}", None if tag is None else shown(tag), f"{says}. Set {' or '.join(choices)}")
 
 
 def _phrase(detail: ErrorDetails) -> str:
@@ -82,19 +94,19 @@ def _missing(path: str) -> str:
     if row is not None:
         return row.meaning
     needed = [inner.path for inner in field_rows().values() if inner.section == path and inner.default is None]
-    return f"Add the section with at least {_names(needed)}"
+    return f"Add the section with at least {_names(needed) or f'{path}.{section_names()[path][0]}'}"
 
 
-def _unknown(path: str) -> str:
-    section, _, name = path.rpartition(".")
+def _unknown(field: str, path: str) -> str:
+    (outer, _, name), section = field.rpartition("."), path.rpartition(".")[0]
     names = section_names().get(section, ())
-    guess = _guess(section, name, names)
-    where = f"`{section}` has" if section else "A spec has"
+    guess = _guess(outer, name, names)
+    where = f"`{outer}` has" if outer else "A spec has"
     return f"is no field of a spec. {f'Did you mean {guess}? ' if guess else ''}{where} {_names(names)}"
 
 
-def _guess(section: str, name: str, names: Sequence[str]) -> str | None:
-    prefix = f"{section}." if section else ""
+def _guess(outer: str, name: str, names: Sequence[str]) -> str | None:
+    prefix = f"{outer}." if outer else ""
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.7)
     if close:
         return prefix + close[0]

@@ -4,17 +4,23 @@ import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
+from dapo.spec.base import Section
+from dapo.spec.data import RowsSpec
+from dapo.spec.data_checks import data_fields, missing_rows
 from dapo.spec.diagnosis import diagnose
-from dapo.spec.paths import absolute, is_local_model
+from dapo.spec.graders import AnyGrader, JsonSchemaGrader
+from dapo.spec.paths import absolute, is_hub_dataset, is_local_model
 from dapo.spec.problem import Problem, SpecError
 from dapo.spec.run import RunSpec
 from dapo.spec.wording import shown
 from dapo.spec.yaml_text import read_yaml, write_yaml
+
+Rows = TypeVar("Rows", bound=RowsSpec)
 
 
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> RunSpec:
@@ -31,6 +37,11 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> RunSpec:
     return _build(_override(_read_tree(text, str(path)), overrides))
 
 
+def build_spec(tree: dict[str, Any], overrides: Sequence[str] = ()) -> RunSpec:
+    """The spec of a tree as YAML would give it, with overrides as in `load_spec`. Raises SpecError."""
+    return _build(_override(tree, overrides))
+
+
 def parse_spec(text: str) -> RunSpec:
     """Reads a spec from YAML or JSON text. Raises SpecError."""
     return _build(_read_tree(text, "the spec"))
@@ -44,13 +55,13 @@ def dump_yaml(spec: RunSpec) -> str:
 def missing_inputs(spec: RunSpec) -> list[Problem]:
     """Files that the spec names and that are not on this machine. Loading a spec does not look for them."""
     problems = []
-    model, data = spec.model.path, spec.data.path
+    model = spec.model.path
     if is_local_model(model) and not (Path(model) / "config.json").is_file():
         problems.append(
             Problem("model.path", model, "holds no config.json. Give a model directory in Hugging Face format")
         )
-    if not Path(data).is_file():
-        problems.append(Problem("data.path", data, "is not a file here. Give the path of a .jsonl or .parquet file"))
+    for field, rows in data_fields(spec).items():
+        problems += missing_rows(field, rows)
     return problems
 
 
@@ -59,11 +70,29 @@ def _build(tree: dict[str, Any]) -> RunSpec:
         spec = RunSpec.model_validate(tree)
     except ValidationError as error:
         raise SpecError(diagnose(error)) from error
-    data = spec.data.model_copy(update={"path": absolute(spec.data.path)})
-    if not is_local_model(spec.model.path):
-        return spec.model_copy(update={"data": data})
-    model = spec.model.model_copy(update={"path": absolute(spec.model.path)})
-    return spec.model_copy(update={"data": data, "model": model})
+    sources = {name: _absolute_rows(source) for name, source in spec.data.sources.items()}
+    sets = {name: _absolute_rows(one) for name, one in spec.evaluation.sets.items()}
+    found: dict[str, Section] = {
+        "data": _absolute_rows(spec.data).model_copy(update={"sources": sources}),
+        "evaluation": spec.evaluation.model_copy(update={"sets": sets}),
+    }
+    graders = {name: _absolute_schema(grader) for name, grader in spec.reward.graders.items()}
+    found["reward"] = spec.reward.model_copy(update={"graders": graders})
+    if is_local_model(spec.model.path):
+        found["model"] = spec.model.model_copy(update={"path": absolute(spec.model.path)})
+    return spec.model_copy(update=found)
+
+
+def _absolute_schema(grader: AnyGrader) -> AnyGrader:
+    if not isinstance(grader, JsonSchemaGrader) or grader.schema_path is None:
+        return grader
+    return grader.model_copy(update={"schema_path": absolute(grader.schema_path)})
+
+
+def _absolute_rows(rows: Rows) -> Rows:
+    if rows.path is None or is_hub_dataset(rows.path):
+        return rows
+    return rows.model_copy(update={"path": absolute(rows.path)})
 
 
 def _read_tree(text: str, source: str) -> dict[str, Any]:

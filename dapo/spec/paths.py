@@ -1,6 +1,9 @@
 """Paths in a spec: which name a file here, and what they resolve to."""
 
 import os
+import re
+
+DATA_SUFFIXES = (".jsonl", ".parquet")
 
 
 def is_local_model(path: str) -> bool:
@@ -10,6 +13,12 @@ def is_local_model(path: str) -> bool:
     looked up on a hub.
     """
     return path.startswith(("/", ".", "~")) or os.path.isdir(path)
+
+
+def is_hub_dataset(path: str) -> bool:
+    """True for a hub name such as `openai/gsm8k`; false for a data file or for a folder on this machine."""
+    hub = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", path) is not None
+    return hub and not path.lower().endswith(DATA_SUFFIXES) and not os.path.lexists(path)
 
 
 def absolute(path: str) -> str:

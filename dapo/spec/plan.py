@@ -8,6 +8,7 @@ from typing import Literal
 from dapo.spec.algorithm import PRESETS, AlgorithmSpec
 from dapo.spec.budget import format_bytes, payload_budget
 from dapo.spec.checks import find_warnings
+from dapo.spec.data import DataSpec
 from dapo.spec.paths import is_local_model
 from dapo.spec.resources import Device
 from dapo.spec.run import RunSpec
@@ -72,7 +73,7 @@ def plan_processes(
         plans.append(process("generator", index, env))
     for index in range(resources.verifier.replicas):
         plans.append(process("verifier", index, {"OMP_NUM_THREADS": "1"}))
-    for rank in range(resources.learner.ranks):
+    for rank in range(resources.learner.ranks if spec.training.steps else 0):
         env = {
             "RANK": str(rank),
             "WORLD_SIZE": str(resources.learner.ranks),
@@ -160,7 +161,7 @@ def _learning_rows(spec: RunSpec) -> list[PlanRow]:
     updates = training.updates_per_step
     return [
         PlanRow("Learning", "model", spec.model.path),
-        PlanRow("Learning", "data", spec.data.path),
+        PlanRow("Learning", "data", _describe_data(spec.data)),
         PlanRow("Learning", "algorithm", _describe_algorithm(spec.algorithm)),
         PlanRow(
             "Learning",
@@ -177,6 +178,12 @@ def _learning_rows(spec: RunSpec) -> list[PlanRow]:
         PlanRow("Learning", "tokens", _describe_tokens(spec, responses)),
         PlanRow("Learning", "staleness", _describe_staleness(stale, training.prompts_per_step)),
     ]
+
+
+def _describe_data(data: DataSpec) -> str:
+    if data.path is not None:
+        return data.path
+    return ", ".join(f"{name} × {source.weight:g} ({source.path})" for name, source in data.sources.items())
 
 
 def _describe_algorithm(algorithm: AlgorithmSpec) -> str:

@@ -1,21 +1,26 @@
 """The reference page of the spec, from the tree itself: `python -m dapo.spec.reference > docs/spec.md`."""
 
+import inspect
+import re
 import sys
 from collections.abc import Iterator
 from itertools import groupby
 
 from dapo.spec.algorithm import PRESETS, AlgorithmSpec
-from dapo.spec.fields import FieldRow, field_rows
+from dapo.spec.fields import FieldRow, field_rows, section_types
 from dapo.spec.wording import scalar_text
+
+_CHOICE = re.compile(r"\[(.+)\]")
 
 _INTRODUCTION = """\
 # The spec of a run
 
 <!-- Written by `python -m dapo.spec.reference`; `make proto` writes it anew. -->
 
-A run is described by one YAML file. Fields that are left out take the defaults below; `model.path` and `data.path` have
-none. `dapo train SPEC.yaml --set training.steps=20` sets a field from the command line (the value is YAML), and
-`--dry-run` shows the resolved spec and what would be started. Unknown fields are refused.
+A run is described by one YAML file. Fields that are left out take the defaults below; only `model.path` and one of
+`data.path` and `data.sources` must be written. `<name>` is a name of your own.
+`dapo train SPEC.yaml --set training.steps=20` sets a field from the command line (the value is YAML), and `--dry-run`
+shows the resolved spec and what would be started. Unknown fields are refused.
 
 Relative paths start from the current directory. Names carry their units: `_s` seconds, `_mib` MiB, `_tokens` tokens.
 """
@@ -42,13 +47,20 @@ def render() -> str:
 
 
 def _section(name: str, rows: Iterator[FieldRow]) -> str:
-    lines = [f"## `{name}`" if name else "## Top level", "", "| field | type | default | bounds | meaning |"]
+    lines = [*_heading(name), "", "| field | type | default | bounds | meaning |"]
     lines.append("|---|---|---|---|---|")
     for row in rows:
         default = "required" if row.default is None else _code(row.default)
-        cells = (_code(row.path), row.type, default, row.bounds, row.meaning)
+        cells = (_code(_CHOICE.sub("", row.path)), row.type, default, row.bounds, row.meaning)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _heading(section: str) -> list[str]:
+    choice = _CHOICE.search(section)
+    if choice is None:
+        return [f"## `{section}`" if section else "## Top level"]
+    return [f"## `{_CHOICE.sub('', section)}`, `{choice[1]}`", "", inspect.getdoc(section_types()[section]) or ""]
 
 
 def _presets() -> str:

@@ -8,8 +8,12 @@ from pydantic_core import PydanticCustomError
 from dapo.spec.algorithm import GROUP_SIZES, AlgorithmSpec
 from dapo.spec.base import Section
 from dapo.spec.checks import find_problems
-from dapo.spec.data import DataSpec, ModelSpec, RewardSpec, SamplingSpec
+from dapo.spec.data import DataSpec, ModelSpec, SamplingSpec
+from dapo.spec.evaluation import FORM_FIELDS, EvaluationSpec, inherit
+from dapo.spec.grader_checks import referenced_graders
+from dapo.spec.graders import AnyGrader, find_grader
 from dapo.spec.resources import ENGINE_RESERVE_TOKENS, ResourcesSpec
+from dapo.spec.reward import RewardSpec
 from dapo.spec.training import (
     AsynchronySpec,
     CheckpointSpec,
@@ -40,6 +44,7 @@ class RunSpec(Section):
     weight_sync: WeightSyncSpec = WeightSyncSpec()
     checkpoint: CheckpointSpec = CheckpointSpec()
     resources: ResourcesSpec = ResourcesSpec()
+    evaluation: EvaluationSpec = EvaluationSpec()
     metrics: MetricsSpec = MetricsSpec()
 
     @property
@@ -52,6 +57,12 @@ class RunSpec(Section):
         """Tokens that the engine's KV pool must hold: with less, SGLang would never admit the longest sequence."""
         return self.longest_sequence + ENGINE_RESERVE_TOKENS
 
+    @property
+    def named_graders(self) -> dict[str, AnyGrader]:
+        """Every grader that the spec names, by name. Raises UnknownGrader; a validated spec has none."""
+        graders = self.reward.graders
+        return {name: find_grader(name, graders) for name in referenced_graders(self)} | graders
+
     @model_validator(mode="before")
     @classmethod
     def _group_size_from_preset(cls, value: Any) -> Any:
@@ -63,6 +74,17 @@ class RunSpec(Section):
         if not isinstance(sampling, dict):
             return value
         return {**value, "sampling": {"group_size": GROUP_SIZES[preset], **sampling}}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sets_inherit_the_form_of_prompts(cls, value: Any) -> Any:
+        """Evaluation sets ask as the training does, where neither they nor their protocol say how."""
+        match value:
+            case {"data": dict(data), "evaluation": {"sets": dict(sets), **rest}}:
+                form = {name: data[name] for name in FORM_FIELDS if name in data}
+                inherited = {name: inherit(form, one) for name, one in sets.items()}
+                return {**value, "evaluation": {**rest, "sets": inherited}}
+        return value
 
     @model_validator(mode="after")
     def _check_across_fields(self) -> Self:

@@ -43,8 +43,8 @@ class ValueSpec(Section):
 
 
 class TrainingSpec(Section):
-    steps: int = Field(default=100, ge=1)
-    """Train batches until the run ends."""
+    steps: int = Field(default=100, ge=0)
+    """Train batches until the run ends. 0: no training and no learner, only the evaluation of `model.path`."""
     prompts_per_step: int = Field(default=512, ge=1)
     """B: groups in a train batch."""
     updates_per_step: int = Field(default=16, ge=1)
@@ -104,6 +104,8 @@ class CheckpointSpec(Section):
 
 
 class MetricsSpec(Section):
+    sample_groups_per_step: int = Field(default=4, ge=0)
+    """Groups of each step whose prompts and responses are kept in samples.jsonl, for `dapo runs samples`."""
     smoothing_steps: int = Field(default=5, ge=1)
     """Window of the running mean drawn over the raw points in curves.png."""
     reference_accuracy: dict[str, Share] = Field(default={})

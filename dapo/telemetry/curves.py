@@ -1,12 +1,13 @@
 """curves.png: the training curves of a run, drawn from its metrics.jsonl."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dapo.spec.load import parse_spec
+from dapo.telemetry.evaluations import Point, points, read_evaluations
+from dapo.telemetry.json_lines import read_json_lines
 from dapo.telemetry.metrics import BY_NAME
 
 Row = Mapping[str, Any]
@@ -41,26 +42,6 @@ PANELS: tuple[Panel, ...] = (
 )
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The objects of a metrics.jsonl; a last line that was cut off by a crash is left out.
-
-    Raises FileNotFoundError, and ValueError naming the line of any other that is not a JSON object.
-    """
-    lines = path.read_text(encoding="utf-8").splitlines()
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(lines):
-                break
-            raise ValueError(f"{path}:{number} is not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}:{number} is not a JSON object")
-        rows.append(row)
-    return rows
-
-
 def series(rows: Sequence[Row], name: str) -> tuple[list[float], list[float]]:
     """Steps and values of one metric, without rows where it is missing, not a number or not finite."""
     steps: list[float] = []
@@ -90,12 +71,13 @@ def plot_run(run_dir: Path) -> Path:
     """
     spec = parse_spec((run_dir / "spec.yaml").read_text(encoding="utf-8"))
     return draw_curves(
-        read_metrics(run_dir / "metrics.jsonl"),
+        read_json_lines(run_dir / "metrics.jsonl"),
         run_dir / "curves.png",
         title=f"{run_dir.resolve().name}: {spec.algorithm.preset}, {spec.training.prompts_per_step} prompts × "
         f"{spec.sampling.group_size} responses a step",
         smoothing_steps=spec.metrics.smoothing_steps,
         reference_accuracy=spec.metrics.reference_accuracy,
+        evaluations=points(read_evaluations(run_dir)),
     )
 
 
@@ -106,6 +88,7 @@ def draw_curves(
     title: str,
     smoothing_steps: int = 5,
     reference_accuracy: Mapping[str, float] | None = None,
+    evaluations: Mapping[str, Sequence[Point]] | None = None,
 ) -> Path:
     """Write the picture to `out` (PNG) and return its path. Draws what there is: no rows give empty panels."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -117,6 +100,7 @@ def draw_curves(
     for panel, ax in zip(PANELS, axes.flat, strict=True):
         _draw_panel(ax, panel, rows, smoothing_steps)
     _draw_references(axes.flat[0], reference_accuracy or {})
+    _draw_evaluations(axes.flat[0], evaluations or {})
     figure.suptitle(title, fontsize=14, fontweight="bold", color=_INK)
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f".{out.name}.part")
@@ -179,3 +163,21 @@ def _draw_references(ax: Any, references: Mapping[str, float]) -> None:
         ax.axhline(value, color=_INK, linewidth=1, linestyle="--")
         ax.annotate(f"{label} ({value:g})", (0.01, value), xycoords=("axes fraction", "data"), fontsize=8, color=_INK,
                     va="bottom")  # fmt: skip
+
+
+def _draw_evaluations(ax: Any, evaluations: Mapping[str, Sequence[Point]]) -> None:
+    """avg@k of each set, with 95 % intervals."""
+    for colour, (label, found) in zip(_COLOURS[1:] * len(evaluations), evaluations.items(), strict=False):
+        values = [point.value for point in found]
+        reach = [
+            [point.value - point.low for point in found],
+            [point.high - point.value for point in found],
+        ]
+        steps = [point.step for point in found]
+        ax.errorbar(
+            steps, values, yerr=reach, fmt="o-", color=colour, capsize=3, markersize=5, linewidth=1, label=label
+        )
+    if evaluations:
+        ax.autoscale(axis="y")
+        ax.set_ylim(bottom=0)
+        ax.legend(fontsize=8, frameon=False, loc="lower right")

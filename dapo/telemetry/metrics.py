@@ -29,6 +29,8 @@ METRICS: tuple[Metric, ...] = (
            "orchestrator"),
     Metric("response_length_mean", "tokens", "Mean response length over the same responses", "orchestrator"),
     Metric("truncated_share", "share", "Responses cut at the token limit, among the same", "orchestrator"),
+    Metric("grader_failed_share", "share", "Responses whose grading failed (timeout, crash, unavailable, bad_reply, "
+           "bad_gold, unknown_grader) and that count as wrong, among the same", "orchestrator"),
     Metric("repetition_rate", "share", "Word 4-grams that occurred before in their response, mean over the same "
            "responses", "orchestrator"),
     Metric("reflection_share", "share", "Responses in which one of metrics.reflection_patterns is found, among the "
@@ -45,6 +47,11 @@ METRICS: tuple[Metric, ...] = (
     Metric("staleness_mean", "versions", "Version trained on minus version issued at, mean over the batch's groups",
            "orchestrator"),
     Metric("staleness_max", "versions", "The same, at most", "orchestrator"),
+    Metric("token_lag_mean", "versions", "Version trained minus version that sampled the token, mean over the trained "
+           "responses' tokens", "learner"),
+    Metric("token_lag_0_share", "share", "Tokens sampled by the very version that is trained", "learner"),
+    Metric("token_lag_1_share", "share", "Tokens sampled one version before", "learner"),
+    Metric("token_lag_more_share", "share", "Tokens sampled two versions before or earlier", "learner"),
     Metric("generated_tokens_per_s", "tokens/s", "Response tokens that all generators finished", "orchestrator"),
     Metric("generated_tokens", "tokens", "The same, in total since the run began", "orchestrator"),
     Metric("generator_idle", "share", "Time in which a generator had nothing to generate, mean over generators",

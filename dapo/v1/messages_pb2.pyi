@@ -40,8 +40,18 @@ class Prompt(_message.Message):
     messages: _containers.RepeatedCompositeFieldContainer[ChatMessage]
     def __init__(self, text: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[ChatMessage, _Mapping]]] = ...) -> None: ...
 
+class Sampling(_message.Message):
+    __slots__ = ("temperature", "top_p", "max_response_tokens")
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    TOP_P_FIELD_NUMBER: _ClassVar[int]
+    MAX_RESPONSE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    temperature: float
+    top_p: float
+    max_response_tokens: int
+    def __init__(self, temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., max_response_tokens: _Optional[int] = ...) -> None: ...
+
 class PromptTask(_message.Message):
-    __slots__ = ("group_id", "epoch", "cursor", "row_id", "prompt", "gold", "grader", "group_size", "issued_version")
+    __slots__ = ("group_id", "epoch", "cursor", "row_id", "prompt", "gold", "grader", "group_size", "issued_version", "evaluation", "sampling")
     GROUP_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     CURSOR_FIELD_NUMBER: _ClassVar[int]
@@ -51,6 +61,8 @@ class PromptTask(_message.Message):
     GRADER_FIELD_NUMBER: _ClassVar[int]
     GROUP_SIZE_FIELD_NUMBER: _ClassVar[int]
     ISSUED_VERSION_FIELD_NUMBER: _ClassVar[int]
+    EVALUATION_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
     group_id: str
     epoch: int
     cursor: int
@@ -60,7 +72,9 @@ class PromptTask(_message.Message):
     grader: str
     group_size: int
     issued_version: int
-    def __init__(self, group_id: _Optional[str] = ..., epoch: _Optional[int] = ..., cursor: _Optional[int] = ..., row_id: _Optional[str] = ..., prompt: _Optional[_Union[Prompt, _Mapping]] = ..., gold: _Optional[str] = ..., grader: _Optional[str] = ..., group_size: _Optional[int] = ..., issued_version: _Optional[int] = ...) -> None: ...
+    evaluation: str
+    sampling: Sampling
+    def __init__(self, group_id: _Optional[str] = ..., epoch: _Optional[int] = ..., cursor: _Optional[int] = ..., row_id: _Optional[str] = ..., prompt: _Optional[_Union[Prompt, _Mapping]] = ..., gold: _Optional[str] = ..., grader: _Optional[str] = ..., group_size: _Optional[int] = ..., issued_version: _Optional[int] = ..., evaluation: _Optional[str] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ...) -> None: ...
 
 class VersionSpan(_message.Message):
     __slots__ = ("version", "start", "end")
@@ -125,7 +139,14 @@ class Completion(_message.Message):
     def __init__(self, group_id: _Optional[str] = ..., index: _Optional[int] = ..., attempt: _Optional[int] = ..., payload_key: _Optional[str] = ..., text_key: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., response_tokens: _Optional[int] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., version_min: _Optional[int] = ..., version_max: _Optional[int] = ..., generator_id: _Optional[str] = ...) -> None: ...
 
 class Grade(_message.Message):
-    __slots__ = ("completion", "correct", "score", "overlong_penalty", "reward", "reason", "extracted", "fingerprint", "repetition", "reflection")
+    __slots__ = ("completion", "correct", "score", "overlong_penalty", "reward", "reason", "extracted", "fingerprint", "repetition", "reflection", "parts")
+    class PartsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     COMPLETION_FIELD_NUMBER: _ClassVar[int]
     CORRECT_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
@@ -136,6 +157,7 @@ class Grade(_message.Message):
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     REPETITION_FIELD_NUMBER: _ClassVar[int]
     REFLECTION_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
     completion: Completion
     correct: bool
     score: float
@@ -146,7 +168,8 @@ class Grade(_message.Message):
     fingerprint: int
     repetition: float
     reflection: bool
-    def __init__(self, completion: _Optional[_Union[Completion, _Mapping]] = ..., correct: _Optional[bool] = ..., score: _Optional[float] = ..., overlong_penalty: _Optional[float] = ..., reward: _Optional[float] = ..., reason: _Optional[str] = ..., extracted: _Optional[str] = ..., fingerprint: _Optional[int] = ..., repetition: _Optional[float] = ..., reflection: _Optional[bool] = ...) -> None: ...
+    parts: _containers.ScalarMap[str, float]
+    def __init__(self, completion: _Optional[_Union[Completion, _Mapping]] = ..., correct: _Optional[bool] = ..., score: _Optional[float] = ..., overlong_penalty: _Optional[float] = ..., reward: _Optional[float] = ..., reason: _Optional[str] = ..., extracted: _Optional[str] = ..., fingerprint: _Optional[int] = ..., repetition: _Optional[float] = ..., reflection: _Optional[bool] = ..., parts: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class TrainSample(_message.Message):
     __slots__ = ("payload_key", "prompt_tokens", "response_tokens", "reward", "advantage", "truncated", "in_loss")

@@ -58,11 +58,12 @@ class SamplingParams:
     max_new_tokens: int
     stop_token_ids: tuple[int, ...]
     """Empty: every response runs to its maximum."""
+    top_p: float = 1.0
 
     def to_json(self) -> dict[str, Any]:
         return {
             "temperature": self.temperature,
-            "top_p": 1.0,
+            "top_p": self.top_p,
             "top_k": -1,
             "max_new_tokens": self.max_new_tokens,
             "stop_token_ids": list(self.stop_token_ids),

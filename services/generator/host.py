@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from services.generator.engine import Engine
-from services.generator.member import Membership
+from services.generator.member import FIXED_VERSION, Membership
 from services.generator.server import EngineServer, ServerError
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,9 @@ class EngineHost:
     Invariant: while `up` is false, or after a replacement, no version is vouched for until the learner sends weights.
     """
 
-    def __init__(self, server: EngineServer, membership: Membership) -> None:
+    def __init__(self, server: EngineServer, membership: Membership, *, fixed_weights: bool) -> None:
+        """`fixed_weights`: no learner will send any, so those that the engine loads are version 0."""
+        self._fixed_weights = fixed_weights
         self._server = server
         self._membership = membership
         self._engine: Engine | None = None
@@ -53,7 +55,13 @@ class EngineHost:
     async def start(self) -> None:
         """Raises ServerError when the server does not come up."""
         self._engine = Engine(await self._server.start())
-        await self._membership.set_state("ready")
+        await self._announce()
+
+    async def _announce(self) -> None:
+        if self._fixed_weights:
+            await self._membership.serve(FIXED_VERSION)
+        else:
+            await self._membership.set_state("ready")
 
     @contextmanager
     def command(self) -> Iterator[None]:
@@ -135,4 +143,4 @@ class EngineHost:
             else:
                 self._engine = engine
                 self._failed.clear()
-                return await self._membership.set_state("ready")
+                return await self._announce()

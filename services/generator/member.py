@@ -8,6 +8,8 @@ from dapo.bus import Bus
 from dapo.v1 import messages_pb2 as pb
 
 ROLE = "generator"
+FIXED_VERSION = pb.Version(incarnation=0, step=0)
+"""Of `model.path` itself, where no learner will send other weights."""
 
 
 def version_name(version: pb.Version) -> str:

@@ -18,6 +18,7 @@ from dapo.spec.devices import visible_cuda_devices
 from dapo.spec.resources import Device
 from services.generator.engine import Endpoint, Engine
 from services.generator.kv_pool import memory_bytes, pool_tokens, token_bytes
+from services.generator.member import FIXED_VERSION, version_name
 from services.generator.served_model import UnservableModel, check_served, read_config
 
 CPU_MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1073741824"
@@ -85,7 +86,7 @@ def server_flags(spec: RunSpec, *, device: str, port: int, pool: int | None) -> 
         "--incremental-streaming-output",
         *("--stream-interval", str(generator.stream_interval)),
         *("--max-running-requests", str(generator.max_running_requests)),
-        *("--weight-version", BASE_VERSION),
+        *("--weight-version", BASE_VERSION if spec.training.steps else version_name(FIXED_VERSION)),
         # Prompts come in the order in which their batches are due.
         *("--schedule-policy", "fcfs"),
         *("--log-level", "warning"),

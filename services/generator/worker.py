@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dapo.bus import RETRIES, Bus, Delivery, Outcome, attempt_number
 from dapo.spec import RunSpec
@@ -63,7 +63,7 @@ class Generator:
         self.membership = Membership(
             bus, worker_id, tensor_parallel=resources.tensor_parallel, base_weights=spec.model.path
         )
-        self.host = EngineHost(server, self.membership)
+        self.host = EngineHost(server, self.membership, fixed_weights=spec.training.steps == 0)
         self._receiver = Receiver(bus, worker_id, self.host, self.membership)
         self._writer = CompletionWriter(bus, codec, worker_id)
 
@@ -163,6 +163,18 @@ class Generator:
             return list(range(job.task.group_size))
         return await self._bus.missing_indices(job.task.group_id)
 
+    def _sampling_of(self, task: pb.PromptTask) -> SamplingParams:
+        """As the spec says for training, or as the task does: evaluations sample in their own way."""
+        if not task.HasField("sampling"):
+            return self._sampling
+        wanted = task.sampling
+        return replace(
+            self._sampling,
+            temperature=wanted.temperature,
+            top_p=wanted.top_p,
+            max_new_tokens=wanted.max_response_tokens,
+        )
+
     async def _generate(self, job: Job, indices: Sequence[int], attempt: int) -> list[int]:
         """One request for all `indices`; returns those that are still missing, none once the group is closed."""
         group_id = job.task.group_id
@@ -171,7 +183,8 @@ class Generator:
         aborted = False
         self.membership.request_started(len(left))
         try:
-            async with aclosing(self.host.engine.generate(list(left), job.prompt, self._sampling)) as responses:
+            sampling = self._sampling_of(job.task)
+            async with aclosing(self.host.engine.generate(list(left), job.prompt, sampling)) as responses:
                 async for response, new_tokens in responses:
                     self.membership.add_tokens(new_tokens)
                     if response.finish is None:

@@ -84,12 +84,23 @@ def read_latest(run_dir: Path) -> tuple[Path, Manifest] | None:
         raise CheckpointError(
             f"{marker} names {directory.name}, which has no manifest; restore it or remove the marker"
         )
-    manifest = Manifest(**json.loads(path.read_text()))
+    manifest = _read_manifest(path)
     found = _files(directory)
     for name, size in manifest.files.items():
         if found.get(name) != size:
             raise CheckpointError(f"{directory / name}: {found.get(name)} bytes, the manifest says {size}; restore it")
     return directory, manifest
+
+
+def _read_manifest(path: Path) -> Manifest:
+    """Raises CheckpointError for one that another release of dapo wrote."""
+    written = json.loads(path.read_text())
+    if written.keys() != Manifest.__dataclass_fields__.keys() or written["format"] != FORMAT:
+        raise CheckpointError(
+            f"{path} was written by another release of dapo (format {written.get('format')}, this one reads {FORMAT} "
+            "without further fields); go on with that release, or start a new run from the model in its folder hf"
+        )
+    return Manifest(**written)
 
 
 class CheckpointStore:
@@ -166,7 +177,6 @@ class CheckpointStore:
             return None
         directory, manifest = latest
         wanted = {
-            "format": FORMAT,
             "world_size": self.ranks.world_size,
             "zero_stage": self.engine.zero_stage,
             "dtype": self.spec.model.dtype,

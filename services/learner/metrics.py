@@ -9,6 +9,7 @@ from torch import Tensor
 from dapo.v1 import messages_pb2 as pb
 from services.learner.loss import LOG_RATIO_BOUND, Objective, TokenInputs, kl_k3
 from services.learner.noise import noise_scale
+from services.learner.payloads import Sample
 
 Sums = Mapping[str, Tensor]
 
@@ -112,6 +113,17 @@ def value_sums(old: Tensor, returns: Tensor, mask: Tensor) -> dict[str, Tensor]:
     }
 
 
+def lag_sums(samples: Sequence[Sample], step: int) -> dict[str, Tensor]:
+    """Response tokens of `samples` by how many versions ago they were sampled, where version `step` is trained."""
+    tokens = [0, 0, 0]
+    lags = 0
+    for version, count in (span for sample in samples for span in sample.versions):
+        lag = max(0, step - version)
+        tokens[min(lag, 2)] += count
+        lags += lag * count
+    return {"lag_tokens": torch.tensor(tokens), "lags": torch.tensor(lags)}
+
+
 def ratio_histogram(log_ratio: Tensor) -> Tensor:
     """Counts [HISTOGRAM_BINS] of the log-ratios [n] that are finite."""
     bounded = log_ratio[log_ratio.isfinite()].clamp(-HISTOGRAM_BOUND, HISTOGRAM_BOUND)
@@ -136,6 +148,7 @@ def step_metrics(tally: Tally, updates: int) -> dict[str, float]:
     sums = {name: float(value) for name, value in tensors.items() if value.dim() == 0}
     metrics = {"loss": sums["loss"] / updates, **_policy_metrics(sums), **_mismatch_metrics(sums)}
     metrics |= {"ratio_p01": ratio_quantile(histogram, 0.01), "ratio_p99": ratio_quantile(histogram, 0.99)}
+    metrics |= _lag_metrics(tensors)
     if (noise := noise_scale(tensors, updates)) is not None:
         metrics["gradient_noise_scale"] = noise
     metrics["clipped_high_probability_max"] = maxima["clipped_high_probability_max"]
@@ -165,6 +178,15 @@ def _mismatch_metrics(sums: Mapping[str, float]) -> dict[str, float]:
         "mismatch_abs_logprob": sums["mismatch_abs"] / tokens,
         "effective_sample_size": sums["weight"] ** 2 / max(tokens * sums["weight_squared"], 1e-12),
     }
+
+
+def _lag_metrics(tensors: Mapping[str, Tensor]) -> dict[str, float]:
+    """None where no payload says which versions sampled it."""
+    if not (total := float(tensors["lag_tokens"].sum())):
+        return {}
+    shares = (tensors["lag_tokens"] / total).tolist()
+    names = ("token_lag_0_share", "token_lag_1_share", "token_lag_more_share")
+    return {"token_lag_mean": float(tensors["lags"]) / total, **dict(zip(names, shares, strict=True))}
 
 
 def explained_variance(sums: Mapping[str, float]) -> float:

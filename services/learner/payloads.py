@@ -30,6 +30,8 @@ class Sample:
     behaviour: NDArray[np.float32]
     advantages: NDArray[np.float32]
     reward: float
+    versions: tuple[tuple[int, int], ...] = ()
+    """(step, response tokens) of the versions that sampled the response, in its order."""
     proximal: NDArray[np.float32] = field(init=False)
     reference: NDArray[np.float32] = field(init=False)
     values: NDArray[np.float32] = field(init=False)
@@ -79,7 +81,8 @@ def decode_sample(record: pb.TrainSample, data: bytes | None, vocabulary: int) -
         raise PayloadError("a log-probability, the advantage or the reward is not a finite number")
     behaviour = np.where(mask, behaviour, np.float32(0))
     advantages = np.full(record.response_tokens, record.advantage, dtype=np.float32)
-    return Sample(ids, record.prompt_tokens, mask, behaviour, advantages, record.reward)
+    versions = tuple((span.version.step, span.end - span.start) for span in payload.spans)
+    return Sample(ids, record.prompt_tokens, mask, behaviour, advantages, record.reward, versions)
 
 
 async def fetch_samples(

@@ -14,7 +14,7 @@ from services.learner.batch import MicroBatch, collate
 from services.learner.distributed import Ranks, min_ints
 from services.learner.engine import LearnerEngine, rate_factor
 from services.learner.loss import Objective, TokenInputs, policy_loss, value_loss
-from services.learner.metrics import Tally, mismatch_sums, record_metrics, step_metrics, update_sums
+from services.learner.metrics import Tally, lag_sums, mismatch_sums, record_metrics, step_metrics, update_sums
 from services.learner.minibatch import BatchPlan, Denominators, plan_batch
 from services.learner.model import PolicyModel, ValueModel
 from services.learner.noise import gradient_sums
@@ -126,6 +126,7 @@ class Trainer:
         norms, value_norms = [], []
         for number, update in enumerate(updates):
             for samples in update.micro_batches:
+                tally.add(lag_sums(samples, step))
                 micro_batch = collate(samples, self.ranks.device, packed=self.packed)
                 self._policy_micro_batch(micro_batch, update, tally, number=number, frozen=frozen)
                 self._value_micro_batch(micro_batch, update, tally)

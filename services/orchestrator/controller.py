@@ -8,8 +8,7 @@ when a batch is cut. All writes carry this orchestrator's fencing epoch.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable
 
 from dapo.algo.batches import ScoredGroup, build_batch
 from dapo.algo.dynamic_sampling import KeepRate, is_informative
@@ -17,51 +16,26 @@ from dapo.algo.frontier import Frontier
 from dapo.algo.pacing import Pacing
 from dapo.algo.statistics import summarise_batch, summarise_graded
 from dapo.bus import Bus, BusFull, Delivery, Outcome
+from dapo.bus.groups import GroupRecord
+from dapo.data import Dataset
 from dapo.spec.budget import ISSUE_SHARE, MIB
 from dapo.spec.run import RunSpec
 from dapo.v1 import messages_pb2 as pb
-from services.orchestrator.dataset import Dataset
+from services.orchestrator.evaluator import Evaluator
+from services.orchestrator.inbox import ROLE, Emit, Inbox, Item, Memory, Published, Scored, Step
+from services.orchestrator.recorder import Recorder
+from services.orchestrator.samples import make_sample
 from services.orchestrator.step_metrics import GeneratorMeter, learner_idle
 
 log = logging.getLogger(__name__)
 
-WORKER_ID = "orchestrator-0"
-ROLE = "orchestrator"
-_BLOCK_S = 1.0
-_VERSION_POLL_S = 0.02
-_MEMBER_POLL_S = 0.5
-_MEMORY_POLL_S = 1.0
-_HEARTBEAT_S = 3.0
-_SCORED_AT_ONCE = 256
 _SETTLED_AT_ONCE = 32
 # Failed groups in a row, without one that was graded, after which the run gives up: this many batches' worth.
 _HOPELESS_BATCHES = 4
 
-Emit = Callable[[str, dict], Awaitable[None]]
-
 
 class ControllerError(RuntimeError):
     """The run cannot go on, e.g. because every group fails."""
-
-
-class _Scored(NamedTuple):
-    deliveries: list[Delivery]
-
-
-class _Step(NamedTuple):
-    report: pb.StepReport
-
-
-class _Published(NamedTuple):
-    step: int
-
-
-class _Memory(NamedTuple):
-    used: int
-    """Bytes, of the payload server."""
-
-
-_Item = _Scored | _Step | _Published | _Memory
 
 
 class Controller:
@@ -73,18 +47,20 @@ class Controller:
         spec: RunSpec,
         dataset: Dataset,
         *,
-        record: Callable[[Mapping[str, Any]], dict[str, Any]],
+        recorder: Recorder,
+        evaluator: Evaluator,
         emit: Emit,
         change_state: Callable[[str], Awaitable[None]],
     ) -> None:
-        """`record` stores one step's metrics and returns them as stored; `change_state` gets running, draining."""
+        """`change_state` gets running, draining."""
         self._bus = bus
         self._spec = spec
         self._dataset = dataset
-        self._record = record
+        self._recorder = recorder
+        self._evaluator = evaluator
         self._emit = emit
         self._change_state = change_state
-        self._frontier = Frontier(len(dataset), seed=spec.seed, shuffle=spec.data.shuffle)
+        self._frontier = Frontier(dataset.parts, seed=spec.seed, shuffle=spec.data.shuffle)
         self._keep_rate = KeepRate()
         self._pacing = Pacing(
             prompts_per_step=spec.training.prompts_per_step,
@@ -93,7 +69,6 @@ class Controller:
             keep_rate=self._keep_rate,
             confidence=spec.asynchrony.keep_rate_confidence,
         )
-        self._inbox: asyncio.Queue[_Item] = asyncio.Queue()
         self._epoch = 0
         self._issued = 0
         self._version: int | None = None
@@ -111,91 +86,48 @@ class Controller:
         self._failures_in_a_row = 0
         self._alerted_keep_rate = False
 
+    @property
+    def trained(self) -> bool:
+        """The learner has reported its last step."""
+        return self._steps_done >= self._spec.training.steps
+
+    @property
+    def _evaluates_only(self) -> bool:
+        return self._spec.training.steps == 0
+
     async def run(self) -> None:
         """Raises BusError when Redis fails or this orchestrator is fenced off, ControllerError when all groups fail."""
         self._epoch = await self._bus.acquire_epoch(ROLE)
-        work: list[Coroutine[Any, Any, None]] = [
-            self._beat(), self._follow_scored(), self._follow_steps(), self._follow_version(), self._follow_members(),
-            self._follow_memory(),
-        ]  # fmt: skip
-        followers = [asyncio.create_task(task) for task in work]
-        steering = asyncio.create_task(self._steer())
-        tasks = {steering, *followers}
+        inbox = Inbox(self._bus, self._emit, evaluates_only=self._evaluates_only)
+        steering = asyncio.create_task(self._steer(inbox.items))
+        following = asyncio.create_task(inbox.run())
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait({steering, following}, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
-            for task in tasks:
+            for task in (steering, following):
                 task.cancel()
-            await asyncio.wait(tasks)
+            await asyncio.wait({steering, following})
 
-    # Followers ---------------------------------------------------------------------------------------------------
+    async def _steer(self, items: asyncio.Queue[Item]) -> None:
+        while not self.trained or self._version is None or self._evaluator.busy:
+            await self._handle(await items.get())
+            while not items.empty():
+                await self._handle(items.get_nowait())
+            if not self._evaluates_only:
+                await self._advance()
+            await self._evaluator.issue(self._epoch, training=not (self.trained or self._draining))
 
-    async def _beat(self) -> None:
-        while True:
-            await self._bus.heartbeat(ROLE, WORKER_ID)
-            await asyncio.sleep(_HEARTBEAT_S)
-
-    async def _follow_scored(self) -> None:
-        while True:
-            deliveries = await self._bus.consume("scored", WORKER_ID, count=_SCORED_AT_ONCE, block_s=_BLOCK_S)
-            if deliveries:
-                await self._inbox.put(_Scored(deliveries))
-
-    async def _follow_steps(self) -> None:
-        after = "0"
-        while True:
-            for entry_id, report in await self._bus.read_steps(after, block_s=_BLOCK_S):
-                after = entry_id
-                await self._inbox.put(_Step(report))
-
-    async def _follow_version(self) -> None:
-        seen: int | None = None
-        while True:
-            version = await self._bus.published_version()
-            if version is not None and version.step != seen:
-                seen = version.step
-                await self._inbox.put(_Published(seen))
-            await asyncio.sleep(_VERSION_POLL_S)
-
-    async def _follow_members(self) -> None:
-        """Tell watchers when a generator changes state or is lost."""
-        states: dict[str, str] = {}
-        while True:
-            members = await self._bus.members()
-            now = {m.generator_id: "ready" if m.state == "updating" else m.state for m in members}
-            for generator, state in now.items():
-                if states.get(generator) != state:
-                    await self._emit("service", {"worker_id": generator, "role": "generator", "state": state})
-            for generator in states.keys() - now.keys():
-                await self._emit("alert", {"worker_id": generator, "message": f"{generator} sends no heartbeat"})
-            states = now
-            await asyncio.sleep(_MEMBER_POLL_S)
-
-    async def _follow_memory(self) -> None:
-        while True:
-            await self._inbox.put(_Memory(await self._bus.payload_bytes()))
-            await asyncio.sleep(_MEMORY_POLL_S)
-
-    # Decisions ---------------------------------------------------------------------------------------------------
-
-    async def _steer(self) -> None:
-        while self._steps_done < self._spec.training.steps:
-            await self._handle(await self._inbox.get())
-            while not self._inbox.empty():
-                await self._handle(self._inbox.get_nowait())
-            await self._advance()
-
-    async def _handle(self, item: _Item) -> None:
+    async def _handle(self, item: Item) -> None:
         match item:
-            case _Scored(deliveries):
+            case Scored(deliveries):
                 await self._judge(deliveries)
-            case _Step(report):
+            case Step(report):
                 await self._finish_step(report)
-            case _Published(step):
+            case Published(step):
                 await self._publish(step)
-            case _Memory(used):
+            case Memory(used):
                 await self._watch_memory(used)
 
     async def _publish(self, step: int) -> None:
@@ -205,6 +137,7 @@ class Controller:
             self._meter.measure(await self._bus.members(), time.monotonic())
         self._version = step
         self._pacing.published(step)
+        await self._evaluator.begin_if_due(step)
 
     async def _judge(self, deliveries: list[Delivery]) -> None:
         """Settle scored groups as kept or filtered; failed ones make room for others."""
@@ -214,8 +147,11 @@ class Controller:
             await asyncio.gather(*(self._settle(*pair) for pair in pairs[start : start + _SETTLED_AT_ONCE]))
         await self._watch_keep_rate()
 
-    async def _settle(self, delivery: Delivery, record: Any) -> None:
+    async def _settle(self, delivery: Delivery, record: GroupRecord) -> None:
         group_id = record.task.group_id
+        if record.task.evaluation:
+            await self._evaluator.take(delivery, record, self._epoch)
+            return
         if record.state == "failed":
             await self._bus.settle_group(delivery, group_id, "surplus", "failed", self._epoch)
             self._pacing.failed(group_id)
@@ -223,6 +159,7 @@ class Controller:
             return
         kept = not self._spec.algorithm.dynamic_sampling or is_informative([grade.correct for grade in record.grades])
         state, reason = ("kept", "") if kept else ("filtered", _uniform(record.grades))
+        await self._keep_samples(record, state)
         if await self._bus.settle_group(delivery, group_id, state, reason, self._epoch) != Outcome.WRITTEN:
             return
         self._failures_in_a_row = 0
@@ -233,6 +170,16 @@ class Controller:
             self._pacing.kept(group_id)
         else:
             self._pacing.dropped(group_id)
+
+    async def _keep_samples(self, record: GroupRecord, outcome: str) -> None:
+        """Some groups of each step for people to read, before the payloads of a filtered one are deleted."""
+        archive = self._recorder.samples
+        if archive.wants(record.task.issued_version, outcome):
+            texts = await self._bus.get_payloads([grade.completion.text_key for grade in record.grades])
+            try:
+                archive.add(make_sample(record, texts, outcome))
+            except OSError as error:
+                log.warning("group %s is not kept in samples.jsonl: %s", record.group_id, error)
 
     async def _note_failure(self, group_id: str, reason: str) -> None:
         self._failures_in_a_row += 1
@@ -301,7 +248,7 @@ class Controller:
 
     def _must_hold_back(self) -> bool:
         """Without a batch in training no step, and so no checkpoint, would ever free memory: then the run goes on."""
-        return self._crowded and self._pacing.cut_untrained > 0
+        return self._evaluator.holds_training or (self._crowded and self._pacing.cut_untrained > 0)
 
     async def _watch_memory(self, used: int) -> None:
         """One alert each time the payloads' memory rises above the share at which no more prompts are issued."""
@@ -325,7 +272,7 @@ class Controller:
             row_id=row.row_id,
             prompt=row.prompt,
             gold=row.gold,
-            grader=self._spec.reward.grader,
+            grader=row.grader or self._spec.reward.grader,
             group_size=self._spec.sampling.group_size,
             issued_version=self._version or 0,
         )
@@ -354,9 +301,13 @@ class Controller:
             **measured,
             **reported,
             "learner_idle": learner_idle(reported),
+            "evaluations": self._evaluator.fresh_accuracies(),
             "ledger": await self._bus.ledger_counts(),
         }
-        await self._emit("step", self._record(row))
+        await self._emit("step", self._recorder.record_step(row))
+        if self.trained:
+            # Its version was published before the step was reported, but perhaps not seen yet.
+            await self._evaluator.begin_if_due(report.version.step)
 
 
 def _uniform(grades: list[pb.Grade]) -> str:

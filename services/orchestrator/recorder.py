@@ -1,6 +1,7 @@
-"""A run's folder: spec.yaml, provenance.json, metrics.jsonl, summary.json, curves.png."""
+"""A run's folder: spec.yaml, provenance.json, metrics.jsonl, evaluations.jsonl, samples, summary.json, curves.png."""
 
 import json
+import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,12 @@ from typing import Any
 from dapo.spec.load import dump_yaml
 from dapo.spec.run import RunSpec
 from dapo.telemetry.curves import plot_run
+from dapo.telemetry.evaluations import EVALUATIONS
 from dapo.telemetry.metrics import METRICS
+from dapo.telemetry.samples import Sample
+from services.orchestrator.samples import SampleArchive
+
+log = logging.getLogger(__name__)
 
 _SUMMARY_STEPS = 5
 
@@ -52,6 +58,8 @@ class Recorder:
             raise RunDirError(f"{run_dir} already holds a run: give another --run-dir, or move it away")
         (run_dir / "spec.yaml").write_text(dump_yaml(spec), encoding="utf-8")
         self._metrics = self.metrics_path.open("a", encoding="utf-8")
+        self.samples = SampleArchive(run_dir, spec.metrics.sample_groups_per_step)
+        self.evaluations: list[dict[str, Any]] = []
 
     def write_provenance(self, value: Mapping[str, Any]) -> None:
         write_json(self.run_dir / "provenance.json", value)
@@ -63,6 +71,16 @@ class Recorder:
         self._metrics.write(json.dumps(row) + "\n")
         self._metrics.flush()
         return row
+
+    def record_evaluation(self, measures: Mapping[str, Any], samples: Sequence[Sample]) -> None:
+        """Append one set's measures to evaluations.jsonl; its samples go to a file of their own."""
+        try:
+            self.samples.write_evaluation(measures["set"], measures["step"], samples)
+        except OSError as error:  # The measures are worth more than the texts.
+            log.error("the samples of the evaluation of step %s cannot be kept: %s", measures["step"], error)
+        self.evaluations.append(dict(measures))
+        with (self.run_dir / EVALUATIONS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(measures) + "\n")
 
     def summary(
         self, *, state: str, message: str, ledger: Mapping[str, int], issued: int, elapsed_s: float
@@ -80,11 +98,19 @@ class Recorder:
             "accuracy_end": mean_of(last, "accuracy_mean"),
             "reward_start": mean_of(first, "reward_mean"),
             "reward_end": mean_of(last, "reward_mean"),
+            "evaluations": self._first_and_last(),
             "step_s_mean": mean_of(self.rows, "step_s"),
             "generated_tokens": self.rows[-1].get("generated_tokens", 0) if self.rows else 0,
             "issued_groups": issued,
             "ledger": dict(ledger),
         }
+
+    def _first_and_last(self) -> dict[str, list[dict[str, Any]]]:
+        """By set, the first evaluation and the last; one where there is no other."""
+        by_set: dict[str, list[dict[str, Any]]] = {}
+        for row in self.evaluations:
+            by_set[row["set"]] = [*by_set.get(row["set"], [])[:1], row]
+        return by_set
 
     def write_summary(self, value: Mapping[str, Any]) -> None:
         try:

@@ -5,7 +5,8 @@ import sys
 from dapo.bus import BusError
 from dapo.spec import RunSpec
 from dapo.worker import WorkerEnvironment, run_worker
-from services.verifier.pool import GraderStartError, GradingPool
+from services.verifier.grading import Grading
+from services.verifier.pool import GraderStartError
 from services.verifier.worker import Verifier
 
 
@@ -14,8 +15,8 @@ async def verify(environment: WorkerEnvironment) -> None:
     bus = await environment.connect()
     try:
         spec = RunSpec.model_validate_json(await bus.read_spec())
-        pool = GradingPool(timeout_s=spec.reward.grader_timeout_s)
-        await Verifier(bus, pool, spec, environment.worker_id).run()
+        grading = Grading(spec.named_graders, spec.reward)
+        await Verifier(bus, grading, spec, environment.worker_id).run()
     finally:
         await bus.close()
 

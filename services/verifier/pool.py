@@ -6,71 +6,70 @@ The parent owns the deadline: alarms inside the process do not stop one long cal
 """
 
 import asyncio
-import importlib
 import json
 import logging
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, TypeVar
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from dapo.algo.text_statistics import TextStatistics
-from services.verifier.graders import GRADERS, Verdict, wrong
-from services.verifier.sandbox import READY
+from dapo.spec.graders import AnyGrader, CodeGrader
+from services.verifier.graders import Verdict, read_text, wrong
+from services.verifier.jobs import Job, JobQueue
+from services.verifier.process import COMMAND, START_DEADLINE_S, GradingEnded, GradingHangs, GradingProcess
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
-_BATCH = 32
-"""Jobs of one message: what saves round trips; those behind a hanging one go to another process."""
-_START_DEADLINE_S = 60.0
 START_ATTEMPTS = 3
-_GRACE_S = 0.05
-"""After a deadline, time to read what came while this process itself stood still."""
-_CHUNK_BYTES = 65536
+_CODE_SLACK_S = 5.0
+"""The sandbox of `code` ends programs at their own deadline; only where it fails to does the pool step in."""
 
 
 class GraderStartError(RuntimeError):
-    """A grading process does not come up."""
+    """A grading process does not come up, or a grader that the spec names cannot be made ready."""
 
 
 class GradingRequest(NamedTuple):
     grader: str
     text: str
     gold: str
-
-
-@dataclass(eq=False)
-class _Job(Generic[T]):
-    message: tuple[Any, ...]
-    """As the process gets it."""
-    read: Callable[[list[Any]], T]
-    """The result, from the process's reply."""
-    give_up: Callable[[str], T]
-    """The result where there is no reply, from the reason."""
-    result: "asyncio.Future[T]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    crashes: int = 0
+    prompt: str = ""
+    """What the response answers, for graders outside the pool."""
 
 
 class GradingPool:
-    """`run` must be going on while `grade` is awaited; `modules` are imported first and may add to GRADERS.
+    """`run` must be going on while `grade` is awaited; `graders` are the local ones by name.
 
     A process may use `memory_mib` MiB of address space. A crash is judged on the second one, alone in its process, so
-    that a process killed from outside costs nobody a verdict; a hang is judged at once, after `timeout_s`.
+    that a process killed from outside costs nobody a verdict; a hang is judged at once, after `timeout_s` (`code` has a
+    deadline of its own).
+
+    A grader is built once in each process, outside any job's deadline: those in `required` (name → the spec's field)
+    before the first job, others when they are first asked for. One that cannot be built ends the pool with
+    GraderStartError where it is required; elsewhere its verdicts are `unavailable`.
     """
 
     def __init__(
-        self, *, timeout_s: float, processes: int = 2, memory_mib: int = 1024, modules: Sequence[str] = ()
+        self,
+        graders: Mapping[str, AnyGrader],
+        *,
+        timeout_s: float,
+        required: Mapping[str, str] | None = None,
+        processes: int = 2,
+        memory_mib: int = 1024,
     ) -> None:
+        self._graders = graders
         self._timeout_s = timeout_s
+        self._required = required or {}
         self._processes = processes
-        self._command = [sys.executable, "-m", "services.verifier.sandbox", str(memory_mib), *modules]
-        self._queue: asyncio.Queue[_Job[Any]] = asyncio.Queue()
-        for module in modules:
-            importlib.import_module(module)
+        options = {name: grader.model_dump() for name, grader in graders.items()}
+        self._configuration = json.dumps({"memory_mib": memory_mib, "graders": options}).encode()
+        self._queue = JobQueue()
+        self._unavailable: dict[str, str] = {}
+        self._fatal_builds: Counter[str] = Counter()
 
     async def run(self) -> None:
-        """Keep the grading processes until cancelled. Raises GraderStartError where one cannot be started."""
+        """Keep the grading processes until cancelled. Raises GraderStartError."""
         async with asyncio.TaskGroup() as group:
             for _ in range(self._processes):
                 group.create_task(self._keep_process())
@@ -79,137 +78,121 @@ class GradingPool:
         """A verdict for each request, in order."""
         verdicts: list[Verdict | asyncio.Future[Verdict]] = []
         for request in requests:
-            prepared = _prepare(request)
-            if isinstance(prepared, Verdict):
-                verdicts.append(prepared)
+            options = self._graders[request.grader]
+            text = read_text(options, request.text)
+            if text is None:
+                verdicts.append(wrong("too_long"))
+            elif len(request.gold) > options.MAX_GOLD:
+                verdicts.append(wrong("bad_gold", f"{len(request.gold)} characters, {options.MAX_GOLD} may be"))
             else:
-                verdicts.append(self._submit(_Job(("grade", *prepared), lambda reply: Verdict(*reply), wrong)))
+                verdicts.append(self._queue.submit(self._grading(options, request, text)))
         return [verdict if isinstance(verdict, Verdict) else await verdict for verdict in verdicts]
 
     async def measure(self, texts: Sequence[str], reflection_patterns: Sequence[str]) -> list[TextStatistics | None]:
         """Statistics of each text, in order; None where a text took too long or too much memory."""
-        messages = [("measure", text, list(reflection_patterns)) for text in texts]
+        patterns = list(reflection_patterns)
         results = [
-            self._submit(_Job(message, lambda reply: TextStatistics(*reply), _unmeasured)) for message in messages
+            self._queue.submit(
+                Job(("measure", text, patterns), lambda reply: TextStatistics(*reply), _unmeasured, self._timeout_s)
+            )
+            for text in texts
         ]
         return [await result for result in results]
 
-    def _submit(self, job: _Job[T]) -> "asyncio.Future[T]":
-        self._queue.put_nowait(job)
-        return job.result
+    def _grading(self, options: AnyGrader, request: GradingRequest, text: str) -> Job[Verdict]:
+        message = ("grade", request.grader, text, request.gold)
+        job = Job(message, lambda reply: Verdict(*reply), wrong, self._timeout_s, request.grader)
+        if isinstance(options, CodeGrader):
+            job.timeout_s, job.alone = options.timeout_s + _CODE_SLACK_S, True
+        return job
 
     async def _keep_process(self) -> None:
         while True:
             process = await self._start()
             try:
-                healthy = True
-                while healthy:
-                    healthy = await self._grade_batch(process, await self._next_batch())
+                await self._serve(process)
+            except GradingHangs:
+                log.warning("a grading process was killed, as a job took longer than it may")
+            except GradingEnded:
+                log.warning("a grading process ended during a job")
             finally:
-                await _end(process)
+                await process.end()
 
-    async def _start(self) -> asyncio.subprocess.Process:
+    async def _start(self) -> GradingProcess:
         for _ in range(START_ATTEMPTS):
-            process = await self._try_start()
+            process = await GradingProcess.start(self._configuration)
             if process is not None:
                 return process
-        raise GraderStartError(f"`{' '.join(self._command)}` does not start: see its error above in this log")
+        raise GraderStartError(f"`{' '.join(COMMAND)}` does not start: see its error above in this log")
 
-    async def _try_start(self) -> asyncio.subprocess.Process | None:
-        pipe = asyncio.subprocess.PIPE
-        process = await asyncio.create_subprocess_exec(*self._command, stdin=pipe, stdout=pipe)
-        assert process.stdout is not None
-        ready = b""
+    async def _serve(self, process: GradingProcess) -> None:
+        """Until the process has to go: raises GradingHangs or GradingEnded. Raises GraderStartError."""
+        for name in self._required:
+            await self._build(process, name)
+        while True:
+            batch = await self._queue.next_batch()
+            try:
+                for name in {job.grader for job in batch if job.grader} - process.built:
+                    await self._build(process, name)
+            except (GradingHangs, GradingEnded):
+                self._queue.again(batch)
+                raise
+            await self._work(process, batch)
+
+    async def _build(self, process: GradingProcess, name: str) -> None:
+        if name in self._unavailable:
+            return
+        process.send([("build", name)])
         try:
-            async with asyncio.timeout(_START_DEADLINE_S):
-                ready = await process.stdout.readline()
-        except TimeoutError:
-            log.error("a grading process was not ready within %.0f s", _START_DEADLINE_S)
-        finally:
-            if ready != READY:
-                await _end(process)
-        return process if ready == READY else None
+            error = await process.reply(START_DEADLINE_S)
+        except GradingHangs:
+            self._give_up_grader(name, f"{name!r} was not ready within {START_DEADLINE_S:.0f} s")
+            raise
+        except GradingEnded:
+            self._fatal_builds[name] += 1
+            if self._fatal_builds[name] == START_ATTEMPTS:
+                self._give_up_grader(name, f"{name!r} ends the process that makes it ready: see its error above")
+            raise
+        if error is not None:
+            self._give_up_grader(name, error)
+        del self._fatal_builds[name]
+        process.built.add(name)
 
-    async def _next_batch(self) -> list[_Job[Any]]:
-        """Jobs that go into one message. One that crashed before goes alone."""
-        batch = [await self._queue.get()]
-        while batch[-1].crashes == 0 and len(batch) < _BATCH and not self._queue.empty():
-            job = self._queue.get_nowait()
-            if job.crashes:
-                self._queue.put_nowait(job)
-                break
-            batch.append(job)
-        return batch
+    def _give_up_grader(self, name: str, error: str) -> None:
+        if name in self._required:
+            raise GraderStartError(f"{self._required[name]}: {error}")
+        log.error("the grader %r, which a row of the data names, is unavailable: %s", name, error)
+        self._unavailable[name] = error
 
-    async def _grade_batch(self, process: asyncio.subprocess.Process, batch: list[_Job[Any]]) -> bool:
-        """Whether the process lives on. Jobs behind the one that ended it are queued again."""
-        assert process.stdin is not None
-        assert process.stdout is not None
-        # A pipe that is broken is found out by reading, as the end of file.
-        process.stdin.write(json.dumps([job.message for job in batch]).encode() + b"\n")
-        done, rest = 0, b""
-        while done < len(batch):
-            data = await self._read(process.stdout)
-            if not data:
-                break
-            *lines, rest = (rest + data).split(b"\n")
-            for line in lines:
-                _conclude(batch[done], batch[done].read(json.loads(line)))
-                done += 1
-        else:
-            return True
-        culprit, behind = batch[done], batch[done + 1 :]
-        if data is None:
-            _conclude(culprit, culprit.give_up("timeout"))
-        elif culprit.crashes:
-            _conclude(culprit, culprit.give_up("crash"))
-        else:
-            culprit.crashes += 1
-            behind = [culprit, *behind]
-        for job in behind:
-            self._queue.put_nowait(job)
-        return False
-
-    async def _read(self, stdout: asyncio.StreamReader) -> bytes | None:
-        """What the process wrote; empty when it has ended, None when a grading takes longer than it may."""
-        reading = asyncio.ensure_future(stdout.read(_CHUNK_BYTES))
-        try:
-            for patience_s in (self._timeout_s, _GRACE_S):
-                await asyncio.wait([reading], timeout=patience_s)
-                if reading.done():
-                    return reading.result()
-            return None
-        finally:
-            reading.cancel()
+    async def _work(self, process: GradingProcess, batch: Sequence[Job[Any]]) -> None:
+        """Conclude the jobs; those behind one that ends the process are queued again, and the end is raised."""
+        left: deque[Job[Any]] = deque()
+        for job in batch:
+            if job.grader in self._unavailable:
+                job.conclude(job.give_up("unavailable", self._unavailable[job.grader]))
+            else:
+                left.append(job)
+        process.send([job.message for job in left])
+        while left:
+            try:
+                reply = await process.reply(left[0].timeout_s)
+            except (GradingHangs, GradingEnded) as end:
+                _judge(left, end)
+                self._queue.again(left)
+                raise
+            job = left.popleft()
+            job.conclude(job.read(reply))
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """Kill the process; returns, or is cancelled, only once it is gone."""
-    if process.returncode is None:
-        process.kill()
-    gone = asyncio.ensure_future(process.wait())
-    try:
-        await asyncio.shield(gone)
-    except asyncio.CancelledError:
-        await gone
-        raise
+def _judge(left: deque[Job[Any]], end: Exception) -> None:
+    """Conclude the first job, with which the process ended, unless it gets a second try."""
+    culprit = left[0]
+    if isinstance(end, GradingEnded) and not culprit.crashes:
+        culprit.crashes += 1
+        return
+    culprit.conclude(culprit.give_up("crash" if isinstance(end, GradingEnded) else "timeout", ""))
+    left.popleft()
 
 
-def _conclude(job: _Job[T], result: T) -> None:
-    if not job.result.done():  # its caller may have been cancelled
-        job.result.set_result(result)
-
-
-def _unmeasured(reason: str) -> None:
+def _unmeasured(reason: str, detail: str) -> None:
     log.warning("a response was not measured (%s): look at metrics.reflection_patterns", reason)
-
-
-def _prepare(request: GradingRequest) -> GradingRequest | Verdict:
-    """The request as the process gets it, or the verdict where none needs grading."""
-    grader = GRADERS.get(request.grader)
-    if grader is None:
-        return wrong("unknown_grader", request.grader)
-    text = request.text[-grader.max_characters :] if grader.reads_tail else request.text
-    if max(len(text), len(request.gold)) > grader.max_characters:
-        return wrong("too_long")
-    return request._replace(text=text)

@@ -1,26 +1,27 @@
-"""A grading process: `python -m services.verifier.sandbox MEMORY_MIB [MODULE …]`. Its parent is `pool.GradingPool`.
+"""A grading process: `python -m services.verifier.sandbox`. Its parent is `pool.GradingPool`.
 
-Lines of JSON over stdin and stdout: in comes a list of jobs, out goes, as each is done, one line, so the parent knows
-which one is being worked on.
+Lines of JSON over stdin and stdout. First comes {"memory_mib": …, "graders": {name: options}}; then lists of jobs come
+in, and out goes, as each is done, one line, so the parent knows which one is being worked on.
 
-    ["grade", grader, text, gold]    → [correct, score, reason, extracted]
+    ["build", grader]                → null, or why the grader cannot be had
+    ["grade", grader, text, gold]    → [correct, score, reason, extracted, parts]
     ["measure", text, patterns]      → [fingerprint, repetition, reflection]
 
-A grader that raises ends the process: the parent takes that for a crash of the very grading.
+A grader is built before it grades. One that raises ends the process: the parent takes that for a crash of that grading.
 """
 
-import importlib
 import json
 import os
 import resource
 import signal
-import sys
-from collections.abc import Callable, Sequence
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+from pydantic import TypeAdapter
 
 from dapo.algo.text_statistics import TextStatistics, measure_text
 from dapo.process import die_with_parent
-from services.verifier.graders import GRADERS, MAX_EXTRACTED, Verdict
+from dapo.spec.graders import AnyGrader, GraderSpec
+from services.verifier.graders import MAX_EXTRACTED, Grade, Unbuildable, Verdict, build
 
 READY = b"ready\n"
 
@@ -36,37 +37,59 @@ def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
 
 
 def _limit(memory_mib: int) -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (memory_mib << 20, memory_mib << 20))
+    # The hard limit stays, as programs that `code` runs have a limit of their own.
+    resource.setrlimit(resource.RLIMIT_AS, (memory_mib << 20, resource.getrlimit(resource.RLIMIT_AS)[1]))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def serve(requests: BinaryIO, replies: BinaryIO) -> None:
+class _Workshop:
+    """Does the jobs."""
+
+    def __init__(self, graders: dict[str, AnyGrader]) -> None:
+        self._options = graders
+        self._built: dict[str, Grade] = {}
+
+    def work(self, kind: str, *arguments: Any) -> str | Verdict | TextStatistics | None:
+        match kind:
+            case "build":
+                return self._build(*arguments)
+            case "measure":
+                return measure_text(*arguments)
+            case _:
+                return self._grade(*arguments)
+
+    def _build(self, name: str) -> str | None:
+        try:
+            self._built[name] = build(self._options[name])
+        except Unbuildable as error:
+            return str(error)
+        except ImportError as error:
+            return f"the library that `{self._options[name].type}` needs is missing: {error}. Install it"
+        return None
+
+    def _grade(self, name: str, text: str, gold: str) -> Verdict:
+        verdict = self._built[name](text, gold)
+        return verdict._replace(extracted=verdict.extracted[:MAX_EXTRACTED])
+
+
+def serve(workshop: _Workshop, requests: BinaryIO, replies: BinaryIO) -> None:
     """Work until the parent closes its end."""
     replies.write(READY)
     while line := requests.readline():
-        for kind, *arguments in json.loads(line):
-            replies.write(json.dumps(_WORK[kind](*arguments)).encode() + b"\n")
+        for job in json.loads(line):
+            replies.write(json.dumps(workshop.work(*job)).encode() + b"\n")
 
 
-def _grade(grader: str, text: str, gold: str) -> Verdict:
-    verdict = GRADERS[grader].grade(text, gold)
-    return verdict._replace(extracted=verdict.extracted[:MAX_EXTRACTED])
-
-
-_WORK: dict[str, Callable[..., Verdict | TextStatistics]] = {"grade": _grade, "measure": measure_text}
-
-
-def main(arguments: Sequence[str]) -> None:
+def main() -> None:
     die_with_parent(signal.SIGKILL)
     # Ctrl-C reaches the whole foreground group; only the parent decides when grading ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    memory_mib, *modules = arguments
-    pipes = _take_pipes()
-    for module in modules:
-        importlib.import_module(module)
-    _limit(int(memory_mib))
-    serve(*pipes)
+    requests, replies = _take_pipes()
+    configuration = json.loads(requests.readline())
+    graders = TypeAdapter(dict[str, GraderSpec]).validate_python(configuration["graders"])
+    _limit(configuration["memory_mib"])
+    serve(_Workshop(graders), requests, replies)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -6,6 +6,7 @@ this process dies, for nothing is acknowledged before its effect.
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -13,10 +14,13 @@ from dapo.algo.batches import is_truncated
 from dapo.algo.shaping import shaped_reward
 from dapo.algo.text_statistics import TextStatistics
 from dapo.bus import Bus, BusFull, BusUnavailable, Delivery, GroupState, UnknownGroup
+from dapo.contracts.prompts import prompt_text
 from dapo.spec import RunSpec
 from dapo.v1 import messages_pb2 as pb
+from services.verifier.alarm import FailureAlarm
 from services.verifier.graders import Verdict, wrong
-from services.verifier.pool import GradingPool, GradingRequest
+from services.verifier.grading import Grading
+from services.verifier.pool import GradingRequest
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -26,6 +30,8 @@ STREAM = "completions"
 _BATCH = 256
 _CONCURRENT_BATCHES = 4
 """So that a hanging grading holds up its own batch alone."""
+_BATCHES_OUTSIDE = 32
+"""Those that wait for services; what is graded here goes on beside them."""
 _BLOCK_S = 2.0
 _HEARTBEAT_S = 2.5
 _HEARTBEAT_TTL_S = 10.0
@@ -48,17 +54,19 @@ class _Gradable(NamedTuple):
 class Verifier:
     """One verifier of a run. Any number may work beside each other."""
 
-    def __init__(self, bus: Bus, pool: GradingPool, spec: RunSpec, worker_id: str) -> None:
+    def __init__(self, bus: Bus, grading: Grading, spec: RunSpec, worker_id: str) -> None:
         self._bus = bus
-        self._pool = pool
+        self._grading = grading
         self._spec = spec
         self._worker_id = worker_id
         self._room = asyncio.Semaphore(_CONCURRENT_BATCHES)
+        self._room_outside = asyncio.Semaphore(_BATCHES_OUTSIDE)
+        self._alarm = FailureAlarm(time.monotonic)
 
     async def run(self) -> None:
         """Until cancelled. What was not yet acknowledged then is left for another verifier to claim."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._pool.run())
+            group.create_task(self._grading.run())
             group.create_task(self._every(_HEARTBEAT_S, self._beat))
             group.create_task(self._every(_CLAIM_S, lambda: self._take(group, self._claim)))
             while True:
@@ -88,13 +96,25 @@ class Verifier:
             if not deliveries:
                 self._room.release()
         if deliveries:
-            group.create_task(self._handle_in_room(deliveries))
+            group.create_task(self._handle_in_room(group, deliveries))
 
-    async def _handle_in_room(self, deliveries: Sequence[Delivery]) -> None:
+    async def _handle_in_room(self, group: asyncio.TaskGroup, deliveries: Sequence[Delivery]) -> None:
+        """Those that wait for a service leave this room, so that a slow one does not keep what is graded here out."""
         try:
-            await self._persist(lambda: self.handle(deliveries))
+            gradable = await self._persist(lambda: self._read(deliveries))
+            await self._conclude([one for one in gradable if self._grading.is_local(one.request.grader)])
+            outside = [one for one in gradable if not self._grading.is_local(one.request.grader)]
+            if outside:
+                await self._room_outside.acquire()
+                group.create_task(self._conclude_outside(outside))
         finally:
             self._room.release()
+
+    async def _conclude_outside(self, gradable: Sequence[_Gradable]) -> None:
+        try:
+            await self._conclude(gradable)
+        finally:
+            self._room_outside.release()
 
     async def _persist(self, action: Callable[[], Awaitable[T]]) -> T:
         """Do it again while the bus is out of reach or full: every action here may be repeated."""
@@ -105,8 +125,8 @@ class Verifier:
                 log.warning("waiting for the bus: %s", error)
                 await asyncio.sleep(_RETRY_S)
 
-    async def handle(self, deliveries: Sequence[Delivery]) -> None:
-        """Grade the completions of `deliveries`. May be repeated after any failure."""
+    async def _read(self, deliveries: Sequence[Delivery]) -> list[_Gradable]:
+        """What of `deliveries` can be graded; all else is finished here."""
         items = []
         for delivery in deliveries:
             item = _Item(delivery, pb.Completion.FromString(delivery.data))
@@ -114,17 +134,38 @@ class Verifier:
                 await self._fail(item, "too_many_attempts", f"delivered {delivery.attempt} times without an effect")
             else:
                 items.append(item)
-        gradable = await self._fetch(items)
+        return await self._fetch(items)
+
+    async def _conclude(self, gradable: Sequence[_Gradable]) -> None:
+        """Grade once, and write for as long as it takes."""
         verdicts, statistics = await asyncio.gather(
-            self._pool.grade([one.request for one in gradable]),
-            self._pool.measure([one.request.text for one in gradable], self._spec.metrics.reflection_patterns),
+            self._grading.grade([one.request for one in gradable]),
+            self._grading.pool.measure([one.request.text for one in gradable], self._spec.metrics.reflection_patterns),
         )
-        await self._bus.write_grades(
-            [
-                (one.item.delivery, self._grade(one.item.completion, verdict, measured))
-                for one, verdict, measured in zip(gradable, verdicts, statistics, strict=True)
-            ]
+        await self._persist(lambda: self._write(gradable, verdicts, statistics))
+        alert = self._alarm.observe(
+            (one.request.grader, verdict) for one, verdict in zip(gradable, verdicts, strict=True)
         )
+        if alert:
+            message = f"{self._worker_id}: {alert}"
+            log.warning("%s", message)
+            event = {"worker_id": self._worker_id, "message": message}
+            await self._persist(lambda: self._bus.emit_event("alert", event))
+
+    async def _write(
+        self,
+        gradable: Sequence[_Gradable],
+        verdicts: Sequence[Verdict],
+        statistics: Sequence[TextStatistics | None],
+    ) -> None:
+        """May be repeated after any failure."""
+        grades = []
+        for one, verdict, measured in zip(gradable, verdicts, statistics, strict=True):
+            if verdict.failed and self._spec.reward.grader_failure == "fail_group":
+                await self._fail(one.item, "grader_failed", f"{one.request.grader}: {verdict.reason}")
+            else:
+                grades.append((one.item.delivery, self._grade(one.item.completion, verdict, measured)))
+        await self._bus.write_grades(grades)
 
     async def _fetch(self, items: Sequence[_Item]) -> list[_Gradable]:
         """Items with text and task. Those without are finished here."""
@@ -141,7 +182,9 @@ class Verifier:
             elif text is None:
                 await self._without_text(item)
             else:
-                request = GradingRequest(task.grader, text.decode(errors="replace"), task.gold)
+                request = GradingRequest(
+                    task.grader, text.decode(errors="replace"), task.gold, prompt_text(task.prompt)
+                )
                 gradable.append(_Gradable(item, request))
         return gradable
 
@@ -182,9 +225,8 @@ class Verifier:
         )
 
     def _grade(self, completion: pb.Completion, verdict: Verdict, measured: TextStatistics | None) -> pb.Grade:
-        shaped = shaped_reward(
-            verdict.correct, completion.response_tokens, self._spec, truncated=is_truncated(completion)
-        )
+        score = verdict.score if self._spec.reward.base == "score" else float(verdict.correct)
+        shaped = shaped_reward(score, completion.response_tokens, self._spec, truncated=is_truncated(completion))
         return pb.Grade(
             completion=completion,
             correct=verdict.correct,
@@ -193,5 +235,6 @@ class Verifier:
             reward=shaped.reward,
             reason=verdict.reason,
             extracted=verdict.extracted,
+            parts=verdict.parts,
             **(measured._asdict() if measured else {}),
         )

@@ -273,11 +273,31 @@ def test_requests_that_make_no_sense_are_refused_with_words(valkey: EmbeddedValk
         assert await stream_length(bus, "completions") == 1
         with pytest.raises(LedgerError, match="g0000000000 is issued and cannot become kept"):
             await bus.settle_group(None, group_id(0), "kept", "", epoch)
-        with pytest.raises(ValueError, match="'trained'; use filtered, kept, stale, surplus"):
+        with pytest.raises(ValueError, match="'trained'; use evaluated, filtered, kept, stale, surplus"):
             await bus.settle_group(None, group_id(0), "trained", "", epoch)
         with pytest.raises(UnknownGroup, match="g0000000007"):
             await bus.read_group(group_id(7))
         with pytest.raises(ValueError, match="group_size is 0"):
             await bus.issue_groups([pb.PromptTask(group_id=group_id(8))], epoch)
+
+    drive(valkey.url, scenario)
+
+
+def test_an_evaluation_outlives_the_drain_of_the_training_and_leaves_no_payload(valkey: EmbeddedValkey) -> None:
+    async def scenario(bus: Bus) -> None:
+        epoch = await issue(bus, 2)
+        task = make_task(0)
+        task.group_id, task.evaluation = "e0000000000", "exam"
+        await bus.issue_groups([task], epoch)
+        assert await bus.close_open_groups("run complete", epoch) == 2
+        assert await bus.open_groups() == [task.group_id]
+        await generate(bus, await bus.consume("prompts", "generator-0", count=10, block_s=0))
+        await score(bus)
+        (scored,) = await bus.consume("scored", "orchestrator-0", count=10, block_s=0)
+        assert await bus.settle_group(scored, task.group_id, "evaluated", "", epoch) is Outcome.WRITTEN
+        assert await stored_payloads(bus) == set()
+        counts = await bus.ledger_counts()
+        assert (counts["evaluated"], counts["surplus"], sum(counts.values())) == (1, 2, 3)
+        assert await bus.open_groups() == []
 
     drive(valkey.url, scenario)

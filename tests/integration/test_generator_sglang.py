@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import Qwen2ForCausalLM
 
-from dapo.bus import Bus
+from dapo.bus import Bus, Delivery
 from dapo.bus.embedded import EmbeddedValkey
 from dapo.contracts.arrays import decode_ids, decode_logprobs
 from dapo.spec import RunSpec
@@ -16,7 +16,7 @@ from dapo.v1 import messages_pb2 as pb
 from services.generator.engine import Engine, EngineError, Response, SamplingParams
 from services.generator.server import SglangServer
 from services.generator.worker import Generator, request_id
-from tests.integration.generator_kit import Learner, make_spec, make_task, running, until
+from tests.integration.generator_kit import WAIT_S, Learner, make_spec, make_task, running, until
 from tests.models import ALPHABET, EOS, VOCABULARY, greedy, save_model, tiny_qwen2, token_logprobs
 from tests.weights import WeightSender
 
@@ -190,6 +190,26 @@ def test_a_group_is_written_with_payloads_texts_and_versions(shared: Run, models
         ]
         reference = token_logprobs(models[1][1], encode("abc>"), ids)
         assert torch.allclose(torch.tensor(logprobs), reference, atol=LOGPROB_TOLERANCE, rtol=0)
+
+
+def test_a_prompt_of_an_evaluation_is_sampled_in_its_own_way(shared: Run, models) -> None:
+    """A nucleus of nothing but the likeliest token gives the greedy response, cut where the evaluation cuts it."""
+
+    async def written() -> list[pb.CompletionPayload]:
+        epoch = await shared.bus.acquire_epoch("orchestrator")
+        task = make_task(2, "abcdef>")
+        task.group_id, task.evaluation = "e0000000002", "exam"
+        task.sampling.CopyFrom(pb.Sampling(temperature=1.0, top_p=1e-6, max_response_tokens=5))
+        await shared.bus.issue_groups([task], epoch)
+        entries: list[Delivery] = []
+        async with asyncio.timeout(WAIT_S):
+            while len(entries) < task.group_size:
+                entries += await shared.bus.consume("completions", "verifier-0", count=10, block_s=1.0)
+        keys = [pb.Completion.FromString(entry.data).payload_key for entry in entries]
+        return [pb.CompletionPayload.FromString(data or b"") for data in await shared.bus.get_payloads(keys)]
+
+    expected = greedy(models[1][1], encode("abcdef>"), 5)
+    assert [list(decode_ids(payload.response_ids)) for payload in shared.run(written())] == [expected] * 4
 
 
 def test_spans_tell_which_weights_sampled_each_token_across_an_update(shared: Run, models) -> None:

@@ -1,5 +1,6 @@
 """One gradient, however it is computed: ZeRO stage, ranks, micro-batches; against plain PyTorch."""
 
+import json
 import math
 import sys
 from pathlib import Path
@@ -183,4 +184,8 @@ def test_resume_is_exact_and_the_export_is_the_model(tmp_path: Path, model_dir: 
     assert latest is not None
     next(latest[0].joinpath("shards").iterdir()).write_bytes(b"cut short")
     with pytest.raises(CheckpointError, match="bytes, the manifest says"):
+        read_latest(tmp_path)
+    manifest = latest[0] / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"learning_rate": 1e-6}))
+    with pytest.raises(CheckpointError, match="written by another release of dapo"):
         read_latest(tmp_path)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -15,12 +16,15 @@ from dapo.algo.text_statistics import measure_text
 from dapo.bus import Bus, Delivery
 from dapo.bus.embedded import EmbeddedValkey
 from dapo.spec import RunSpec
+from dapo.spec.graders import PythonGrader
 from dapo.v1 import messages_pb2 as pb
-from services.verifier.pool import GradingPool
+from services.verifier.grading import Grading
 from services.verifier.worker import Verifier
 from tests.integration.bus_support import RUN, drive, stored_payloads, stream_length
+from tests.integration.code_support import descendants
+from tests.integration.http_service import Answer, Service, serving
 
-MODULES = ["tests.integration.verifier_graders"]
+MISBEHAVING = PythonGrader(function="tests.integration.verifier_graders:misbehave", max_characters=1_000_000)
 WAIT_S = 60.0
 POLL_S = 0.05
 
@@ -74,8 +78,8 @@ async def write_group(
 @asynccontextmanager
 async def verifying(bus: Bus, spec: RunSpec, worker_id: str = "verifier-0") -> AsyncIterator[None]:
     """A verifier at work in this process, its grading in processes of its own."""
-    pool = GradingPool(timeout_s=spec.reward.grader_timeout_s, modules=MODULES)
-    task = asyncio.create_task(Verifier(bus, pool, spec, worker_id).run())
+    grading = Grading({**spec.named_graders, "misbehaving": MISBEHAVING}, spec.reward)
+    task = asyncio.create_task(Verifier(bus, grading, spec, worker_id).run())
     try:
         yield
     finally:
@@ -248,6 +252,122 @@ def test_an_unknown_grader_is_a_typed_verdict(valkey: EmbeddedValkey) -> None:
     drive(valkey.url, scenario)
 
 
+async def alerts(bus: Bus) -> list[str]:
+    return [data["message"] for _, kind, data in await bus.read_events("0", block_s=0) if kind == "alert"]
+
+
+def test_a_failed_grading_may_fail_its_group(valkey: EmbeddedValkey) -> None:
+    async def scenario(bus: Bus) -> None:
+        failing = await write_group(bus, 0, [b"good", b"exit", b"good", b"bad"], grader="misbehaving")
+        healthy = await write_group(bus, 1, [b"good", b"bad"], grader="misbehaving")
+        async with verifying(bus, make_spec(grader_failure="fail_group")):
+            deliveries = await scored(bus, 2)
+            await until(lambda: nothing_waits(bus))
+        record = await bus.read_group(failing)
+        assert (record.state, record.reason) == ("failed", "grader_failed")
+        assert (await bus.read_group(healthy)).state == "scored"
+        (letter,) = await bus.read_dead_letters()
+        assert (letter["reason"], letter["detail"]) == ("grader_failed", "response 1: misbehaving: crash")
+        await settle_all(bus, [one for one in deliveries if one.data.decode() == healthy])
+
+    drive(valkey.url, scenario)
+
+
+async def nothing_waits(bus: Bus) -> bool:
+    return not await stream_length(bus, "completions")
+
+
+def test_gradings_that_fail_raise_one_alert(valkey: EmbeddedValkey) -> None:
+    async def scenario(bus: Bus) -> None:
+        for number in range(4):
+            await write_group(bus, number, [b"good"] * 8)
+        async with verifying(bus, make_spec()):
+            await scored(bus, 4)
+            assert await alerts(bus) == []
+            for number in range(4, 12):
+                await write_group(bus, number, [b"good"] * 8, grader="oracle")
+            await scored(bus, 8)
+        (message,) = await alerts(bus)
+        assert message.startswith("verifier-0: ")
+        assert "oracle unknown_grader" in message
+
+    drive(valkey.url, scenario)
+
+
+def test_what_waits_for_a_service_holds_up_nothing_else(valkey: EmbeddedValkey) -> None:
+    def answer(number: int, body: Any) -> Answer:
+        return Answer({"scores": [1.0] * len(body["items"])}, delay_s=3.0)
+
+    async def scenario(bus: Bus) -> None:
+        with serving(answer) as service:
+            spec = make_spec(graders={"slow": {"type": "remote", "url": service.url}})
+            async with verifying(bus, spec):
+                slow = [await write_group(bus, number, [b"good"] * 4, grader="slow") for number in range(12)]
+                await until(lambda: asked(service))
+                began = time.monotonic()
+                quick = [await write_group(bus, number, [b"good"] * 4) for number in range(12, 24)]
+                first = await scored(bus, 12)
+                assert time.monotonic() - began < 2.5
+                assert sorted(one.data.decode() for one in first) == quick
+                assert sorted(one.data.decode() for one in await scored(bus, 12)) == slow
+            assert service.calls[0]["items"][0]["prompt"] == ""
+
+    async def asked(service: Service) -> bool:
+        return bool(service.calls)
+
+    drive(valkey.url, scenario)
+
+
+def test_a_grader_that_the_spec_names_in_vain_ends_the_service(valkey: EmbeddedValkey) -> None:
+    async def scenario(bus: Bus) -> None:
+        graders = {"mine": {"type": "python", "function": "no_such_package.module:grade"}}
+        await bus.create_run(make_spec(graders=graders).model_dump_json(), ".", "now")
+        service = start_service(valkey.url, "verifier-0")
+        _, error = await asyncio.to_thread(service.communicate, timeout=60)
+        assert service.returncode == 1
+        last = error.decode().strip().splitlines()[-1]
+        assert "reward.graders.mine.function: 'no_such_package.module:grade' cannot be imported" in last
+        assert "PYTHONPATH" in last
+
+    drive(valkey.url, scenario)
+
+
+def test_a_verifier_killed_while_programs_run_loses_nothing(valkey: EmbeddedValkey) -> None:
+    gold = '{"tests": [{"input": "1", "output": "1"}, {"input": "2", "output": "2"}]}'
+    right, wrong = b"import time\ntime.sleep(0.05)\nprint(input())", b"while True: pass"
+
+    async def scenario(bus: Bus) -> None:
+        graders = {"code": {"type": "code", "timeout_s": 1.0}}
+        await bus.create_run(make_spec(graders=graders).model_dump_json(), ".", "now")
+        groups = [
+            await write_group(bus, number, [right, wrong, right, right], grader="code", gold=gold)
+            for number in range(12)
+        ]
+        first = start_service(valkey.url, "verifier-0")
+        second = None
+        try:
+            await until(lambda: running_programs(first.pid))
+            first.kill()
+            first.wait()
+            second = start_service(valkey.url, "verifier-1")
+            await until(lambda: at_least_scored(bus, 12))
+        finally:
+            for service in (first, second):
+                if service is not None:
+                    service.terminate()
+                    await asyncio.to_thread(service.wait, 30)
+        entries = await bus.consume("scored", "orchestrator-0", count=1000, block_s=0)
+        assert sorted(one.data.decode() for one in entries) == groups
+        for record in await bus.read_groups(groups):
+            assert [grade.correct for grade in record.grades] == [True, False, True, True]
+            assert "took too long" in record.grades[1].extracted
+
+    async def running_programs(pid: int) -> bool:
+        return sum("services.verifier.code.template" in one for one in descendants(pid).values()) > 2
+
+    drive(valkey.url, scenario)
+
+
 def test_a_missing_text_fails_its_group_with_a_reason(valkey: EmbeddedValkey) -> None:
     async def scenario(bus: Bus) -> None:
         group_id = await write_group(bus, 0, [b"good", None, b"good", None])
@@ -272,12 +392,9 @@ def test_completions_of_a_closed_group_leave_without_a_trace(valkey: EmbeddedVal
         await bus.close_open_groups("drain", await bus.acquire_epoch("orchestrator"))
         await write_group(bus, 1, [b"good", b"bad"])
 
-        async def nothing_waits() -> bool:
-            return not await stream_length(bus, "completions")
-
         async with verifying(bus, make_spec()):
             await scored(bus, 1)
-            await until(nothing_waits)
+            await until(lambda: nothing_waits(bus))
         assert (await bus.read_group(group_id)).state == "surplus"
         assert await bus.read_dead_letters() == []
 

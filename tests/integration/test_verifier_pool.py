@@ -9,10 +9,17 @@ from pathlib import Path
 import pytest
 
 from dapo.algo.text_statistics import measure_text
+from dapo.spec.graders import ExactGrader, MathDapoGrader, PythonGrader
 from services.verifier.graders import Verdict
 from services.verifier.pool import START_ATTEMPTS, GraderStartError, GradingPool, GradingRequest
 
-MODULES = ["tests.integration.verifier_graders"]
+GRADERS = {
+    "exact": ExactGrader(),
+    "math_dapo": MathDapoGrader(),
+    "number": PythonGrader(function="tests.integration.verifier_graders:as_number"),
+    "slow_start": PythonGrader(function="tests.integration.slow_grader:grade"),
+    "misbehaving": PythonGrader(function="tests.integration.verifier_graders:misbehave", max_characters=1_000_000),
+}
 TIMEOUT_S = 1.0
 
 
@@ -20,7 +27,7 @@ def with_pool(
     use: Callable[[GradingPool], Awaitable[None]], *, processes: int = 2, timeout_s: float = TIMEOUT_S
 ) -> None:
     async def main() -> None:
-        pool = GradingPool(timeout_s=timeout_s, processes=processes, modules=MODULES)
+        pool = GradingPool(GRADERS, timeout_s=timeout_s, processes=processes)
         running = asyncio.create_task(pool.run())
         using = asyncio.create_task(use(pool))
         await asyncio.wait([running, using], return_when=asyncio.FIRST_COMPLETED)
@@ -125,17 +132,78 @@ def test_a_process_killed_from_outside_costs_no_verdict() -> None:
 def test_what_needs_no_grading_gets_a_typed_verdict() -> None:
     async def use(pool: GradingPool) -> None:
         requests = [
-            GradingRequest("no such grader", "good", "good"),
             GradingRequest("exact", "x" * 100_001, "x"),
             GradingRequest("exact", "x", "x" * 100_001),
             GradingRequest("math_dapo", "\n" * 5_000_000 + "Answer: 3", "3"),
         ]
         verdicts = await pool.grade(requests)
-        assert [verdict.reason for verdict in verdicts] == ["unknown_grader", "too_long", "too_long", "equal"]
-        assert verdicts[0].extracted == "no such grader"
+        assert [verdict.reason for verdict in verdicts] == ["too_long", "bad_gold", "equal"]
         assert await pool.grade([]) == []
 
     with_pool(use, processes=1)
+
+
+def test_a_grader_that_cannot_be_built_is_unavailable_and_costs_no_other_a_verdict(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    graders = {
+        "absent": PythonGrader(function="no_such_module:grade"),
+        "empty": PythonGrader(function="tests.integration.verifier_graders:nothing"),
+        "fatal": PythonGrader(function="tests.integration.fatal_grader:grade"),
+        **GRADERS,
+    }
+
+    async def main() -> None:
+        pool = GradingPool(graders, timeout_s=TIMEOUT_S, processes=2)
+        running = asyncio.create_task(pool.run())
+        names = ["absent", "misbehaving", "empty", "fatal", "misbehaving"] * 20
+        verdicts = await pool.grade([GradingRequest(name, "good", "good") for name in names])
+        reasons = ["unavailable", "equal", "unavailable", "unavailable", "equal"] * 20
+        assert [verdict.reason for verdict in verdicts] == reasons
+        assert "'no_such_module:grade' cannot be imported" in verdicts[0].extracted
+        assert "has no attribute 'nothing'" in verdicts[2].extracted
+        assert "ends the process that makes it ready" in verdicts[3].extracted
+        assert not running.done()
+        running.cancel()
+        await asyncio.wait([running])
+
+    asyncio.run(main())
+    assert caplog.text.count("is unavailable") == 3
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [("no_such_module:grade", "cannot be imported"), ("tests.integration.fatal_grader:grade", "ends")],
+)
+def test_a_required_grader_that_cannot_be_built_ends_the_pool(function: str, told: str) -> None:
+    async def main() -> None:
+        graders = {"mine": PythonGrader(function=function)}
+        pool = GradingPool(graders, timeout_s=TIMEOUT_S, required={"mine": "reward.graders.mine.function"}, processes=2)
+        with pytest.raises(ExceptionGroup) as caught:
+            async with asyncio.timeout(60):
+                await pool.run()
+        assert caught.group_contains(GraderStartError, match=rf"reward\.graders\.mine\.function: .*{told}")
+
+    asyncio.run(main())
+
+
+def test_building_a_slow_grader_is_not_held_against_a_response() -> None:
+    async def use(pool: GradingPool) -> None:
+        assert (await pool.grade([GradingRequest("slow_start", "good", "good")]))[0].reason == "equal"
+
+    with_pool(use, timeout_s=0.3)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [("0.4", "below_threshold"), ("1", "passed"), ("2", "bad_reply"), ("nan", "bad_reply")]
+)
+def test_a_function_of_the_users_gives_a_score(text: str, reason: str) -> None:
+    async def use(pool: GradingPool) -> None:
+        (verdict,) = await pool.grade([GradingRequest("number", text, "")])
+        assert verdict.reason == reason
+        assert verdict.failed == (reason == "bad_reply")
+
+    with_pool(use)
 
 
 def test_texts_are_measured_beside_the_grading() -> None:
@@ -164,9 +232,9 @@ def test_a_pattern_that_takes_forever_costs_the_measure_of_its_text_alone(caplog
 
 def test_a_process_that_cannot_start_is_an_error_that_names_its_command() -> None:
     async def main() -> None:
-        pool = GradingPool(timeout_s=TIMEOUT_S, processes=1, memory_mib=2**50)
+        pool = GradingPool(GRADERS, timeout_s=TIMEOUT_S, processes=1, memory_mib=2**50)
         with pytest.raises(ExceptionGroup) as caught:
             await pool.run()
-        assert caught.group_contains(GraderStartError, match=f"sandbox {2**50}")
+        assert caught.group_contains(GraderStartError, match=r"services\.verifier\.sandbox` does not start")
 
     asyncio.run(main())

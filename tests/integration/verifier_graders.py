@@ -4,10 +4,11 @@ import os
 import sys
 import time
 
-from services.verifier.graders import GRADERS, Grader, Verdict, grade_exact
+from services.verifier.graders import Verdict
+from services.verifier.graders.texts import grade_exact
 
 
-def _misbehave(text: str, gold: str) -> Verdict:
+def misbehave(text: str, gold: str) -> Verdict:
     match text:
         case "hang":
             while True:
@@ -28,4 +29,5 @@ def _misbehave(text: str, gold: str) -> Verdict:
             return grade_exact(text, gold)
 
 
-GRADERS["misbehaving"] = Grader(_misbehave, 1_000_000)
+def as_number(text: str, gold: str) -> float:
+    return float(text)

@@ -1,13 +1,14 @@
 """Dynamic sampling, the keep rate and the data frontier."""
 
 import random
+from collections import Counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dapo.algo.dynamic_sampling import LOWEST_UPPER_BOUND, KeepRate, is_informative
-from dapo.algo.frontier import Frontier, FrontierState
+from dapo.algo.frontier import Frontier, FrontierState, Part
 from dapo.algo.shaping import shaped_reward
 from tests.unit.test_algo_advantages import make_spec
 
@@ -98,7 +99,7 @@ def test_keep_rate_refuses_a_confidence_that_bounds_nothing(confidence: float) -
 
 @given(st.integers(1, 60), st.integers(0, 2**31), st.booleans())
 def test_frontier_gives_every_row_once_an_epoch(rows: int, seed: int, shuffle: bool) -> None:
-    frontier = Frontier(rows, seed=seed, shuffle=shuffle)
+    frontier = Frontier([Part(rows)], seed=seed, shuffle=shuffle)
     for epoch in range(3):
         items = [frontier.next() for _ in range(rows)]
         assert [(item.epoch, item.cursor) for item in items] == [(epoch, cursor) for cursor in range(rows)]
@@ -107,19 +108,51 @@ def test_frontier_gives_every_row_once_an_epoch(rows: int, seed: int, shuffle: b
             assert [item.row for item in items] == list(range(rows))
 
 
-@given(st.integers(1, 30), st.integers(0, 99), st.sets(st.integers(0, 80)))
-def test_frontier_goes_on_from_any_state(rows: int, seed: int, restored_at: set[int]) -> None:
-    straight = Frontier(rows, seed=seed, shuffle=True)
-    restarted = Frontier(rows, seed=seed, shuffle=True)
+parts = st.lists(st.builds(Part, st.integers(1, 12), st.floats(0.05, 4)), min_size=1, max_size=4)
+
+
+@given(parts, st.integers(0, 2**31), st.booleans(), st.integers(1, 6))
+def test_an_epoch_holds_the_promised_number_of_each_part(
+    parts: list[Part], seed: int, shuffle: bool, epochs: int
+) -> None:
+    frontier = Frontier(parts, seed=seed, shuffle=shuffle)
+    in_all: Counter[int] = Counter()
+    for epoch in range(epochs):
+        items = [frontier.next() for _ in range(len(frontier))]
+        assert {item.epoch for item in items} == {epoch}
+        in_epoch = Counter(item.row for item in items)
+        in_all += in_epoch
+        first = 0
+        for part in parts:
+            rows = range(first, first + part.rows)
+            assert abs(part.share - part.rows * part.weight) <= 0.5 or part.share == 1
+            assert sum(in_epoch[row] for row in rows) == part.share
+            for counts, items_of_part in ((in_epoch, part.share), (in_all, (epoch + 1) * part.share)):
+                fewest = items_of_part // part.rows
+                assert {counts[row] for row in rows} <= {fewest, fewest + bool(items_of_part % part.rows)}
+            first += part.rows
+        assert set(in_epoch) <= set(range(first))
+
+
+@given(parts, st.integers(0, 99), st.sets(st.integers(0, 80)))
+def test_frontier_goes_on_from_any_state(parts: list[Part], seed: int, restored_at: set[int]) -> None:
+    straight = Frontier(parts, seed=seed, shuffle=True)
+    restarted = Frontier(parts, seed=seed, shuffle=True)
     for position in range(80):
         if position in restored_at:
-            restarted = Frontier(rows, seed=seed, shuffle=True, state=restarted.state())
+            restarted = Frontier(parts, seed=seed, shuffle=True, state=restarted.state())
         assert straight.next() == restarted.next()
+
+
+def test_without_shuffling_parts_follow_each_other_and_halves_take_turns() -> None:
+    frontier = Frontier([Part(4, 0.5), Part(2, 2)], seed=0, shuffle=False)
+    epochs = [[frontier.next().row for _ in range(len(frontier))] for _ in range(3)]
+    assert epochs == [[0, 1, 4, 5, 4, 5], [2, 3, 4, 5, 4, 5], [0, 1, 4, 5, 4, 5]]
 
 
 def test_frontier_order_depends_on_seed_and_epoch_and_is_fixed_for_good() -> None:
     def order(seed: int, epoch: int) -> list[int]:
-        frontier = Frontier(10, seed=seed, shuffle=True, state=FrontierState(epoch, 0))
+        frontier = Frontier([Part(10)], seed=seed, shuffle=True, state=FrontierState(epoch, 0))
         return [frontier.next().row for _ in range(10)]
 
     assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
@@ -128,10 +161,11 @@ def test_frontier_order_depends_on_seed_and_epoch_and_is_fixed_for_good() -> Non
 
 @pytest.mark.parametrize("state", [FrontierState(0, 5), FrontierState(-1, 0), FrontierState(0, -1)])
 def test_frontier_refuses_a_state_outside_the_dataset(state: FrontierState) -> None:
-    with pytest.raises(ValueError, match="outside a dataset of 5 rows"):
-        Frontier(5, seed=0, shuffle=True, state=state)
+    with pytest.raises(ValueError, match="outside an epoch of 5 prompts"):
+        Frontier([Part(5)], seed=0, shuffle=True, state=state)
 
 
-def test_frontier_refuses_an_empty_dataset() -> None:
+@pytest.mark.parametrize("parts", [[], [Part(0)], [Part(3), Part(0)]])
+def test_frontier_refuses_an_empty_dataset(parts: list[Part]) -> None:
     with pytest.raises(ValueError, match=r"data\.path"):
-        Frontier(0, seed=0, shuffle=True)
+        Frontier(parts, seed=0, shuffle=True)

@@ -52,6 +52,7 @@ def test_statistics_of_a_step_count_filtered_groups_too() -> None:
         "correct_penalised_share": 0,
         "response_length_mean": 5.5,
         "truncated_share": 1 / 8,
+        "grader_failed_share": 0,
         "keep_rate": 1 / 4,
         "all_correct_share": 1 / 4,
         "all_wrong_share": 2 / 4,
@@ -59,6 +60,13 @@ def test_statistics_of_a_step_count_filtered_groups_too() -> None:
     }
     assert summarise_graded(groups, dynamic_sampling=False)["keep_rate"] == 1.0
     assert summarise_graded([]) == {}
+
+
+def test_failed_gradings_are_told_from_wrong_answers() -> None:
+    group = make_group([True, False, False, False])
+    for grade, reason in zip(group.grades, ("equal", "different", "timeout", "unavailable"), strict=True):
+        grade.reason = reason
+    assert summarise_graded([group])["grader_failed_share"] == 1 / 2
 
 
 def test_length_penalties_are_told_from_the_verdicts_reward() -> None:

@@ -109,7 +109,7 @@ def test_torch_is_asked_for_in_words(tmp_path, monkeypatch):
 
 
 def test_what_is_awaited_follows_the_events():
-    waiting = Waiting()
+    waiting = Waiting(10)
     assert "Redis" in waiting.text
     for worker, role in (("generator-0", "generator"), ("generator-1", "generator"), ("learner-0", "learner")):
         waiting.update("service", {"worker_id": worker, "role": role, "state": "launched"})
@@ -182,9 +182,14 @@ def test_the_summary_in_words():
     summary = {
         "steps": 60, "steps_total": 60, "elapsed_s": 301.2, "accuracy_start": 0.21, "accuracy_end": None,
         "generated_tokens": 512345, "ledger": {"trained": 3840, "filtered": 500, "failed": 0},
+        "evaluations": {"held-out": [
+            {"step": 0, "samples": 4, "avg_at_k": {"value": 0.2, "low": 0.1, "high": 0.3}},
+            {"step": 60, "samples": 4, "avg_at_k": None},
+        ]},
     }  # fmt: skip
     text = "\n".join(summary_lines(summary))
     assert "0.210 → –" in text
+    assert "held-out: avg@4 0.200 [0.100, 0.300] at step 0 → –" in text
     assert "60 of 60 in 0:05:01" in text
     assert "512,345" in text
     assert "4340 issued: 3840 trained, 500 filtered" in text

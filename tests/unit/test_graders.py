@@ -1,4 +1,4 @@
-"""The grading rules on golds and answers, honest and hostile."""
+"""The grading rules that compare texts, on golds and answers, honest and hostile."""
 
 import json
 from pathlib import Path
@@ -7,10 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.verifier.graders import GRADERS, MAX_EXTRACTED, grade_exact, grade_math_dapo
-from services.verifier.minerva import normalise
+from dapo.spec.graders import BUILT_IN, ExactGrader, MathDapoGrader, RegexGrader
+from services.verifier.graders import MAX_EXTRACTED, Unbuildable, Verdict, build, read_text
+from services.verifier.graders.minerva import normalise
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+MATH_DAPO = MathDapoGrader()
+grade_exact = build(ExactGrader())
+
+
+def grade_math_dapo(text: str, gold: str) -> Verdict:
+    """As the pool does: the grader reads what its options let it read."""
+    read = read_text(MATH_DAPO, text)
+    assert read is not None
+    return build(MATH_DAPO)(read, gold)
 
 
 @pytest.mark.parametrize(
@@ -79,12 +89,19 @@ def test_exact_compares_the_whole_response_without_outer_white_space() -> None:
     assert grade_exact("\t", "x").reason == "no_answer"
 
 
-@given(st.text(max_size=400), st.text(max_size=40), st.sampled_from(sorted(GRADERS)))
+@given(st.text(max_size=400), st.text(max_size=40), st.sampled_from(["exact", "math_dapo"]))
 def test_any_text_gets_a_short_verdict(text: str, gold: str, name: str) -> None:
-    verdict = GRADERS[name].grade(text, gold)
+    verdict = build(BUILT_IN[name])(text, gold)
     assert len(verdict.extracted) <= MAX_EXTRACTED
     assert verdict.score == float(verdict.correct)
     assert verdict.correct == (verdict.reason == "equal")
+    assert verdict == build(BUILT_IN[name])(text, gold)
+
+
+@given(st.integers(), st.text(max_size=200), st.sampled_from(["Answer: %d", "Answer: $%d$", "answer : \\boxed{%d}"]))
+def test_shuffled_text_before_a_right_answer_leaves_it_right(number: int, noise: str, form: str) -> None:
+    assert grade_math_dapo(f"{noise}\n{form % number}", str(number)).correct
+    assert not grade_math_dapo(f"{noise}\n{form % number}", str(number + 1)).correct
 
 
 @given(st.integers())
@@ -92,11 +109,39 @@ def test_an_integer_has_one_normal_form(number: int) -> None:
     assert normalise(str(number)) == normalise(f"{number:,}") == normalise(f"$ {number} $") == str(number)
 
 
-@given(st.text(max_size=300), st.text(max_size=300))
-def test_a_grader_reads_no_more_than_it_declares(front: str, tail: str) -> None:
-    grader = GRADERS["math_dapo"]
-    text = front + tail
-    assert grader.grade(text, "34") == grader.grade(text[-grader.max_characters :], "34")
+def test_a_grader_of_the_whole_response_reads_none_that_is_too_long() -> None:
+    assert read_text(ExactGrader(max_characters=3), "abc") == "abc"
+    assert read_text(ExactGrader(max_characters=3), "abcd") is None
+    assert read_text(MathDapoGrader(max_characters=3), "abcd") == "bcd"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "gold", "reason"),
+    [
+        ("#### (.*)", "#### 3\n#### 4", "4", "equal"),
+        ("#### (.*)", "#### 3\n#### 4", "3", "different"),
+        ("#### (.*)", "#### \n", "3", "no_answer"),
+        ("(?i)yes|no", "Yes. No!", "No", "equal"),
+        ("(a)?b", "b", "a", "no_answer"),
+        ("x*", "abc", "x", "no_answer"),
+        ("(.*)", "", "", "empty_gold"),
+    ],
+)
+def test_regex_takes_the_last_match(pattern: str, text: str, gold: str, reason: str) -> None:
+    verdict = build(RegexGrader(pattern=pattern))(text, gold)
+    assert (verdict.correct, verdict.reason) == (reason == "equal", reason)
+
+
+def test_regex_as_a_rule_for_the_form() -> None:
+    grade = build(RegexGrader(pattern=r"^<think>.+</think>", compare=False))
+    assert grade("<think>a</think> 3", "").correct
+    assert grade("3", "").reason == "no_answer"
+    assert build(RegexGrader(pattern="x*", compare=False))("abc", "").reason == "no_answer"
+
+
+def test_a_pattern_that_is_none_is_named() -> None:
+    with pytest.raises(Unbuildable, match=r"'\(' is no regular expression: .* Mend it"):
+        build(RegexGrader(pattern="("))
 
 
 def test_every_gold_of_dapo_math_17k_grades_right_and_its_neighbour_wrong() -> None:

@@ -113,7 +113,21 @@ REFUSED: list[tuple[dict[str, Any], str, list[str]]] = [
         ["2048 + 20480 + 16", "Set at least 22544"],
     ),
     ({"data__prompt_template": "Solve it."}, "data.prompt_template = Solve it.", ["{prompt}"]),
-    ({"data__path": "/data/d.csv"}, "data.path = /data/d.csv", [".jsonl or .parquet"]),
+    ({"data__path": "/data/d.csv"}, "data.path = /data/d.csv", [".jsonl or .parquet", "folder", "Convert"]),
+    ({"data__path": "data/d.json"}, "data.path = data/d.json", [".jsonl or .parquet"]),
+    ({"data__path": "a\0b.jsonl"}, "data.path = a\\0b.jsonl", ["NUL"]),
+    ({"data__path": None}, "data.path", ["is required, or data.sources"]),
+    ({"data__sources": {"a": {"path": "d.jsonl"}}}, "data.path = /data/d.jsonl", ["beside data.sources"]),
+    (
+        {"data__path": None, "data__sources": {"a": {"path": "d.txt"}}},
+        "data.sources.a.path = d.txt",
+        [".jsonl or .parquet"],
+    ),
+    (
+        {"data__path": None, "data__prompt_template": "x", "data__sources": {"a": {"path": "d", "chat": True}}},
+        "data.sources.a.prompt_template = x",
+        ["{prompt}"],
+    ),
     ({"model__path": "a\0b"}, "model.path = a\\0b", ["NUL"]),
     (
         {"metrics__reflection_patterns": ["wait", "hm(m"]},

@@ -171,6 +171,21 @@ def test_any_value_of_any_field_is_taken_or_refused_readably(value: Any, path: s
         ("metrics: {reference_accuracy: {paper: 50}}", "metrics.reference_accuracy.paper = 50: must be at most 1. "),
         ("name: Big Run", "name = Big Run: does not have the right form. "),
         ("1: 2", "1 = 1: field names are text"),
+        (
+            "evaluation: {sets: {a: {pat: x, path: d.jsonl}}}",
+            "evaluation.sets.a.pat = x: is no field of a spec. Did you mean evaluation.sets.a.path?",
+        ),
+        ("evaluation: {sets: {a: {}}}", "evaluation.sets.a.path: is required. As `data.path`."),
+        ("evaluation: {sets: {a: 3}}", "evaluation.sets.a = 3: is a section. Put its fields below it: path, subset"),
+        (
+            "reward: {graders: {m: {type: cod}}}",
+            "reward.graders.m.type = cod: is not one of the choices. Set exact or ",
+        ),
+        ("reward: {graders: {m: {}}}", "reward.graders.m.type: is required. Set exact or regex or"),
+        (
+            "reward: {graders: {m: {type: code, timeout_s: 0}}}",
+            "reward.graders.m.timeout_s = 0: must be greater than 0. Set a number (> 0); the default is 5.0",
+        ),
     ],
 )
 def test_refusal_names_field_value_and_cure(text: str, line: str) -> None:
@@ -251,7 +266,7 @@ def test_override_can_switch_the_preset(tmp_path: Path) -> None:
         ("training.steps=[", "--set training.steps=[: the value is not YAML: line 1"),
         ("seed.deep=3", "seed.deep = 3: seed is no section, it is 4"),
         ("training.stepz=3", "Did you mean training.steps?"),
-        ("training.steps=0", "training.steps = 0: must be at least 1"),
+        ("training.steps=0", "training.steps = 0: there is nothing to do"),
     ],
 )
 def test_bad_overrides(tmp_path: Path, override: str, says: str) -> None:
@@ -289,6 +304,9 @@ def test_missing_inputs(tmp_path: Path) -> None:
     data.write_text("")
     assert missing_inputs(loaded) == []
     assert [problem.field for problem in missing_inputs(spec(model__path="Qwen/Qwen2.5-32B"))] == ["data.path"]
+    sources = {"a": {"path": str(data)}, "b": {"path": str(model)}, "c": {"path": "some/hub"}, "d": {"path": "/none"}}
+    loaded = spec(model__path=str(model), data={"sources": sources})
+    assert [problem.field for problem in missing_inputs(loaded)] == ["data.sources.d.path"]
 
 
 # -- writing

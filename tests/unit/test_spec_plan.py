@@ -140,3 +140,10 @@ def test_warnings_come_last() -> None:
     doubtful = spec(algorithm__clip_low=0.3)
     rows = describe_plan(doubtful, list(plan(doubtful).values()))
     assert (rows[-1].section, rows[-1].label) == ("Warnings", "algorithm.clip_low")
+
+
+def test_the_plan_names_every_source_with_its_weight() -> None:
+    sources = {"math": {"path": "/d/m.parquet"}, "code": {"path": "some/hub", "weight": 0.5}}
+    of = spec(data={"sources": sources})
+    rows = describe_plan(of, list(plan(of).values()))
+    assert [row.text for row in rows if row.label == "data"] == ["math × 1 (/d/m.parquet), code × 0.5 (some/hub)"]

@@ -1,8 +1,11 @@
 """docs/spec.md is what the tree says, and the tree says something about each field."""
 
+import re
 from pathlib import Path
 
-from dapo.spec.fields import field_rows, section_names
+import pytest
+
+from dapo.spec.fields import field_rows, locate, section_names
 from dapo.spec.reference import render
 from dapo.spec.training import MetricsSpec
 from dapo.spec.yaml_text import read_yaml
@@ -18,11 +21,44 @@ def test_each_field_has_a_meaning_and_a_row() -> None:
     page = render()
     for path, row in field_rows().items():
         assert row.meaning, path
-        assert f"| `{path}` |" in page
+        shown = re.sub(r"\[.+\]", "", path)
+        assert f"| `{shown}` |" in page
 
 
-def test_only_the_paths_are_required() -> None:
-    assert [path for path, row in field_rows().items() if row.default is None] == ["model.path", "data.path"]
+def test_only_the_model_is_required_and_in_each_source_the_path() -> None:
+    required = [path for path, row in field_rows().items() if row.default is None]
+    assert [path for path in required if "<name>" not in path] == ["model.path"]
+    assert "data.sources.<name>.path" in required
+    assert "reward.graders.<name>[type: regex].pattern" in required
+
+
+def test_sections_by_name_are_shown_below_their_field() -> None:
+    rows = field_rows()
+    assert (rows["data.sources"].type, rows["data.sources"].default) == ("{name: section, …}", "{}")
+    assert rows["data.sources.<name>.chat"].meaning == rows["data.chat"].meaning
+    assert list(rows).index("data.shuffle") < list(rows).index("data.sources.<name>.path")
+    page = render()
+    assert "## `data.sources.<name>`\n" in page
+    assert "## `reward.graders.<name>`, `type: code`\n\nThe last block of Python" in page
+    assert section_names()["reward.graders.<name>[type: exact]"] == ("max_characters", "type")
+
+
+@pytest.mark.parametrize(
+    ("steps", "shown", "path"),
+    [
+        (("data", "sources", "a", "path"), "data.sources.a.path", "data.sources.<name>.path"),
+        (("data", "sources", "a", "pat"), "data.sources.a.pat", "data.sources.<name>.pat"),
+        (("data", "sources"), "data.sources", "data.sources"),
+        (("data", "sources", "a"), "data.sources.a", "data.sources.<name>"),
+        (("reward", "graders", "m", "code", "timeout_s"), "reward.graders.m.timeout_s",
+         "reward.graders.<name>[type: code].timeout_s"),
+        (("reward", "graders", "code"), "reward.graders.code", "reward.graders.<name>"),
+        (("optimizer", "betas", 1), "optimizer.betas.1", "optimizer.betas.1"),
+        (("nonsense", "x"), "nonsense.x", "nonsense.x"),
+    ],
+)  # fmt: skip
+def test_where_an_error_lies(steps: tuple[str | int, ...], shown: str, path: str) -> None:
+    assert locate(steps) == (shown, path)
 
 
 def test_bounds_reach_into_optional_and_nested_values() -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dapo.telemetry.curves import PANELS, draw_curves, plot_run, read_metrics, running_mean, series
+from dapo.telemetry.curves import PANELS, draw_curves, plot_run, running_mean, series
+from dapo.telemetry.json_lines import read_json_lines
 from dapo.telemetry.logs import configure
 from dapo.telemetry.metrics import BY_NAME, METRICS
 
@@ -60,10 +61,10 @@ def test_running_mean_uses_fewer_points_at_the_start():
 def test_a_line_cut_off_by_a_crash_is_left_out_and_another_is_reported(tmp_path: Path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2, "lo')
-    assert read_metrics(path) == [{"step": 1}]
+    assert read_json_lines(path) == [{"step": 1}]
     path.write_text('{"step": 1\n{"step": 2}\n')
     with pytest.raises(ValueError, match=r"metrics\.jsonl:1 is not JSON"):
-        read_metrics(path)
+        read_json_lines(path)
 
 
 def test_plot_run_needs_only_the_spec_and_the_metrics(tmp_path: Path):

@@ -1,0 +1,115 @@
+"""`dapo grade`: try a grader on rows of your own, in the processes that grade in training."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dapo.cli.children import become_module
+from dapo.cli.errors import fail
+
+if TYPE_CHECKING:
+    from dapo.spec.graders import AnyGrader
+    from dapo.spec.reward import RewardSpec
+
+
+def grade(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Rows as .jsonl; - reads standard input.")],
+    grader: Annotated[
+        str | None, typer.Option(help="Name of the grader, e.g. math_verify; default: the spec's `reward.grader`.")
+    ] = None,
+    spec: Annotated[Path | None, typer.Option(help="Spec whose `reward.graders` may be named.")] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="KEY=VALUE", help="An option of the grader, e.g. digits=3. May be repeated."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a line; the summary goes to stderr.")
+    ] = False,
+    processes: Annotated[int | None, typer.Option(min=1, help="Grading processes; default 2.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds for one verdict; default 2.")] = None,
+    response_field: Annotated[str, typer.Option(help="Field of the response; dots reach into objects.")] = "response",
+    gold_field: Annotated[str, typer.Option(help="Field of the gold answer.")] = "gold",
+    correct_field: Annotated[
+        str, typer.Option(help="Field of a verdict to compare with, where a row has it.")
+    ] = "correct",
+    prompt_field: Annotated[
+        str, typer.Option(help="Field of the question, which `judge` and `remote` read.")
+    ] = "prompt",
+    malformed_limit: Annotated[int, typer.Option(min=0, help="Malformed rows that are set aside.")] = 100,
+) -> None:
+    """Grade responses against gold answers, and compare with `correct` where the rows have it."""
+    from pydantic import TypeAdapter
+
+    from dapo.spec.graders import GraderSpec
+
+    if file != "-" and (not Path(file).exists() or Path(file).is_dir()):
+        fail(f"{file} is no file. Give a .jsonl file of rows with {response_field!r} and {gold_field!r}, or -")
+    reward, graders = _resolve(grader, spec, options or [], processes, timeout)
+    named = TypeAdapter(dict[str, GraderSpec]).dump_json(graders).decode()
+    arguments = ["--reward", reward.model_dump_json(exclude={"graders"}), "--graders", named]
+    arguments += ["--response-field", response_field, "--gold-field", gold_field, "--correct-field", correct_field]
+    arguments += ["--prompt-field", prompt_field, "--malformed-limit", str(malformed_limit)]
+    become_module("services.verifier.grade", *arguments, *(["--json"] if as_json else []), "--", file)
+
+
+def _resolve(
+    grader: str | None, path: Path | None, options: Sequence[str], processes: int | None, timeout: float | None
+) -> "tuple[RewardSpec, dict[str, AnyGrader]]":
+    """The rules by a spec's own checks, so that a refusal reads as it does for a spec."""
+    from dapo.spec.load import build_spec, load_spec
+    from dapo.spec.problem import SpecError
+
+    if path is None and grader is None:
+        fail("name a grader with --grader, e.g. --grader math_verify, or a spec with --spec")
+    overrides = []
+    if grader is not None:
+        overrides.append(f"reward.grader={grader}")
+    if processes is not None:
+        overrides.append(f"reward.grader_processes={processes}")
+    if timeout is not None:
+        overrides.append(f"reward.grader_timeout_s={timeout}")
+    if options:
+        overrides += _option_overrides(grader, path, options)
+    try:
+        if path is None:
+            spec = build_spec({"model": {"path": "."}, "data": {"path": "."}}, overrides)
+        else:
+            spec = load_spec(path, overrides)
+    except SpecError as error:
+        fail(str(error))
+    return spec.reward, spec.named_graders
+
+
+def _option_overrides(grader: str | None, path: Path | None, options: Sequence[str]) -> list[str]:
+    """Options change the spec's grader of that name, or else define one of that type. Texts are taken as they are."""
+    from dapo.spec.load import load_spec
+    from dapo.spec.problem import SpecError
+
+    if grader is None or not grader.isidentifier():
+        fail("--option needs --grader with a name or a type, e.g. --grader regex --option 'pattern=#### (.*)'")
+    try:
+        known = load_spec(path).reward.graders.get(grader) if path else None
+    except SpecError as error:
+        fail(str(error))
+    overrides = [] if known else [f"reward.graders.{grader}.type={grader}"]
+    texts = _text_options(known.type if known else grader)
+    for option in options:
+        key, equals, value = option.partition("=")
+        if not equals or not key.isidentifier():
+            fail(f"--option {option}: write it as KEY=VALUE, e.g. digits=3")
+        overrides.append(f"reward.graders.{grader}.{key}={json.dumps(value) if key in texts else value}")
+    return overrides
+
+
+def _text_options(kind: str) -> set[str]:
+    from typing import get_args
+
+    from dapo.spec.graders import AnyGrader
+
+    for options in get_args(AnyGrader):
+        if options.model_fields["type"].default == kind:
+            return {name for name, field in options.model_fields.items() if field.annotation in (str, str | None)}
+    return set()

@@ -1,0 +1,118 @@
+"""Raw rows in Arrow's columns: Parquet files, and datasets that the library `datasets` maps into memory."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from dapo.data.errors import DatasetError, RowError
+from dapo.data.tables import Place, RawRow, caught
+
+_BATCH_ROWS = 1024
+
+
+class ArrowRows:
+    """Rows of pyarrow tables; a subclass says where these come from."""
+
+    def __init__(self, rows: int, columns: Sequence[str], files: Sequence[Path], name: str) -> None:
+        self.files = files
+        self.columns = columns
+        self._rows = rows
+        self._name = name
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def place(self, row: int) -> Place:
+        return Place(self._name, row + 1)
+
+    def read(self, row: int) -> dict[str, Any]:
+        try:
+            values: dict[str, Any] = self._slice(row, row + 1).to_pylist()[0]
+        except (ValueError, OverflowError) as error:  # Text that is not UTF-8, a date outside the calendar.
+            raise RowError(f"cannot be read: {error}") from error
+        return values
+
+    def scan(self) -> Iterator[RawRow]:
+        for start in range(0, self._rows, _BATCH_ROWS):
+            yield from self._read_many(start, min(start + _BATCH_ROWS, self._rows))
+
+    def head(self, rows: int) -> list[RawRow]:
+        return self._read_many(0, min(rows, self._rows))
+
+    def select(self, fields: Sequence[str]) -> None:
+        known = set(self.columns)
+        names = {field if field in known else field.split(".")[0] for field in fields}
+        for name in sorted(names - known):
+            raise DatasetError(f"{self._name} has no column {name!r} (it has {', '.join(self.columns)})")
+        self._keep(sorted(names))
+
+    def _read_many(self, start: int, stop: int) -> list[RawRow]:
+        try:
+            return list(self._slice(start, stop).to_pylist())
+        except (ValueError, OverflowError):
+            # One bad value refuses the whole batch.
+            return [caught(self.read, row) for row in range(start, stop)]
+
+    def _slice(self, start: int, stop: int) -> Any:
+        raise NotImplementedError
+
+    def _keep(self, columns: Sequence[str]) -> None:
+        raise NotImplementedError
+
+
+class ParquetRows(ArrowRows):
+    """Raises DatasetError where the file is no Parquet file, or a damaged one."""
+
+    def __init__(self, path: Path, name: str, limit: int | None) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self._path = path
+        self._damage = (pa.ArrowException, OSError)
+        try:
+            self._file = pq.ParquetFile(path)
+        except self._damage as error:
+            raise self._unreadable(error) from error
+        rows = self._file.metadata.num_rows
+        super().__init__(rows if limit is None else min(rows, limit), self._file.schema_arrow.names, [path], name)
+        self._table: Any = None
+
+    def head(self, rows: int) -> list[RawRow]:
+        import pyarrow as pa
+
+        rows = min(rows, len(self))
+        if not rows:
+            return []
+        try:
+            self._table = pa.Table.from_batches([next(self._file.iter_batches(batch_size=rows))])
+        except self._damage as error:
+            raise self._unreadable(error) from error
+        return super().head(min(rows, self._table.num_rows))
+
+    def _slice(self, start: int, stop: int) -> Any:
+        return self._table.slice(start, stop - start)
+
+    def _keep(self, columns: Sequence[str]) -> None:
+        try:
+            self._table = self._file.read(columns=list(columns))
+        except self._damage as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> DatasetError:
+        return DatasetError(f"{self._path} is not a readable Parquet file: {error}")
+
+
+class LibraryRows(ArrowRows):
+    """Rows of a `datasets.Dataset`."""
+
+    def __init__(self, dataset: Any, name: str, limit: int | None) -> None:
+        rows = len(dataset) if limit is None else min(len(dataset), limit)
+        files = [Path(entry["filename"]) for entry in dataset.cache_files]
+        super().__init__(rows, dataset.column_names, files, name)
+        self._dataset = dataset.with_format("arrow")
+
+    def _slice(self, start: int, stop: int) -> Any:
+        return self._dataset[start:stop]
+
+    def _keep(self, columns: Sequence[str]) -> None:
+        self._dataset = self._dataset.select_columns(list(columns))

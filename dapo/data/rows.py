@@ -1,0 +1,154 @@
+"""From a raw row, as a file holds it, to a prompt with its gold answer."""
+
+import hashlib
+import json
+import math
+from typing import Any, NamedTuple
+
+from dapo.data.errors import RowError
+from dapo.spec.data import SourceSpec
+from dapo.v1 import messages_pb2 as pb
+
+HASH_BYTES = 16
+
+
+class Fields(NamedTuple):
+    """Where a row keeps what. Dots reach into objects."""
+
+    schema: str
+    """What the fields were told by: `verl`, `TRL`, `GSM8K`, … or `as set`."""
+    prompt: str
+    gold: str
+    gold_after: str | None = None
+    grader: str | None = None
+
+
+class Row(NamedTuple):
+    row_id: str
+    """File and line, e.g. `train.jsonl:12`; unique within a dataset."""
+    prompt: pb.Prompt
+    gold: str
+    """Text as it stands, a number as Python writes it, any other JSON value as compact JSON."""
+    grader: str | None
+    """Name of the row's grader, else of its source's; None where neither has one."""
+    source: str
+
+
+def build_row(raw: dict[str, Any], fields: Fields, spec: SourceSpec, *, row_id: str, source: str) -> Row:
+    """Raises RowError naming the field and what it holds."""
+    prompt = _prompt(find(raw, fields.prompt), fields.prompt, spec)
+    gold = _gold(find(raw, fields.gold), fields)
+    return Row(row_id, prompt, gold, _grader(raw, fields.grader) or spec.grader, source)
+
+
+def prompt_hash(raw: dict[str, Any], field: str) -> bytes:
+    """HASH_BYTES that are equal for prompts of the same words: runs of white space count as one space.
+
+    Taken of the row's own prompt, before template and system prompt, and without system messages, so that a question
+    as text and as a user's message are the same prompt. The row must have passed `build_row`.
+    """
+    value = find(raw, field)
+    texts = [value] if isinstance(value, str) else [one["content"] for one in value if one["role"] != "system"]
+    words = "\n".join(" ".join(text.split()) for text in texts)
+    return hashlib.blake2b(words.encode(), digest_size=HASH_BYTES).digest()
+
+
+def is_held_out(prompt: bytes, share: float) -> bool:
+    """Whether the prompt with this hash belongs to the held-out `share`. Depends on nothing else."""
+    return int.from_bytes(prompt[:8], "little") < share * 2**64
+
+
+def find(raw: dict[str, Any], dotted: str) -> Any:
+    """The value under a dotted name; a key that itself holds the dots wins. Raises RowError."""
+    if dotted in raw:
+        return raw[dotted]
+    value: Any = raw
+    for part in dotted.split("."):
+        if not isinstance(value, dict) or part not in value:
+            raise RowError(f"no field {dotted!r}")
+        value = value[part]
+    return value
+
+
+def _prompt(value: Any, field: str, spec: SourceSpec) -> pb.Prompt:
+    if isinstance(value, str) and value.strip():
+        text = _encodable(spec.prompt_template.replace("{prompt}", value), field)
+        if not spec.chat and spec.system_prompt is not None:
+            raise RowError(f"field {field!r} is a string, which has no place for system_prompt: set chat to true")
+        return _messages([pb.ChatMessage(role="user", content=text)], spec) if spec.chat else pb.Prompt(text=text)
+    if isinstance(value, list) and value:
+        messages = [_message(item, field) for item in value]
+        messages[-1].content = spec.prompt_template.replace("{prompt}", messages[-1].content)
+        return _messages(messages, spec)
+    raise RowError(f"field {field!r} must be a string or a list of messages, not {kind(value)}")
+
+
+def _messages(messages: list[pb.ChatMessage], spec: SourceSpec) -> pb.Prompt:
+    if spec.system_prompt is not None and all(message.role != "system" for message in messages):
+        messages = [pb.ChatMessage(role="system", content=spec.system_prompt), *messages]
+    return pb.Prompt(messages=messages)
+
+
+def _message(item: Any, field: str) -> pb.ChatMessage:
+    role, content = (item.get("role"), item.get("content")) if isinstance(item, dict) else (None, None)
+    if not isinstance(role, str) or not isinstance(content, str):
+        raise RowError(f"field {field!r}: each message must be {{role, content}} of strings")
+    return pb.ChatMessage(role=_encodable(role, field), content=_encodable(content, field))
+
+
+def _gold(value: Any, fields: Fields) -> str:
+    field = fields.gold
+    if value is None or value in ("", [], {}):
+        raise RowError(f"field {field!r} must be a gold answer, not {kind(value)}")
+    if fields.schema == "verl" and isinstance(value, list) and len(value) == 1 and isinstance(value[0], str | int):
+        # Some of verl's conversion scripts wrap the answer in a list of one.
+        value = value[0]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RowError(f"field {field!r} is {value}")
+    text = _encodable(value if isinstance(value, str) else _json_text(value, field), field)
+    if fields.gold_after is not None:
+        _, mark, text = text.rpartition(fields.gold_after)
+        if not mark:
+            raise RowError(f"field {field!r} holds no {fields.gold_after!r} (gold_after)")
+        text = text.strip()
+    if not text.strip():
+        raise RowError(f"field {field!r} is empty")
+    return text
+
+
+def _json_text(value: Any, field: str) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RowError(f"field {field!r} is no JSON value: {error}") from error
+
+
+def _grader(raw: dict[str, Any], field: str | None) -> str | None:
+    if field is None:
+        return None
+    try:
+        value = find(raw, field)
+    except RowError:
+        return None
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        raise RowError(f"field {field!r} must be the name of a grader, not {kind(value)}")
+    return _encodable(value, field)
+
+
+def _encodable(text: str, field: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RowError(f"field {field!r} holds a lone surrogate at character {error.start}") from error
+    return text
+
+
+def kind(value: Any) -> str:
+    """What a value is, for messages."""
+    if value is None:
+        return "null"
+    if value in ("", [], {}) or (isinstance(value, str) and not value.strip()):
+        return "empty"
+    return type(value).__name__

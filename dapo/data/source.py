@@ -1,0 +1,81 @@
+"""One source of rows: its table, and which fields of it hold what."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from dapo.data.detection import SAMPLE_ROWS, detect
+from dapo.data.errors import DatasetError, Malformed, RowError
+from dapo.data.locations import open_table
+from dapo.data.rows import Row, build_row, prompt_hash
+from dapo.spec.data import SourceSpec
+
+MALFORMED_SHARE = 0.01
+MALFORMED_ROWS = 100
+
+
+class Scanned(NamedTuple):
+    """A usable row, and what tells whether it is another one's duplicate."""
+
+    number: int
+    row: Row
+    hash: bytes
+
+
+class Source:
+    """Rows of a file, a folder or a hub dataset, numbered from 0, usable or not.
+
+    Raises DatasetError where the data cannot be read, is empty, or does not tell which fields to take.
+    """
+
+    def __init__(self, spec: SourceSpec, name: str, row_prefix: str = "") -> None:
+        """`row_prefix` goes before the ids of the rows, so that they are unique among several sources."""
+        self.spec = spec
+        self.name = name
+        self.table = open_table(spec)
+        self._prefix = row_prefix
+        if not len(self.table):
+            raise DatasetError(f"{spec.path} has no usable row: it is empty")
+        head = self.table.head(SAMPLE_ROWS)
+        sample = [raw for raw in head if isinstance(raw, dict)]
+        if not sample:
+            first = self._malformed(0, head[0])
+            raise DatasetError(f"{spec.path} has no usable row; the first malformed one is {first}")
+        self.columns = self.table.columns or list(dict.fromkeys(name for raw in sample for name in raw))
+        self.fields = detect(spec.path, sample, self.table.columns, spec)
+        grader = [] if self.fields.grader is None else [self.fields.grader]
+        self.table.select([self.fields.prompt, self.fields.gold, *grader])
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def malformed_limit(self) -> int:
+        limit = self.spec.malformed_limit
+        return max(MALFORMED_ROWS, int(MALFORMED_SHARE * len(self))) if limit is None else limit
+
+    def row(self, number: int) -> Row:
+        """Raises RowError."""
+        return self._build(number, self.table.read(number))
+
+    def scan(self) -> Iterator[Scanned | Malformed]:
+        """Every row in order."""
+        for number, raw in enumerate(self.table.scan()):
+            if isinstance(raw, RowError):
+                yield self._malformed(number, raw)
+                continue
+            try:
+                row = self._build(number, raw)
+            except RowError as error:
+                yield self._malformed(number, error)
+            else:
+                yield Scanned(number, row, prompt_hash(raw, self.fields.prompt))
+
+    def row_id(self, number: int) -> str:
+        place = self.table.place(number)
+        return f"{self._prefix}{place.file}:{place.line}"
+
+    def _build(self, number: int, raw: dict[str, Any]) -> Row:
+        return build_row(raw, self.fields, self.spec, row_id=self.row_id(number), source=self.name)
+
+    def _malformed(self, number: int, reason: object) -> Malformed:
+        return Malformed(*self.table.place(number), str(reason))

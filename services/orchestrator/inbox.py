@@ -1,0 +1,113 @@
+"""What happens to a run, as one queue: scored groups, finished steps, published versions, members, memory."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+
+from dapo.bus import Bus, Delivery
+from dapo.v1 import messages_pb2 as pb
+
+WORKER_ID = "orchestrator-0"
+ROLE = "orchestrator"
+_BLOCK_S = 1.0
+_VERSION_POLL_S = 0.02
+_MEMBER_POLL_S = 0.5
+_MEMORY_POLL_S = 1.0
+_HEARTBEAT_S = 3.0
+_SCORED_AT_ONCE = 256
+
+Emit = Callable[[str, dict[str, Any]], Awaitable[None]]
+
+
+class Scored(NamedTuple):
+    deliveries: list[Delivery]
+
+
+class Step(NamedTuple):
+    report: pb.StepReport
+
+
+class Published(NamedTuple):
+    step: int
+
+
+class Memory(NamedTuple):
+    used: int
+    """Bytes, of the payload server."""
+
+
+Item = Scored | Step | Published | Memory
+
+
+class Inbox:
+    """Follows the bus and puts what is new into `items`; tells watchers of generators that come and go itself."""
+
+    def __init__(self, bus: Bus, emit: Emit, *, evaluates_only: bool) -> None:
+        """`evaluates_only`: there is no learner, so version 0 counts as published once a generator serves it."""
+        self._bus = bus
+        self._emit = emit
+        self._evaluates_only = evaluates_only
+        self.items: asyncio.Queue[Item] = asyncio.Queue()
+
+    async def run(self) -> None:
+        """Until cancelled. Raises BusError."""
+        followers = (self._beat, self._scored, self._steps, self._versions, self._members, self._memory)
+        tasks = [asyncio.create_task(follower()) for follower in followers]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    async def _beat(self) -> None:
+        while True:
+            await self._bus.heartbeat(ROLE, WORKER_ID)
+            await asyncio.sleep(_HEARTBEAT_S)
+
+    async def _scored(self) -> None:
+        while True:
+            deliveries = await self._bus.consume("scored", WORKER_ID, count=_SCORED_AT_ONCE, block_s=_BLOCK_S)
+            if deliveries:
+                await self.items.put(Scored(deliveries))
+
+    async def _steps(self) -> None:
+        after = "0"
+        while True:
+            for entry_id, report in await self._bus.read_steps(after, block_s=_BLOCK_S):
+                after = entry_id
+                await self.items.put(Step(report))
+
+    async def _versions(self) -> None:
+        seen: int | None = None
+        while True:
+            version = await self._bus.published_version()
+            if version is not None and version.step != seen:
+                seen = version.step
+                await self.items.put(Published(seen))
+            await asyncio.sleep(_VERSION_POLL_S)
+
+    async def _members(self) -> None:
+        """Tell watchers when a generator changes state or is lost."""
+        states: dict[str, str] = {}
+        served = False
+        while True:
+            members = await self._bus.members()
+            now = {m.generator_id: "ready" if m.state == "updating" else m.state for m in members}
+            for generator, state in now.items():
+                if states.get(generator) != state:
+                    await self._emit("service", {"worker_id": generator, "role": "generator", "state": state})
+            for generator in states.keys() - now.keys():
+                await self._emit("alert", {"worker_id": generator, "message": f"{generator} sends no heartbeat"})
+            if self._evaluates_only and not served and any(m.HasField("version") for m in members):
+                served = True
+                await self.items.put(Published(0))
+            states = now
+            await asyncio.sleep(_MEMBER_POLL_S)
+
+    async def _memory(self) -> None:
+        while True:
+            await self.items.put(Memory(await self._bus.payload_bytes()))
+            await asyncio.sleep(_MEMORY_POLL_S)

@@ -1,0 +1,292 @@
+"""Tests that call a program's functions, in a process of their own.
+
+Invariant: a verdict depends on the program only through data that it gave without knowing what is expected. Values of
+plain types arrive as data; other objects of the program's stay with it, and here stand as a Remote. A Remote equals
+nothing but another Remote that the program calls equal, and arithmetic with it gives Remotes: so a program decides
+about its own objects, never about data (`abs(f(2) - 4) < 1e-6` cannot be won by an object that subtracts oddly).
+
+A test is a top-level statement of the source that asserts or calls something, or a function called test_…
+"""
+
+import ast
+import builtins
+import json
+import operator
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+from services.verifier.code.exchange import Line, ModuleName, Reference, Unsendable, decode, encode
+
+_NAME = "solution"
+"""By which tests may import the program."""
+_MESSAGE = 200
+"""Characters that are kept of what went wrong."""
+
+
+class CannotTest(Exception):
+    """The tests ask for what cannot be done here, whatever the program."""
+
+
+class _Remote:
+    """An object of the program's."""
+
+    __slots__ = ("_number", "_program")
+
+    def __init__(self, program: "Program", number: int) -> None:
+        object.__setattr__(self, "_program", program)
+        object.__setattr__(self, "_number", number)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._program.do("call", self, *args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self._program.do("getattr", self, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._program.do("setattr", self, name, value)
+
+    def __instancecheck__(self, value: Any) -> Any:
+        return isinstance(value, _Remote) and self._program.do("isinstance", value, self)
+
+
+def _forwarding(operation: str) -> Callable[..., Any]:
+    def forward(self: _Remote, *args: Any) -> Any:
+        return self._program.do(operation, self, *args)
+
+    return forward
+
+
+def _comparing(operation: str) -> Callable[..., Any]:
+    """With data, the program is not asked."""
+
+    def compare(self: _Remote, other: Any) -> Any:
+        return self._program.do(operation, self, other) if isinstance(other, _Remote) else NotImplemented
+
+    return compare
+
+
+def _computing(operation: str) -> Callable[..., Any]:
+    """What comes of it stays with the program."""
+
+    def compute(self: _Remote, *args: Any) -> Any:
+        found = self._program.do(operation, self, *args)
+        return found if isinstance(found, _Remote) else NotImplemented
+
+    return compute
+
+
+for _operation in ("iter", "next", "len", "str", "repr", "bool", "hash", "getitem", "setitem", "delitem"):
+    setattr(_Remote, f"__{_operation}__", _forwarding(_operation))
+for _operation in ("eq", "ne", "lt", "le", "gt", "ge"):
+    setattr(_Remote, f"__{_operation}__", _comparing(_operation))
+for _operation in ("add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow", "and_", "or_", "xor"):
+    setattr(_Remote, f"__{_operation.rstrip('_')}__", _computing(_operation))
+
+
+class Program:
+    """The other end of the line."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+
+    def read(self, wanted: set[str]) -> dict[str, Any]:
+        """Those of the `wanted` names that the program defines at its top level; none where it did not get that far."""
+        try:
+            module = _Remote(self, 0)
+            return {name: self.do("getattr", module, name) for name in self._line.receive()["names"] if name in wanted}
+        except Exception:  # noqa: BLE001 - what is no list of names is as good as none
+            return {}
+
+    def do(self, operation: str, *args: Any, **kwargs: Any) -> Any:
+        """Raises what the program raised (as the built-in exception next to it), or EOFError where it is gone."""
+        request = {
+            "do": operation,
+            "args": [encode(one, _refer) for one in args],
+            "kwargs": {name: encode(one, _refer) for name, one in kwargs.items()},
+        }
+        self._line.send(request)
+        reply = self._line.receive()
+        if "error" in reply:
+            raise _exception(reply["error"], str(reply["message"]))
+        for mine, changed in zip(args, reply["changed"], strict=True):
+            if changed is not None:
+                _overwrite(mine, self._decode(changed))
+        return self._decode(reply["value"])
+
+    def _decode(self, data: Any) -> Any:
+        return decode(data, self._resolve)
+
+    def _resolve(self, reference: Reference | ModuleName) -> Any:
+        if isinstance(reference, Reference):
+            return _Remote(self, reference.number)
+        module = sys.modules.get(reference.name)
+        if module is None or reference.name.partition(".")[0] == "services":
+            raise ValueError(f"no module {reference.name!r}")
+        return module
+
+
+def _refer(value: Any) -> Reference:
+    if isinstance(value, _Remote):
+        return Reference(value._number)
+    if isinstance(value, types.ModuleType):  # it may be the program's choice, so it must not count as the tests' fault
+        raise TypeError("a module cannot be passed to a program")
+    raise Unsendable(f"a {type(value).__name__} cannot be passed to a program")
+
+
+def _exception(name: str, message: str) -> Exception:
+    kind = getattr(builtins, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, Exception)):
+        kind = Exception
+    try:
+        error = kind(message)
+    except TypeError:  # UnicodeDecodeError and the like want more
+        error = ValueError(message)
+    error.__cause__ = _RaisedByProgram()
+    return error
+
+
+class _RaisedByProgram(Exception):
+    """Marks what came over the line."""
+
+
+def _overwrite(mine: Any, changed: Any) -> None:
+    if type(mine) is type(changed) and mine != changed:
+        if isinstance(mine, (list, bytearray)):
+            mine[:] = changed
+        elif isinstance(mine, (dict, set)):
+            mine.clear()
+            mine.update(changed)
+
+
+def _is_test(statement: ast.stmt) -> bool:
+    if isinstance(statement, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef)):
+        return False
+    is_call = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call)
+    return is_call or any(isinstance(node, ast.Assert) for node in ast.walk(statement))
+
+
+def _own_modules(tree: ast.AST) -> set[str]:
+    """Modules of the standard library that the tests seem to use, imported or not: no program may replace those."""
+    used = {
+        node.value.id for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+    }
+    return {name for name in used if name in sys.stdlib_module_names and name in sys.modules}
+
+
+Statement = tuple[bool, Any]
+"""Whether it is a test, and its code."""
+
+
+def _read(source: str) -> tuple[ast.Module, list[Statement]]:
+    """The tests and their statements in order; functions called test_… come last. Raises CannotTest."""
+    try:
+        tree = ast.parse(source, "tests.py")
+        return tree, [(_is_test(one), _compile(one)) for one in (*tree.body, *_calls(tree))]
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise CannotTest(f"the asserts are no Python: {error}") from error
+
+
+def _calls(tree: ast.Module) -> list[ast.stmt]:
+    return [
+        ast.Expr(ast.Call(ast.Name(one.name, ast.Load()), [], []))
+        for one in tree.body
+        if isinstance(one, ast.FunctionDef) and one.name.startswith("test_")
+    ]
+
+
+def _compile(statement: ast.stmt) -> Any:
+    return compile(ast.fix_missing_locations(ast.Module([statement], [])), "tests.py", "exec")
+
+
+def _identifiers(tree: ast.AST) -> set[str]:
+    found = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name) | ast.Attribute(attr=name) | ast.alias(name=name):
+                found.add(name)
+    return found
+
+
+def _namespace(tree: ast.Module, program: dict[str, Any]) -> dict[str, Any]:
+    solution = types.ModuleType(_NAME)
+    solution.__dict__.update(program)
+    sys.modules[_NAME] = solution
+    found = {name: value for name, value in program.items() if not hasattr(builtins, name)}
+    found.update({name: sys.modules[name] for name in _own_modules(tree)})
+    return {**found, "__name__": "tests"}
+
+
+def _passes(action: Callable[[], object]) -> str:
+    """Empty, or what went wrong. Raises CannotTest."""
+    try:
+        action()
+    except (Unsendable, ModuleNotFoundError) as error:
+        if isinstance(error.__cause__, _RaisedByProgram):
+            return str(error)
+        raise CannotTest(f"{type(error).__name__}: {error}") from error
+    except BaseException as error:  # noqa: BLE001 - tests fail by raising whatever they like
+        return f"{type(error).__name__}: {error}"[:_MESSAGE]
+    return ""
+
+
+def count_tests(source: str) -> int:
+    """Raises CannotTest."""
+    return sum(is_test for is_test, _ in _read(source)[1])
+
+
+Tell = Callable[[Any], None]
+"""Write one line of the verdict."""
+
+
+def run_asserts(source: bytes, program: Program, tell: Tell) -> None:
+    """Tells true, or what went wrong, for each test; {"bad_gold": …} where they cannot be run."""
+    try:
+        tree, statements = _read(source.decode())
+        namespace = _namespace(tree, program.read(_identifiers(tree)))
+        broken = ""
+        for is_test, code in statements:
+            wrong = broken or _passes(lambda code=code: exec(code, namespace))  # type: ignore[misc]
+            if is_test:
+                tell(wrong or True)
+            else:
+                broken = wrong
+    except CannotTest as error:
+        tell({"bad_gold": str(error)})
+
+
+def run_calls(source: bytes, program: Program, tell: Tell) -> None:
+    """The same for {"function": name, "calls": [[arguments, result], …]}; a tuple equals the list of its items."""
+    task = json.loads(source)
+    names = program.read({task["function"], "Solution"})
+    for arguments, expected in task["calls"]:
+
+        def action(arguments: Any = arguments, expected: Any = expected) -> None:
+            found = _as_json(_find_function(names, task["function"])(*arguments))
+            if not _equal(found, expected):
+                raise AssertionError(f"{found!r:.80} for {expected!r:.80}")
+
+        tell(_passes(action) or True)
+
+
+def _find_function(names: dict[str, Any], name: str) -> Any:
+    """At the top level, else a method of a `Solution`, as LeetCode has it."""
+    return names[name] if name in names else getattr(names["Solution"](), name)
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_as_json(one) for one in value]
+    if isinstance(value, dict):
+        return {str(key): _as_json(one) for key, one in value.items()}
+    return value
+
+
+def _equal(found: Any, expected: Any) -> bool:
+    """As Python's ==, but True is not 1."""
+    if isinstance(found, list) and isinstance(expected, list):
+        return len(found) == len(expected) and all(map(_equal, found, expected))
+    return isinstance(found, bool) == isinstance(expected, bool) and operator.eq(found, expected) is True

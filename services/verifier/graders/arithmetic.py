@@ -1,0 +1,110 @@
+"""`arithmetic`: an expression of given numbers that reaches a target, as in countdown. Nothing is ever evaluated by
+Python: the expression is parsed, its nodes are checked one by one, and its value is an exact fraction.
+"""
+
+import ast
+import json
+import operator
+import re
+from collections import Counter
+from collections.abc import Callable
+from fractions import Fraction
+from typing import NamedTuple
+
+from dapo.spec.graders import ArithmeticGrader
+from services.verifier.graders.extraction import boxed_answer, marked_answer, tagged_answer
+from services.verifier.graders.verdict import Grade, Verdict, right, wrong
+
+_MAX_CHARACTERS = 300
+_SIGNS = str.maketrans({"−": "-", "×": "*", "·": "*", "÷": "/", "$": " "})
+_LATEX = re.compile(r"\\(?:(times|cdot)|(div)|left|right|[,;! ()])(?![a-zA-Z])")
+_ALLOWED = re.compile(r"[0-9+\-*/(). \t\n]+")
+_OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
+
+
+class _Gold(NamedTuple):
+    numbers: Counter[Fraction]
+    target: Fraction
+
+
+class _Refused(ValueError):
+    """What stands there is no expression of + − * / and numbers."""
+
+
+def make_arithmetic(options: ArithmeticGrader) -> Grade:
+    def grade(text: str, gold: str) -> Verdict:
+        wanted = _read_gold(gold)
+        if wanted is None:
+            return wrong("bad_gold")
+        written = tagged_answer(text) or boxed_answer(text) or marked_answer(text)
+        if not written:
+            return wrong("no_answer")
+        try:
+            value, used = _evaluate(_plain(written, wanted.target))
+        except _Refused:
+            return wrong("bad_expression", written)
+        except ZeroDivisionError:
+            return wrong("division_by_zero", written)
+        if used != wanted.numbers if options.use_all else not used <= wanted.numbers:
+            return wrong("wrong_numbers", written)
+        return right("equal", written) if value == wanted.target else wrong("different", written)
+
+    return grade
+
+
+def _read_gold(gold: str) -> _Gold | None:
+    try:
+        tree = json.loads(gold, parse_float=Fraction, parse_constant=_refuse)
+        numbers = Counter(map(_number, tree["numbers"]))
+        return _Gold(numbers, _number(tree["target"])) if numbers else None
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(name)
+
+
+def _number(value: object) -> Fraction:
+    if isinstance(value, bool) or not isinstance(value, int | Fraction):
+        raise TypeError(value)
+    return Fraction(value)
+
+
+def _plain(written: str, target: Fraction) -> str:
+    """The expression alone: signs as Python has them, without "= target" behind it."""
+    text = _LATEX.sub(lambda match: "*" if match[1] else "/" if match[2] else " ", written.translate(_SIGNS))
+    expression, equals, result = text.strip().rstrip(".").partition("=")
+    if len(text) > _MAX_CHARACTERS or not _ALLOWED.fullmatch(expression):
+        raise _Refused
+    if equals and (not _ALLOWED.fullmatch(result) or _evaluate(result)[0] != target):
+        raise _Refused
+    return expression
+
+
+def _evaluate(expression: str) -> tuple[Fraction, Counter[Fraction]]:
+    """Value, and how often each number stands in it. Raises _Refused, ZeroDivisionError."""
+    used: Counter[Fraction] = Counter()
+
+    def value(node: ast.expr) -> Fraction:
+        match node:
+            case ast.BinOp(left, operation, right) if type(operation) in _OPERATORS:
+                return _OPERATORS[type(operation)](value(left), value(right))
+            case ast.UnaryOp(ast.USub(), ast.Constant(number)) if isinstance(number, int | float):
+                found = -Fraction(str(number))
+            case ast.Constant(number) if isinstance(number, int | float):
+                found = Fraction(str(number))
+            case _:
+                raise _Refused
+        used[found] += 1
+        return found
+
+    try:
+        return value(ast.parse(expression.strip(), mode="eval").body), used
+    except (SyntaxError, RecursionError, MemoryError) as error:
+        raise _Refused from error

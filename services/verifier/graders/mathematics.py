@@ -1,0 +1,176 @@
+"""A final answer as plain text for comparison: spelling, numbers, units, and what is too costly to hand to sympy."""
+
+import re
+import unicodedata
+from fractions import Fraction
+from math import prod
+
+MAX_CHARACTERS = 500
+"""Of an answer that is compared by its meaning; a longer one can only be equal as text."""
+_MAX_DEPTH = 24
+_MAX_DIGITS = 120
+_MAX_EXPONENT = 5000
+_MAX_EXPANDED = 100
+"""Exponent of a group with letters, which sympy may multiply out."""
+_MAX_COMMANDS = 60
+_MAX_EQUATIONS = 6
+
+_SIGNS = str.maketrans(
+    {
+        "−": "-", "×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ",
+        "≥": r"\ge ", "≠": r"\neq ", "±": r"\pm ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "°": r"^\circ ",
+        "²": "^2 ", "³": "^3 ", "\u00a0": " ", "\u2009": " ", "\u202f": " ",
+    }
+)  # fmt: skip
+_STRIPPED = re.compile(r"^(?:\s|\$|\\[()\[\]]|\*\*)+|(?:\s|(?<!\\)\$|\\[()\[\]]|\*\*|[.,;:](?=\s*$))+$")
+_SPACING = re.compile(r"\\!\s*|\\displaystyle\s*|\\(?:left|right)(?![a-zA-Z])|\\\$|(?<!\\)\$")
+_THIN_THOUSANDS = re.compile(r"(?<![0-9])[0-9]{1,3}(?:(?:\\,|\\ )[0-9]{3})+(?![0-9])")
+_TEXT = re.compile(r"\\(?:text|mbox|mathrm|textbf|textit|textrm|textnormal|mathbf|mathit)\s*\{([^{}]*)\}")
+_NUMBER = re.compile(r"([+-]?)\s*([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:\.([0-9]*))?")
+_FRACTION = re.compile(
+    r"([+-]?)\s*(?:\\[dtc]?frac\s*\{\s*([+-]?[0-9]+)\s*\}\s*\{\s*([0-9]+)\s*\}|([0-9]+)\s*/\s*([0-9]+))"
+)
+_SPACE = re.compile(r"(?<![0-9])(?:\s|\\[,; ])+|(?:\s|\\[,; ])+(?![0-9\s\\])")
+_BASE = re.compile(r"[0-9A-Fa-f]\}?_\s*\{?\s*([0-9]+)\s*\}?$")
+_LATEX_UNIT = re.compile(rf"(?<=[0-9}})])\s*(?:\\[,; ~]\s*)*{_TEXT.pattern}\s*(?:\^\s*\{{?[0-9]\}}?)?$")
+# fmt: off
+_UNITS = (
+    "dollar", "cent", "year", "month", "week", "day", "hour", "minute", "second", "mile", "meter", "metre", "foot",
+    "feet", "yard", "inch", "inche", "kilometer", "centimeter", "millimeter", "km", "cm", "mm", "ft", "kg", "gram",
+    "kilogram", "pound", "ounce", "liter", "litre", "gallon", "degree", "unit", "mph", "people", "student", "point",
+    "way", "time", "square unit", "square inche", "square feet", "square meter", "cubic inche", "cubic feet",
+)
+_NO_UNITS = frozenset((
+    "and", "or", "hundred", "thousand", "million", "billion", "trillion", "dozen", "half", "halves", "third", "thirds",
+    "quarter", "quarters", "percent", "percentage", "pct", "squared", "cubed", "plus", "minus", "times", "over", "to",
+    "mod", "base", "by", "in", "not", "i", "x", "y", "z", "n", "k",
+))
+# fmt: on
+_PLAIN_UNIT = re.compile(rf"(?<=[0-9])\s+(?:{'|'.join(map(re.escape, _UNITS))})s?\s*$", re.IGNORECASE)
+_COSTLY = re.compile(r"\\(?:sum|prod|i*int|oint|lim|bigcup|bigcap|Gamma|zeta)(?![a-zA-Z])|\b(?:factorial|primorial)\b")
+_BIG_NUMBER = re.compile(rf"[0-9]{{{_MAX_DIGITS + 1},}}")
+_HUGE_FACTORIAL = re.compile(r"!\s*[)}\]]*\s*!|\^|[0-9]{4}")
+_MANY_SIGNS = re.compile(r"(?:[-+]\s*){8}")
+_COMMAND = re.compile(r"\\[a-zA-Z]+")
+_HUGE_BINOMIAL = re.compile(r"\\[dt]?binom.*(?:[0-9]{4}|\^|!)", re.DOTALL)
+
+
+class Unreadable(ValueError):
+    """The answer holds characters that a reader cannot see or can mistake."""
+
+
+def clean(answer: str) -> str:
+    """Without delimiters and spacing, typographic signs as LaTeX. Raises Unreadable."""
+    text = answer.translate(_SIGNS)
+    require_visible(text)
+    text = _STRIPPED.sub("", text)
+    text = _SPACING.sub("", text.replace("{,}", ","))
+    return _THIN_THOUSANDS.sub(lambda match: re.sub(r"\\[, ]", "", match[0]), text).strip()
+
+
+def require_visible(text: str) -> None:
+    """Raises Unreadable where there are digits of other scripts, or characters without a shape of their own."""
+    for character in text:
+        if " " <= character <= "~" or character in "\t\n\r":
+            continue
+        if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn", "Nd", "Nl", "No"):
+            raise Unreadable(f"U+{ord(character):04X}")
+
+
+def as_text(answer: str) -> str:
+    """Of a cleaned answer: markup of text and white space aside. Equal texts are equal answers."""
+    text = _TEXT.sub(r"\1", answer).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
+    return _SPACE.sub("", text).strip("$").rstrip(".")
+
+
+def as_word(text: str) -> str:
+    """`text` in lower case, without brackets, where it is a word of three letters or more; otherwise empty."""
+    word = text.strip("()").casefold()
+    return word if len(word) > 2 and word.isalpha() else ""
+
+
+def without_unit(answer: str) -> str:
+    """Of a cleaned answer: a number's unit goes, "5 \\text{ miles}" as "5 miles"; "5 thousand" and "4t" stay."""
+    match = _LATEX_UNIT.search(answer)
+    if match and not _NO_UNITS & set(words := re.findall(r"[a-z]+|[^a-z\s.]", match[1].lower())):
+        return answer[: match.start()] if words and all(word.isalpha() for word in words) else answer
+    return _PLAIN_UNIT.sub("", answer)
+
+
+def base_of(answer: str) -> str:
+    """The base that a cleaned answer is written in, "3" for 102_3; empty where none is written."""
+    match = _BASE.search(answer)
+    return match[1] if match else ""
+
+
+def as_number(answer: str) -> Fraction | None:
+    """Value of a cleaned answer that is an integer, a decimal number or a fraction of integers."""
+    if len(answer) > MAX_CHARACTERS:
+        return None
+    match = _NUMBER.fullmatch(answer)
+    if match and (match[2] or match[3]):
+        decimals = match[3] or ""
+        value = Fraction(int((match[2] or "0").replace(",", "") + decimals), 10 ** len(decimals))
+        return -value if match[1] == "-" else value
+    match = _FRACTION.fullmatch(answer)
+    if not match or not int(match[3] or match[5]):
+        return None
+    value = Fraction(int(match[2] or match[4]), int(match[3] or match[5]))
+    return -value if match[1] == "-" else value
+
+
+def agree(a: Fraction, b: Fraction, digits: int) -> bool:
+    """Equal, or rounded to `digits` decimals equal and not 0: no small number is a smaller one, or 0."""
+    return a == b or (round(a, digits) == round(b, digits) != 0)
+
+
+def is_costly(answer: str) -> bool:
+    """Whether sympy might not end with it: towers of powers, large factorials, sums, long numbers, deep nesting.
+
+    Cheap and not exact: the deadline of the grading process is what holds.
+    """
+    return (
+        len(answer) > MAX_CHARACTERS
+        or _depth(answer) > _MAX_DEPTH
+        or len(_COMMAND.findall(answer)) > _MAX_COMMANDS
+        or answer.count("=") > _MAX_EQUATIONS
+        or bool(_MANY_SIGNS.search(answer))
+        or bool(_COSTLY.search(answer) or _BIG_NUMBER.search(answer) or _HUGE_BINOMIAL.search(answer))
+        or ("!" in answer and (answer.count("!") > 3 or bool(_HUGE_FACTORIAL.search(answer))))
+        or _huge_power(answer.replace("**", "^"))
+    )
+
+
+def _depth(text: str) -> int:
+    depth = deepest = 0
+    for character in text:
+        if character in "([{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif character in ")]}":
+            depth -= 1
+    return deepest
+
+
+def _huge_power(text: str) -> bool:
+    exponents = [_exponent(text, index + 1) for index, character in enumerate(text) if character == "^"]
+    if any("^" in exponent and re.search(r"[0-9]", exponent) for exponent in exponents):
+        return re.search(r"[0-9)}]\s*\^", "".join(exponents)) is not None
+    sizes = [prod(map(int, re.findall(r"[0-9]+", exponent))) or 1 for exponent in exponents]
+    of_group = re.search(r"[)}\]]\s*\^", text)
+    largest = _MAX_EXPANDED if of_group and re.search(r"[a-zA-Z]", _COMMAND.sub("", text)) else _MAX_EXPONENT
+    return (prod(sizes) if of_group else max(sizes, default=1)) > largest
+
+
+def _exponent(text: str, start: int) -> str:
+    """What stands after a `^`: a group, or a number as a person reads it."""
+    rest = text[start:].lstrip()
+    if rest[:1] not in ("{", "("):
+        match = re.match(r"[+-]?[0-9]+(?:\s*\^\s*\{?[+-]?[0-9]+)*|.?", rest, re.DOTALL)
+        return match[0] if match else ""
+    depth = 0
+    for index, character in enumerate(rest):
+        depth += (character in "{(") - (character in "})")
+        if depth == 0:
+            return rest[: index + 1]
+    return rest
