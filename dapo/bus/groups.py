@@ -13,6 +13,7 @@ from enum import StrEnum
 
 from dapo.bus.core import chunks
 from dapo.bus.errors import BusError, UnknownGroup
+from dapo.bus.keys import PROMPTS
 from dapo.bus.ledger import SETTLED, GroupState
 from dapo.bus.payloads import Payloads, attempts_until
 from dapo.bus.streams import Delivery
@@ -43,11 +44,11 @@ class GroupRecord:
 
 
 class Groups(Payloads):
-    async def issue_groups(self, tasks: Sequence[pb.PromptTask], epoch: int) -> None:
+    async def issue_groups(self, tasks: Sequence[pb.PromptTask], epoch: int, *, stream: str = PROMPTS) -> None:
         """Issues groups as prompts, in order. A group that was issued before is left alone. Raises Fenced."""
         calls = []
         for chunk in chunks(tasks, _CHUNK):
-            call: list[str | bytes | int] = [epoch]
+            call: list[str | bytes | int] = [epoch, stream]
             for task in chunk:
                 if task.group_size < 1:
                     raise ValueError(f"group {task.group_id!r}: group_size is {task.group_size}, must be at least 1")

@@ -3,10 +3,12 @@
 import re
 
 PROMPTS = "prompts"
+EVALUATIONS = "evaluations"
+"""Prompts for the generator that does nothing but evaluate, where there is one."""
 COMPLETIONS = "completions"
 SCORED = "scored"
 
-READERS = {PROMPTS: "generator", COMPLETIONS: "verifier", SCORED: "orchestrator"}
+READERS = {PROMPTS: "generator", EVALUATIONS: "generator", COMPLETIONS: "verifier", SCORED: "orchestrator"}
 """Stream -> the role that consumes it, which is also the name of its consumer group."""
 
 GROUP_ID = re.compile(rb"[eg]\d{10}")

@@ -116,6 +116,7 @@ def _limits(model: Path) -> tuple[int, int]:
 def _build(tree: dict[str, Any], wanted: Wanted) -> RunSpec:
     """The spec of a run that only evaluates: no training steps, no learner."""
     evaluation: dict[str, Any] = {**tree.get("evaluation", {}), "at_start": True, "every_steps": None}
+    evaluation["dedicated_generator"] = False
     evaluation |= _given(samples=wanted.samples, temperature=wanted.temperature, top_p=wanted.top_p)
     evaluation |= _given(max_response_tokens=wanted.max_response_tokens)
     data = {**tree["data"], **_given(chat=wanted.chat, prompt_template=wanted.prompt_template)}

@@ -64,6 +64,9 @@ class EvaluationSpec(Section):
     """Nucleus of the sampling; training has none (the paper: 0.7)."""
     max_response_tokens: int | None = Field(default=None, gt=0)
     """Responses are cut here; none: `sampling.max_response_tokens`."""
+    dedicated_generator: bool = False
+    """Evaluate on one more generator, which takes no prompts for training and keeps its weights while an evaluation
+    goes on, so that each evaluation is of exactly one version."""
     exclude_from_training: bool = True
     """Leave rows whose prompt an evaluation set asks, too, out of the training."""
     prompts_in_flight: int | None = Field(default=None, gt=0)

@@ -36,6 +36,9 @@ def evaluation(spec: "RunSpec") -> Iterator[Problem]:
             shown(wanted.every_steps),
             "has no effect without prompts to evaluate on. Give evaluation.sets or data.held_out_share",
         )
+    if wanted.dedicated_generator and not (has_sets and spec.training.steps):
+        why = "prompts to evaluate on" if spec.training.steps else "a training beside it"
+        yield Problem("evaluation.dedicated_generator", "true", f"has no effect without {why}. Leave it out")
     if not spec.training.steps and not has_sets:
         yield Problem(
             "training.steps", "0", "there is nothing to do: no training, and no evaluation.sets. Give one of them"

@@ -68,9 +68,10 @@ def plan_processes(
         return ProcessPlan(role, worker_id, f"services.{role}", {**common, "DAPO_WORKER_ID": worker_id, **env})
 
     plans = []
-    for index in range(resources.generator.replicas):
+    for index in range(spec.generator_processes):
         env = _device_env(resources.generator.device, share.generators[index], cuda_devices)
-        plans.append(process("generator", index, env))
+        evaluates = {"DAPO_EVALUATES": "1"} if index == resources.generator.replicas else {}
+        plans.append(process("generator", index, env | evaluates))
     for index in range(resources.verifier.replicas):
         plans.append(process("verifier", index, {"OMP_NUM_THREADS": "1"}))
     for rank in range(resources.learner.ranks if spec.training.steps else 0):
@@ -99,9 +100,10 @@ def _share_gpus(spec: RunSpec, devices: Sequence[str]) -> _GpuShare:
     generator, learner = spec.resources.generator, spec.resources.learner
     ranks = 0 if learner.device == "cpu" else learner.ranks
     width = 0 if generator.device == "cpu" else generator.tensor_parallel
-    if not devices or ranks + width * generator.replicas > len(devices):
-        return _GpuShare(None, (None,) * generator.replicas)
-    starts = [ranks + index * width for index in range(generator.replicas)]
+    count = spec.generator_processes
+    if not devices or ranks + width * count > len(devices):
+        return _GpuShare(None, (None,) * count)
+    starts = [ranks + index * width for index in range(count)]
     return _GpuShare(",".join(devices[:ranks]), tuple(",".join(devices[start : start + width]) for start in starts))
 
 

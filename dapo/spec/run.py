@@ -58,6 +58,10 @@ class RunSpec(Section):
         return self.longest_sequence + ENGINE_RESERVE_TOKENS
 
     @property
+    def generator_processes(self) -> int:
+        return self.resources.generator.replicas + self.evaluation.dedicated_generator
+
+    @property
     def named_graders(self) -> dict[str, AnyGrader]:
         """Every grader that the spec names, by name. Raises UnknownGrader; a validated spec has none."""
         graders = self.reward.graders

@@ -22,7 +22,8 @@ async def generate(environment: WorkerEnvironment) -> None:
         codec = await asyncio.to_thread(PromptCodec, spec.model.path)
         log_path = environment.run_dir / "logs" / f"{environment.worker_id}-sglang.log"
         server = SglangServer(spec, device=device, log_path=log_path)
-        await Generator(bus, spec, environment.worker_id, server, codec).run()
+        evaluates = os.environ.get("DAPO_EVALUATES") == "1"
+        await Generator(bus, spec, environment.worker_id, server, codec, evaluates=evaluates).run()
     finally:
         await bus.close()
 

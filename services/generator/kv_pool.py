@@ -36,5 +36,5 @@ def pool_tokens(spec: RunSpec, bytes_per_token: int, memory: int) -> int:
     """
     generator = spec.resources.generator
     wanted = generator.max_running_requests * spec.longest_sequence
-    share = memory // MEMORY_SHARE // generator.replicas // bytes_per_token
+    share = memory // MEMORY_SHARE // spec.generator_processes // bytes_per_token
     return max(spec.smallest_pool, min(wanted, share))

@@ -33,14 +33,20 @@ class Membership:
         *,
         tensor_parallel: int,
         base_weights: str,
+        evaluates: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._bus = bus
         self._clock = clock
         self._started = clock()
         self._record = pb.Member(
-            generator_id=generator_id, tensor_parallel=tensor_parallel, state="starting", base_weights=base_weights
+            generator_id=generator_id,
+            tensor_parallel=tensor_parallel,
+            state="starting",
+            base_weights=base_weights,
+            evaluates=evaluates,
         )
+        self._keeps_weights = False
         self._busy_since: float | None = None
         self._busy_s = 0.0
         self._version_changed = asyncio.Condition()
@@ -74,23 +80,42 @@ class Membership:
             self._version_changed.notify_all()
         await self.publish()
 
+    async def wait_settled(self) -> None:
+        """Return once no update is going on."""
+        async with self._version_changed:
+            await self._version_changed.wait_for(lambda: self._record.state != "updating")
+
+    def serves(self, step: int) -> bool:
+        """Whether the engine serves weights of a known version, `step` or later."""
+        return self.serving.is_set() and self._record.version.step >= step
+
+    async def keep_weights(self, keep: bool) -> None:
+        """Whether to tell the learner that this member takes no weights for now."""
+        self._keeps_weights = keep
+        await self.publish()
+
     async def withdraw(self) -> None:
         """The engine is gone; of its successor's weights nobody vouches until the next `serve`."""
+        self._keeps_weights = False
         self._record.state = "starting"
         self._record.ClearField("version")
         self.serving.clear()
+        async with self._version_changed:
+            self._version_changed.notify_all()
         await self.publish()
 
     async def wait_step(self, step: int) -> None:
         """Return once the engine serves weights of a known version, `step` or later."""
         async with self._version_changed:
-            await self._version_changed.wait_for(lambda: self.serving.is_set() and self._record.version.step >= step)
+            await self._version_changed.wait_for(lambda: self.serves(step))
 
     def snapshot(self) -> pb.Member:
         """The record now; `busy_s` counts seconds with at least one request running."""
         now = self._clock()
         member = pb.Member()
         member.CopyFrom(self._record)
+        if self._keeps_weights and member.state == "ready":
+            member.state = "evaluating"
         member.up_s = now - self._started
         member.busy_s = self._busy_s + (now - self._busy_since if self._busy_since is not None else 0.0)
         return member

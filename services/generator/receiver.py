@@ -14,6 +14,7 @@ from dapo.v1 import messages_pb2 as pb
 from services.generator.engine import EngineError, TensorDescription
 from services.generator.host import EngineHost
 from services.generator.member import Membership, version_name
+from services.generator.pin import Pin
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +26,9 @@ class UpdateFailed(Exception):
 
 
 class Receiver:
-    def __init__(self, bus: Bus, generator_id: str, host: EngineHost, membership: Membership) -> None:
+    def __init__(self, bus: Bus, generator_id: str, host: EngineHost, membership: Membership, pin: Pin) -> None:
         self._bus = bus
+        self._pin = pin
         self._id = generator_id
         self._host = host
         self._membership = membership
@@ -54,6 +56,8 @@ class Receiver:
             if not self._host.up:
                 raise UpdateFailed("the engine is being started anew")
             self._check_incarnation(command.incarnation)
+            if self._pin.held:
+                raise UpdateFailed("an evaluation goes on, and its weights are kept")
             with self._host.command():
                 async with asyncio.timeout(command.deadline_s):
                     pause_s = await self._carry_out(command)

@@ -11,11 +11,13 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from dapo.bus import RETRIES, Bus, Delivery, Outcome, attempt_number
+from dapo.bus.keys import EVALUATIONS, PROMPTS
 from dapo.spec import RunSpec
 from dapo.v1 import messages_pb2 as pb
 from services.generator.engine import EngineError, SamplingParams
 from services.generator.host import EngineHost
 from services.generator.member import ROLE, Membership
+from services.generator.pin import Pin
 from services.generator.receiver import Receiver
 from services.generator.server import EngineServer
 from services.generator.tokens import Limits, PromptCodec, PromptError
@@ -23,7 +25,6 @@ from services.generator.writer import CompletionWriter, Finished
 
 log = logging.getLogger(__name__)
 
-STREAM = "prompts"
 HEARTBEAT_S = 2.0
 CLAIM_S = 3.0
 BLOCK_S = 1.0
@@ -48,8 +49,20 @@ def request_id(group_id: str, index: int, attempt: int) -> str:
 
 
 class Generator:
-    def __init__(self, bus: Bus, spec: RunSpec, worker_id: str, server: EngineServer, codec: PromptCodec) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        spec: RunSpec,
+        worker_id: str,
+        server: EngineServer,
+        codec: PromptCodec,
+        *,
+        evaluates: bool = False,
+    ) -> None:
+        """`evaluates`: it takes nothing but the prompts of evaluations, and keeps its weights while it has some."""
         self._bus = bus
+        self._evaluates = evaluates
+        self._stream = EVALUATIONS if evaluates else PROMPTS
         self._id = worker_id
         self._codec = codec
         sampling = spec.sampling
@@ -61,10 +74,15 @@ class Generator:
         self._jobs: set[asyncio.Task[None]] = set()
         self._slot_freed = asyncio.Event()
         self.membership = Membership(
-            bus, worker_id, tensor_parallel=resources.tensor_parallel, base_weights=spec.model.path
+            bus,
+            worker_id,
+            tensor_parallel=resources.tensor_parallel,
+            base_weights=spec.model.path,
+            evaluates=evaluates,
         )
+        self._pin = Pin(self.membership)
         self.host = EngineHost(server, self.membership, fixed_weights=spec.training.steps == 0)
-        self._receiver = Receiver(bus, worker_id, self.host, self.membership)
+        self._receiver = Receiver(bus, worker_id, self.host, self.membership, self._pin)
         self._writer = CompletionWriter(bus, codec, worker_id)
 
     async def run(self) -> None:
@@ -104,9 +122,11 @@ class Generator:
             deliveries: list[Delivery] = []
             if clock() - claimed_at >= CLAIM_S:
                 claimed_at = clock()
-                deliveries = await self._bus.claim_dead(STREAM, ROLE, self._id, count=count)
+                deliveries = await self._bus.claim_dead(self._stream, ROLE, self._id, count=count)
             if not deliveries:
-                deliveries = await self._bus.consume(STREAM, self._id, count=count, block_s=BLOCK_S)
+                deliveries = await self._bus.consume(self._stream, self._id, count=count, block_s=BLOCK_S)
+            if not (deliveries or self._jobs):
+                await self._pin.release()
             async for job in self._accept(deliveries):
                 task = tasks.create_task(self._work(job))
                 self._jobs.add(task)
@@ -134,7 +154,7 @@ class Generator:
 
     async def _fail(self, group_id: str, delivery: Delivery, reason: str, detail: str) -> None:
         log.warning("group %s failed: %s: %s", group_id, reason, detail)
-        await self._bus.fail_group(group_id, reason, detail, stream=STREAM, delivery=delivery)
+        await self._bus.fail_group(group_id, reason, detail, stream=self._stream, delivery=delivery)
 
     async def _work(self, job: Job) -> None:
         """Write every response that the group still lacks, however often the engine breaks off."""
@@ -145,7 +165,7 @@ class Generator:
             if not missing:
                 return
             # Published weights are served by every member, save one that was taken for dead and is still behind.
-            await self.membership.wait_step(job.task.issued_version)
+            await (self._pin.hold if self._evaluates else self.membership.wait_step)(job.task.issued_version)
             try:
                 missing = await self._generate(job, missing, attempt_number(job.delivery.attempt, retry))
             except EngineError as error:

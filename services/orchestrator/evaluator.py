@@ -18,6 +18,7 @@ from dapo.algo.batches import is_truncated
 from dapo.algo.evaluation import Judged, measure
 from dapo.bus import Bus, BusFull, Delivery
 from dapo.bus.groups import GroupRecord
+from dapo.bus.keys import EVALUATIONS, PROMPTS
 from dapo.data import Dataset
 from dapo.spec.run import RunSpec
 from dapo.telemetry.samples import Sample
@@ -96,6 +97,7 @@ class Evaluator:
         self._newest = -1
         self._fresh: dict[str, float] = {}
         self._told_s = 0.0
+        self._stream = EVALUATIONS if spec.evaluation.dedicated_generator else PROMPTS
 
     @property
     def busy(self) -> bool:
@@ -154,9 +156,8 @@ class Evaluator:
             count = min(room, _ISSUED_AT_ONCE, len(current.waiting))
             tasks = {f"e{self._issued + at:010d}": current.waiting[at] for at in range(count)}
             try:
-                await self._bus.issue_groups(
-                    [self._task(name, one, current.step) for name, one in tasks.items()], epoch
-                )
+                prompts = [self._task(name, one, current.step) for name, one in tasks.items()]
+                await self._bus.issue_groups(prompts, epoch, stream=self._stream)
             except BusFull as error:
                 log.warning("prompts of the evaluation wait until memory is free: %s", error)
                 return
@@ -168,9 +169,12 @@ class Evaluator:
 
     def _room(self, training: bool) -> int:
         evaluation, resources = self._spec.evaluation, self._spec.resources.generator
+        most = max(one.samples for one in self._settings)
+        at_once = max(1, resources.max_running_requests // most)
+        if evaluation.dedicated_generator:
+            return at_once
         if not training or self.holds_training:
-            most = max(one.samples for one in self._settings)
-            return max(1, resources.replicas * resources.max_running_requests // most)
+            return at_once * resources.replicas
         return evaluation.prompts_in_flight or max(1, self._spec.training.prompts_per_step // _TRAINING_SHARE)
 
     def _task(self, group_id: str, problem: _Problem, step: int) -> pb.PromptTask:

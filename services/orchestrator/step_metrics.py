@@ -25,9 +25,9 @@ class GeneratorMeter:
         self.generated_tokens = 0
 
     def measure(self, members: Iterable[pb.Member], now_s: float) -> dict[str, float]:
-        """`now_s` is a monotonic clock's. The first reading gives no rates."""
+        """`now_s` is a monotonic clock's. The first reading gives no rates. Generators that evaluate do not count."""
         growth: list[_Counters] = []
-        for member in members:
+        for member in (one for one in members if not one.evaluates):
             now = _Counters(member.generated_tokens, member.busy_s, member.up_s)
             before = self._last.get(member.generator_id, _Counters(0, 0.0, 0.0))
             if now.up_s < before.up_s or now.tokens < before.tokens:

@@ -63,6 +63,7 @@ def test_a_resolved_spec_reads_back_the_same() -> None:
             "has the name of what data.held_out_share keeps back",
         ),
         ({"evaluation__max_response_tokens": 10**6}, "the generators hold sequences for sampling.max_response_tokens"),
+        ({"evaluation__dedicated_generator": True}, "has no effect without prompts to evaluate on"),
         ({"training__steps": 0}, "there is nothing to do: no training, and no evaluation.sets"),
     ],
 )
@@ -76,6 +77,15 @@ def test_a_run_without_steps_starts_no_learner(tmp_path: Path) -> None:
         made, run_id="r", run_dir=tmp_path, redis_url="redis://h", payload_url=None, master_port=1, cuda_devices=()
     )
     assert {plan.role for plan in plans} == {"generator", "verifier"}
+
+
+def test_a_dedicated_generator_is_one_more_and_takes_a_share_of_gpus(tmp_path: Path) -> None:
+    made = spec(evaluation__dedicated_generator=True, evaluation__sets={"a": {"path": "a.jsonl"}})
+    arguments = {"run_id": "r", "run_dir": tmp_path, "redis_url": "redis://h", "payload_url": None, "master_port": 1}
+    plans = plan_processes(made, **arguments, cuda_devices=("0", "1", "2"))
+    generators = [plan for plan in plans if plan.role == "generator"]
+    assert [plan.env.get("DAPO_EVALUATES") for plan in generators] == [None, "1"]
+    assert [plan.env["CUDA_VISIBLE_DEVICES"] for plan in generators] == ["1", "2"]
 
 
 def test_a_set_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ local function take(pending)
   local entry = redis.call("XCLAIM", key, role, self, 0, pending[1])[1]
   if not entry then return end
   local group = group_key(entry[2][2])
-  if stream == "prompts" and redis.call("EXISTS", group) == 1 then
+  if role == "generator" and redis.call("EXISTS", group) == 1 then
     redis.call("HSET", group, "attempts", deliveries)
   end
   claimed[#claimed + 1] = {entry[1], deliveries, unpack(entry[2])}

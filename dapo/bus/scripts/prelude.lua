@@ -19,7 +19,7 @@ local function acknowledge(stream, message_id)
   redis.call("XDEL", prefix .. stream, message_id)
 end
 
--- Moves a group and the counts together. A group that leaves `issued` takes its prompts entry with it; one that is
+-- Moves a group and the counts together. A group that leaves `issued` takes its prompt's entry with it; one that is
 -- discarded is marked for the sweep of its payloads. Callers check ALLOWED before they write anything.
 local function move(id, from, to, reason)
   assert(ALLOWED[from .. ">" .. to], "ledger move refused")
@@ -28,7 +28,7 @@ local function move(id, from, to, reason)
   redis.call("HINCRBY", prefix .. "ledger", from, -1)
   redis.call("HINCRBY", prefix .. "ledger", to, 1)
   if from == "issued" then
-    acknowledge("prompts", redis.call("HGET", group, "entry"))
+    acknowledge(unpack(redis.call("HMGET", group, "stream", "entry")))
   end
   if not IS_OPEN[to] then
     redis.call("ZREM", prefix .. "open", id)
