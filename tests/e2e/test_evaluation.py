@@ -10,6 +10,7 @@ from dapo.telemetry.evaluations import read_evaluations
 from tests.e2e.conftest import DAPO, REPOSITORY, Platform
 
 pytestmark = pytest.mark.timeout(900)
+GSM8K = REPOSITORY.parent / "shared" / "data" / "gsm8k_test_300.jsonl"
 
 
 def test_a_run_is_evaluated_on_the_way_and_compared_with_its_base(platform: Platform, tmp_path: Path) -> None:
@@ -47,3 +48,33 @@ def test_a_run_is_evaluated_on_the_way_and_compared_with_its_base(platform: Plat
     ).stdout
     assert "step 0" in shown
     assert "step 20" in shown
+
+
+@pytest.mark.skipif(not GSM8K.exists(), reason=f"{GSM8K} is not here")
+def test_a_pretrained_model_trains_on_gsm8k_and_is_evaluated_before_and_after(
+    platform: Platform, tmp_path: Path
+) -> None:
+    subprocess.run([DAPO, "model", "smollm2", tmp_path], check=True, cwd=REPOSITORY, capture_output=True)
+    settings = {
+        "model.path": tmp_path / "model",
+        "data.path": GSM8K,
+        "data.held_out_share": 0.01,
+        "evaluation.samples": 2,
+        "reward.grader": "math_verify",
+        "sampling.group_size": 2,
+        "training.prompts_per_step": 2,
+        "training.updates_per_step": 1,
+        "training.steps": 2,
+    }
+    run_dir = tmp_path / "run"
+    sets = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    process = platform.start("train", "examples/smollm2-math.yaml", "--run-dir", run_dir, *sets)
+    output, _ = process.communicate(timeout=800)
+    assert process.returncode == 0, output
+    assert platform.left_behind() == []
+    rows = read_evaluations(run_dir)
+    assert [row["step"] for row in rows] == [0, 2]
+    assert all(row["problems"] > 0 and row["failed_problems"] == 0 for row in rows)
+    samples = [json.loads(line) for line in (run_dir / "samples.jsonl").read_text().splitlines()]
+    assert {sample["grader"] for sample in samples} == {"math_verify"}
+    assert all(response["text"].strip() for sample in samples for response in sample["responses"])

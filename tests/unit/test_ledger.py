@@ -67,7 +67,7 @@ def test_keys_of_a_run_share_one_hash_tag() -> None:
     keys = Keys("2026-01-01.x_1")
     names = [keys.run, keys.group("g0"), keys.payload("g0", 1, 2), keys.stream("prompts"), keys.commands("generator-0")]
     assert all(name.startswith("dapo:{2026-01-01.x_1}:") for name in names)
-    with pytest.raises(ValueError, match="stream 'grades' is none of prompts, completions, scored"):
+    with pytest.raises(ValueError, match="stream 'grades' is none of prompts, evaluations, completions, scored"):
         keys.stream("grades")
 
 
