@@ -82,6 +82,8 @@ def majority_at_k(problem: Problem, k: int) -> float:
         raise ValueError(f"maj@{k} of {n} responses: wants 1 ≤ k ≤ n")
     if k == n:
         return vote(problem)
+    if k == 1:
+        return sum(response.correct and bool(response.answer) for response in problem) / n
     return float(np.mean([vote([problem[index] for index in order[:k]]) for order in _orders(n)]))
 
 
@@ -99,7 +101,8 @@ def estimate(values: Sequence[float]) -> Estimate:
         raise ValueError("an evaluation without a problem has no mean")
     array = np.asarray(values, dtype=np.float64)
     generator = np.random.default_rng(_SEED)
-    means = array[generator.integers(0, len(array), size=(RESAMPLES, len(array)))].mean(axis=1)
+    # One draw after the other: all at once would take RESAMPLES times the memory of the values.
+    means = [array[generator.integers(0, len(array), size=len(array))].mean() for _ in range(RESAMPLES)]
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return Estimate(float(array.mean()), float(low), float(high))
@@ -125,7 +128,8 @@ class Measures(NamedTuple):
     samples: int
     average: Estimate
     pass_at: Mapping[int, Estimate]
-    majority_at: Mapping[int, Estimate]
+    majority_at: Mapping[int, Estimate] | None
+    """None where answers cannot be told apart."""
     response_length_mean: float
     """Tokens."""
     truncated_share: float
@@ -136,14 +140,19 @@ class Measures(NamedTuple):
             "samples": self.samples,
             "avg_at_k": self.average._asdict(),
             "pass_at_k": {str(k): found._asdict() for k, found in self.pass_at.items()},
-            "maj_at_k": {str(k): found._asdict() for k, found in self.majority_at.items()},
+            "maj_at_k": None
+            if self.majority_at is None
+            else {str(k): found._asdict() for k, found in self.majority_at.items()},
             "response_length_mean": self.response_length_mean,
             "truncated_share": self.truncated_share,
         }
 
 
-def measure(problems: Sequence[Problem]) -> Measures:
-    """Raises ValueError for no problems, or where they do not have equally many responses, at least one."""
+def measure(problems: Sequence[Problem], *, majority: bool = True) -> Measures:
+    """`majority`: whether the answers may vote.
+
+    Raises ValueError for no problems, or where they do not have equally many responses, at least one.
+    """
     counts = {len(problem) for problem in problems}
     if len(counts) != 1 or 0 in counts:
         raise ValueError(f"problems must have equally many responses, at least one; there are {sorted(counts)}")
@@ -164,7 +173,7 @@ def measure(problems: Sequence[Problem]) -> Measures:
         samples=n,
         average=over_problems(average_correct),
         pass_at={k: passed(k) for k in sizes(n)},
-        majority_at={k: voted(k) for k in sizes(n)},
+        majority_at={k: voted(k) for k in sizes(n)} if majority else None,
         response_length_mean=sum(response.tokens for response in responses) / len(responses),
         truncated_share=sum(response.truncated for response in responses) / len(responses),
     )

@@ -78,9 +78,10 @@ def prepare(
         fail("--model and --max-prompt-tokens go together: the one counts for the other")
     try:
         source = _open(path, settings)
-        filters = preparation.Filters(keep_duplicates, _hashes(exclude or []), _counter(model), max_prompt_tokens)
+        excluded, also_read = _excluded(exclude or [])
+        filters = preparation.Filters(keep_duplicates, excluded, _counter(model), max_prompt_tokens)
         items = _track(source.scan(), len(source), "preparing")
-        done = preparation.prepare(source, items, out, filters, held_out=held_out, force=force)
+        done = preparation.prepare(source, items, out, filters, held_out=held_out, also_read=also_read, force=force)
     except DatasetError as error:
         fail(str(error))
     except OSError as error:
@@ -110,10 +111,13 @@ def _open(path: str, settings: list[str] | None) -> "Source":
     return Source(source, name)
 
 
-def _hashes(paths: list[str]) -> frozenset[bytes]:
+def _excluded(paths: list[str]) -> tuple[frozenset[bytes], list[Path]]:
+    """(hashes of the prompts, files that they were read from)."""
     from dapo.data import open_source
 
-    return frozenset().union(*(open_source(_open(path, None).spec, path).prompt_hashes() for path in paths))
+    datasets = [open_source(_open(path, None).spec, path) for path in paths]
+    files = [file for dataset in datasets for source in dataset.sources for file in source.table.files]
+    return frozenset().union(*(dataset.prompt_hashes() for dataset in datasets)), files
 
 
 def _counter(model: str | None) -> "PromptTokens | None":

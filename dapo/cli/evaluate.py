@@ -2,17 +2,18 @@
 
 import json
 import re
+import shutil
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from rich.console import Console
 
 from dapo.cli.children import require_torch, run_module
-from dapo.cli.errors import fail
-from dapo.cli.train import train
-from dapo.spec.load import build_spec
+from dapo.cli.errors import RUN_ERROR, fail
+from dapo.cli.train import require_inputs, train
+from dapo.spec.load import build_spec, parse_spec
 from dapo.spec.problem import SpecError
 from dapo.spec.run import RunSpec
 from dapo.telemetry.model_comparison import Result, compare, comparison_json, draw_comparison, read_result
@@ -51,19 +52,47 @@ def evaluate(
     require_torch("evaluating on this machine")
     console = Console()
     folder = out or _new_folder(Path("runs"))
-    plans = [plan for subject in subjects for plan in _plans(subject, wanted, base, folder)]
+    picture = picture or folder / "evaluation.png"
+    _check_destinations(folder, json_path, picture)
+    models = folder / "models"
+    plans = [plan for at, subject in enumerate(subjects) for plan in _plans(subject, wanted, base, models / str(at))]
     labels = _distinct([label for label, _ in plans])
+    for _, spec in plans:
+        require_inputs(spec)
     results: list[Result] = []
-    for label, (_, spec) in zip(labels, plans, strict=True):
-        console.print(f"[bold]{label}[/bold]" if len(plans) > 1 else label, soft_wrap=True)
-        results.append(read_result(label, train(spec, folder / _file_name(label))))
+    try:
+        for label, (_, spec) in zip(labels, plans, strict=True):
+            console.print(label, soft_wrap=True, markup=False, style="bold")
+            results.append(read_result(label, train(spec, folder / _file_name(label))))
+    finally:
+        # What is finished is shown, whatever becomes of the rest.
+        if results:
+            _report(results, console, json_path, picture)
+        shutil.rmtree(models, ignore_errors=True)
+    if not any(one.row["avg_at_k"] for result in results for one in result.sets.values()):
+        fail("no problem could be evaluated: see the alerts above", RUN_ERROR)
+
+
+def _check_destinations(folder: Path, json_path: Path | None, picture: Path) -> None:
+    """Leave with exit code 2 before hours of work, not after them."""
+    for option, path in (("--json", json_path), ("--picture", picture)):
+        if path is None:
+            continue
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            fail(f"{option} {path} cannot be written: {error.strerror}: {error.filename}")
+        if path.is_dir():
+            fail(f"{option} {path} is a folder. Give a file")
+
+
+def _report(results: Sequence[Result], console: Console, json_path: Path | None, picture: Path) -> None:
     for table in compare(results):
         console.print(table)
     if json_path is not None:
-        json_path.parent.mkdir(parents=True, exist_ok=True)
-        json_path.write_text(json.dumps(comparison_json(results), indent=2, ensure_ascii=False) + "\n")
-    drawn = draw_comparison(results, picture or folder / "evaluation.png")
-    console.print(f"picture     {drawn}", soft_wrap=True, highlight=False)
+        text = json.dumps(comparison_json(results), indent=2, ensure_ascii=False) + "\n"
+        json_path.write_text(text, encoding="utf-8")
+    console.print(f"picture     {draw_comparison(results, picture)}", soft_wrap=True, highlight=False)
 
 
 def _new_folder(parent: Path) -> Path:
@@ -72,17 +101,20 @@ def _new_folder(parent: Path) -> Path:
     return parent / f"eval-{datetime.now(UTC):%Y%m%d-%H%M%S}"
 
 
-def _plans(subject: str, wanted: Wanted, base: bool, folder: Path) -> list[tuple[str, RunSpec]]:
-    """Label and spec of what is evaluated for one subject: with `base` a run's base model, then the run."""
+def _plans(subject: str, wanted: Wanted, base: bool, exported: Path) -> list[tuple[str, RunSpec]]:
+    """Label and spec of what is evaluated for one subject: with `base` a run's base model, then the run, whose model is
+    written to `exported`."""
     run_dir = Path(subject)
     if not (run_dir / "spec.yaml").is_file():
         if base:
             fail(f"--base wants the folder of a run; {subject} has no spec.yaml")
         return [(subject.rstrip("/").rpartition("/")[2] or subject, _build(_model_tree(subject, wanted), wanted))]
-    tree = yaml.safe_load((run_dir / "spec.yaml").read_text(encoding="utf-8"))
-    exported = folder / "models" / _file_name(run_dir.resolve().name)
-    if not (exported / "config.json").exists():
-        run_module("services.learner.export", str(run_dir), str(exported))
+    _check_options(wanted)
+    try:
+        tree = parse_spec((run_dir / "spec.yaml").read_text(encoding="utf-8")).model_dump(mode="json")
+    except SpecError as error:
+        fail(f"{run_dir / 'spec.yaml'}: {error}")
+    run_module("services.learner.export", str(run_dir), str(exported))
     models = {run_dir.resolve().name: str(exported)}
     if base:
         models = {f"{Path(tree['model']['path']).name} (base)": tree["model"]["path"], **models}
@@ -107,7 +139,10 @@ def _limits(model: Path) -> tuple[int, int]:
     """Prompt and response tokens that fit the model's context: a quarter, at most 2,048, and the rest."""
     context = _CONTEXT_TOKENS
     if (model / "config.json").is_file():
-        config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+        try:
+            config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+        except ValueError as error:
+            fail(f"{model / 'config.json'} is not JSON: {error}")
         context = config.get("max_position_embeddings") or _CONTEXT_TOKENS
     prompt = min(2048, context // 4)
     return prompt, max(1, context - prompt - _RESERVE_TOKENS)
@@ -121,8 +156,15 @@ def _build(tree: dict[str, Any], wanted: Wanted) -> RunSpec:
     evaluation |= _given(max_response_tokens=wanted.max_response_tokens)
     data = {**tree["data"], **_given(chat=wanted.chat, prompt_template=wanted.prompt_template)}
     if wanted.data:
-        data["held_out_share"] = 0.0
-        chosen = _given(protocol=wanted.protocol, grader=wanted.grader, limit_rows=wanted.limit_rows)
+        # What the run was trained with need not be here any more.
+        kept = ("chat", "system_prompt", "prompt_template", "max_prompt_tokens")
+        data = {"path": wanted.data[0], **{name: data[name] for name in kept if name in data}}
+        if wanted.protocol:
+            evaluation |= {"temperature": 1.0, "top_p": 0.7}
+            evaluation |= _given(temperature=wanted.temperature, top_p=wanted.top_p)
+        chosen = _given(
+            protocol=wanted.protocol, grader=wanted.grader, limit_rows=wanted.limit_rows, samples=wanted.samples
+        )
         chosen |= _given(chat=wanted.chat, prompt_template=wanted.prompt_template)
         names = _distinct([_file_name(Path(path).stem) for path in wanted.data])
         evaluation["sets"] = {name: {"path": path, **chosen} for name, path in zip(names, wanted.data, strict=True)}
@@ -143,6 +185,20 @@ def _build(tree: dict[str, Any], wanted: Wanted) -> RunSpec:
         fail(str(error))
 
 
+def _check_options(wanted: Wanted) -> None:
+    """Options that say how prompts are asked belong to prompts of one's own."""
+    options = _given(
+        protocol=wanted.protocol,
+        grader=wanted.grader,
+        limit_rows=wanted.limit_rows,
+        chat=wanted.chat,
+        prompt_template=wanted.prompt_template,
+    )
+    if options and not wanted.data:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in options)
+        fail(f"{names}: a run's own sets are asked as its spec says. Give --data, or --set evaluation.sets.NAME.…")
+
+
 def _given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
@@ -153,9 +209,8 @@ def _file_name(label: str) -> str:
 
 def _distinct(names: Sequence[str]) -> list[str]:
     """Each name once, those that were there before with a number."""
-    seen: dict[str, int] = {}
-    found = []
+    found: list[str] = []
     for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        found.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
+        free = (name if number == 1 else f"{name}-{number}" for number in count(1))
+        found.append(next(one for one in free if one not in found))
     return found

@@ -15,6 +15,17 @@ if TYPE_CHECKING:
     from dapo.spec.reward import RewardSpec
 
 
+_EXAMPLES = {
+    "pattern": "'pattern=#### (.*)'",
+    "url": "url=http://judge:8000/v1",
+    "model": "model=NAME",
+    "rubric": "'rubric=1 where …, else 0'",
+    "function": "function=my_module:my_function",
+    "parts": "'parts={exact: 1}'",
+}
+"""Of the options that have no default, as a shell takes them."""
+
+
 def grade(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Rows as .jsonl; - reads standard input.")],
     grader: Annotated[
@@ -45,8 +56,8 @@ def grade(
 
     from dapo.spec.graders import GraderSpec
 
-    if file != "-" and (not Path(file).exists() or Path(file).is_dir()):
-        fail(f"{file} is no file. Give a .jsonl file of rows with {response_field!r} and {gold_field!r}, or -")
+    if file != "-" and not (Path(file).is_file() or Path(file).is_fifo()):
+        fail(f"{file} is no file or pipe. Give a .jsonl file of rows with {response_field!r} and {gold_field!r}, or -")
     reward, graders = _resolve(grader, spec, options or [], processes, timeout)
     named = TypeAdapter(dict[str, GraderSpec]).dump_json(graders).decode()
     arguments = ["--reward", reward.model_dump_json(exclude={"graders"}), "--graders", named]
@@ -66,6 +77,7 @@ def _resolve(
         fail("name a grader with --grader, e.g. --grader math_verify, or a spec with --spec")
     overrides = []
     if grader is not None:
+        _require_options(grader, path, options)
         overrides.append(f"reward.grader={grader}")
     if processes is not None:
         overrides.append(f"reward.grader_processes={processes}")
@@ -85,31 +97,67 @@ def _resolve(
 
 def _option_overrides(grader: str | None, path: Path | None, options: Sequence[str]) -> list[str]:
     """Options change the spec's grader of that name, or else define one of that type. Texts are taken as they are."""
-    from dapo.spec.load import load_spec
-    from dapo.spec.problem import SpecError
-
     if grader is None or not grader.isidentifier():
         fail("--option needs --grader with a name or a type, e.g. --grader regex --option 'pattern=#### (.*)'")
-    try:
-        known = load_spec(path).reward.graders.get(grader) if path else None
-    except SpecError as error:
-        fail(str(error))
+    known = _named(grader, path)
     overrides = [] if known else [f"reward.graders.{grader}.type={grader}"]
     texts = _text_options(known.type if known else grader)
     for option in options:
         key, equals, value = option.partition("=")
         if not equals or not key.isidentifier():
             fail(f"--option {option}: write it as KEY=VALUE, e.g. digits=3")
+        if key not in texts:
+            _check_colons(option, value)
         overrides.append(f"reward.graders.{grader}.{key}={json.dumps(value) if key in texts else value}")
     return overrides
 
 
-def _text_options(kind: str) -> set[str]:
+def _check_colons(option: str, value: str) -> None:
+    """`{exact:1}` is, to YAML, a key `exact:1` with no value."""
+    import yaml
+
+    from dapo.spec.yaml_text import read_yaml
+
+    try:
+        found = read_yaml(value)
+    except yaml.YAMLError:
+        return  # The spec says what is wrong.
+    if isinstance(found, dict) and any(item is None and ":" in str(key) for key, item in found.items()):
+        fail(f"--option {option}: YAML wants a space after the colon, e.g. parts={{exact: 1}}")
+
+
+def _require_options(grader: str, path: Path | None, options: Sequence[str]) -> None:
+    """A type of grader may be named without being in the spec; then all that it must know comes by --option."""
+    kind = _types().get(grader)
+    if kind is None:
+        return
+    needed = [name for name, field in kind.model_fields.items() if field.is_required()]
+    missing = [name for name in needed if name not in {option.partition("=")[0] for option in options}]
+    if missing and _named(grader, path) is None:
+        written = " ".join(f"--option {_EXAMPLES[name]}" for name in missing)
+        fail(f"--grader {grader} needs {' and '.join(missing)}, e.g. {written}")
+
+
+def _named(grader: str, path: Path | None) -> "AnyGrader | None":
+    """What the spec calls so."""
+    from dapo.spec.load import load_spec
+    from dapo.spec.problem import SpecError
+
+    try:
+        return load_spec(path).reward.graders.get(grader) if path else None
+    except SpecError as error:
+        fail(str(error))
+
+
+def _types() -> "dict[str, type[AnyGrader]]":
     from typing import get_args
 
     from dapo.spec.graders import AnyGrader
 
-    for options in get_args(AnyGrader):
-        if options.model_fields["type"].default == kind:
-            return {name for name, field in options.model_fields.items() if field.annotation in (str, str | None)}
-    return set()
+    return {kind.model_fields["type"].default: kind for kind in get_args(AnyGrader)}
+
+
+def _text_options(name: str) -> set[str]:
+    kind = _types().get(name)
+    fields = kind.model_fields if kind else {}
+    return {key for key, field in fields.items() if field.annotation in (str, str | None)}

@@ -107,10 +107,12 @@ def evaluation_text(row: Mapping[str, Any]) -> str:
     if row["avg_at_k"] is None:
         return f"{head}all {row['failed_problems']} problems failed"
     k = row["samples"]
-    average, passed, majority = row["avg_at_k"], row["pass_at_k"][str(k)], row["maj_at_k"][str(k)]
+    average, passed = row["avg_at_k"], row["pass_at_k"][str(k)]
     parts = [f"avg@{k} {average['value']:.3f} [{average['low']:.3f}, {average['high']:.3f}]"]
     if k > 1:
-        parts += [f"pass@{k} {passed['value']:.3f}", f"maj@{k} {majority['value']:.3f}"]
+        parts.append(f"pass@{k} {passed['value']:.3f}")
+    if k > 1 and row["maj_at_k"] is not None:
+        parts.append(f"maj@{k} {row['maj_at_k'][str(k)]['value']:.3f}")
     parts.append(
         f"{row['problems']} problems" + (f", {row['failed_problems']} failed" if row["failed_problems"] else "")
     )

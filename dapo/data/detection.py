@@ -80,8 +80,10 @@ def _values(sample: Sequence[dict[str, Any]], field: str) -> list[Any]:
 
 
 def _is_worked_out(sample: Sequence[dict[str, Any]], prompt: str, gold: str) -> bool:
+    """By most of the rows: one without the mark is malformed, and does not turn all gold answers into solutions."""
     texts = [value for value in _values(sample, gold) if value is not None]
-    return prompt == "question" and all(isinstance(text, str) and _GSM8K_MARK in text for text in texts)
+    marked = sum(isinstance(text, str) and _GSM8K_MARK in text for text in texts)
+    return prompt == "question" and 2 * marked > len(texts)
 
 
 def _schema(sample: Sequence[dict[str, Any]], prompt: str, gold: str, set_by_hand: bool) -> str:

@@ -64,7 +64,10 @@ def _folder(folder: Path, spec: SourceSpec) -> Table:
     names = [path.relative_to(folder).as_posix() for path in files]
     chosen = split_files(names, spec.split)
     if not chosen:
-        raise DatasetError(f"{folder} has no files of the split {spec.split!r} (it has {_few(names)}): set split")
+        splits = ", ".join(split for split in (*_SPLIT_WORDS, HELD_OUT) if split_files(names, split))
+        raise DatasetError(
+            f"{folder} has no files of the split {spec.split!r}; it has {splits} ({_few(names)}): set split"
+        )
     places = sorted({name.rpartition("/")[0] or "." for name in chosen})
     if len(places) > 1:
         raise DatasetError(f"{folder} holds files of the split {spec.split!r} in {_few(places)}: set subset to one")

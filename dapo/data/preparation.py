@@ -4,18 +4,17 @@ The copy has the fields `prompt` (text or messages), `answer` (text, or JSON as 
 `origin` (file and line of the row it was made of).
 """
 
-import json
-import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from dapo.data.errors import DatasetError, Malformed
 from dapo.data.locations import HELD_OUT
+from dapo.data.outputs import Output, check_output
 from dapo.data.rows import Row, is_held_out
 from dapo.data.source import Scanned, Source
 from dapo.data.tokens import PromptTokens
@@ -65,22 +64,24 @@ def prepare(
     filters: Filters,
     *,
     held_out: float = 0.0,
+    also_read: Sequence[Path] = (),
     force: bool = False,
 ) -> Report:
     """Write `out`, and beside it the held-out share of the prompts; files appear when they are whole, or not at all.
 
     `items` is `source.scan()`, perhaps within a progress bar. Raises DatasetError where a file is there already (unless
-    `force`), is one of the source's, has another format, or would hold no row.
+    `force`), is one of the source's or of `also_read`, has another format, or would hold no row; OSError where it
+    cannot be written.
     """
     paths = [out, held_out_path(out)] if held_out else [out]
     for path in paths:
-        _check_output(path, source, force)
+        check_output(path, DATA_SUFFIXES, [*source.table.files, *also_read], force=force)
     report = Report()
     with ExitStack() as stack:
-        outputs = [stack.enter_context(_Output(path)) for path in paths]
+        outputs = [stack.enter_context(Output(path)) for path in paths]
         for scanned in _kept(source, items, filters, report):
             is_kept_back = bool(held_out) and is_held_out(scanned.hash, held_out)
-            outputs[is_kept_back].write(scanned.row)
+            outputs[is_kept_back].write(_fields(scanned.row))
             report.held_out += is_kept_back
             report.written += not is_kept_back
         if not report.written or (held_out and not report.held_out):
@@ -142,110 +143,6 @@ def _reasons(report: Report) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in report.dropped.most_common()) or "none"
 
 
-def _check_output(path: Path, source: Source, force: bool) -> None:
-    if path.suffix.lower() not in DATA_SUFFIXES:
-        raise DatasetError(f"{path} must end in {' or '.join(DATA_SUFFIXES)}")
-    if not path.parent.is_dir():
-        raise DatasetError(f"{path.parent} is not a folder: make it first")
-    if path.is_dir():
-        raise DatasetError(f"{path} is a folder: give the name of a file")
-    if any(path.resolve() == file.resolve() for file in source.table.files):
-        raise DatasetError(f"{path} is what is read: give another name")
-    if path.exists() and not force:
-        raise DatasetError(f"{path} is there already: give --force to replace it, or another name")
-
-
-class _Writer(Protocol):
-    def write(self, row: dict[str, Any]) -> None: ...
-    def close(self) -> None: ...
-
-
-class _Output:
-    """A file under a temporary name, renamed when it is whole; leaving the context removes what was not published."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-        self._writer: _Writer
-        if path.suffix.lower() == ".jsonl":
-            self._writer = _JsonLinesWriter(self._temporary)
-        else:
-            self._writer = _ParquetWriter(self._temporary, path.name)
-
-    def __enter__(self) -> "_Output":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._writer.close()
-        self._temporary.unlink(missing_ok=True)
-
-    def write(self, row: Row) -> None:
-        messages = [{"role": message.role, "content": message.content} for message in row.prompt.messages]
-        self._writer.write(
-            {"prompt": messages or row.prompt.text, "answer": row.gold, "grader": row.grader, "origin": row.row_id}
-        )
-
-    def finish(self) -> None:
-        self._writer.close()
-        with self._temporary.open("rb") as file:
-            os.fsync(file.fileno())
-
-    def publish(self) -> None:
-        self._temporary.replace(self._path)
-
-
-class _JsonLinesWriter:
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("w", encoding="utf-8", newline="\n")
-
-    def write(self, row: dict[str, Any]) -> None:
-        filled = {name: value for name, value in row.items() if value is not None}
-        self._file.write(json.dumps(filled, ensure_ascii=False) + "\n")
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class _ParquetWriter:
-    """Row groups of _ROWS; the prompts' type is that of the first row."""
-
-    _ROWS = 4096
-
-    def __init__(self, path: Path, name: str) -> None:
-        self._path = path
-        self._name = name
-        self._rows: list[dict[str, Any]] = []
-        self._writer: Any = None
-        self._closed = False
-
-    def write(self, row: dict[str, Any]) -> None:
-        if self._rows and isinstance(row["prompt"], str) != isinstance(self._rows[0]["prompt"], str):
-            raise DatasetError(
-                f"{self._name}: a Parquet column holds prompts that are text or prompts that are messages, not both. "
-                "Write a .jsonl file, or --set chat=true"
-            )
-        self._rows.append(row)
-        if len(self._rows) > self._ROWS:
-            # One row stays, to compare the next with.
-            self._flush(self._rows[:-1])
-            del self._rows[:-1]
-
-    def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            if self._rows:
-                self._flush(self._rows)
-            if self._writer is not None:
-                self._writer.close()
-
-    def _flush(self, rows: list[dict[str, Any]]) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        text = pa.string()
-        message = pa.struct([("role", text), ("content", text)])
-        prompt = text if isinstance(rows[0]["prompt"], str) else pa.list_(message)
-        schema = pa.schema([("prompt", prompt), ("answer", text), ("grader", text), ("origin", text)])
-        if self._writer is None:
-            self._writer = pq.ParquetWriter(self._path, schema)
-        self._writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+def _fields(row: Row) -> dict[str, Any]:
+    messages = [{"role": message.role, "content": message.content} for message in row.prompt.messages]
+    return {"prompt": messages or row.prompt.text, "answer": row.gold, "grader": row.grader, "origin": row.row_id}

@@ -72,12 +72,12 @@ def find(raw: dict[str, Any], dotted: str) -> Any:
 
 def _prompt(value: Any, field: str, spec: SourceSpec) -> pb.Prompt:
     if isinstance(value, str) and value.strip():
-        text = _encodable(spec.prompt_template.replace("{prompt}", value), field)
+        text = encodable(spec.prompt_template.replace("{prompt}", value), field)
         if not spec.chat and spec.system_prompt is not None:
             raise RowError(f"field {field!r} is a string, which has no place for system_prompt: set chat to true")
         return _messages([pb.ChatMessage(role="user", content=text)], spec) if spec.chat else pb.Prompt(text=text)
     if isinstance(value, list) and value:
-        messages = [_message(item, field) for item in value]
+        messages = [read_message(item, field) for item in value]
         messages[-1].content = spec.prompt_template.replace("{prompt}", messages[-1].content)
         return _messages(messages, spec)
     raise RowError(f"field {field!r} must be a string or a list of messages, not {kind(value)}")
@@ -89,28 +89,36 @@ def _messages(messages: list[pb.ChatMessage], spec: SourceSpec) -> pb.Prompt:
     return pb.Prompt(messages=messages)
 
 
-def _message(item: Any, field: str) -> pb.ChatMessage:
+def read_message(item: Any, field: str) -> pb.ChatMessage:
+    """Raises RowError."""
     role, content = (item.get("role"), item.get("content")) if isinstance(item, dict) else (None, None)
     if not isinstance(role, str) or not isinstance(content, str):
         raise RowError(f"field {field!r}: each message must be {{role, content}} of strings")
-    return pb.ChatMessage(role=_encodable(role, field), content=_encodable(content, field))
+    return pb.ChatMessage(role=encodable(role, field), content=encodable(content, field))
 
 
 def _gold(value: Any, fields: Fields) -> str:
-    field = fields.gold
-    if value is None or value in ("", [], {}):
-        raise RowError(f"field {field!r} must be a gold answer, not {kind(value)}")
     if fields.schema == "verl" and isinstance(value, list) and len(value) == 1 and isinstance(value[0], str | int):
         # Some of verl's conversion scripts wrap the answer in a list of one.
         value = value[0]
-    if isinstance(value, float) and not math.isfinite(value):
-        raise RowError(f"field {field!r} is {value}")
-    text = _encodable(value if isinstance(value, str) else _json_text(value, field), field)
+    text = gold_text(value, fields.gold)
     if fields.gold_after is not None:
         _, mark, text = text.rpartition(fields.gold_after)
         if not mark:
-            raise RowError(f"field {field!r} holds no {fields.gold_after!r} (gold_after)")
+            raise RowError(f"field {fields.gold!r} holds no {fields.gold_after!r} (gold_after)")
         text = text.strip()
+        if not text:
+            raise RowError(f"field {fields.gold!r} is empty after {fields.gold_after!r} (gold_after)")
+    return text
+
+
+def gold_text(value: Any, field: str) -> str:
+    """A gold answer as graders get it (`Row.gold`). Raises RowError for null, empty values and what is not JSON."""
+    if value is None or value in ("", [], {}):
+        raise RowError(f"field {field!r} must be a gold answer, not {kind(value)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RowError(f"field {field!r} is {value}")
+    text = encodable(value if isinstance(value, str) else _json_text(value, field), field)
     if not text.strip():
         raise RowError(f"field {field!r} is empty")
     return text
@@ -120,7 +128,10 @@ def _json_text(value: Any, field: str) -> str:
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as error:
-        raise RowError(f"field {field!r} is no JSON value: {error}") from error
+        raise RowError(
+            f"field {field!r} is no JSON value: {error}. Write the gold answer as text, or as numbers, lists and "
+            "objects of them"
+        ) from error
 
 
 def _grader(raw: dict[str, Any], field: str | None) -> str | None:
@@ -134,10 +145,11 @@ def _grader(raw: dict[str, Any], field: str | None) -> str | None:
         return None
     if not isinstance(value, str):
         raise RowError(f"field {field!r} must be the name of a grader, not {kind(value)}")
-    return _encodable(value, field)
+    return encodable(value, field)
 
 
-def _encodable(text: str, field: str) -> str:
+def encodable(text: str, field: str) -> str:
+    """The same text, which UTF-8 can carry. Raises RowError."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

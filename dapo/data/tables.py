@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from dapo.data.errors import RowError
 from dapo.data.rows import kind
@@ -60,13 +60,15 @@ class JsonLines:
         self._name = name
         self._offsets, self._lengths, self._lines = array("q"), array("q"), array("q")
         self._file = path.open("rb")
-        for number, (offset, length, empty) in enumerate(self._read_lines(), start=1):
+        offset = 0
+        for number, line in enumerate(read_lines(self._file), start=1):
             if limit is not None and len(self._offsets) >= limit:
                 break
-            if not empty:
+            if not line.empty:
                 self._offsets.append(offset)
-                self._lengths.append(length)
+                self._lengths.append(line.length)
                 self._lines.append(number)
+            offset += line.length
 
     def __len__(self) -> int:
         return len(self._offsets)
@@ -76,8 +78,7 @@ class JsonLines:
 
     def read(self, row: int) -> dict[str, Any]:
         length = self._lengths[row]
-        if length > MAX_LINE_BYTES:
-            raise RowError(f"a line of {length / 2**20:.1f} MiB, more than {MAX_LINE_BYTES >> 20}")
+        check_length(length)
         return parse_object(os.pread(self._file.fileno(), length, self._offsets[row]))
 
     def scan(self) -> Iterator[RawRow]:
@@ -88,17 +89,6 @@ class JsonLines:
 
     def select(self, fields: Sequence[str]) -> None:
         """A line is parsed whole whatever is asked of it."""
-
-    def _read_lines(self) -> Iterator[tuple[int, int, bool]]:
-        """Offset, length and emptiness of each line, with no more than MAX_LINE_BYTES in memory."""
-        offset = 0
-        while piece := self._file.readline(MAX_LINE_BYTES):
-            length, empty = len(piece), not piece.strip(b" \t\r\n\xef\xbb\xbf")
-            while not piece.endswith(b"\n") and (piece := self._file.readline(MAX_LINE_BYTES)):
-                length += len(piece)
-                empty = empty and not piece.strip()
-            yield offset, length, empty
-            offset += length
 
 
 class Chain:
@@ -140,6 +130,30 @@ class Chain:
     def _find(self, row: int) -> tuple[Table, int]:
         index = bisect_right(self._ends, row)
         return self._tables[index], row - (self._ends[index - 1] if index else 0)
+
+
+class Line(NamedTuple):
+    start: bytes
+    """All of the line, or the first MAX_LINE_BYTES of a longer one."""
+    length: int
+    """Bytes, with the line's end."""
+    empty: bool
+
+
+def read_lines(file: BinaryIO) -> Iterator[Line]:
+    """The lines of a file, with no more than MAX_LINE_BYTES of each in memory. Raises OSError."""
+    while start := file.readline(MAX_LINE_BYTES):
+        length, empty, piece = len(start), not start.strip(b" \t\r\n\xef\xbb\xbf"), start
+        while not piece.endswith(b"\n") and (piece := file.readline(MAX_LINE_BYTES)):
+            length += len(piece)
+            empty = empty and not piece.strip()
+        yield Line(start, length, empty)
+
+
+def check_length(length: int) -> None:
+    """Raises RowError for a line of more than MAX_LINE_BYTES."""
+    if length > MAX_LINE_BYTES:
+        raise RowError(f"a line of {length / 2**20:.1f} MiB, more than {MAX_LINE_BYTES >> 20}")
 
 
 def parse_object(line: bytes) -> dict[str, Any]:

@@ -24,6 +24,8 @@ class _Grader(Section):
     MAX_GOLD: ClassVar[int] = 100_000
     """Characters of a gold answer; a longer one is a failure of the grading, `bad_gold`."""
 
+    EXTRACTS_ANSWER: ClassVar[bool] = False
+    """What it extracts is an answer in which responses may agree, not a comment; maj@k counts such answers."""
     max_characters: int = Field(default=100_000, gt=0)
     """What is read of a response at most."""
 
@@ -31,12 +33,14 @@ class _Grader(Section):
 class ExactGrader(_Grader):
     """The whole response equals the gold answer, white space at both ends aside."""
 
+    EXTRACTS_ANSWER: ClassVar[bool] = True
     type: Literal["exact"] = "exact"
 
 
 class RegexGrader(_Grader):
     """The last match of a pattern, or its first group where it has one, equals the gold answer."""
 
+    EXTRACTS_ANSWER: ClassVar[bool] = True
     type: Literal["regex"] = "regex"
     pattern: str = Field(min_length=1)
     """Regular expression of Python, e.g. `#### (.*)`."""
@@ -48,6 +52,7 @@ class MathDapoGrader(_Grader):
     """DAPO's answer rule: the last "Answer: …" of the response's end, compared by Minerva's normal form."""
 
     READS_TAIL: ClassVar[bool] = True
+    EXTRACTS_ANSWER: ClassVar[bool] = True
     type: Literal["math_dapo"] = "math_dapo"
     max_characters: int = Field(default=300, gt=0)
 
@@ -56,6 +61,7 @@ class MathVerifyGrader(_Grader):
     """Mathematical equivalence by math-verify of the last boxed answer, "Answer: …" or "#### …"."""
 
     READS_TAIL: ClassVar[bool] = True
+    EXTRACTS_ANSWER: ClassVar[bool] = True
     type: Literal["math_verify"] = "math_verify"
     max_characters: int = Field(default=10_000, gt=0)
     digits: int = Field(default=6, ge=0, le=30)
@@ -66,6 +72,7 @@ class ArithmeticGrader(_Grader):
     """An expression of given numbers that reaches a target (countdown); gold: {"numbers": […], "target": …}."""
 
     READS_TAIL: ClassVar[bool] = True
+    EXTRACTS_ANSWER: ClassVar[bool] = True
     type: Literal["arithmetic"] = "arithmetic"
     max_characters: int = Field(default=10_000, gt=0)
     use_all: bool = True
@@ -101,6 +108,7 @@ class ReasoningGymGrader(_Grader):
     """A task of reasoning-gym; gold: what `dapo data reasoning-gym` wrote."""
 
     READS_TAIL: ClassVar[bool] = True
+    EXTRACTS_ANSWER: ClassVar[bool] = True
     type: Literal["reasoning_gym"] = "reasoning_gym"
     max_characters: int = Field(default=10_000, gt=0)
     threshold: Share = 1.0

@@ -17,8 +17,8 @@ _COLOURS = ("#6b7280", "#2563eb", "#d97706", "#059669", "#7c3aed", "#dc2626")
 class SetResult(NamedTuple):
     row: Mapping[str, Any]
     """As in evaluations.jsonl."""
-    shares: Mapping[str, float]
-    """Share of correct responses by the row of the data."""
+    shares: Mapping[tuple[str, str, str], float]
+    """Share of correct responses by row, prompt and gold answer: rows of other files may have the same name."""
 
 
 class Result(NamedTuple):
@@ -35,11 +35,12 @@ def read_result(label: str, folder: Path) -> Result:
     return Result(label, folder, {name: SetResult(row, _shares(folder, row)) for name, row in newest.items()})
 
 
-def _shares(folder: Path, row: Mapping[str, Any]) -> dict[str, float]:
+def _shares(folder: Path, row: Mapping[str, Any]) -> dict[tuple[str, str, str], float]:
     path = evaluation_path(folder, row["set"], row["step"])
     if not path.exists():
         return {}
-    return {group.sample.row_id: group.sample.share_correct for group in read_groups([SampleFile(path)], [])}
+    samples = (group.sample for group in read_groups([SampleFile(path)], []))
+    return {(sample.row_id, sample.prompt, sample.gold): sample.share_correct for sample in samples}
 
 
 def set_names(results: Sequence[Result]) -> list[str]:
@@ -48,10 +49,10 @@ def set_names(results: Sequence[Result]) -> list[str]:
 
 def gain(first: SetResult, other: SetResult) -> Estimate | None:
     """Of `other` over `first`, on the problems that both answered; None where there is none."""
-    common = [row_id for row_id in first.shares if row_id in other.shares]
+    common = [problem for problem in first.shares if problem in other.shares]
     if not common:
         return None
-    return difference([first.shares[row_id] for row_id in common], [other.shares[row_id] for row_id in common])
+    return difference([first.shares[problem] for problem in common], [other.shares[problem] for problem in common])
 
 
 def compare(results: Sequence[Result]) -> list[Table]:
@@ -61,35 +62,38 @@ def compare(results: Sequence[Result]) -> list[Table]:
 
 def _table(name: str, results: Sequence[Result]) -> Table:
     rows = [result.sets[name].row for result in results]
-    k = max(row.get("samples", 0) for row in rows)
+    problems, ks = {row["problems"] for row in rows}, {row["samples"] for row in rows if "samples" in row}
     table = Table(
-        title=f"{name}: {max(row['problems'] for row in rows)} problems × {k} samples",
+        title=f"{name}: {_range(problems)} problems × {_range(ks)} samples",
         caption=escape("[low, high]: 95 % bootstrap interval over problems"),
     )
-    table.add_column("model", overflow="fold")
-    headings = [f"avg@{k}", *([f"pass@{k}", f"maj@{k}"] if k > 1 else []), "length", "truncated", "failed"]
+    # Models of unlike k are shown with their own; the heading then leaves it open.
+    k = str(ks.pop()) if len(ks) == 1 else "k"
+    headings = ["model", f"avg@{k}", f"pass@{k}", f"maj@{k}", "length", "truncated", "failed"]
     if len(results) > 1:
-        headings.insert(1, "gain")
+        headings.insert(2, "gain")
     for heading in headings:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="left" if heading == "model" else "right", overflow="fold")
     for result in results:
-        table.add_row(
-            *map(escape, (result.label, *_cells(results[0].sets[name], result.sets[name], k, len(results) > 1)))
-        )
+        gained = gain(results[0].sets[name], result.sets[name]) if result is not results[0] else None
+        table.add_row(*map(escape, (result.label, *_cells(result.sets[name].row, gained, several=len(results) > 1))))
     return table
 
 
-def _cells(first: SetResult, one: SetResult, k: int, several: bool) -> list[str]:
-    row = one.row
+def _range(numbers: set[int]) -> str:
+    if not numbers:
+        return "0"
+    return f"{min(numbers)}" if len(numbers) == 1 else f"{min(numbers)} to {max(numbers)}"
+
+
+def _cells(row: Mapping[str, Any], gained: Estimate | None, *, several: bool) -> list[str]:
     if row["avg_at_k"] is None:
-        blank = 3 if k > 1 else 1
-        return ["–"] * (blank + several + 2) + [str(row["failed_problems"])]
+        return ["–"] * (5 + several) + [str(row["failed_problems"])]
     found = [str(Estimate(**row["avg_at_k"]))]
     if several:
-        gained = gain(first, one) if one is not first else None
         found.append("–" if gained is None else f"{gained.value:+.3f} [{gained.low:+.3f}, {gained.high:+.3f}]")
-    if k > 1:
-        found += [f"{row[name][str(row['samples'])]['value']:.3f}" for name in ("pass_at_k", "maj_at_k")]
+    for measure in ("pass_at_k", "maj_at_k"):
+        found.append("–" if row[measure] is None else f"{row[measure][str(row['samples'])]['value']:.3f}")
     return [*found, f"{row['response_length_mean']:.1f}", f"{row['truncated_share']:.3f}", str(row["failed_problems"])]
 
 
@@ -141,7 +145,9 @@ def _dress(ax: Any, measured: bool) -> None:
 
 def _draw(ax: Any, label: str, row: Mapping[str, Any], colour: str) -> None:
     for measure, style, name in (("pass_at_k", "o-", "pass@k"), ("maj_at_k", "s--", "maj@k")):
-        found = row.get(measure) or {}
+        found = row.get(measure)
+        if not found:
+            continue
         ks = [int(k) for k in found]
         ax.plot(
             ks, [one["value"] for one in found.values()], style, color=colour, markersize=4, label=f"{label} {name}"

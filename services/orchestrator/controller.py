@@ -109,6 +109,7 @@ class Controller:
             for task in (steering, following):
                 task.cancel()
             await asyncio.wait({steering, following})
+            await self._evaluator.close()
 
     async def _steer(self, items: asyncio.Queue[Item]) -> None:
         while not self.trained or self._version is None or self._evaluator.busy:
@@ -118,6 +119,9 @@ class Controller:
             if not self._evaluates_only:
                 await self._advance()
             await self._evaluator.issue(self._epoch, training=not (self.trained or self._draining))
+        if not self._evaluates_only:
+            # Not before: a generator whose engine is lost while it evaluates needs the learner for its weights.
+            await self._bus.cut_batch(pb.TrainBatch(batch=self._spec.training.steps, end=True), self._epoch)
 
     async def _handle(self, item: Item) -> None:
         match item:
@@ -280,10 +284,9 @@ class Controller:
         return task
 
     async def _drain(self) -> None:
-        """The last batch is cut: tell the learner so, and close what is still on its way."""
+        """The last batch is cut: close what is still on its way."""
         self._draining = True
         await self._change_state("draining")
-        await self._bus.cut_batch(pb.TrainBatch(batch=self._spec.training.steps, end=True), self._epoch)
         closed = await self._bus.close_open_groups("run complete", self._epoch)
         log.info("last batch cut, %d groups closed", closed)
 
@@ -301,7 +304,7 @@ class Controller:
             **measured,
             **reported,
             "learner_idle": learner_idle(reported),
-            "evaluations": self._evaluator.fresh_accuracies(),
+            "evaluations": self._evaluator.fresh(),
             "ledger": await self._bus.ledger_counts(),
         }
         await self._emit("step", self._recorder.record_step(row))

@@ -19,7 +19,9 @@ from dapo.algo.evaluation import Judged, measure
 from dapo.bus import Bus, BusFull, Delivery
 from dapo.bus.groups import GroupRecord
 from dapo.bus.keys import EVALUATIONS, PROMPTS
+from dapo.contracts.verdicts import GRADER_FAILURES
 from dapo.data import Dataset
+from dapo.spec.graders import UnknownGrader, find_grader
 from dapo.spec.run import RunSpec
 from dapo.telemetry.samples import Sample
 from dapo.v1 import messages_pb2 as pb
@@ -55,8 +57,19 @@ class _Results:
 
     samples: dict[int, Sample] = field(default_factory=dict)
     judged: dict[int, list[Judged]] = field(default_factory=dict)
-    versions: list[int] = field(default_factory=list)
+    graders: set[str] = field(default_factory=set)
+    version_min: int | None = None
+    version_max: int | None = None
     failed: int = 0
+
+    def add(self, row: int, record: GroupRecord, sample: Sample) -> None:
+        self.samples[row] = sample
+        self.judged[row] = [_judged(grade) for grade in record.grades]
+        self.graders.add(record.task.grader)
+        for completion in (grade.completion for grade in record.grades):
+            oldest = completion.version_min
+            self.version_min = oldest if self.version_min is None else min(self.version_min, oldest)
+            self.version_max = max(self.version_max or 0, completion.version_max)
 
 
 class _Evaluation:
@@ -65,7 +78,11 @@ class _Evaluation:
     def __init__(self, step: int, settings: Sequence[EvaluationSetting]) -> None:
         self.step = step
         self.began_s = time.monotonic()
-        self.waiting = deque(_Problem(one, row) for one in settings for row in range(len(one.dataset)))
+        # The sets take turns, so that versions that change meanwhile are the same for all.
+        turns = [
+            ((row + 0.5) / len(one.dataset), _Problem(one, row)) for one in settings for row in range(len(one.dataset))
+        ]
+        self.waiting = deque(problem for _, problem in sorted(turns, key=lambda turn: turn[0]))
         self.in_flight: dict[str, _Problem] = {}
         self.results = {one.name: _Results() for one in settings}
         self.problems = len(self.waiting)
@@ -95,8 +112,10 @@ class Evaluator:
         self._current: _Evaluation | None = None
         self._next: int | None = None
         self._newest = -1
-        self._fresh: dict[str, float] = {}
+        self._fresh: dict[str, dict[str, float]] = {}
+        self._finishing: asyncio.Task[None] | None = None
         self._told_s = 0.0
+        self._graders = spec.named_graders
         self._stream = EVALUATIONS if spec.evaluation.dedicated_generator else PROMPTS
 
     @property
@@ -108,8 +127,8 @@ class Evaluator:
         """The base model is being evaluated."""
         return self._current is not None and self._current.step == 0
 
-    def fresh_accuracies(self) -> dict[str, float]:
-        """avg@k of each set that was finished since the last call."""
+    def fresh(self) -> dict[str, dict[str, float]]:
+        """Step and avg@k of each set that was finished since the last call; of two evaluations the later."""
         found, self._fresh = self._fresh, {}
         return found
 
@@ -146,8 +165,17 @@ class Evaluator:
         progress = {"state": "going on", "step": current.step, "done": current.done, "problems": current.problems}
         await self._emit("evaluation", progress)
 
+    async def close(self) -> None:
+        """Nothing of an evaluation goes on afterwards."""
+        if self._finishing is not None:
+            self._finishing.cancel()
+            await asyncio.wait({self._finishing})
+
     async def issue(self, epoch: int, *, training: bool) -> None:
         """Send as many prompts as may be in flight; where Redis is full, they wait. `training` goes on beside it."""
+        if self._finishing is not None and self._finishing.done():
+            self._finishing.result()
+            self._finishing = None
         current = self._current
         if current is None:
             return
@@ -212,45 +240,53 @@ class Evaluator:
         results = current.results[problem.setting.name]
         if failed:
             results.failed += 1
-            if results.failed == 1:
-                message = f"problem {record.task.row_id} of {problem.setting.name} failed: {record.reason}"
-                await self._emit("alert", {"group_id": group_id, "message": message})
         else:
-            results.judged[problem.row] = [_judged(grade) for grade in record.grades]
-            results.samples[problem.row] = make_sample(record, texts, "evaluated")
-            for grade in record.grades:
-                results.versions += (grade.completion.version_min, grade.completion.version_max)
+            results.add(problem.row, record, make_sample(record, texts, "evaluated"))
+        # Groups are taken side by side: exactly one of them sees the last go, before it awaits anything.
         if current.finished:
-            await self._finish(current)
-        elif time.monotonic() - self._told_s > _PROGRESS_S:
+            self._finishing = asyncio.create_task(self._finish(current))
+        if failed and results.failed == 1:
+            message = f"problem {record.task.row_id} of {problem.setting.name} failed: {record.reason}"
+            await self._emit("alert", {"group_id": group_id, "message": message})
+        if not current.finished and time.monotonic() - self._told_s > _PROGRESS_S:
             await self._tell_progress(current)
 
     async def _finish(self, current: _Evaluation) -> None:
         for setting in self._settings:
             row = await self._row(current, setting.name)
             samples = current.results[setting.name].samples
-            self._record(row, [samples[at] for at in sorted(samples)])
+            await asyncio.to_thread(self._record, row, [samples[at] for at in sorted(samples)])
             if row["avg_at_k"] is not None:
-                self._fresh[setting.name] = row["avg_at_k"]["value"]
+                self._fresh[setting.name] = {"step": current.step, "avg_at_k": row["avg_at_k"]["value"]}
             await self._emit("evaluation", {"state": "finished", **row})
         self._current = None
         if self._next is not None:
             step, self._next = self._next, None
             await self._begin(step)
 
+    def _votes(self, grader: str) -> bool:
+        """Whether what the grader extracts is an answer, so that a majority means something."""
+        try:
+            return find_grader(grader, self._graders).EXTRACTS_ANSWER
+        except UnknownGrader:  # a row names it, and its verdicts say so
+            return False
+
     async def _row(self, current: _Evaluation, name: str) -> dict[str, Any]:
         """As in evaluations.jsonl. Where every problem failed there are no measures."""
         results, evaluation = current.results[name], self._spec.evaluation
         judged = [results.judged[at] for at in sorted(results.judged)]
-        # Thousands of problems take seconds.
-        measures = (await asyncio.to_thread(measure, judged)).as_json() if judged else {"problems": 0, "avg_at_k": None}
+        measures: dict[str, Any] = {"problems": 0, "avg_at_k": None}
+        if judged:
+            # Thousands of problems take seconds.
+            votes = all(self._votes(grader) for grader in results.graders)
+            measures = (await asyncio.to_thread(measure, judged, majority=votes)).as_json()
         return {
             "step": current.step,
             "set": name,
             **measures,
             "failed_problems": results.failed,
-            "version_min": min(results.versions, default=None),
-            "version_max": max(results.versions, default=None),
+            "version_min": results.version_min,
+            "version_max": results.version_max,
             "temperature": evaluation.temperature,
             "top_p": evaluation.top_p,
             "elapsed_s": round(time.monotonic() - current.began_s, 3),
@@ -259,4 +295,6 @@ class Evaluator:
 
 def _judged(grade: pb.Grade) -> Judged:
     completion = grade.completion
-    return Judged(grade.correct, grade.extracted, completion.response_tokens, is_truncated(completion))
+    # What a failed grading extracted is its error.
+    answer = "" if grade.reason in GRADER_FAILURES else grade.extracted
+    return Judged(grade.correct, answer, completion.response_tokens, is_truncated(completion))

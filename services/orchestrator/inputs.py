@@ -52,6 +52,12 @@ def input_problems(inputs: Inputs) -> list[str]:
                 f"{len(dataset.malformed)} malformed rows are left out; the first is line {first.line} of "
                 f"{first.file}: {first.reason}"
             )
+    for one in inputs.evaluation:
+        if repeated := one.dataset.duplicates().rows:
+            found.append(
+                f"{repeated} prompts of {one.name} stand in it before: they count as problems of their own, and its "
+                "intervals are too narrow"
+            )
     if inputs.excluded:
         found.append(f"{inputs.excluded} rows are left out of the training: evaluation sets ask the same prompts")
     return found

@@ -10,6 +10,8 @@ from dapo.bus import Bus
 from dapo.bus.embedded import EmbeddedValkey
 from dapo.data import DatasetError
 from dapo.telemetry.evaluations import read_evaluations
+from services.orchestrator.evaluator import _Evaluation
+from services.orchestrator.inputs import open_inputs
 from tests.integration.orchestrator_kit import PROMPTS, STEPS, Seen, Workers, make_spec, run_scripted
 
 PROBLEMS, SAMPLES = 6, 3
@@ -104,6 +106,49 @@ def test_an_evaluation_whose_problems_all_fail_has_no_measures_and_the_run_goes_
     (row,) = read_evaluations(seen.run_dir)
     assert (row["problems"], row["avg_at_k"], row["failed_problems"]) == (0, None, PROBLEMS)
     assert seen.ledger["trained"] == STEPS * PROMPTS
+
+
+def test_an_evaluation_whose_last_problems_fail_together_ends_once_and_the_next_follows(valkey, tmp_path):
+    """Groups are judged side by side, and the first failure of a set tells of itself before the others are done."""
+    spec = evaluated(tmp_path, every_steps=1, prompts_in_flight=PROBLEMS)
+    _, seen = run_scripted(valkey, "together", spec, mixed, fail=lambda group_id: group_id[0] == "e", learn_s=0.1)
+    steps = [row["step"] for row in read_evaluations(seen.run_dir)]
+    assert steps == sorted(set(steps))
+    assert (steps[0], steps[-1]) == (0, STEPS)
+
+
+def test_the_learner_is_there_until_the_last_evaluation_is_over(valkey, tmp_path):
+    """A generator whose engine is lost then needs it for the weights."""
+    ends: list[bool] = []
+
+    async def react(bus: Bus, kind: str, data: dict) -> None:
+        if kind == "evaluation" and data["step"] == STEPS:
+            batches = await bus.read_batches(-1, block_s=0.1)
+            ends.append(any(batch.end for batch in batches))
+
+    run_scripted(valkey, "learner", evaluated(tmp_path), mixed, react)
+    assert ends
+    assert not any(ends)
+
+
+def test_sets_take_turns(valkey, tmp_path):
+    spec = evaluated(tmp_path)
+    small = tmp_path / "small.jsonl"
+    small.write_text('{"prompt": "s0", "answer": "a"}\n{"prompt": "s1", "answer": "a"}\n')
+    sets = {**spec.evaluation.sets, "small": spec.evaluation.sets["exam"].model_copy(update={"path": str(small)})}
+    spec = spec.model_copy(update={"evaluation": spec.evaluation.model_copy(update={"sets": sets})})
+    evaluation = _Evaluation(0, open_inputs(spec).evaluation)
+    assert "".join(problem.setting.name[0] for problem in evaluation.waiting) == "eeseeese"
+
+
+def test_a_grader_that_extracts_no_answer_has_no_majority(valkey, tmp_path):
+    spec = evaluated(tmp_path, at_end=False)
+    code = spec.evaluation.sets["exam"].model_copy(update={"grader": "code"})
+    spec = spec.model_copy(update={"evaluation": spec.evaluation.model_copy(update={"sets": {"exam": code}})})
+    _, seen = run_scripted(valkey, "code", spec, mixed)
+    (row,) = read_evaluations(seen.run_dir)
+    assert row["maj_at_k"] is None
+    assert row["pass_at_k"]["3"]["value"] == 1
 
 
 def test_beside_training_only_so_many_prompts_are_in_flight(valkey, tmp_path):

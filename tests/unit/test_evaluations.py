@@ -88,7 +88,6 @@ def test_models_without_a_common_set_or_a_measure_are_shown_all_the_same(tmp_pat
     two = read_result("two", folder)
     texts = [printed(table) for table in compare([one, two])]
     assert "avg@1" in texts[0]
-    assert "pass@1" not in texts[0]
     assert "–" in texts[1]
     assert draw_comparison([one, two], tmp_path / "c.png").exists()
 
@@ -144,10 +143,10 @@ def test_a_run_is_evaluated_with_its_own_sets_and_its_base_beside_it(
     monkeypatch.setattr(evaluate, "run_module", lambda *arguments: exported.append(arguments))
     plans = evaluate._plans(str(run), NOTHING._replace(samples=16), True, tmp_path / "out")
     assert [label for label, _ in plans] == ["model (base)", "run"]
-    assert exported == [("services.learner.export", str(run), str(tmp_path / "out" / "models" / "run"))]
+    assert exported == [("services.learner.export", str(run), str(tmp_path / "out"))]
     (_, first), (_, second) = plans
     assert first.model.path == base
-    assert second.model.path == str(tmp_path / "out" / "models" / "run")
+    assert second.model.path == str(tmp_path / "out")
     assert second.evaluation.sets["exam"].samples == 16
     assert second.data.held_out_share == 0.1
 
@@ -160,3 +159,56 @@ def test_what_cannot_be_evaluated_is_refused_in_words(tmp_path: Path, capsys: py
         with pytest.raises(typer.Exit):
             evaluate._plans(subject, NOTHING, base, tmp_path)
         assert says in capsys.readouterr().err
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "spec.yaml").write_text(dump_yaml(spec()))
+    with pytest.raises(typer.Exit):
+        evaluate._plans(str(run), NOTHING._replace(grader="exact", limit_rows=3), False, tmp_path)
+    assert "--grader, --limit-rows: a run's own sets are asked as its spec says" in capsys.readouterr().err
+    (run / "spec.yaml").write_text("")
+    with pytest.raises(typer.Exit):
+        evaluate._plans(str(run), NOTHING, False, tmp_path)
+    assert "is empty" in capsys.readouterr().err
+    with pytest.raises(typer.Exit):
+        evaluate._check_destinations(tmp_path, run, tmp_path / "a.png")
+    assert "is a folder" in capsys.readouterr().err
+
+
+def test_the_protocol_gives_way_to_options_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    made = spec(model__path=model_folder(tmp_path), evaluation__temperature=0.3, evaluation__top_p=1.0)
+    (run / "spec.yaml").write_text(dump_yaml(made))
+    monkeypatch.setattr(evaluate, "run_module", lambda *arguments: None)
+    wanted = NOTHING._replace(data=("aime.jsonl",), protocol="aime-2024")
+    ((_, plain),) = evaluate._plans(str(run), wanted, False, tmp_path)
+    assert (plain.evaluation.temperature, plain.evaluation.top_p) == (1.0, 0.7)
+    assert plain.evaluation.sets["aime"].samples == 32
+    assert plain.data.path == str(Path("aime.jsonl").resolve())
+    ((_, own),) = evaluate._plans(str(run), wanted._replace(samples=4, top_p=0.9), False, tmp_path)
+    assert (own.evaluation.sets["aime"].samples, own.evaluation.top_p) == (4, 0.9)
+
+
+def test_names_are_told_apart(tmp_path: Path) -> None:
+    assert evaluate._distinct(["x", "x", "x-2"]) == ["x", "x-2", "x-2-2"]
+
+
+def test_models_of_unlike_k_or_unlike_problems_are_not_thrown_together(tmp_path: Path) -> None:
+    few = read_result("few", write_run(tmp_path / "few", [1, 2], samples=4))
+    many = read_result("many", write_run(tmp_path / "many", [8, 8], samples=16))
+    (table,) = compare([few, many])
+    assert "2 problems × 4 to 16 samples" in printed(table)
+    assert "avg@k" in printed(table)
+    path = evaluation_path(tmp_path / "many", "exam", 0)
+    path.write_text(path.read_text().replace('"prompt": "p"', '"prompt": "another"'))
+    assert gain(few.sets["exam"], read_result("many", tmp_path / "many").sets["exam"]) is None
+
+
+def test_without_answers_there_is_no_majority(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [4, 0])
+    (row,) = read_evaluations(run)
+    (run / EVALUATIONS).write_text(json.dumps({**row, "maj_at_k": None}) + "\n")
+    assert "maj" not in evaluation_text(read_evaluations(run)[0])
+    result = read_result("run", run)
+    assert "–" in printed(compare([result])[0])
+    assert draw_comparison([result], tmp_path / "d.png").exists()

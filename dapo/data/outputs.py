@@ -1,0 +1,125 @@
+"""Files of rows that are written whole or not at all."""
+
+import json
+import os
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from dapo.data.errors import DatasetError
+
+
+def check_output(path: Path, suffixes: Sequence[str], inputs: Collection[Path], *, force: bool) -> None:
+    """Raises DatasetError where `path` ends in none of `suffixes`, is no name for a file, is one of `inputs` or is
+    there already (unless `force`)."""
+    if path.suffix.lower() not in suffixes:
+        raise DatasetError(f"{path} must end in {' or '.join(suffixes)}")
+    if not path.parent.is_dir():
+        raise DatasetError(f"{path.parent} is not a folder: make it first")
+    if path.is_dir():
+        raise DatasetError(f"{path} is a folder: give the name of a file")
+    if path.resolve() in {file.resolve() for file in inputs}:
+        raise DatasetError(f"{path} is what is read: give another name")
+    if path.exists() and not force:
+        raise DatasetError(f"{path} is there already: give --force to replace it, or another name")
+
+
+class _Writer(Protocol):
+    def write(self, row: dict[str, Any]) -> None: ...
+    def close(self) -> None: ...
+
+
+class Output:
+    """A file under a temporary name, renamed when it is whole; leaving the context removes what was not published.
+
+    All methods raise OSError, e.g. for a full disk.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """.jsonl holds any rows, .parquet those of `dapo data prepare`."""
+        self._path = path
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self._writer: _Writer
+        if path.suffix.lower() == ".jsonl":
+            self._writer = _JsonLinesWriter(self._temporary)
+        else:
+            self._writer = _ParquetWriter(self._temporary, path.name)
+
+    def __enter__(self) -> "Output":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._writer.close()
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+    def write(self, row: dict[str, Any]) -> None:
+        """In a .jsonl file, fields that are None are left out."""
+        self._writer.write(row)
+
+    def finish(self) -> None:
+        """What was written is on the disk."""
+        self._writer.close()
+        with self._temporary.open("rb") as file:
+            os.fsync(file.fileno())
+
+    def publish(self) -> None:
+        self._temporary.replace(self._path)
+
+
+class _JsonLinesWriter:
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w", encoding="utf-8", newline="\n")
+
+    def write(self, row: dict[str, Any]) -> None:
+        filled = {name: value for name, value in row.items() if value is not None}
+        self._file.write(json.dumps(filled, ensure_ascii=False) + "\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _ParquetWriter:
+    """Row groups of _ROWS; the prompts' type is that of the first row."""
+
+    _ROWS = 4096
+
+    def __init__(self, path: Path, name: str) -> None:
+        self._path = path
+        self._name = name
+        self._rows: list[dict[str, Any]] = []
+        self._writer: Any = None
+        self._closed = False
+
+    def write(self, row: dict[str, Any]) -> None:
+        if self._rows and isinstance(row["prompt"], str) != isinstance(self._rows[0]["prompt"], str):
+            raise DatasetError(
+                f"{self._name}: a Parquet column holds prompts that are text or prompts that are messages, not both. "
+                "Write a .jsonl file, or --set chat=true"
+            )
+        self._rows.append(row)
+        if len(self._rows) > self._ROWS:
+            # One row stays, to compare the next with.
+            self._flush(self._rows[:-1])
+            del self._rows[:-1]
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            if self._rows:
+                self._flush(self._rows)
+            if self._writer is not None:
+                self._writer.close()
+
+    def _flush(self, rows: list[dict[str, Any]]) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        text = pa.string()
+        message = pa.struct([("role", text), ("content", text)])
+        prompt = text if isinstance(rows[0]["prompt"], str) else pa.list_(message)
+        schema = pa.schema([("prompt", prompt), ("answer", text), ("grader", text), ("origin", text)])
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._path, schema)
+        self._writer.write_table(pa.Table.from_pylist(rows, schema=schema))
