@@ -15,8 +15,8 @@ from pydantic import TypeAdapter
 
 from dapo.spec.graders import GraderSpec
 from dapo.spec.reward import RewardSpec
-from services.verifier.grade_report import Report, Tally, make_report
-from services.verifier.graded_rows import Batch, Fields, RowReader, TooManyMalformed
+from services.verifier.grade_report import Report, Tally, Unwritable, make_report, writing
+from services.verifier.graded_rows import Batch, Fields, Row, RowReader, TooManyMalformed
 from services.verifier.graders import Verdict
 from services.verifier.grading import Grading
 from services.verifier.pool import GraderStartError
@@ -38,16 +38,18 @@ class GradeCommand:
         self._grading = grading
         self._reader = reader
         self._report = report
+        self._tally = Tally()
+        self._warned = False
         self._queue: asyncio.Queue[_Pending | None] = asyncio.Queue(ahead)
 
     async def run(self) -> Tally:
-        """Raises GraderStartError, TooManyMalformed, OSError, each perhaps in an ExceptionGroup."""
+        """Raises GraderStartError, TooManyMalformed, Unwritable, OSError, each perhaps in an ExceptionGroup."""
         async with asyncio.TaskGroup() as group:
             serving = group.create_task(self._grading.run())
             group.create_task(self._read(group))
-            tally = await self._show()
+            await self._show()
             serving.cancel()
-        return tally
+        return self._tally
 
     async def _read(self, group: asyncio.TaskGroup) -> None:
         # In a thread, as a pipe may keep us waiting.
@@ -56,19 +58,28 @@ class GradeCommand:
             await self._queue.put(_Pending(batch, group.create_task(grade)))
         await self._queue.put(None)
 
-    async def _show(self) -> Tally:
-        tally = Tally()
+    async def _show(self) -> None:
         while (pending := await self._queue.get()) is not None:
-            for malformed in pending.batch.malformed:
-                tally.malformed += 1
-                self._report.set_aside(malformed)
-            for row, verdict in zip(pending.batch.rows, await pending.verdicts, strict=True):
-                tally.add(row, verdict)
-                self._report.verdict(row, verdict)
-        return tally
+            verdicts = await pending.verdicts
+            with writing():
+                for malformed in pending.batch.malformed:
+                    self._tally.malformed += 1
+                    self._report.set_aside(malformed)
+                for row, verdict in zip(pending.batch.rows, verdicts, strict=True):
+                    self._warn(row)
+                    self._tally.add(row, verdict)
+                    self._report.verdict(row, verdict)
+
+    def _warn(self, row: Row) -> None:
+        if not (self._warned or row.request.prompt or self._grading.is_local(row.request.grader)):
+            self._warned = True
+            sys.stderr.write(
+                f"warning: line {row.line} has no prompt, which {row.request.grader!r} is to see. Name its field with "
+                "--prompt-field\n"
+            )
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def _run(arguments: argparse.Namespace) -> Tally:
     reward = RewardSpec.model_validate_json(arguments.reward)
     graders = TypeAdapter(dict[str, GraderSpec]).validate_json(arguments.graders)
     fields = Fields(arguments.response_field, arguments.gold_field, arguments.correct_field, arguments.prompt_field)
@@ -79,11 +90,14 @@ def _run(arguments: argparse.Namespace) -> None:
         else:
             file, name = stack.enter_context(open(arguments.file, "rb")), arguments.file
         reader = RowReader(file, name, reward.grader, fields, arguments.malformed_limit)
-        with make_report(arguments.file, as_json=arguments.json) as report:
-            command = GradeCommand(Grading(graders, reward), reader, report, 2 + 2 * reward.grader_processes)
-            tally = asyncio.run(command.run())
+        report = stack.enter_context(make_report(arguments.file, as_json=arguments.json))
+        command = GradeCommand(Grading(graders, reward), reader, report, 2 + 2 * reward.grader_processes)
+        tally = asyncio.run(command.run())
+    with writing():
         sys.stdout.flush()
         report.summary(tally)
+        sys.stdout.flush()
+    return tally
 
 
 def _parse() -> argparse.Namespace:
@@ -109,25 +123,42 @@ def _leaf(error: BaseException) -> BaseException:
 def main() -> int:
     arguments = _parse()
     try:
-        _run(arguments)
+        return _outcome(_run(arguments), arguments.file)
     except KeyboardInterrupt:
-        sys.stderr.write("error: interrupted\n")
-        return _INTERRUPTED
-    except (ExceptionGroup, GraderStartError, TooManyMalformed, OSError) as error:
+        return _fail("interrupted", _INTERRUPTED)
+    except (ExceptionGroup, GraderStartError, TooManyMalformed, Unwritable, OSError) as error:
         match leaf := _leaf(error):
             case BrokenPipeError():  # Who reads our output, e.g. `head`, has seen enough.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                _drop_output()
                 return 0
+            case Unwritable():
+                _drop_output()
+                return _fail(str(leaf), _USER_ERROR)
             case GraderStartError():
-                code = _RUN_ERROR
+                sys.stdout.flush()
+                return _fail(str(leaf), _RUN_ERROR)
             case TooManyMalformed() | OSError():
-                code = _USER_ERROR
-            case _:
-                raise
-        sys.stdout.flush()
-        sys.stderr.write(f"error: {leaf}\n")
-        return code
+                sys.stdout.flush()
+                return _fail(str(leaf), _USER_ERROR)
+        raise
+
+
+def _outcome(tally: Tally, file: str) -> int:
+    if not tally.graded:
+        return _fail(f"{file} has no row that could be graded", _RUN_ERROR)
+    if tally.failed == tally.graded:
+        return _fail("every grading failed; the reasons are above", _RUN_ERROR)
     return 0
+
+
+def _fail(message: str, code: int) -> int:
+    sys.stderr.write(f"error: {message}\n")
+    return code
+
+
+def _drop_output() -> None:
+    """What is buffered goes nowhere, so that the end of the process does not stumble over it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 from rich.console import Console
@@ -29,16 +31,15 @@ class Disagreement(NamedTuple):
 
 
 class Tally:
-    """Counts; of the disagreements it keeps the first hundred."""
+    """Counts, and the time since it was made; of the disagreements it keeps the first hundred."""
 
     def __init__(self) -> None:
-        self._began_s: float | None = None
+        self._began_s = time.monotonic()
         self.reasons: Counter[str] = Counter()
         self.graded = self.right = self.failed = self.malformed = self.labelled = self.differing = 0
         self.disagreements: list[Disagreement] = []
 
     def add(self, row: Row, verdict: Verdict) -> None:
-        self._began_s = self._began_s or time.monotonic()
         self.graded += 1
         self.right += verdict.correct
         self.failed += verdict.failed
@@ -56,10 +57,9 @@ class Tally:
         parts = [f"{self.graded:,} graded", f"{self.right:,} right{_share(self.right, self.graded)}"]
         parts += [f"{self.failed:,} failed gradings"] * bool(self.failed)
         parts += [f"{self.malformed:,} malformed rows set aside"] * bool(self.malformed)
-        found = [Text(", ".join(parts), "bold")]
-        if self._began_s is not None:
-            seconds = time.monotonic() - self._began_s
-            found[0].append(f" in {seconds:.1f} s")
+        seconds = time.monotonic() - self._began_s
+        found = [Text(", ".join(parts) + f" in {seconds:.1f} s", "bold")]
+        if self.graded:
             found.append(
                 Text("reasons: " + ", ".join(f"{name} {count:,}" for name, count in self.reasons.most_common()))
             )
@@ -86,8 +86,23 @@ def _word(correct: bool) -> str:
     return "right" if correct else "wrong"
 
 
+class Unwritable(Exception):
+    """Standard output takes no more, e.g. as its disk is full; says why."""
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """Raises Unwritable where what is written within cannot be, and BrokenPipeError where its reader has gone."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise Unwritable(f"standard output cannot be written: {error.strerror or error}") from error
+
+
 class Report(Protocol):
-    """Shows verdicts as they come; a context manager around them."""
+    """Shows verdicts as they come; a context manager around them. Entering raises Unwritable, all else OSError."""
 
     def __enter__(self) -> "Report": ...
     def __exit__(self, *_: object) -> None: ...
@@ -132,8 +147,9 @@ class TableReport:
         self._progress = _Progress(self._console, size_bytes, self._console.is_terminal)
 
     def __enter__(self) -> "TableReport":
-        self._progress.start()
-        self._console.print(Text(f"{'line':>8}  verdict  score  {'reason':<16}  answer", "dim"))
+        with writing():
+            self._progress.start()
+            self._console.print(Text(f"{'line':>8}  verdict  score  {'reason':<16}  answer", "dim"))
         return self
 
     def __exit__(self, *_: object) -> None:

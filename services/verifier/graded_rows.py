@@ -1,13 +1,12 @@
 """Rows of a jsonl file with responses and gold answers, a batch at a time; malformed ones are set aside."""
 
-import json
-from collections.abc import Iterable
-from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
+from dapo.contracts.prompts import prompt_text
 from dapo.data.errors import Malformed, RowError
-from dapo.data.rows import find, kind
-from dapo.data.tables import parse_object
+from dapo.data.rows import encodable, find, gold_text, kind, read_message
+from dapo.data.tables import MAX_LINE_BYTES, Line, check_length, parse_object, read_lines
+from dapo.v1 import messages_pb2 as pb
 from services.verifier.pool import GradingRequest
 
 _BATCH = 32
@@ -40,10 +39,10 @@ class Batch(NamedTuple):
 
 
 class RowReader:
-    """Holds no row that it has given out."""
+    """Holds no row that it has given out, and no more than MAX_LINE_BYTES of a line."""
 
-    def __init__(self, lines: Iterable[bytes], name: str, grader: str, fields: Fields, malformed_limit: int) -> None:
-        self._lines = enumerate(lines, 1)
+    def __init__(self, file: BinaryIO, name: str, grader: str, fields: Fields, malformed_limit: int) -> None:
+        self._lines = enumerate(read_lines(file), 1)
         self._name = name
         self._grader = grader
         self._fields = fields
@@ -53,12 +52,12 @@ class RowReader:
         self._first: list[Malformed] = []
 
     def take(self) -> Batch | None:
-        """The next rows; None at the end. Raises TooManyMalformed, OSError."""
+        """The next rows; None at the end. Raises TooManyMalformed, and OSError with the file's name."""
         batch = Batch([], [])
-        lines = list(islice(self._lines, _BATCH))
+        lines = self._next_lines()
         for number, line in lines:
-            self._position += len(line)
-            if not line.strip():
+            self._position += line.length
+            if line.empty:
                 continue
             try:
                 batch.rows.append(self._row(number, line))
@@ -66,6 +65,17 @@ class RowReader:
                 batch.malformed.append(Malformed(self._name, number, str(error)))
         self._count(batch.malformed)
         return batch if lines else None
+
+    def _next_lines(self) -> list[tuple[int, Line]]:
+        lines: list[tuple[int, Line]] = []
+        size = 0
+        try:
+            while len(lines) < _BATCH and size < MAX_LINE_BYTES and (item := next(self._lines, None)) is not None:
+                lines.append(item)
+                size += len(item[1].start)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._name) from error
+        return lines
 
     def _count(self, malformed: list[Malformed]) -> None:
         self._malformed += len(malformed)
@@ -77,16 +87,15 @@ class RowReader:
                 )
             )
 
-    def _row(self, number: int, line: bytes) -> Row:
-        raw, fields = parse_object(line), self._fields
+    def _row(self, number: int, line: Line) -> Row:
+        check_length(line.length)
+        raw, fields = parse_object(line.start), self._fields
         response = find(raw, fields.response)
         if not isinstance(response, str):
             raise RowError(f"field {fields.response!r} must be a string, not {kind(response)}")
-        gold = find(raw, fields.gold)
-        if gold is None:
-            raise RowError(f"field {fields.gold!r} must be a gold answer, not null")
-        prompt = _optional(raw, fields.prompt)
-        request = GradingRequest(self._grader, response, _text(gold), "" if prompt is None else _text(prompt))
+        encodable(response, fields.response)
+        gold = gold_text(find(raw, fields.gold), fields.gold)
+        request = GradingRequest(self._grader, response, gold, _prompt(raw, fields.prompt))
         return Row(number, self._position, request, _expected(raw, fields.correct))
 
 
@@ -97,9 +106,16 @@ def _optional(raw: dict[str, Any], field: str) -> Any:
         return None
 
 
-def _text(value: Any) -> str:
-    """Numbers, lists and objects as JSON."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+def _prompt(raw: dict[str, Any], field: str) -> str:
+    """As graders get it in training; empty where the row has none."""
+    match value := _optional(raw, field):
+        case None:
+            return ""
+        case str():
+            return encodable(value, field)
+        case list():
+            return prompt_text(pb.Prompt(messages=[read_message(item, field) for item in value]))
+    raise RowError(f"field {field!r} must be a string or a list of messages, not {kind(value)}")
 
 
 def _expected(raw: dict[str, Any], field: str) -> bool | None:

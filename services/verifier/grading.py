@@ -1,18 +1,23 @@
 """Every grader behind one call: local ones in the pool, the others over HTTP, weighted sums part by part."""
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
 
 from dapo.spec.graders import BUILT_IN, AnyGrader, JudgeGrader, PythonGrader, RemoteGrader, WeightedGrader
 from dapo.spec.reward import RewardSpec
-from services.verifier.graders import Unbuildable, Verdict, is_local, read_text, scored, wrong
+from services.verifier.graders import Unbuildable, Verdict, encodable, is_local, read_text, scored, wrong
 from services.verifier.judge import Judge
 from services.verifier.pool import GraderStartError, GradingPool, GradingRequest
 from services.verifier.remote import Remote
 
+_ROUNDING = 1e-9
+"""0.1 + 0.7 is less than 0.8 in floating point."""
+
 
 class Grading:
-    """Invariant: every request gets exactly one verdict, in order; a grader that fails costs the others nothing.
+    """Invariant: every request gets exactly one verdict, in order and in words that can be written; a grader that
+    fails costs the others nothing.
 
     `named` are the graders that the spec names (`RunSpec.named_graders`). A row of the data may name one of them or a
     built-in one, and nothing else: data chooses among rules, it brings no code. Raises GraderStartError where one of
@@ -63,7 +68,7 @@ class Grading:
         found: dict[int, Verdict] = {}
         for chosen, verdicts in zip(by_grader.values(), await asyncio.gather(*parts), strict=True):
             found.update(zip(chosen, verdicts, strict=True))
-        return [found[index] for index in range(len(requests))]
+        return [encodable(found[index]) for index in range(len(requests))]
 
     async def _grade_alike(self, name: str, requests: Sequence[GradingRequest]) -> list[Verdict]:
         """Requests of one grader."""
@@ -107,9 +112,9 @@ def _verdict_unseen(options: AnyGrader, request: GradingRequest) -> Verdict | No
 def _combine(options: WeightedGrader, verdicts: Mapping[str, Verdict]) -> Verdict:
     """The weighted mean of the parts' scores; of a part that failed, its failure."""
     scores = {name: verdict.score for name, verdict in verdicts.items()}
-    total = sum(options.parts.values())
-    score = sum(options.parts[name] * verdict.score for name, verdict in verdicts.items()) / total
+    total = math.fsum(options.parts.values())
+    score = math.fsum(options.parts[name] * verdict.score for name, verdict in verdicts.items()) / total
     extracted = next((verdict.extracted for verdict in verdicts.values() if verdict.extracted), "")
     failure = next((verdict for verdict in verdicts.values() if verdict.failed), None)
-    found = wrong(failure.reason, extracted) if failure else scored(score, options.threshold, extracted)
+    found = wrong(failure.reason, extracted) if failure else scored(score, options.threshold - _ROUNDING, extracted)
     return found._replace(parts=scores)

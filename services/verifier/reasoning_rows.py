@@ -1,23 +1,24 @@
 """`python -m services.verifier.reasoning_rows TASK OUT`: rows of a generated task. Behind `dapo data reasoning-gym`."""
 
 import argparse
-import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from dapo.data.errors import DatasetError
+from dapo.data.outputs import Output, check_output
 from services.verifier.graders.reasoning_gym import SUPPORTED, encode_gold
 
 _INSTRUCTION = "Write your final answer, and nothing else, between <answer> and </answer>."
 
 
 class Refused(ValueError):
-    """The task or the file cannot be had; the message says why."""
+    """The task cannot be had; the message says why."""
 
 
 def generate(task: str, rows: int, seed: int) -> Iterator[dict[str, Any]]:
-    """The same rows for the same arguments. Raises Refused."""
+    """The same rows for the same arguments. Raises Refused, at once."""
     if task not in SUPPORTED:
         names = ", ".join(sorted(SUPPORTED))
         raise Refused(
@@ -27,26 +28,27 @@ def generate(task: str, rows: int, seed: int) -> Iterator[dict[str, Any]]:
         import reasoning_gym
     except ImportError as error:
         raise Refused(f"the library reasoning-gym is missing ({error}): pip install '.[reasoning-gym]'") from error
-    for entry in reasoning_gym.create_dataset(task, size=rows, seed=seed):
-        yield {
+    return (
+        {
             "prompt": f"{entry['question']}\n\n{_INSTRUCTION}",
             "gold": encode_gold(task, entry),
             "grader": "reasoning_gym",
             "answer": entry["answer"],
         }
+        for entry in reasoning_gym.create_dataset(task, size=rows, seed=seed)
+    )
 
 
-def write(rows: Iterator[dict[str, Any]], out: Path, *, force: bool) -> int:
-    """How many were written. The file is complete or not there. Raises Refused, OSError."""
-    if out.exists() and not force:
-        raise Refused(f"{out} exists. Give another name, or --force")
-    unfinished = out.with_name(out.name + ".unfinished")
+def write(rows: Iterable[dict[str, Any]], out: Path, *, force: bool) -> int:
+    """How many were written. The file is complete or not there. Raises DatasetError, OSError."""
+    check_output(out, [".jsonl"], [], force=force)
     written = 0
-    with unfinished.open("w", encoding="utf-8") as file:
+    with Output(out) as output:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            output.write(row)
             written += 1
-    unfinished.replace(out)
+        output.finish()
+        output.publish()
     return written
 
 
@@ -65,11 +67,14 @@ def main() -> int:
         if arguments.out is None:
             raise Refused("name the file to write: dapo data reasoning-gym TASK OUT.jsonl")
         written = write(generate(arguments.task, arguments.rows, arguments.seed), arguments.out, force=arguments.force)
-    except Refused as error:
+    except KeyboardInterrupt:
+        sys.stderr.write("error: interrupted\n")
+        return 130
+    except (Refused, DatasetError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     except OSError as error:
-        sys.stderr.write(f"error: {error.filename}: {error.strerror}\n")
+        sys.stderr.write(f"error: {arguments.out} cannot be written: {error.strerror or error}\n")
         return 2
     sys.stdout.write(f"{written} rows of {arguments.task}: {arguments.out}\n")
     return 0

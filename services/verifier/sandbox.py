@@ -63,8 +63,6 @@ class _Workshop:
             self._built[name] = build(self._options[name])
         except Unbuildable as error:
             return str(error)
-        except ImportError as error:
-            return f"the library that `{self._options[name].type}` needs is missing: {error}. Install it"
         return None
 
     def _grade(self, name: str, text: str, gold: str) -> Verdict:

@@ -141,6 +141,23 @@ def test_what_a_function_does_to_its_arguments_is_seen(grade: Grade) -> None:
     assert grade(fenced(program), gold(asserts=asserts)).correct
 
 
+def test_an_output_of_a_test_is_taken_as_it_is(grade: Grade) -> None:
+    tests = gold(tests=[{"input": [[3]], "output": [3]}], fn_name="f")
+    assert grade(fenced("def f(x):\n    return x"), tests).correct
+    assert not grade(fenced("def f(x):\n    return x[0]"), tests).correct
+    texts = gold(fn_name="f", inputs=[["3"], ["x"]], outputs=["3", "x"])
+    assert grade(fenced("def f(x):\n    return x"), texts).correct
+
+
+def test_what_only_prepares_tests_earns_nothing_and_may_fail_them(grade: Grade) -> None:
+    asserts = "print('hello')\nimport random\nrandom.seed(0)\nassert f(1) == 1\n"
+    assert grade(fenced("def f(x):\n    return 2"), gold(asserts=asserts)).score == 0
+    honest = fenced("def f(x):\n    return x")
+    assert grade(honest, gold(asserts=asserts)).extracted == "1 of 1 tests"
+    last = grade(honest, gold(asserts=asserts + "check = f([2])[3]"))
+    assert (last.correct, last.extracted) == (False, "1 of 2 tests; test 2: IndexError: list index out of range")
+
+
 @pytest.mark.parametrize(
     "bad",
     [
@@ -156,6 +173,9 @@ def test_what_a_function_does_to_its_arguments_is_seen(grade: Grade) -> None:
         '{"asserts": ""}',
         '{"asserts": "x = 1"}',
         '{"asserts": "assert ("}',
+        '{"asserts": "print(add(1, 2))"}',
+        '{"asserts": "assert np.allclose(add(1, 2), 3)"}',
+        '{"asserts": "import unittest\\nclass A(unittest.TestCase):\\n    def test_a(self):\\n        assert 1"}',
         '{"asserts": "return"}',
         '{"asserts": "assert \'\\\\ud800\' or \\ud800"}',
         '{"tests": [{"input": "\\ud800", "output": "1"}]}',

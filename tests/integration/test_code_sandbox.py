@@ -1,6 +1,7 @@
 """`code` on hostile programs: nothing outside is read, written, reached or signalled, and no verdict is forged."""
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from dapo.spec.graders import CodeGrader
+from services.verifier.code.jail import Jail
 from services.verifier.graders import Grade, build
 from services.verifier.pool import GradingPool, GradingRequest
 from tests.integration.code_support import RIGHT, descendants, fenced, gold
@@ -287,9 +289,51 @@ def seen():
             gold(tests=[{"input": "", "output": secret}, {"input": "", "output": "False"}]),
         )
         assert verdict.score == 0.5, verdict
-        asserts = f'secret = "{secret}"\nassert seen() is False\n'
+        printed = "import sys, os\nprint(secret, file=sys.stderr, flush=True)\nos.write(0, secret.encode())\n"
+        asserts = f'secret = "{secret}"\n{printed}assert seen() is False\n'
         verdict = grade(fenced(program), gold(asserts=asserts))
         assert verdict.correct, verdict
+
+
+def test_what_an_object_is_computed_with_it_is_not_told(grade: Grade) -> None:
+    program = """
+told = []
+class Spy:
+    def __sub__(self, other):
+        told.append(other)
+        return self
+    __add__ = __mul__ = __pow__ = __mod__ = __and__ = __sub__
+def f(): return Spy()
+def seen(): return told
+"""
+    asserts = """
+for sign in "-+*%&", ["**"]:
+    for one in sign:
+        try:
+            eval(f"f() {one} 7391")
+        except TypeError:
+            pass
+assert seen() == []
+f() - f()
+assert len(seen()) == 1
+"""
+    verdict = grade(fenced(program), gold(asserts=asserts))
+    assert verdict.correct, verdict
+
+
+@pytest.mark.parametrize("imports", ["", "from solution import *\n"])
+def test_no_program_replaces_the_modules_of_the_tests(imports: str) -> None:
+    pytest.importorskip("numpy")
+    grade = build(CodeGrader(timeout_s=20, modules=["numpy"]))
+    fake = "= types.SimpleNamespace(allclose=lambda *a: True, isclose=lambda *a: True)\n"
+    program = f"import types\nnp {fake}math {fake}def f(x): return [0, 0]"
+    tests = f"import numpy as np\n{imports}assert np.allclose(f(2), [4, 5])\nassert math.isclose(f(2)[0], 4)"
+    verdict = grade(fenced(program), gold(asserts=tests))
+    assert (verdict.score, verdict.failed) == (0, False), verdict
+    assert grade(fenced("def f(x): return [4, 5]"), gold(asserts=tests)).correct
+    verdict = grade(fenced(program), gold(asserts="assert np.allclose(f(2), [4, 5])"))
+    assert verdict.reason == "bad_gold"
+    assert "use np without importing it" in verdict.extracted
 
 
 def test_nothing_listens_in(grade: Grade) -> None:
@@ -399,6 +443,37 @@ def test_a_template_killed_from_outside_costs_no_verdict() -> None:
         await asyncio.wait([running])
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_template_whose_parent_ends_says_nothing(busy: bool) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    command = [sys.executable, "-m", "services.verifier.code.template"]
+    ours.settimeout(60)
+    with ours, theirs, open(os.devnull, "r+b") as nothing:
+        template = subprocess.Popen(command, stdin=theirs.fileno(), stderr=subprocess.PIPE)
+        theirs.close()
+        assert json.loads(ours.recv(65536)) == {}
+        if busy:
+            limits = {"timeout_s": 5, "memory_mib": 64, "output_kib": 1}
+            request = json.dumps({"children": ["script"], **limits}).encode()
+            socket.send_fds(ours, [request], [nothing.fileno()] * 6)
+    _, error = template.communicate(timeout=30)
+    assert (template.returncode, error) == (0, b"")
+
+
+def test_a_template_that_is_gone_is_told_in_words() -> None:
+    jail = Jail(CodeGrader())
+    jail._process.kill()
+    jail._process.wait()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    jail._channel.close()
+    jail._channel = ours
+    with theirs:
+        theirs.shutdown(socket.SHUT_WR)
+        with pytest.raises(ConnectionError, match="template of the `code` grader is gone"):
+            jail.run_script(b"", b"", 1.0)
+    jail.close()
 
 
 CONFINED = """

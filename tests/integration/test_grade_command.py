@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from dapo.contracts.prompts import prompt_text
+from dapo.data import open_source
+from dapo.spec.data import SourceSpec
+from services.verifier.graded_rows import Fields, RowReader
+from tests.integration.http_service import Answer, serving
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "dapo.cli.main", "grade"]
@@ -122,7 +129,12 @@ def test_a_hang_costs_one_verdict(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--grader", "nonsense"], "no grader is called 'nonsense'. Take one of arithmetic,"),
-        (["--grader", "regex"], "no grader is called 'regex'"),
+        (["--grader", "regex"], "--grader regex needs pattern, e.g. --option 'pattern=#### (.*)'"),
+        (["--grader", "judge", "--option", "model=m"], "--grader judge needs url and rubric, e.g. --option url=http"),
+        (["--grader", "remote"], "--grader remote needs url"),
+        (["--grader", "weighted"], "--grader weighted needs parts, e.g. --option 'parts={exact: 1}'"),
+        (["--grader", "weighted", "--option", "parts={exact:1}"], "YAML wants a space after the colon, e.g. parts={ex"),
+        (["--grader", "weighted", "--option", "parts={exact"], "reward.graders.weighted.parts"),
         (["--grader", "math_verify", "--option", "digits=many"], "digits"),
         (["--grader", "math_verify", "--option", "digit=3"], "digit"),
         (["--grader", "math_verify", "--option", "digits"], "--option digits: write it as KEY=VALUE"),
@@ -144,6 +156,107 @@ def test_a_file_that_is_not_there() -> None:
     done = grade("absent.jsonl", "--grader", "exact")
     assert (done.returncode, done.stdout) == (2, "")
     assert "absent.jsonl is no file" in done.stderr
+
+
+def test_a_device_is_no_file() -> None:
+    done = grade("/dev/zero", "--grader", "exact")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "/dev/zero is no file or pipe" in done.stderr
+
+
+def test_a_named_pipe_is_read(tmp_path: Path) -> None:
+    pipe = tmp_path / "rows"
+    os.mkfifo(pipe)
+    process = subprocess.Popen([*COMMAND, str(pipe), "--grader", "math_dapo", "--json"], stdout=subprocess.PIPE)
+    pipe.write_text(json.dumps(ROWS[0]) + "\n")
+    out, _ = process.communicate(timeout=60)
+    assert (process.returncode, json.loads(out)["correct"]) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([], "has no row that could be graded"),
+        (["{"], "has no row that could be graded"),
+        ([{"response": "3", "gold": "no JSON"}] * 3, "every grading failed"),
+    ],
+)
+def test_where_nothing_could_be_graded_the_exit_code_says_so(tmp_path: Path, rows: list[Any], says: str) -> None:
+    done = grade(write(tmp_path / "rows.jsonl", *rows), "--grader", "arithmetic", "--json")
+    assert done.returncode == 1
+    assert says in done.stderr
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+@pytest.mark.parametrize("rows", [1, 500])
+def test_a_full_disk_is_named(tmp_path: Path, options: list[str], rows: int) -> None:
+    path = write(tmp_path / "rows.jsonl", *ROWS[:1] * rows)
+    with open("/dev/full", "w") as full:
+        command = [*COMMAND, str(path), "--grader", "exact", *options]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, timeout=60)
+    assert done.returncode == 2
+    assert "error: standard output cannot be written: No space left on device\n" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+def test_the_time_counts_from_the_beginning(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", {"response": "a" * 60 + "b", "gold": "a"})
+    done = grade(path, "--grader", "regex", "--option", "pattern=^(a+)+$", "--timeout", 1.5)
+    assert done.returncode == 1
+    assert float(re.findall(r" in ([\d.]+) s", done.stdout)[0]) >= 1.5
+
+
+@pytest.mark.parametrize("grader", ["remote", "judge"])
+def test_a_lone_surrogate_costs_its_row(tmp_path: Path, grader: str) -> None:
+    good = {"response": "a", "gold": "1", "prompt": "p"}
+    bad = [json.dumps(good | {field: "\ud800"}) for field in good]
+    with serving(lambda number, body: Answer({"scores": [1.0] * len(body.get("items", []))})) as service:
+        options = ["--option", f"url={service.url}", "--option", "retries=0"]
+        options += ["--option", "model=m", "--option", "rubric=r"] * (grader == "judge")
+        done = grade(write(tmp_path / "rows.jsonl", *bad, good), "--grader", grader, *options, "--json")
+    assert "Traceback" not in done.stderr
+    assert [json.loads(line)["line"] for line in done.stdout.splitlines()] == [4]
+    for line, field in enumerate(good, 1):
+        assert f":{line}: field {field!r} holds a lone surrogate at character 0" in done.stderr
+
+
+def test_a_service_sees_prompt_and_gold_as_in_training(tmp_path: Path) -> None:
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
+    rows = [{"response": "a", "gold": [1, {"x": "ü"}], "prompt": prompt} for prompt in (messages, "Why?", None, "")]
+    path = write(tmp_path / "rows.jsonl", *rows)
+    with serving(lambda number, body: Answer({"scores": [1.0] * len(body["items"])})) as service:
+        done = grade(path, "--grader", "remote", "--option", f"url={service.url}", "--json")
+        items = [item for call in service.calls for item in call["items"]]
+    [source] = open_source(SourceSpec(path=str(write(tmp_path / "d.jsonl", rows[0])), gold_field="gold"), "d")
+    assert items[0] == {"response": "a", "prompt": prompt_text(source.prompt), "gold": source.gold}
+    assert [item["prompt"] for item in items] == ["system: Be brief.\n\nuser: Why?", "Why?", "", ""]
+    assert verdicts(done)[0]["correct"]
+    assert done.stderr.count("warning: ") == 1
+    assert "warning: line 3 has no prompt, which 'remote' is to see. Name its field with --prompt-field" in done.stderr
+    assert "warning" not in grade(path, "--grader", "exact", "--json").stderr
+
+
+def test_a_line_without_end_is_set_aside_and_not_held(tmp_path: Path) -> None:
+    import tracemalloc
+
+    path = tmp_path / "rows.jsonl"
+    row = json.dumps(ROWS[0]).encode() + b"\n"
+    with path.open("wb") as file:
+        file.write(row)
+        for _ in range(50):
+            file.write(b"x" * (1 << 20))
+        file.write(b"\n" + row)
+    tracemalloc.start()
+    with path.open("rb") as file:
+        batch = RowReader(file, "rows.jsonl", "exact", Fields("response", "gold", "correct", "prompt"), 1).take()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    rest = grade(path, "--grader", "math_dapo", "--json")
+    assert batch is not None
+    assert peak < 40_000_000
+    assert [verdict["line"] for verdict in verdicts(rest)] == [1, 3]
+    assert "rows.jsonl:2: a line of 50.0 MiB, more than 8" in rest.stderr
 
 
 def test_a_reader_that_leaves_early_ends_it_quietly(tmp_path: Path) -> None:

@@ -216,6 +216,34 @@ def test_a_misbehaving_grading_costs_one_verdict(valkey: EmbeddedValkey, bad: by
     drive(valkey.url, scenario)
 
 
+def test_verdicts_that_are_no_text_are_written(valkey: EmbeddedValkey) -> None:
+    """Lone surrogates of a user's grader, of a program and of a service."""
+
+    async def scenario(bus: Bus) -> None:
+        body = b'{"results": [{"score": 0.0, "reason": "no \\ud800"}]}'
+        tests = '{"tests": [{"input": "", "output": "1"}]}'
+        program = b"raise ValueError('\\ud800')"
+        called = b"def f(x):\n    raise ValueError('\\ud800')"
+        with serving(lambda number, _: Answer(body)) as service:
+            await write_group(bus, 0, [b"surrogate", b"raise a surrogate"], grader="misbehaving")
+            await write_group(bus, 1, [b"x"], grader="outside")
+            await write_group(bus, 2, [program], grader="code", gold=tests)
+            await write_group(bus, 3, [called], grader="code", gold='{"asserts": "assert f(1) == 2"}')
+            async with verifying(bus, make_spec(graders={"outside": {"type": "remote", "url": service.url}})):
+                deliveries = await scored(bus, 4)
+        records = await bus.read_groups(sorted(one.data.decode() for one in deliveries))
+        mine, raised, outside, code, call = (grade for record in records for grade in record.grades)
+        assert (mine.reason, dict(mine.parts)) == ("different \\udfff", {"\\udc00": 1.0})
+        assert mine.extracted == ("\\ud800" * 150)[:200]
+        assert (raised.reason, raised.extracted) == ("crash", "ValueError: \\ud800")
+        assert outside.extracted == "no \\ud800"
+        assert "ValueError: \\ud800" in code.extracted
+        assert "ValueError: \\ud800" in call.extracted
+        await settle_all(bus, deliveries)
+
+    drive(valkey.url, scenario)
+
+
 def test_hostile_texts_are_graded(valkey: EmbeddedValkey) -> None:
     texts = [
         b"\xff\xfe\x00Answer: 34",

@@ -17,6 +17,7 @@ GRADERS = {
     "exact": ExactGrader(),
     "math_dapo": MathDapoGrader(),
     "number": PythonGrader(function="tests.integration.verifier_graders:as_number"),
+    "anything": PythonGrader(function="tests.integration.verifier_graders:return_anything", threshold=0.5),
     "slow_start": PythonGrader(function="tests.integration.slow_grader:grade"),
     "misbehaving": PythonGrader(function="tests.integration.verifier_graders:misbehave", max_characters=1_000_000),
 }
@@ -73,7 +74,8 @@ def test_a_bad_grading_costs_one_verdict(text: str, reason: str, processes: int)
             *["different"] * 60,
             *["equal"] * 20,
         ]
-        assert verdicts[20] == Verdict(False, 0.0, reason)
+        told = {"raise": "ValueError: raise", "memory": "MemoryError"}.get(text, "")
+        assert verdicts[20] == Verdict(False, 0.0, reason, told)
 
     with_pool(use, processes=processes)
 
@@ -202,6 +204,65 @@ def test_a_function_of_the_users_gives_a_score(text: str, reason: str) -> None:
         (verdict,) = await pool.grade([GradingRequest("number", text, "")])
         assert verdict.reason == reason
         assert verdict.failed == (reason == "bad_reply")
+
+    with_pool(use)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("True", (True, 1.0, "passed", "", {})),
+        ("Fraction(1, 4)", (False, 0.25, "below_threshold", "", {})),
+        ("Verdict(True, 1, 'mine', 'x', {'a': Fraction(1, 2)})", (True, 1.0, "mine", "x", {"a": 0.5})),
+    ],
+)
+def test_what_a_function_of_the_users_may_return(text: str, expected: tuple[object, ...]) -> None:
+    async def use(pool: GradingPool) -> None:
+        (verdict,) = await pool.grade([GradingRequest("anything", text, "")])
+        assert verdict == expected
+
+    with_pool(use)
+
+
+def test_anything_else_that_it_returns_is_a_bad_reply() -> None:
+    told = {
+        "'1'": "score '1', not a number in [0, 1]",
+        "b'1'": "score b'1', not a number",
+        "None": "score None, not a number",
+        "[1.0]": "score [1.0], not a number",
+        "1e400": "score inf, not a number",
+        "10**400": "score 1000",
+        "Verdict(True, 2.0, 'r')": "score 2.0, not a number",
+        "Verdict(True, '1', 'r')": "score '1', not a number",
+        "Verdict(True, float('nan'), 'r')": "score nan, not a number",
+        "Verdict('no', 1.0, 'r')": "correct 'no', not a bool",
+        "Verdict(1, 1.0, 'r')": "correct 1, not a bool",
+        "Verdict(True, 1.0, None)": "reason None",
+        "Verdict(True, 1.0, 'r', 3)": "extracted 3 is no text",
+        "Verdict(True, 1.0, 'r', '', None)": "parts None",
+        "Verdict(True, 1.0, 'r', '', {1: 1.0})": "parts {1: 1.0}",
+        "Verdict(True, 1.0, 'r', '', {'a': 2.0})": "parts {'a': 2.0}",
+    }
+
+    async def use(pool: GradingPool) -> None:
+        verdicts = await pool.grade([GradingRequest("anything", text, "") for text in told])
+        for verdict, words in zip(verdicts, told.values(), strict=True):
+            assert (verdict.correct, verdict.score, verdict.reason, dict(verdict.parts)) == (False, 0, "bad_reply", {})
+            assert words in verdict.extracted
+
+    with_pool(use)
+
+
+def test_an_exception_is_told_in_the_verdict_of_the_crash() -> None:
+    async def use(pool: GradingPool) -> None:
+        requests = [GradingRequest("anything", text, "") for text in ("1 / 0", "{}['x']", "1 +")]
+        verdicts = await pool.grade(requests)
+        assert [verdict.reason for verdict in verdicts] == ["crash"] * 3
+        assert [verdict.extracted for verdict in verdicts] == [
+            "ZeroDivisionError: division by zero",
+            "KeyError: 'x'",
+            "SyntaxError: invalid syntax",
+        ]
 
     with_pool(use)
 

@@ -264,6 +264,10 @@ def completion(content: Any, **message: Any) -> Answer:
     return Answer({"choices": [{"message": {"role": "assistant", "content": content, **message}}]})
 
 
+def cut_off(content: str) -> Answer:
+    return Answer({"choices": [{"finish_reason": "length", "message": {"role": "assistant", "content": content}}]})
+
+
 def mark_of(body: Any) -> str:
     """What a judge that follows its instructions repeats."""
     found = re.search(r'"id": "(\w+)"', body["messages"][0]["content"])
@@ -357,6 +361,14 @@ def test_the_response_stays_between_its_marks(text: str) -> None:
         lambda body: completion(json.dumps([mark_of(body), 1])),
         lambda body: completion("{" * 5000),
         lambda body: completion('{"a":' * 5000),
+        lambda body: cut_off(verdict_line(body, 1)),
+        lambda body: completion(verdict_line(body, 1) + "\nOn second thought, no."),
+        lambda body: completion(verdict_line(body, 1) + "}"),
+        lambda body: completion('{"example": ' + verdict_line(body, 1)),
+        lambda body: completion('{"example":\n' + verdict_line(body, 1) + "\n```"),
+        lambda body: completion('{"example": 1,\n' + verdict_line(body, 1)),
+        lambda body: completion('{"a":' * 5000 + verdict_line(body, 1)),
+        lambda body: Answer({"choices": [{"message": "text"}]}),
         lambda body: Answer({"choices": []}),
         lambda body: Answer({"error": {"message": "overloaded"}}),
         lambda body: Answer([]),
@@ -367,3 +379,17 @@ def test_nonsense_of_the_judge_is_a_failure(answer: Callable[[Any], Answer]) -> 
     with serving(lambda number, body: answer(body)) as service:
         (verdict,) = grade(judge(service), "x")
         assert (verdict.reason, verdict.correct, verdict.score) == ("bad_reply", False, 0)
+
+
+def test_a_judge_that_is_cut_off_is_told_apart() -> None:
+    with serving(lambda number, body: cut_off("Let me think")) as service:
+        (verdict,) = grade(judge(service, max_tokens=7), "x")
+        assert (verdict.reason, verdict.extracted) == ("bad_reply", "the judge was cut off at max_tokens = 7. Raise it")
+
+
+@pytest.mark.parametrize("before", ["{", '{"score": 1. is what it wants.\n', "{then}", "```json\n", '{"a": 1} '])
+@pytest.mark.parametrize("after", ["", "\n\n ", "\n```", "```\n"])
+def test_what_may_stand_around_a_verdict(before: str, after: str) -> None:
+    with serving(lambda number, body: completion(f"{before} so:\n{verdict_line(body, 0.75)}{after}")) as service:
+        (verdict,) = grade(judge(service), "x")
+        assert (verdict.reason, verdict.score) == ("passed", 0.75)

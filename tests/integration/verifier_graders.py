@@ -3,6 +3,8 @@
 import os
 import sys
 import time
+from fractions import Fraction
+from typing import Any
 
 from services.verifier.graders import Verdict
 from services.verifier.graders.texts import grade_exact
@@ -19,6 +21,10 @@ def misbehave(text: str, gold: str) -> Verdict:
             os._exit(0)
         case "raise":
             raise ValueError(text)
+        case "raise a surrogate":
+            raise ValueError("\ud800")
+        case "surrogate":
+            return Verdict(False, 0.0, "different \udfff", "\ud800" * 150, {"\udc00": 1.0})
         case "memory":
             return Verdict(True, float(len(bytearray(1 << 33))), "equal")
         case "talk":
@@ -31,3 +37,8 @@ def misbehave(text: str, gold: str) -> Verdict:
 
 def as_number(text: str, gold: str) -> float:
     return float(text)
+
+
+def return_anything(text: str, gold: str) -> Any:
+    """What the response says in Python."""
+    return eval(text, {"Verdict": Verdict, "Fraction": Fraction})

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.verifier.code.asserts import CannotTest, count_tests
 from services.verifier.code.exchange import ModuleName, Reference, Unsendable, decode, encode
 from services.verifier.code.gold import Asserts, BadGold, Calls, Scripts, read_gold
 from services.verifier.code.seccomp import build_filter
@@ -163,12 +164,65 @@ def test_another_architecture_ends_the_process(machine: str) -> None:
         ({"fn_name": "f", "inputs": ["1\n[2]\n"], "outputs": ["[3]"]}, Calls("f", (([1, [2]], [3]),))),
         ({"fn_name": "f", "inputs": [[1], [2]], "outputs": [[3], [4]]}, Calls("f", (([1], 3), ([2], 4)))),
         ({"fn_name": "f", "inputs": [[1], [2]], "outputs": [[3], [4, 5]]}, Calls("f", (([1], [3]), ([2], [4, 5])))),
+        ({"fn_name": "f", "tests": [{"input": [[3]], "output": [3]}]}, Calls("f", (([[3]], [3]),))),
+        ({"fn_name": "f", "tests": [{"input": ["a"], "output": "3"}]}, Calls("f", ((["a"], "3"),))),
+        ({"fn_name": "f", "tests": [{"input": "3\n4", "output": "[5]"}]}, Calls("f", (([3, 4], [5]),))),
+        ({"fn_name": "f", "inputs": [["a"], ["b"]], "outputs": ["3", "x"]}, Calls("f", ((["a"], "3"), (["b"], "x")))),
+        ({"fn_name": "f", "inputs": ["1", "2"], "outputs": ["[3]", "[4]"]}, Calls("f", (([1], [3]), ([2], [4])))),
         ({"asserts": ["a", "b"]}, Asserts("a\nb")),
         ({"test": "def check(c): pass", "entry_point": "f"}, Asserts("def check(c): pass\ncheck(f)")),
     ],
 )
 def test_gold_answers_come_in_several_forms(gold: Any, expected: object) -> None:
     assert read_gold(json.dumps(gold)) == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [
+        ("assert f(1)\nprint('x')\nimport random\nrandom.seed(0)\nx = f(2)\nassert x", 2),
+        ("def check(c):\n    assert c(1)\ncheck(f)\nfor c in (f,):\n    check(c)", 2),
+        (
+            "def same(a, b):\n  if a != b:\n    raise AssertionError\ndef check(c):\n  same(c(1), 1)\ncheck(f)",
+            1,
+        ),
+        ("def check(c):\n    return c(1) == 1\ncheck(f)", 0),
+        ("def test_f():\n    f(1)\ndef helper():\n    assert f(1)", 1),
+        ("class Case:\n    def run(self):\n        assert f(1)\nCase().run()", 1),
+        ("try:\n    f(1)\nexcept ValueError:\n    pass\nelse:\n    raise AssertionError('none raised')", 1),
+        ("import numpy as np\nnp.testing.assert_equal(f(1), 2)\nfrom numpy.testing import *\nassert_equal(1, 1)", 1),
+        ("from numpy.testing import assert_equal\nassert_equal(f(1), 2)", 1),
+        ("assert_equal(f(1), 2)\nf.assert_all()\nfrom solution import assert_x\nassert_x()", 0),
+        ("if __name__ == '__main__':\n    assert f(1)", 0),
+        ("print('hello')", 0),
+    ],
+)
+def test_only_what_checks_something_counts_as_a_test(source: str, count: int) -> None:
+    assert count_tests(source) == count
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import unittest\nclass A(unittest.TestCase):\n    def test_a(self):\n        self.assertEqual(f(1), 2)",
+        "from unittest import *\nclass A(TestCase):\n    def test_a(self):\n        assert f(1)",
+        "import unittest\nassert f(1)\nunittest.main(exit=False)",
+    ],
+)
+def test_test_cases_of_unittest_are_refused_in_words(source: str) -> None:
+    with pytest.raises(CannotTest, match="unittest are not run here"):
+        count_tests(source)
+
+
+def test_modules_that_tests_use_come_from_their_own_import() -> None:
+    for name in ("np", "pandas", "torch"):
+        with pytest.raises(CannotTest, match=f"use {name} without importing it"):
+            count_tests(f"assert {name}.x(f(1))\nfrom solution import {name}\nimport solution as {name}")
+    with pytest.raises(CannotTest, match="use polars without"):
+        count_tests("assert polars.x(f(1))", ["polars.testing"])
+    assert count_tests("assert polars.x(f(1))") == 1
+    for bound in ("import numpy as np", "np = Maker()", "from numpy import linalg as np", "def g(np): pass"):
+        assert count_tests(f"{bound}\nassert np.x(f(1))", ["numpy"]) == 1
 
 
 FIELDS = ["tests", "inputs", "outputs", "asserts", "fn_name", "entry_point", "test", "input", "output"]

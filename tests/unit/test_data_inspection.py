@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -215,6 +217,31 @@ def test_a_copy_is_not_written_over_anything(tmp_path, rows, out, says):
     assert rows.read_bytes() == before
 
 
+@pytest.mark.parametrize("held_out", [0.0, 0.2])
+def test_a_copy_is_not_written_over_what_it_excludes(tmp_path, rows, held_out):
+    out = tmp_path / "clean.jsonl"
+    test = write_lines(held_out_path(out) if held_out else out, [{"prompt": "a", "answer": 1}])
+    before = test.read_bytes()
+    done = dapo("prepare", rows, out, "--force", "--held-out", held_out, "--exclude", test)
+    assert (done.exit_code, test.read_bytes()) == (2, before)
+    assert f"{test} is what is read: give another name" in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["d.jsonl", test.name])
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_a_full_disk_leaves_nothing(tmp_path, suffix):
+    """A limit on the size of files stands for the disk's end."""
+    path = write_lines(tmp_path / "d.jsonl", [{"prompt": f"p{i}" * 50, "answer": i} for i in range(2000)])
+    out = tmp_path / f"copy.{suffix}"
+    command = [sys.executable, "-m", "dapo.cli.main", "data", "prepare", str(path), str(out)]
+    done = subprocess.run(["prlimit", "--fsize=2000", *command], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"error: {out} cannot be written: " in done.stderr
+    assert "File too large" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [one.name for one in tmp_path.iterdir()] == ["d.jsonl"]
+
+
 def test_a_copy_that_fails_half_way_leaves_nothing(tmp_path):
     lines = [{"prompt": f"p{i}", "answer": i} for i in range(10_000)] + [{"prompt": MESSAGES, "answer": 1}]
     one = source(write_lines(tmp_path / "d.jsonl", lines))
@@ -288,7 +315,9 @@ def test_prepare_reports_and_refuses_to_overwrite(tmp_path, rows, model):
     for said in ("46 rows, schema GSM8K", "1 × left out: longer than --max-prompt-tokens", "d.jsonl:5: 400 tokens"):
         assert said in done.output
     assert dapo(*arguments).exit_code == 2
-    again = dapo(*arguments, "--force", "--json", "--exclude", out)
+    copy = tmp_path / "copy.jsonl"
+    copy.write_bytes(out.read_bytes())
+    again = dapo(*arguments, "--force", "--json", "--exclude", copy)
     assert again.exit_code == 2
     assert "nothing was written" in again.stderr
     report = json.loads(dapo(*arguments, "--force", "--json", "--keep-duplicates").output)

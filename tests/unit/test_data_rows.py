@@ -1,5 +1,6 @@
 """From raw rows to prompts and gold answers, good and bad."""
 
+import datetime
 import hashlib
 import json
 from pathlib import Path
@@ -159,6 +160,7 @@ def test_malformed_rows_are_set_aside_with_line_and_reason(tmp_path):
         (b'{"prompt": "a", "answer": NaN}', "field 'answer' is nan"),
         (b'{"prompt": "a", "answer": -Infinity}', "field 'answer' is -inf"),
         (b'{"prompt": "a", "answer": [1, NaN]}', "field 'answer' is no JSON value"),
+        (b'{"prompt": "a", "answer": 1}\r{"prompt": "b", "answer": 2}', "not a JSON object"),
         (b'{"prompt": "a", "prompt": "b", "answer": 1}', "the key 'prompt' is written twice"),
         (b'{"prompt": "a", "answer": {"x": 1, "x": 2}}', "the key 'x' is written twice"),
         (b'{"prompt": "\xff\xfe", "answer": 1}', "not UTF-8 text (byte 12 of the line is 0xff)"),
@@ -180,6 +182,13 @@ def test_a_hostile_line_costs_itself_only(tmp_path, line, reason):
     [bad] = data.malformed
     assert (bad.file, bad.line) == ("d.jsonl", 2)
     assert reason in bad.reason
+
+
+@pytest.mark.parametrize("gold", [b"12", datetime.datetime(2026, 1, 2), [datetime.date(2026, 1, 2)]])
+def test_a_gold_answer_that_is_no_json_says_how_to_mend_it(tmp_path, gold):
+    path = write_parquet(tmp_path / "d.parquet", [{"prompt": "a", "answer": gold}])
+    with pytest.raises(DatasetError, match=r"'answer' is no JSON value: .* Write the gold answer as text, or as num"):
+        open_rows(path)
 
 
 def test_a_line_of_50_mb_is_not_held_in_memory(tmp_path):

@@ -59,7 +59,16 @@ def test_gsm8ks_own_answers_are_what_follows_the_mark(tmp_path):
     assert source(path).fields.gold_after == "####"
     assert golds(path) == ["2", "1,000"]
     assert golds(path, gold_field="answer", prompt_field="question")[1] == "#### 1,000"
-    assert golds(write_lines(path, [*rows, {"question": "c", "answer": "no mark"}]))[2] == "no mark"
+
+
+def test_one_answer_without_gsm8ks_mark_is_set_aside(tmp_path):
+    rows = [{"question": "a", "answer": "so\n#### 2"}, {"question": "b", "answer": "#### 3"}]
+    path = write_lines(tmp_path / "d.jsonl", [*rows, {"question": "c", "answer": "no mark"}])
+    data = open_dataset(DataSpec(path=str(path)))
+    assert [row.gold for row in data] == ["2", "3"]
+    assert list(map(str, data.malformed)) == ["d.jsonl:3: field 'answer' holds no '####' (gold_after)"]
+    few = write_lines(tmp_path / "few.jsonl", [rows[0], *({"question": f"{i}", "answer": f"{i}"} for i in range(9))])
+    assert golds(few)[1] == "0"
 
 
 @pytest.mark.parametrize(
@@ -222,7 +231,7 @@ def test_a_folder_that_could_mean_several_things_is_refused(tmp_path):
     with pytest.raises(DatasetError, match="in main, socratic: set subset to one"):
         source(tmp_path)
     assert len(golds(tmp_path, subset="socratic")) == 2
-    with pytest.raises(DatasetError, match=r"no files of the split 'test' \(it has main/train\.jsonl, soc"):
+    with pytest.raises(DatasetError, match=r"no files of the split 'test'; it has train \(main/train\.jsonl, soc"):
         source(tmp_path, split="test")
     with pytest.raises(DatasetError, match="is not a folder: mend subset"):
         source(tmp_path, subset="none")

@@ -1,6 +1,7 @@
 """`math_verify`: what is read of a response, what is equal, and that no way of hedging pays."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def boxed(answer: str, gold: str) -> Verdict:
     ("text", "answer"),
     [
         ("\\boxed{1} no, \\boxed{\\frac{1}{2}}.", "\\frac{1}{2}"),
-        ("\\boxed{\\boxed{3}}", "\\boxed{3}"),
+        ("\\boxed{\\boxed{3}}", "3"),
         ("\\fbox{3}", "3"),
         ("\\boxed{3} and then \\boxed{4", "3"),
         ("\\boxed{a\\}b}", "a\\}b"),
@@ -67,6 +68,7 @@ def test_the_last_tagged_answer() -> None:
     assert tagged_answer("<answer>1</answer><answer>2") == "1"
     assert tagged_answer("<answer><answer>1</answer>") == "1"
     assert tagged_answer("no tags") == ""
+    assert tagged_answer("\u0130\u0130 <answer>1</answer>") == "1"  # Its lower case is longer.
 
 
 EQUAL = [
@@ -80,6 +82,8 @@ EQUAL = [
     ("[0,1)", "[0, 1)"), ("x>5", "5 < x"), ("k=1", "1"), ("3+2i", "2i+3"), ("2^{2021}", "2^{2020}\\cdot 2"),
     ("100!", "99! \\cdot 100"), ("10_3", "10_3"), ("1022_3", "1022"), ("A", "\\text{(A)}"), ("east", "\\text{East}"),
     ("12:00", "12:00"), ("\\begin{pmatrix}1\\\\2\\end{pmatrix}", "\\begin{pmatrix}1\\\\2\\end{pmatrix}"),
+    ("x=3,y=2", "3,2"), ("x=2,y=3", "y=3, x=2"), ("x=2,y=3", "(2,3)"), ("5", "x=2+3=5"), ("1000", "10^3=1000"),
+    ("0.28", "0.28=28\\%"), ("(1,2),(3,4)", "\\{(1,2),(3,4)\\}"), ("no", "No"),
     ("4t", "4 t"), ("10^{-20}", "10^{-20}"), ("The area is \\boxed{3}.", "3"), ("9 + 9 = 18\n#### 18", "18"),
 ]  # fmt: skip
 
@@ -94,7 +98,8 @@ DIFFERENT = [
     ("\\frac{1}{3}", "0.33"), ("4t", "4"), ("4", "4t"), ("10", "10_2"), ("10_3", "10_4"), ("5", "5 thousand"),
     ("5", "5 \\text{ thousand}"), ("5", "5 \\text{ percent of } 3"), ("east", "seat"), ("east", "west"), ("A", "B"),
     ("(1,2)", "(2,1)"), ("[0,1)", "[0,1]"), ("x>5", "x<5"), ("x+1", "x+2"), (".5x", "5x"), ("0.0000001", "0"),
-    ("0", "0.0000001"),
+    ("0", "0.0000001"), ("0.0000014", "0.0000006"), ("x=2,y=3", "3,2"), ("x=2,y=3", "\\{3,2\\}"), ("no", "on"),
+    ("5", "4=5"), ("5", "x=4=5"), ("5", "1+1=3=5"), ("\\{1,2\\}", "(1,2)"), ("(1,2)", "\\{1,2\\}"),
     ("10^{-20}", "10^{-30}"), ("\\frac{1}{10000000}", "0.0"), ("3", "\\infty"), ("3", "x"), ("3", "three"),
     ("3", "nan"), ("3", "\\text{no answer}"), ("3", "\\emptyset"),
 ]  # fmt: skip
@@ -104,6 +109,78 @@ DIFFERENT = [
 def test_different_answers_are_different(gold: str, answer: str) -> None:
     verdict = boxed(answer, gold)
     assert (verdict.correct, verdict.failed) == (False, False)
+
+
+AMID_WORDS = [
+    "Answer: -$7$", "The final answer is -$7$.", "Answer: minus $7$", "Answer: not $7$", "Answer: anything but $7$",
+    "Answer: $7$ thousand", "Answer: $7$ million", "Answer: $7$ percent", "Answer: $7$ dozen", "Answer: half of $7$",
+    "Answer: -\\(7\\)", "Answer: .$7$", "Answer: $7$!", "Answer: $7$k", "The answer is half of $7$.",
+    "\\boxed{8 \\boxed{7}}", "\\boxed{\\text{minus }7}", "\\boxed{7 percent}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", AMID_WORDS)
+def test_words_and_signs_around_a_formula_are_part_of_the_answer(text: str) -> None:
+    assert not grade(text, "7").correct
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Answer: it is $7$ miles.", "Answer: x = $7$", "**Answer:** **$7$**", "Answer: $7$ cm", "The answer is \\(7\\).",
+     "Answer: $7$ miles per hour", "So $7$ is it. Answer: $7$ is the answer", "\\boxed{\\boxed{7}}"],
+)  # fmt: skip
+def test_a_formula_amid_words_that_change_nothing_is_the_answer(text: str) -> None:
+    assert grade(text, "7").correct
+
+
+def test_a_minus_before_a_formula_is_read() -> None:
+    assert grade("Answer: -$7$", "-7").correct
+    assert grade("Answer: -\\(7\\)", "-7").correct
+    assert not grade("Answer: √$49$", "49").correct
+
+
+NO_UNITS = [
+    "\\text{ millions}", "\\text{ thousands}", "\\text{ hundreds}", "\\text{ dozens}", "\\text{ trillions}",
+    "\\text{ bn}", "\\text{ M}", "\\text{ G}", "\\text{ fifths}", "\\text{ tenths}", "\\text{ pi}", "\\mathrm{e}",
+    "\\text{ negative}", "\\text{ point five}", "\\text{ factorial}", "\\text{ less than}", "\\text{ six}",
+    "\\text{ rejected it is thirteen}", " M", " bn",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", NO_UNITS)
+def test_words_that_are_no_unit_make_another_answer(words: str) -> None:
+    assert not boxed(f"5{words}", "5").correct
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [("5", "5\\text{ miles per hour}"), ("5", "5 \\text{ square units}"), ("5\\text{ widgets}", "5.0\\text{ widgets}"),
+     ("5\\text{ widgets}", "5"), ("5\\text{ thousand}", "5\\text{ thousand}")],
+)  # fmt: skip
+def test_units_and_the_gold_answers_own_are_left_out(gold: str, answer: str) -> None:
+    assert boxed(answer, gold).correct
+
+
+LINEAR = [
+    "\n" * 10_000, "Answer: 1<" + " " * 9_900 + "2", "Answer: " + "$ " * 5_000 + "x", "Answer: " + "\\(" * 5_000,
+    "\\" * 10_000, "Answer: 1_" + " " * 9_900 + "x", "Answer: x" + "$ " * 5_000 + "y", "<answer>" * 1_250,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", LINEAR)
+def test_long_texts_take_time_in_proportion(text: str) -> None:
+    def seconds(long: str) -> float:
+        times = []
+        for _ in range(3):
+            began_s = time.perf_counter()
+            grade(long, "7")
+            tagged_answer(long)
+            times.append(time.perf_counter() - began_s)
+        return min(times)
+
+    once = seconds(text)
+    assert once < 0.5
+    assert seconds(text[:8] + text[8:] * 4) < 10 * once + 0.1
 
 
 HEDGES = [

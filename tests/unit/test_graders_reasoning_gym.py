@@ -3,15 +3,20 @@
 import ast
 import inspect
 import json
+import signal
+import subprocess
+import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
 
+from dapo.data import DatasetError
 from dapo.spec.graders import ReasoningGymGrader
 from services.verifier.graders import build
 from services.verifier.graders.reasoning_gym import SUPPORTED, encode_gold
-from services.verifier.reasoning_rows import Refused, generate, write
+from services.verifier.reasoning_rows import Refused, generate, main, write
 
 reasoning_gym = pytest.importorskip("reasoning_gym", reason="pip install '.[reasoning-gym]'")
 
@@ -66,9 +71,8 @@ def test_no_supported_rule_evaluates_what_it_scores(task: str) -> None:
         reached += [getattr(reasoning_gym.utils, name, None) for name in attributes]
         reached += [function.__globals__.get(name) for name in names]
         waiting += [one for one in reached if inspect.isfunction(one) and one.__module__.startswith("reasoning_gym")]
-    assert len(seen) > (
-        kind.score_answer is not reasoning_gym.dataset.ProceduralDataset.score_answer and task in HELPED
-    )
+    if task in HELPED:
+        assert len(seen) > 1, f"{task}: the functions that its rule calls were not followed"
 
 
 HELPED = {"chain_sum", "cryptarithm", "jugs", "knights_knaves", "prime_factorization", "shortest_path"}
@@ -78,7 +82,7 @@ HELPED = {"chain_sum", "cryptarithm", "jugs", "knights_knaves", "prime_factoriza
 @pytest.mark.parametrize("task", ["countdown", "game_of_life_halting", "number_sorting", "n_queens", "nonsense", ""])
 def test_other_tasks_are_refused(task: str, grade) -> None:
     with pytest.raises(Refused, match=r"is not supported.*Take one of ab, acre"):
-        next(generate(task, 1, seed=0))
+        generate(task, 1, seed=0)
     gold = encode_gold(task, {"answer": "1", "metadata": {}})
     assert grade("<answer>1</answer>", gold).reason == "bad_gold"
 
@@ -103,7 +107,59 @@ def test_rows_are_the_same_for_the_same_seed(tmp_path: Path) -> None:
     assert first.read_bytes() == second.read_bytes()
     row = json.loads(first.read_text().splitlines()[0])
     assert set(row) == {"prompt", "gold", "grader", "answer"}
-    with pytest.raises(Refused, match=r"a\.jsonl exists"):
+    with pytest.raises(DatasetError, match=r"a\.jsonl is there already: give --force"):
         write(generate("gcd", 5, seed=2), first, force=False)
     write(generate("gcd", 5, seed=2), first, force=True)
     assert first.read_bytes() != second.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "b.jsonl"]
+
+
+COMMAND = [sys.executable, "-m", "dapo.cli.main", "data", "reasoning-gym"]
+
+
+@pytest.mark.parametrize(
+    ("task", "out", "says"),
+    [
+        ("countdown", "out.jsonl", "the task 'countdown' is not supported"),
+        ("gcd", "out.csv", "out.csv must end in .jsonl"),
+        ("gcd", "none/out.jsonl", "none is not a folder: make it first"),
+        ("gcd", "there.jsonl", "there.jsonl is there already: give --force"),
+    ],
+)
+def test_a_refusal_leaves_nothing_behind(tmp_path: Path, task: str, out: str, says: str) -> None:
+    (tmp_path / "there.jsonl").write_text("precious")
+    done = subprocess.run([*COMMAND, task, str(tmp_path / out)], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["there.jsonl"]
+    assert (tmp_path / "there.jsonl").read_text() == "precious"
+
+
+def test_a_missing_library_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setitem(sys.modules, "reasoning_gym", None)
+    monkeypatch.setattr(sys, "argv", ["reasoning_rows", "gcd", str(tmp_path / "out.jsonl")])
+    assert main() == 2
+    assert "the library reasoning-gym is missing" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_named_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk's end."""
+    out = tmp_path / "out.jsonl"
+    done = subprocess.run(["prlimit", "--fsize=2000", *COMMAND, "gcd", str(out)], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == f"error: {out} cannot be written: File too large\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_leaves_nothing_behind(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    process = subprocess.Popen([*COMMAND, "gcd", str(out), "--rows", "100000000"], stderr=subprocess.PIPE, text=True)
+    deadline_s = time.monotonic() + 60
+    while not list(tmp_path.iterdir()) and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    assert list(tmp_path.iterdir())
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (130, "error: interrupted\n")
+    assert list(tmp_path.iterdir()) == []

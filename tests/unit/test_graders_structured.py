@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,8 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dapo.spec.graders import ArithmeticGrader, JsonSchemaGrader
-from services.verifier.graders import Unbuildable, build
+from dapo.spec.graders import (
+    AnyGrader,
+    ArithmeticGrader,
+    JsonSchemaGrader,
+    MathVerifyGrader,
+    ReasoningGymGrader,
+    WeightedGrader,
+)
+from services.verifier.graders import Unbuildable, build, right, wrong
+from services.verifier.grading import _combine
 
 arithmetic = build(ArithmeticGrader())
 COUNTDOWN = json.dumps({"numbers": [3, 4, 1], "target": 13})
@@ -38,7 +47,8 @@ def test_an_expression_that_reaches_the_target_is_right(text: str) -> None:
         ("3*4", "wrong_numbers"),
         ("3*4+1+1-1", "wrong_numbers"),
         ("3*4+1*1", "wrong_numbers"),
-        ("4-(-3)*1", "wrong_numbers"),
+        ("4-(-3)*1", "different"),
+        ("4-(-5)*1", "wrong_numbers"),
         ("34*1", "wrong_numbers"),
         ("3+4+1", "different"),
         ("4/(3-3)+1", "division_by_zero"),
@@ -76,6 +86,12 @@ def test_numbers_at_most_once_each() -> None:
     grade = build(ArithmeticGrader(use_all=False))
     assert grade("<answer>3+4</answer>", '{"numbers": [3, 4, 1], "target": 7}').correct
     assert grade("<answer>3+3+1</answer>", '{"numbers": [3, 4, 1], "target": 7}').reason == "wrong_numbers"
+
+
+def test_a_minus_before_a_number_is_allowed() -> None:
+    assert arithmetic("<answer>-3+4</answer>", '{"numbers": [3, 4], "target": 1}').correct
+    assert arithmetic("<answer>-3+4</answer>", '{"numbers": [-3, 4], "target": 1}').correct
+    assert not arithmetic("<answer>3+4</answer>", '{"numbers": [-3, 4], "target": 7}').correct
 
 
 @pytest.mark.parametrize(
@@ -120,6 +136,26 @@ def test_values_are_exact(expression: str) -> None:
 def test_numbers_may_come_in_any_order() -> None:
     for order in itertools.permutations([3, 4, 1]):
         assert arithmetic("<answer>3*4+1</answer>", json.dumps({"numbers": order, "target": 13})).correct
+
+
+@pytest.mark.parametrize(
+    ("options", "library", "extra"),
+    [(JsonSchemaGrader(), "jsonschema", "graders"), (MathVerifyGrader(), "math_verify", "graders"),
+     (ReasoningGymGrader(), "reasoning_gym", "reasoning-gym")],
+)  # fmt: skip
+def test_a_missing_library_is_named_when_the_grader_is_built(
+    options: AnyGrader, library: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(Unbuildable, match=rf"missing \(.*{library}.*pip install '\.\[{extra}\]'"):
+        build(options)
+
+
+def test_a_weighted_mean_reaches_a_threshold_that_floating_point_misses() -> None:
+    options = WeightedGrader(parts={"a": 0.1, "b": 0.7, "c": 0.2}, threshold=0.8)
+    verdicts = {"a": right("equal"), "b": right("equal"), "c": wrong("different")}
+    assert _combine(options, verdicts).correct
+    assert not _combine(options, verdicts | {"a": wrong("different")}).correct
 
 
 pytest.importorskip("jsonschema", reason="pip install '.[graders]'")

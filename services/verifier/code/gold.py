@@ -34,7 +34,8 @@ def read_gold(text: str) -> Scripts | Calls | Asserts:
     """The tests of a gold answer, in any of these forms:
 
     {"tests": [{"input": …, "output": …}, …]}, or the list alone; {"inputs": […], "outputs": […]} (APPS, TACO, verl);
-    either with "fn_name" for calls, whose arguments are lists, or strings with one JSON value in each line;
+    either with "fn_name" for calls, whose arguments are lists, or strings with one JSON value in each line: then a
+    string is one JSON value as output, too;
     {"asserts": "…"} with Python source, or a list of statements (MBPP);
     {"test": "def check(candidate): …", "entry_point": name} (HumanEval). Raises BadGold.
     """
@@ -56,7 +57,10 @@ def read_gold(text: str) -> Scripts | Calls | Asserts:
         return Scripts(tuple(zip(map(_as_text, inputs), map(_as_text, outputs), strict=True)))
     if not isinstance(function, str) or not function.isidentifier():
         raise BadGold(f"fn_name {function!r} is no name")
-    return Calls(function, tuple(zip(map(_arguments, inputs), _results(outputs), strict=True)))
+    return Calls(
+        function,
+        tuple(zip(map(_arguments, inputs), _results(inputs, outputs, unwrap="tests" not in gold), strict=True)),
+    )
 
 
 def _asserts(found: Any) -> Asserts:
@@ -108,11 +112,14 @@ def _arguments(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _results(outputs: Sequence[Any]) -> list[Any]:
-    """Where every result stands in a list of its own (APPS), what is in there."""
-    results = [_json_value(one) if isinstance(one, str) else one for one in outputs]
-    wrapped = all(isinstance(one, list) and len(one) == 1 for one in outputs)
-    return [one[0] for one in results] if wrapped else results
+def _results(inputs: Sequence[Any], outputs: Sequence[Any], *, unwrap: bool) -> list[Any]:
+    """As they are, but for strings beside strings, and, to `unwrap`, where each stands in a list of its own (TACO)."""
+    if unwrap and all(isinstance(one, list) and len(one) == 1 for one in outputs):
+        return [one[0] for one in outputs]
+    return [
+        _json_value(output) if isinstance(given, str) and isinstance(output, str) else output
+        for given, output in zip(inputs, outputs, strict=True)
+    ]
 
 
 def _json_value(text: str) -> Any:

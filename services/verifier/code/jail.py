@@ -98,12 +98,14 @@ class Jail:
 
     def run_tests(self, source: bytes, tests: bytes, role: str, timeout_s: float) -> tuple[list[Any], str]:
         """What the tests told (see `testing.py`), and what the program said last on its standard error."""
-        with _files(source, tests, b"", b"", b"", b"") as (code, task, verdicts, nothing, error, lost):
+        with _files(source, tests, *[b""] * 6) as (code, task, *streams):
+            # Each process gets files of its own: what the tests print is no business of the program's.
+            given, printed, error, tests_given, verdicts, lost = streams
             # Nobody else may hold the pipes' ends, or the end of a program would not be seen by the tests.
             with _pipe() as (to_program, from_tests), _pipe() as (to_tests, from_program):
                 files = [
-                    *(nothing, lost, error, code, to_program, from_program),
-                    *(nothing, verdicts, lost, task, to_tests, from_tests),
+                    *(given, printed, error, code, to_program, from_program),
+                    *(tests_given, verdicts, lost, task, to_tests, from_tests),
                 ]
                 self._send(["functions", role], files, timeout_s)
             self._receive()
@@ -116,7 +118,10 @@ class Jail:
         socket.send_fds(self._channel, [json.dumps(request).encode()], files)
 
     def _receive(self) -> dict[str, Any]:
-        reply: dict[str, Any] = json.loads(self._channel.recv(_MESSAGE_BYTES))
+        message = self._channel.recv(_MESSAGE_BYTES)
+        if not message:
+            raise ConnectionError("the template of the `code` grader is gone, perhaps killed for want of memory")
+        reply: dict[str, Any] = json.loads(message)
         return reply
 
 

@@ -5,7 +5,7 @@ plain types arrive as data; other objects of the program's stay with it, and her
 nothing but another Remote that the program calls equal, and arithmetic with it gives Remotes: so a program decides
 about its own objects, never about data (`abs(f(2) - 4) < 1e-6` cannot be won by an object that subtracts oddly).
 
-A test is a top-level statement of the source that asserts or calls something, or a function called test_…
+What counts as a test is in `asserts.py`.
 """
 
 import ast
@@ -17,16 +17,11 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+from services.verifier.code.asserts import SOLUTION, CannotTest, identifiers, imported, own_modules, read
 from services.verifier.code.exchange import Line, ModuleName, Reference, Unsendable, decode, encode
 
-_NAME = "solution"
-"""By which tests may import the program."""
 _MESSAGE = 200
 """Characters that are kept of what went wrong."""
-
-
-class CannotTest(Exception):
-    """The tests ask for what cannot be done here, whatever the program."""
 
 
 class _Remote:
@@ -70,10 +65,10 @@ def _comparing(operation: str) -> Callable[..., Any]:
 
 
 def _computing(operation: str) -> Callable[..., Any]:
-    """What comes of it stays with the program."""
+    """What comes of it stays with the program. With data, which may be what is expected, the program is not asked."""
 
-    def compute(self: _Remote, *args: Any) -> Any:
-        found = self._program.do(operation, self, *args)
+    def compute(self: _Remote, other: Any) -> Any:
+        found = self._program.do(operation, self, other) if isinstance(other, _Remote) else None
         return found if isinstance(found, _Remote) else NotImplemented
 
     return compute
@@ -162,61 +157,14 @@ def _overwrite(mine: Any, changed: Any) -> None:
             mine.update(changed)
 
 
-def _is_test(statement: ast.stmt) -> bool:
-    if isinstance(statement, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef)):
-        return False
-    is_call = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call)
-    return is_call or any(isinstance(node, ast.Assert) for node in ast.walk(statement))
-
-
-def _own_modules(tree: ast.AST) -> set[str]:
-    """Modules of the standard library that the tests seem to use, imported or not: no program may replace those."""
-    used = {
-        node.value.id for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
-    }
-    return {name for name in used if name in sys.stdlib_module_names and name in sys.modules}
-
-
-Statement = tuple[bool, Any]
-"""Whether it is a test, and its code."""
-
-
-def _read(source: str) -> tuple[ast.Module, list[Statement]]:
-    """The tests and their statements in order; functions called test_… come last. Raises CannotTest."""
-    try:
-        tree = ast.parse(source, "tests.py")
-        return tree, [(_is_test(one), _compile(one)) for one in (*tree.body, *_calls(tree))]
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise CannotTest(f"the asserts are no Python: {error}") from error
-
-
-def _calls(tree: ast.Module) -> list[ast.stmt]:
-    return [
-        ast.Expr(ast.Call(ast.Name(one.name, ast.Load()), [], []))
-        for one in tree.body
-        if isinstance(one, ast.FunctionDef) and one.name.startswith("test_")
-    ]
-
-
-def _compile(statement: ast.stmt) -> Any:
-    return compile(ast.fix_missing_locations(ast.Module([statement], [])), "tests.py", "exec")
-
-
-def _identifiers(tree: ast.AST) -> set[str]:
-    found = set()
-    for node in ast.walk(tree):
-        match node:
-            case ast.Name(id=name) | ast.Attribute(attr=name) | ast.alias(name=name):
-                found.add(name)
-    return found
-
-
 def _namespace(tree: ast.Module, program: dict[str, Any]) -> dict[str, Any]:
-    solution = types.ModuleType(_NAME)
+    solution = types.ModuleType(SOLUTION)
     solution.__dict__.update(program)
-    sys.modules[_NAME] = solution
-    found = {name: value for name, value in program.items() if not hasattr(builtins, name)}
-    found.update({name: sys.modules[name] for name in _own_modules(tree)})
+    solution.__dict__["__all__"] = []  # an `import *` may replace nothing: the names are there already
+    sys.modules[SOLUTION] = solution
+    taken = imported(tree)
+    found = {name: value for name, value in program.items() if not hasattr(builtins, name) and name not in taken}
+    found.update({name: sys.modules[name] for name in own_modules(tree)})
     return {**found, "__name__": "tests"}
 
 
@@ -233,27 +181,28 @@ def _passes(action: Callable[[], object]) -> str:
     return ""
 
 
-def count_tests(source: str) -> int:
-    """Raises CannotTest."""
-    return sum(is_test for is_test, _ in _read(source)[1])
-
-
 Tell = Callable[[Any], None]
 """Write one line of the verdict."""
 
 
 def run_asserts(source: bytes, program: Program, tell: Tell) -> None:
-    """Tells true, or what went wrong, for each test; {"bad_gold": …} where they cannot be run."""
+    """Tells true, or what went wrong, for each test; {"bad_gold": …} where they cannot be run.
+
+    Where another statement fails, so do all tests after it; where none comes after it, it tells of one test more.
+    """
     try:
-        tree, statements = _read(source.decode())
-        namespace = _namespace(tree, program.read(_identifiers(tree)))
-        broken = ""
+        tree, statements = read(source.decode())
+        namespace = _namespace(tree, program.read(identifiers(tree)))
+        broken = untold = ""
         for is_test, code in statements:
             wrong = broken or _passes(lambda code=code: exec(code, namespace))  # type: ignore[misc]
             if is_test:
                 tell(wrong or True)
-            else:
-                broken = wrong
+                untold = ""
+            elif not broken:
+                broken = untold = wrong
+        if untold:
+            tell(untold)
     except CannotTest as error:
         tell({"bad_gold": str(error)})
 

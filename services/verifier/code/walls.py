@@ -3,7 +3,7 @@
 import ctypes
 import os
 import struct
-from collections.abc import Callable
+from contextlib import suppress
 
 _NOBODY = 65534
 _NEW_NAMESPACES = 0x10000000 | 0x40000000 | 0x08000000 | 0x04000000
@@ -15,21 +15,11 @@ _PR_SET_NO_NEW_PRIVS = 38
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def put_up() -> list[str]:
-    """What stands afterwards. Files cannot be opened any more where `landlock` does."""
-    walls: tuple[tuple[str, Callable[[], None]], ...] = (
-        ("nobody", _become_nobody),
-        ("namespaces", _leave_namespaces),
-        ("landlock", _leave_file_system),
-    )
-    standing = []
-    for name, wall in walls:
-        try:
+def put_up() -> None:
+    """Files cannot be opened any more afterwards where the last one stands."""
+    for wall in (_become_nobody, _leave_namespaces, _leave_file_system):
+        with suppress(OSError):
             wall()
-        except OSError:
-            continue
-        standing.append(name)
-    return standing
 
 
 def _become_nobody() -> None:

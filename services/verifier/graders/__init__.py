@@ -15,7 +15,16 @@ from services.verifier.graders.python import load_function
 from services.verifier.graders.reasoning_gym import make_reasoning_gym
 from services.verifier.graders.regex import make_regex
 from services.verifier.graders.texts import grade_exact, grade_math_dapo
-from services.verifier.graders.verdict import MAX_EXTRACTED, Grade, Unbuildable, Verdict, right, scored, wrong
+from services.verifier.graders.verdict import (
+    MAX_EXTRACTED,
+    Grade,
+    Unbuildable,
+    Verdict,
+    encodable,
+    right,
+    scored,
+    wrong,
+)
 
 __all__ = [
     "MAX_EXTRACTED",
@@ -23,6 +32,7 @@ __all__ = [
     "Unbuildable",
     "Verdict",
     "build",
+    "encodable",
     "is_local",
     "read_text",
     "right",
@@ -49,8 +59,12 @@ def is_local(options: specs.AnyGrader) -> bool:
 
 
 def build(options: specs.AnyGrader) -> Grade:
-    """The function of a local grader. Imports what it needs. Raises Unbuildable, or ImportError for a library."""
-    return _BUILDERS[type(options)](options)
+    """The function of a local grader. Imports what it needs. Raises Unbuildable."""
+    try:
+        return _BUILDERS[type(options)](options)
+    except ImportError as error:
+        extra = "reasoning-gym" if isinstance(options, specs.ReasoningGymGrader) else "graders"
+        raise Unbuildable(f"a library is missing ({error}): pip install '.[{extra}]'") from error
 
 
 def read_text(options: specs.AnyGrader, text: str) -> str | None:

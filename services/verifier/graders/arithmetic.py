@@ -50,6 +50,7 @@ def make_arithmetic(options: ArithmeticGrader) -> Grade:
             return wrong("bad_expression", written)
         except ZeroDivisionError:
             return wrong("division_by_zero", written)
+        used = _unsigned(used, wanted.numbers)
         if used != wanted.numbers if options.use_all else not used <= wanted.numbers:
             return wrong("wrong_numbers", written)
         return right("equal", written) if value == wanted.target else wrong("different", written)
@@ -85,6 +86,11 @@ def _plain(written: str, target: Fraction) -> str:
     if equals and (not _ALLOWED.fullmatch(result) or _evaluate(result)[0] != target):
         raise _Refused
     return expression
+
+
+def _unsigned(used: Counter[Fraction], given: Counter[Fraction]) -> Counter[Fraction]:
+    """A number with a minus before it is the number, where it was not given with its minus."""
+    return Counter(number if number in given else abs(number) for number in used.elements())
 
 
 def _evaluate(expression: str) -> tuple[Fraction, Counter[Fraction]]:

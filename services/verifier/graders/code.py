@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from dapo.spec.graders import CodeGrader
+from services.verifier.code.asserts import CannotTest, count_tests
 from services.verifier.code.gold import Asserts, BadGold, Calls, Scripts, read_gold
 from services.verifier.code.jail import Jail, JailStartError, Outcome
-from services.verifier.code.testing import CannotTest, count_tests
 from services.verifier.graders.verdict import Grade, Unbuildable, Verdict, scored, wrong
 
 _LEAST_S = 0.1
@@ -51,7 +51,7 @@ def make_code(options: CodeGrader) -> Grade:
             if isinstance(task, Scripts):
                 results = _run_scripts(jail, source, task, deadline)
             else:
-                results = _run_tests(jail, source, task, deadline)
+                results = _run_tests(jail, source, task, deadline, tuple(options.modules))
         except BadGold as error:
             return wrong("bad_gold", str(error))
         return _verdict(results, options.threshold)
@@ -88,13 +88,15 @@ def _lines(text: str) -> list[str]:
     return [line.rstrip() for line in text.rstrip().split("\n")]
 
 
-def _run_tests(jail: Jail, source: bytes, task: Calls | Asserts, deadline: float) -> list[str]:
+def _run_tests(
+    jail: Jail, source: bytes, task: Calls | Asserts, deadline: float, modules: tuple[str, ...]
+) -> list[str]:
     """Raises BadGold."""
     if isinstance(task, Calls):
         role, count = "calls", len(task.tests)
         tests = json.dumps({"function": task.function, "calls": task.tests})
     else:
-        role, count, tests = "asserts", _count(task.source), task.source
+        role, count, tests = "asserts", _count(task.source, modules), task.source
     told, error = jail.run_tests(source, tests.encode(), role, max(deadline - time.monotonic(), _LEAST_S))
     for one in told:
         if isinstance(one, dict):
@@ -104,11 +106,11 @@ def _run_tests(jail: Jail, source: bytes, task: Calls | Asserts, deadline: float
 
 
 @lru_cache(16)  # the responses of a group come one after another
-def _count(source: str) -> int:
+def _count(source: str, modules: tuple[str, ...]) -> int:
     try:
-        count = count_tests(source)
+        count = count_tests(source, modules)
     except CannotTest as error:
         raise BadGold(str(error)) from error
     if not count:
-        raise BadGold("no assert, no call and no function test_… among the asserts")
+        raise BadGold("nothing among the asserts checks anything: write an assert, or a function test_…")
     return count

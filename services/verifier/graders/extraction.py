@@ -7,16 +7,28 @@ sentence after "the answer is". Boxes that stand side by side ("\\boxed{1} or \\
 import re
 from typing import NamedTuple
 
-_TOKEN = re.compile(r"(\\+(?:boxed|fbox)\s*\{)|\\.|([{}])", re.DOTALL)
+from services.verifier.graders.mathematics import is_unit
+
+_TOKEN = re.compile(r"(\\{1,4}(?:boxed|fbox)\s*\{)|\\.|([{}])", re.DOTALL)
 _JOINT = re.compile(r"(?:[^\S\n]|\$|\\[()\[\],;:! ]|\\q?quad|~|\\text(?:rm|bf)?\{|\{|\}|[,;]|\band\b|\bor\b)*")
-_MARK = re.compile(r"(?:\banswer(?:\*\*|__)?\s*:|^\s*\**A:|####)(?:\*\*)?", re.IGNORECASE | re.MULTILINE)
+_MARK = re.compile(r"(?:\banswer(?:\*\*|__)?\s*:|^[ \t]*\**A:|####)(?:\*\*)?", re.IGNORECASE | re.MULTILINE)
 _DISPLAY = re.compile(r"\s*(?:\$\$(.+?)\$\$|\\\[(.+?)\\\])", re.DOTALL)
 _LINE = re.compile(r"\s*([^\n]*)")
 _SENTENCE = re.compile(r"\banswer\s+is\b\s*:?\s*([^\n]*)", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"\.(?:\s|$)")
-_MATH = re.compile(r"\$([^$]+)\$|\\\((.+?)\\\)")
-_WORDS = re.compile(r"(?!.*\b(?:and|or)\b)[^0-9\\{}$]*", re.IGNORECASE)
-_TAGGED = re.compile(r"<answer>(?:(?!<answer>).)*?</answer>", re.DOTALL | re.IGNORECASE)
+_MATH = re.compile(r"\$([^$]+)\$|\\\(((?:(?!\\[()]).)+)\\\)")
+_NAME = re.compile(r"\b[a-z]\s*=\s*$", re.IGNORECASE)
+_MARKUP = re.compile(r"[\s,:\"'*]+")
+# fmt: off
+_LEAD = frozenset((
+    "so", "thus", "hence", "therefore", "then", "we", "get", "have", "it", "that", "this", "there", "the", "is", "are",
+    "be", "equals", "equal", "to", "must", "final", "value", "result", "answer", "find",
+    "solution", "number", "total", "sum",
+))
+# fmt: on
+"""Words before a formula that leave it what it is."""
+_TRAIL = frozenset(("is", "the", "our", "my", "final", "answer", "solution", "in", "total", "altogether"))
+_TAGGED = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL | re.IGNORECASE)
 
 
 class _Box(NamedTuple):
@@ -32,13 +44,8 @@ def final_answer(text: str) -> str:
 
 def tagged_answer(text: str) -> str:
     """What the last closed `<answer>…</answer>` holds; empty where there is none."""
-    start = text.lower().rfind("<answer>")
-    while start >= 0:
-        match = _TAGGED.match(text, start)
-        if match:
-            return match[0][len("<answer>") : -len("</answer>")].strip()
-        start = text.lower().rfind("<answer>", 0, start)
-    return ""
+    found = _TAGGED.findall(text)
+    return found[-1].strip() if found else ""
 
 
 def boxed_answer(text: str) -> str:
@@ -51,8 +58,15 @@ def boxed_answer(text: str) -> str:
         if not _JOINT.fullmatch(text, box.end, found[-1].start):
             break
         found.append(box)
-    contents = dict.fromkeys(box.content.strip() for box in reversed(found))
+    contents = dict.fromkeys(_unboxed(box.content.strip()) for box in reversed(found))
     return ", ".join(content for content in contents if content)
+
+
+def _unboxed(content: str) -> str:
+    """Of a box in a box, with nothing beside it, what the inner one holds."""
+    inner = _boxes(content)
+    alone = len(inner) == 1 and inner[0].start == 0 and inner[0].end == len(content)
+    return inner[0].content.strip() if alone else content
 
 
 def _boxes(text: str) -> list[_Box]:
@@ -93,10 +107,12 @@ def _told_answer(text: str) -> str:
 
 
 def _only_formula(line: str) -> str:
-    """Of a line with one formula amid words, the formula."""
+    """Of a line with one formula amid words that change nothing, the formula; else the line, as "-$7$" is no 7."""
     formulas = list(_MATH.finditer(line))
     if len(formulas) == 1:
         (only,) = formulas
-        if _WORDS.fullmatch(line[: only.start()]) and _WORDS.fullmatch(line[only.end() :]):
+        before = _MARKUP.split(_NAME.sub("", line[: only.start()]).lower())
+        after = _MARKUP.sub(" ", line[only.end() :]).strip().removesuffix(".").strip()
+        if set(before) <= _LEAD | {""} and (set(after.lower().split()) <= _TRAIL or is_unit(after)):
             return (only[1] or only[2]).strip()
     return line.strip()

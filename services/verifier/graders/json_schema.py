@@ -19,6 +19,7 @@ class _BadSchema(ValueError):
 
 def make_json_schema(options: JsonSchemaGrader) -> Grade:
     """Raises Unbuildable where `schema_path` holds no schema, ImportError without the library jsonschema."""
+    import jsonschema  # noqa: F401 - here, and not at the first grading, it may be missing
     from referencing.exceptions import Unresolvable
 
     fixed = _read_file(options.schema_path) if options.schema_path else None

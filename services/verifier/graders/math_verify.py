@@ -7,6 +7,7 @@ The library's own alarms are off: the pool kills a grading past its deadline.
 """
 
 import logging
+import re
 from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
@@ -22,18 +23,25 @@ from services.verifier.graders.mathematics import (
     as_word,
     base_of,
     clean,
+    has_text,
     is_costly,
-    without_unit,
+    is_unit,
+    may_be_unit,
+    split_unit,
 )  # fmt: skip
+from services.verifier.graders.shapes import equations, is_set, is_tuple, items, members, named_values
 from services.verifier.graders.verdict import Grade, Verdict, right, wrong
 
 _GOLDS = 1024
 _PARSED = 4096
+_BOX = re.compile(r"\\f?box(?:ed)?(?![a-zA-Z])")
 
 
 class _Answer(NamedTuple):
     text: str
     """Cleaned, without its unit."""
+    unit: str
+    """That went; empty where there was none."""
     spelled: str
     """For comparison as text."""
     number: Fraction | None
@@ -46,15 +54,15 @@ def make_math_verify(options: MathVerifyGrader) -> Grade:
     def grade(text: str, gold: str) -> Verdict:
         if not gold.strip():
             return wrong("empty_gold")
-        written = final_answer(text)
         try:
-            answer = _read(written)
+            answer = _read(final_answer(text))
         except Unreadable as error:
             return wrong("unreadable", str(error))
         if not answer.spelled:
             return wrong("no_answer")
         try:
-            return _judge(answer, read_gold(gold), library, options.digits)
+            wanted = read_gold(gold)
+            return _judge(_without_unit_of(wanted, answer), wanted, library, options.digits)
         except Unreadable:
             return wrong("bad_gold", answer.text)
 
@@ -62,12 +70,29 @@ def make_math_verify(options: MathVerifyGrader) -> Grade:
 
 
 def _read_gold(gold: str) -> _Answer:
-    return _read(final_answer(gold) or gold)
+    """A gold answer may count anything; only what makes another number of its number is no unit."""
+    text = clean(final_answer(gold) or gold)
+    bare, unit = split_unit(text)
+    return _answer(bare, unit) if is_unit(unit) or may_be_unit(unit) else _answer(text)
 
 
 def _read(written: str) -> _Answer:
-    text = without_unit(clean(written))
-    return _Answer(text, as_text(text), as_number(text))
+    text = clean(written)
+    if _BOX.search(text):
+        raise Unreadable("a box within the answer")
+    bare, unit = split_unit(text)
+    return _answer(bare, unit) if is_unit(unit) else _answer(text)
+
+
+def _without_unit_of(gold: _Answer, answer: _Answer) -> _Answer:
+    """The gold answer's own unit is one, whatever it counts."""
+    bare, unit = split_unit(answer.text)
+    return _answer(bare, unit) if unit and unit == gold.unit else answer
+
+
+def _answer(text: str, unit: str = "") -> _Answer:
+    spelled = as_text(text)
+    return _Answer(text, unit, spelled, as_number(text))
 
 
 def _judge(answer: _Answer, gold: _Answer, library: "_Library", digits: int) -> Verdict:
@@ -77,7 +102,7 @@ def _judge(answer: _Answer, gold: _Answer, library: "_Library", digits: int) -> 
         equal = True
     elif as_word(gold.spelled):
         equal = as_word(answer.spelled) == as_word(gold.spelled)
-    elif base_of(answer.text) not in ("", base_of(gold.text)):
+    elif _has_other_words(answer, gold) or base_of(answer.text) not in ("", base_of(gold.text)):
         equal = False
     elif is_costly(gold.text):
         return wrong("bad_gold", answer.text)
@@ -88,23 +113,64 @@ def _judge(answer: _Answer, gold: _Answer, library: "_Library", digits: int) -> 
     return right("equal", answer.text) if equal else wrong("different", answer.text)
 
 
+def _has_other_words(answer: _Answer, gold: _Answer) -> bool:
+    """Words that are no unit, behind a number or where a number is wanted."""
+    return bool(split_unit(answer.text)[1]) or (gold.number is not None and has_text(answer.text))
+
+
 def _verify(answer: _Answer, gold: _Answer, library: "_Library", digits: int) -> Verdict:
-    expected = library.parse(gold.text)
+    wanted, given = _in_order(gold.text, answer.text)
+    expected = library.parse(wanted)
     if expected is None:
         return wrong("bad_gold", answer.text)
-    found = library.parse(answer.text)
+    found = library.parse(given)
     if found is None:
         return wrong("unparsable", answer.text)
+    if (is_set(wanted) and is_tuple(given)) or (is_tuple(wanted) and is_set(given)):
+        return wrong("different", answer.text)
+    if not _consistent(given, library, digits):
+        return wrong("different", answer.text)
     equal = library.verify(expected, found, digits) and _numerically_plausible(expected, found, digits)
     return right("equal", answer.text) if equal else wrong("different", answer.text)
 
 
+def _in_order(gold: str, answer: str) -> tuple[str, str]:
+    """Where the gold answer names values, x = 2 and y = 3, and the answer does not: both as tuples."""
+    values = named_values(gold)
+    if not values or "=" in answer or is_set(answer):
+        return (f"({', '.join(values)})" if values and "=" not in answer else gold), answer
+    return f"({', '.join(values)})", f"({', '.join(members(answer, '(', ')') or items(answer))})"
+
+
+def _consistent(answer: str, library: "_Library", digits: int) -> bool:
+    """Whether no chain of equations in it says that unequal numbers are equal, as "4 = 5" does."""
+    for chain in equations(answer):
+        numbers = [number for side in chain if (number := _number(library, side)) is not None]
+        if not all(_near(numbers[0], other, digits) for other in numbers):
+            return False
+    return True
+
+
+def _number(library: "_Library", side: str) -> Fraction | None:
+    number = as_number(side)
+    return _value(library.parse(side)) if number is None and not has_text(side) else number
+
+
+def _value(parsed: Any) -> Fraction | None:
+    """Of a real number, to 30 digits; None of anything else."""
+    try:
+        return Fraction(str(parsed.doit().evalf(30)))
+    except (AttributeError, ArithmeticError, TypeError, ValueError):
+        return None
+
+
 def _numerically_plausible(gold: Any, answer: Any, digits: int) -> bool:
     """Where both are real numbers: the library takes differences below 1e-15 for 0, which small numbers are too."""
-    try:
-        a, b = Fraction(str(gold.doit().evalf(30))), Fraction(str(answer.doit().evalf(30)))
-    except (AttributeError, ArithmeticError, TypeError, ValueError):
-        return True
+    a, b = _value(gold), _value(answer)
+    return a is None or b is None or _near(a, b, digits)
+
+
+def _near(a: Fraction, b: Fraction, digits: int) -> bool:
     return agree(a, b, digits) or (a != 0 and abs(a - b) < abs(a) / 10**20) or a == 100 * b or b == 100 * a
 
 

@@ -7,6 +7,7 @@ from math import prod
 
 MAX_CHARACTERS = 500
 """Of an answer that is compared by its meaning; a longer one can only be equal as text."""
+_NEAR = Fraction(1, 100)
 _MAX_DEPTH = 24
 _MAX_DIGITS = 120
 _MAX_EXPONENT = 5000
@@ -22,8 +23,10 @@ _SIGNS = str.maketrans(
         "²": "^2 ", "³": "^3 ", "\u00a0": " ", "\u2009": " ", "\u202f": " ",
     }
 )  # fmt: skip
-_STRIPPED = re.compile(r"^(?:\s|\$|\\[()\[\]]|\*\*)+|(?:\s|(?<!\\)\$|\\[()\[\]]|\*\*|[.,;:](?=\s*$))+$")
-_SPACING = re.compile(r"\\!\s*|\\displaystyle\s*|\\(?:left|right)(?![a-zA-Z])|\\\$|(?<!\\)\$")
+_OPENING = re.compile(r"(?:\s|\$|\\[()\[\]]|\*\*)*")
+_CLOSING_REVERSED = re.compile(r"\s*[.,;:]?(?:\s|\$(?!\\)|[()\[\]]\\|\*\*)*")
+"""Matched from the end, as a search for what ends there takes time quadratic in runs that do not."""
+_SPACING = re.compile(r"\\!\s*|\\displaystyle\s*|\\(?:left|right)(?![a-zA-Z])|\\\$|(?<!\\)\$|(?<!\\)\\[()]")
 _THIN_THOUSANDS = re.compile(r"(?<![0-9])[0-9]{1,3}(?:(?:\\,|\\ )[0-9]{3})+(?![0-9])")
 _TEXT = re.compile(r"\\(?:text|mbox|mathrm|textbf|textit|textrm|textnormal|mathbf|mathit)\s*\{([^{}]*)\}")
 _NUMBER = re.compile(r"([+-]?)\s*([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:\.([0-9]*))?")
@@ -31,22 +34,37 @@ _FRACTION = re.compile(
     r"([+-]?)\s*(?:\\[dtc]?frac\s*\{\s*([+-]?[0-9]+)\s*\}\s*\{\s*([0-9]+)\s*\}|([0-9]+)\s*/\s*([0-9]+))"
 )
 _SPACE = re.compile(r"(?<![0-9])(?:\s|\\[,; ])+|(?:\s|\\[,; ])+(?![0-9\s\\])")
-_BASE = re.compile(r"[0-9A-Fa-f]\}?_\s*\{?\s*([0-9]+)\s*\}?$")
-_LATEX_UNIT = re.compile(rf"(?<=[0-9}})])\s*(?:\\[,; ~]\s*)*{_TEXT.pattern}\s*(?:\^\s*\{{?[0-9]\}}?)?$")
+_BASE = re.compile(r"[0-9A-Fa-f]\}?_\s*(?:\{\s*)?([0-9]+)\s*\}?$")
 # fmt: off
-_UNITS = (
-    "dollar", "cent", "year", "month", "week", "day", "hour", "minute", "second", "mile", "meter", "metre", "foot",
-    "feet", "yard", "inch", "inche", "kilometer", "centimeter", "millimeter", "km", "cm", "mm", "ft", "kg", "gram",
-    "kilogram", "pound", "ounce", "liter", "litre", "gallon", "degree", "unit", "mph", "people", "student", "point",
-    "way", "time", "square unit", "square inche", "square feet", "square meter", "cubic inche", "cubic feet",
+_UNIT_WORDS = (
+    "dollar", "cent", "euro", "year", "month", "week", "day", "hour", "minute", "second", "mile", "meter", "metre",
+    "foot", "feet", "yard", "inch", "inches", "kilometer", "kilometre", "centimeter", "centimetre", "millimeter",
+    "millimetre", "gram", "kilogram", "pound", "ounce", "liter", "litre", "milliliter", "gallon", "degree", "radian",
+    "unit", "acre", "newton", "joule", "watt", "volt", "people", "person", "student", "children",
+    "point", "way", "time",
 )
-_NO_UNITS = frozenset((
-    "and", "or", "hundred", "thousand", "million", "billion", "trillion", "dozen", "half", "halves", "third", "thirds",
-    "quarter", "quarters", "percent", "percentage", "pct", "squared", "cubed", "plus", "minus", "times", "over", "to",
-    "mod", "base", "by", "in", "not", "i", "x", "y", "z", "n", "k",
+_UNIT_SIGNS = (
+    "km", "cm", "mm", "m", "ft", "kg", "g", "s", "mph", "ml", "mL",
+)
+_NUMBER_WORDS = frozenset((
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "hundred", "thousand", "million", "billion", "trillion", "bn", "dozen", "score", "pair", "half", "halve",
+    "third", "quarter", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "hundredth",
+    "thousandth", "percent", "percentage",
+    "pct", "squared", "cubed", "factorial", "negative", "minus", "plus", "over", "point", "mod", "base",
+    "than", "pi", "by", "in", "to", "not", "less", "more", "and", "or", "e", "i", "k", "n", "x", "y", "z", "mn",
+    "M", "G", "T",
 ))
+"""What makes another number, or none, of the number before it; a final s aside."""
 # fmt: on
-_PLAIN_UNIT = re.compile(rf"(?<=[0-9])\s+(?:{'|'.join(map(re.escape, _UNITS))})s?\s*$", re.IGNORECASE)
+_UNIT_WORD = rf"(?i:(?:square\s+|cubic\s+)?(?:{'|'.join(_UNIT_WORDS)})s?)"
+_UNIT = re.compile(rf"(?:{_UNIT_WORD}|{'|'.join(_UNIT_SIGNS)})(?:\s*(?:\bper\b|/)\s*(?:{_UNIT_WORD}|[hs]))?")
+_LATEX_UNIT = re.compile(rf"(?<=[0-9}})])\s*(?:\\[,; ~]\s*)*{_TEXT.pattern}\s*(?:\^\s*\{{?[0-9]\}}?)?$")
+_PLAIN_UNIT = re.compile(rf"(?<=[0-9])\s+((?:{_UNIT_WORD}(?:\s+per\s+{_UNIT_WORD})?|km|cm|mm|ft|kg|mph))\s*$")
+_SHORT_WORDS = frozenset(
+    ("no", "on", "am", "pm", "ne", "nw", "se", "sw", "up", "is", "in", "at", "to", "of", "so", "go")
+)
+_PERCENT = re.compile(r"\b(?:per\s?cent|pct)", re.IGNORECASE)
 _COSTLY = re.compile(r"\\(?:sum|prod|i*int|oint|lim|bigcup|bigcap|Gamma|zeta)(?![a-zA-Z])|\b(?:factorial|primorial)\b")
 _BIG_NUMBER = re.compile(rf"[0-9]{{{_MAX_DIGITS + 1},}}")
 _HUGE_FACTORIAL = re.compile(r"!\s*[)}\]]*\s*!|\^|[0-9]{4}")
@@ -63,9 +81,16 @@ def clean(answer: str) -> str:
     """Without delimiters and spacing, typographic signs as LaTeX. Raises Unreadable."""
     text = answer.translate(_SIGNS)
     require_visible(text)
-    text = _STRIPPED.sub("", text)
-    text = _SPACING.sub("", text.replace("{,}", ","))
+    text = _SPACING.sub("", _bare(text).replace("{,}", ","))
     return _THIN_THOUSANDS.sub(lambda match: re.sub(r"\\[, ]", "", match[0]), text).strip()
+
+
+def _bare(text: str) -> str:
+    """Without delimiters and white space at both ends, and a full stop."""
+    opening = _OPENING.match(text)
+    text = text[opening.end() :] if opening else text
+    closing = _CLOSING_REVERSED.match(text[::-1])
+    return text[: len(text) - closing.end()] if closing else text
 
 
 def require_visible(text: str) -> None:
@@ -84,17 +109,32 @@ def as_text(answer: str) -> str:
 
 
 def as_word(text: str) -> str:
-    """`text` in lower case, without brackets, where it is a word of three letters or more; otherwise empty."""
+    """`text` in lower case, without brackets, where it is a word and no product of two letters; otherwise empty."""
     word = text.strip("()").casefold()
-    return word if len(word) > 2 and word.isalpha() else ""
+    return word if word in _SHORT_WORDS or (len(word) > 2 and word.isalpha()) else ""
 
 
-def without_unit(answer: str) -> str:
-    """Of a cleaned answer: a number's unit goes, "5 \\text{ miles}" as "5 miles"; "5 thousand" and "4t" stay."""
-    match = _LATEX_UNIT.search(answer)
-    if match and not _NO_UNITS & set(words := re.findall(r"[a-z]+|[^a-z\s.]", match[1].lower())):
-        return answer[: match.start()] if words and all(word.isalpha() for word in words) else answer
-    return _PLAIN_UNIT.sub("", answer)
+def is_unit(text: str) -> bool:
+    """Whether it names a measure, as "miles per hour" does; "thousand" and "M" do not."""
+    return _UNIT.fullmatch(text.strip()) is not None
+
+
+def split_unit(answer: str) -> tuple[str, str]:
+    """A cleaned answer without the words that follow its number, and these words: ("5", "miles")."""
+    match = _LATEX_UNIT.search(answer) or _PLAIN_UNIT.search(answer)
+    return (answer[: match.start()], " ".join(match[1].split())) if match else (answer, "")
+
+
+def may_be_unit(words: str) -> bool:
+    """Of a gold answer, which may count anything: words, and none that makes another number of it."""
+    found = re.findall(r"[a-zA-Z]+|[^a-zA-Z\s.]", words)
+    forms = {form for word in found for form in (word, word.lower(), word.lower().removesuffix("s"))}
+    return bool(found) and all(word.isalpha() for word in found) and not forms & _NUMBER_WORDS
+
+
+def has_text(answer: str) -> bool:
+    """Whether words stand in the markup of text, behind the last equals sign, or "percent" stands anywhere."""
+    return _TEXT.search(answer.rpartition("=")[2]) is not None or _PERCENT.search(answer) is not None
 
 
 def base_of(answer: str) -> str:
@@ -107,6 +147,8 @@ def as_number(answer: str) -> Fraction | None:
     """Value of a cleaned answer that is an integer, a decimal number or a fraction of integers."""
     if len(answer) > MAX_CHARACTERS:
         return None
+    text = _TEXT.fullmatch(answer)
+    answer = text[1].strip() if text else answer
     match = _NUMBER.fullmatch(answer)
     if match and (match[2] or match[3]):
         decimals = match[3] or ""
@@ -120,8 +162,8 @@ def as_number(answer: str) -> Fraction | None:
 
 
 def agree(a: Fraction, b: Fraction, digits: int) -> bool:
-    """Equal, or rounded to `digits` decimals equal and not 0: no small number is a smaller one, or 0."""
-    return a == b or (round(a, digits) == round(b, digits) != 0)
+    """Equal, or rounded to `digits` decimals equal, and within 1 %: no small number is a smaller one, or 0."""
+    return a == b or (round(a, digits) == round(b, digits) and abs(a - b) <= _NEAR * abs(a))
 
 
 def is_costly(answer: str) -> bool:

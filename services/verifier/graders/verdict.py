@@ -35,6 +35,17 @@ Grade = Callable[[str, str], Verdict]
 """(response, gold) -> verdict: pure, deterministic, and free to hang or crash, as it runs in a killable process."""
 
 
+def encodable(verdict: Verdict) -> Verdict:
+    """Its words as text that UTF-8 can hold: a lone surrogate, as of a program's exception, becomes `\\ud800`."""
+    parts = {_encodable(name): score for name, score in verdict.parts.items()}
+    extracted = _encodable(verdict.extracted)[:MAX_EXTRACTED]
+    return verdict._replace(reason=_encodable(verdict.reason), extracted=extracted, parts=parts)
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def wrong(reason: str, extracted: str = "") -> Verdict:
     return Verdict(False, 0.0, reason, extracted[:MAX_EXTRACTED])
 
