@@ -18,10 +18,13 @@ def require_torch(what: str) -> None:
         fail(f"{what} needs torch, which is not installed: run `make install`, or pip install '.[generator,learner]'")
 
 
-def become_module(module: str, *arguments: str) -> NoReturn:
-    """Replace this process by `python -m module arguments…`: its exit code and its signals are then the command's."""
+def become_module(module: str, *arguments: str, **variables: str) -> NoReturn:
+    """Replace this process by `python -m module arguments…`: its exit code and its signals are then the command's.
+
+    `variables` are set in its environment.
+    """
     sys.stdout.flush()
-    os.execve(sys.executable, [sys.executable, "-m", module, *arguments], os.environ | SAFE_PATH)
+    os.execve(sys.executable, [sys.executable, "-m", module, *arguments], os.environ | SAFE_PATH | variables)
 
 
 def run_module(module: str, *arguments: str) -> None:

@@ -1,13 +1,10 @@
 """The `dapo` command. Imports of substance happen inside the commands, so that `dapo --help` is quick."""
 
-import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dapo.cli.children import SAFE_PATH
 from dapo.cli.data import data
 from dapo.cli.errors import fail
 from dapo.cli.grade import grade
@@ -134,11 +131,11 @@ def serve(
     state_dir: Annotated[Path, typer.Option(help="runs/<id> are made under this directory.")] = Path(),
 ) -> None:
     """Serve runs over REST and gRPC, in the foreground."""
-    command = [sys.executable, "-m", "services.orchestrator", "--host", host, "--port", str(port)]
-    command += ["--grpc-port", str(grpc_port), "--state-dir", str(state_dir)]
-    env = {**os.environ, **SAFE_PATH, **({"REDIS_URL": redis_url} if redis_url else {})}
-    sys.stdout.flush()
-    os.execve(sys.executable, command, env)
+    from dapo.cli.children import become_module
+
+    addresses = ("--host", host, "--port", str(port), "--grpc-port", str(grpc_port))
+    variables = {"REDIS_URL": redis_url} if redis_url else {}
+    become_module("services.orchestrator", *addresses, "--state-dir", str(state_dir), **variables)
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """Raw rows in Arrow's columns: Parquet files, and datasets that the library `datasets` maps into memory."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from dapo.data.tables import Place, RawRow, caught
 _BATCH_ROWS = 1024
 
 
-class ArrowRows:
+class ArrowRows(ABC):
     """Rows of pyarrow tables; a subclass says where these come from."""
 
     def __init__(self, rows: int, columns: Sequence[str], files: Sequence[Path], name: str) -> None:
@@ -53,11 +54,13 @@ class ArrowRows:
             # One bad value refuses the whole batch.
             return [caught(self.read, row) for row in range(start, stop)]
 
+    @abstractmethod
     def _slice(self, start: int, stop: int) -> Any:
-        raise NotImplementedError
+        """Arrow's rows [start, stop)."""
 
+    @abstractmethod
     def _keep(self, columns: Sequence[str]) -> None:
-        raise NotImplementedError
+        """From now on only these columns are read."""
 
 
 class ParquetRows(ArrowRows):

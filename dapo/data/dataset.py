@@ -140,30 +140,30 @@ class Dataset:
         return self._rows[part], row - (self._ends[part - 1] if part else 0)
 
 
-def open_dataset(spec: DataSpec) -> Dataset:
-    """What a run trains on: all sources, without the held-out rows.
-
-    Raises DatasetError where a source cannot be used or nothing is left to train on.
-    """
-    dataset = _open(spec)
-    if spec.held_out_share:
-        dataset = dataset.split("train", spec.held_out_share)
-        if not len(dataset):
-            raise DatasetError(f"data.held_out_share = {spec.held_out_share} leaves no row to train on. Lower it")
-    return dataset
+class Splits(NamedTuple):
+    train: Dataset
+    held_out: Dataset | None
+    """The rows that `data.held_out_share` keeps from training; None where that is 0."""
 
 
-def open_held_out(spec: DataSpec) -> Dataset | None:
-    """The rows that `data.held_out_share` keeps from training; None where that is 0. Raises DatasetError."""
-    if not spec.held_out_share:
-        return None
-    whole = _open(spec)
-    dataset = whole.split("held_out", spec.held_out_share)
-    if not len(dataset):
+def open_splits(spec: DataSpec) -> Splits:
+    """All sources, read once. Raises DatasetError where one cannot be used or a split has no row."""
+    whole, share = _open(spec), spec.held_out_share
+    if not share:
+        return Splits(whole, None)
+    train, held_out = whole.split("train", share), whole.split("held_out", share)
+    if not len(train):
+        raise DatasetError(f"data.held_out_share = {share} leaves no row to train on. Lower it")
+    if not len(held_out):
         raise DatasetError(
-            f"data.held_out_share = {spec.held_out_share} holds out none of {len(whole)} rows. Raise it, or set it to 0"
+            f"data.held_out_share = {share} holds out none of {len(whole)} rows. Raise it, or set it to 0"
         )
-    return dataset
+    return Splits(train, held_out)
+
+
+def open_dataset(spec: DataSpec) -> Dataset:
+    """What a run trains on, see `open_splits`."""
+    return open_splits(spec).train
 
 
 def open_source(source: SourceSpec, name: str) -> Dataset:

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from dapo.data import Dataset, DatasetError, open_dataset, open_held_out, open_source
+from dapo.data import Dataset, DatasetError, open_source, open_splits
 from dapo.spec.evaluation import HELD_OUT
 from dapo.spec.run import RunSpec
 from services.orchestrator.evaluator import EvaluationSetting
@@ -17,8 +17,8 @@ class Inputs(NamedTuple):
 
 def open_inputs(spec: RunSpec) -> Inputs:
     """Reads the files through. Raises DatasetError where one of them cannot be used."""
-    settings = _settings(spec)
-    whole = open_dataset(spec.data)
+    whole, held_out = open_splits(spec.data)
+    settings = _settings(spec, held_out)
     if not (spec.evaluation.exclude_from_training and spec.training.steps):
         return Inputs(whole, settings, 0)
     training = whole
@@ -32,12 +32,12 @@ def open_inputs(spec: RunSpec) -> Inputs:
     return Inputs(training, settings, len(whole) - len(training))
 
 
-def _settings(spec: RunSpec) -> list[EvaluationSetting]:
+def _settings(spec: RunSpec, held_out: Dataset | None) -> list[EvaluationSetting]:
     found = [
         EvaluationSetting(name, open_source(one, name), one.samples or spec.evaluation.samples)
         for name, one in spec.evaluation.sets.items()
     ]
-    if (held_out := open_held_out(spec.data)) is not None:
+    if held_out is not None:
         found.append(EvaluationSetting(HELD_OUT, held_out, spec.evaluation.samples))
     return found
 

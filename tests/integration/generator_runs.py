@@ -5,9 +5,11 @@ from contextlib import asynccontextmanager
 
 from dapo.bus import Bus
 from dapo.contracts.arrays import decode_ids, decode_logprobs
+from dapo.spec import RunSpec
 from dapo.v1 import messages_pb2 as pb
-from tests.integration.generator_kit import make_task, until
+from tests.integration.generator_kit import Learner, make_task, running, until
 from tests.models import EOS
+from tests.simulator.engine import SimulatedServer
 
 NAME = "generator-0"
 FIRST = pb.Version(incarnation=1, step=0)
@@ -71,3 +73,13 @@ def some_completions(run: Run):
         return any(len(left) < GROUP_SIZE for left in missing)
 
     return condition
+
+
+@asynccontextmanager
+async def serving(run: Run, spec: RunSpec, server: SimulatedServer) -> AsyncIterator[Learner]:
+    """The learner of a generator that serves the version FIRST."""
+    async with running(run.bus, spec, NAME, server):
+        learner = Learner(run.bus, NAME)
+        await learner.wait_state("ready", has_version=False)
+        await learner.announce(FIRST)
+        yield learner

@@ -12,7 +12,7 @@ from dapo.v1 import messages_pb2 as pb
 from services.generator import host
 from services.generator.engine import Engine, EngineError, SamplingParams
 from tests.integration.generator_kit import Learner, running, until
-from tests.integration.generator_runs import FIRST, GROUP_SIZE, NAME, check_payloads, new_run, some_completions
+from tests.integration.generator_runs import FIRST, GROUP_SIZE, NAME, check_payloads, new_run, serving, some_completions
 from tests.simulator.engine import SimulatedServer, SimulatorOptions
 
 
@@ -22,10 +22,7 @@ def test_an_engine_crash_costs_no_response(redis_url: str, spec) -> None:
     async def scenario() -> None:
         async with new_run(redis_url, "crash", spec.model_dump_json()) as run:
             server = SimulatedServer(SimulatorOptions(step_s=0.02, mean_tokens=30))
-            async with running(run.bus, spec, NAME, server):
-                learner = Learner(run.bus, NAME)
-                await learner.wait_state("ready", has_version=False)
-                await learner.announce(FIRST)
+            async with serving(run, spec, server) as learner:
                 await run.issue(["abc>"] * 8)
                 await until(some_completions(run), "the first completion")
                 await server.crash()
@@ -82,10 +79,7 @@ def test_an_engine_that_freezes_is_replaced(redis_url: str, spec, monkeypatch: p
     async def scenario() -> None:
         async with new_run(redis_url, "frozen", spec.model_dump_json()) as run:
             server = SimulatedServer(SimulatorOptions(step_s=0.02, mean_tokens=30))
-            async with running(run.bus, spec, NAME, server):
-                learner = Learner(run.bus, NAME)
-                await learner.wait_state("ready", has_version=False)
-                await learner.announce(FIRST)
+            async with serving(run, spec, server) as learner:
                 await run.issue(["abc>"] * 4)
                 await until(some_completions(run), "the first completion")
                 server.engine.frozen = True
@@ -104,10 +98,7 @@ def test_an_engine_that_is_slow_and_well_is_kept(redis_url: str, spec, monkeypat
     async def scenario() -> None:
         async with new_run(redis_url, "slow", spec.model_dump_json()) as run:
             server = SimulatedServer(SimulatorOptions(step_s=0.4, mean_tokens=3))
-            async with running(run.bus, spec, NAME, server):
-                learner = Learner(run.bus, NAME)
-                await learner.wait_state("ready", has_version=False)
-                await learner.announce(FIRST)
+            async with serving(run, spec, server):
                 await run.issue(["abc>"])
                 await run.wait_count("generated", 1)
                 assert server.engine.calls["/health"] > 1

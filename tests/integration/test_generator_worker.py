@@ -13,7 +13,16 @@ from dapo.bus.keys import PROMPTS
 from dapo.v1 import messages_pb2 as pb
 from services.generator import worker, writer
 from tests.integration.generator_kit import Learner, running, until
-from tests.integration.generator_runs import FIRST, GROUP_SIZE, NAME, Run, check_payloads, new_run, some_completions
+from tests.integration.generator_runs import (
+    FIRST,
+    GROUP_SIZE,
+    NAME,
+    Run,
+    check_payloads,
+    new_run,
+    serving,
+    some_completions,
+)
 from tests.simulator.engine import SimulatedServer, SimulatorOptions
 
 
@@ -21,10 +30,7 @@ def test_every_response_of_every_group_is_written_once(redis_url: str, spec) -> 
     async def scenario() -> None:
         async with new_run(redis_url, "all", spec.model_dump_json()) as run:
             server = SimulatedServer(SimulatorOptions(stream_interval=4, step_s=0.001))
-            async with running(run.bus, spec, NAME, server):
-                learner = Learner(run.bus, NAME)
-                await learner.wait_state("ready", has_version=False)
-                await learner.announce(FIRST)
+            async with serving(run, spec, server) as learner:
                 groups = await run.issue(["abc>"] * 60)
                 await run.wait_count("generated", 60)
                 completions = await run.completions(60 * GROUP_SIZE)
@@ -82,10 +88,7 @@ def test_commands_to_a_predecessor_are_not_carried_out(redis_url: str, spec) -> 
 def test_unusable_prompts_fail_their_groups_with_a_reason(redis_url: str, spec) -> None:
     async def scenario() -> None:
         async with new_run(redis_url, "unusable", spec.model_dump_json()) as run:
-            async with running(run.bus, spec, NAME, SimulatedServer()):
-                learner = Learner(run.bus, NAME)
-                await learner.wait_state("ready", has_version=False)
-                await learner.announce(FIRST)
+            async with serving(run, spec, SimulatedServer()):
                 groups = await run.issue(["a" * 401, "", "abc>"])
                 await run.wait_count("failed", 2)
                 await run.wait_count("generated", 1)
@@ -101,10 +104,7 @@ def test_a_prompt_waits_for_the_weights_of_its_issue(redis_url: str, spec) -> No
     async def scenario() -> None:
         async with new_run(redis_url, "lagging", spec.model_dump_json()) as run:
             server = SimulatedServer()
-            async with running(run.bus, spec, NAME, server):
-                learner = Learner(run.bus, NAME)
-                await learner.wait_state("ready", has_version=False)
-                await learner.announce(FIRST)
+            async with serving(run, spec, server) as learner:
                 await run.issue(["abc>"], issued_version=2)
                 await run.issue(["abc>"], first=1)
                 await run.wait_count("generated", 1)
@@ -123,10 +123,7 @@ def test_responses_of_unnamed_weights_are_made_again(redis_url: str, spec) -> No
     async def scenario() -> None:
         async with new_run(redis_url, "base", spec.model_dump_json()) as run:
             server = SimulatedServer()
-            async with running(run.bus, spec, NAME, server):
-                learner = Learner(run.bus, NAME)
-                await learner.wait_state("ready", has_version=False)
-                await learner.announce(FIRST)
+            async with serving(run, spec, server):
                 server.engine.version = "base"
                 await run.issue(["abc>"])
                 await until(called(server, "/generate", 2), "a second try")
@@ -160,10 +157,7 @@ def test_prompts_are_taken_a_few_at_a_time(redis_url: str, spec, monkeypatch: py
     async def scenario() -> None:
         async with new_run(redis_url, "few", spec.model_dump_json()) as run:
             await run.issue(["abc>"] * 40)
-            async with running(run.bus, spec, NAME, SimulatedServer()):
-                learner = Learner(run.bus, NAME)
-                await learner.wait_state("ready", has_version=False)
-                await learner.announce(FIRST)
+            async with serving(run, spec, SimulatedServer()):
                 await run.wait_count("generated", 40)
         assert sum(taken) == 40
         assert max(taken) == worker.READ_LIMIT
@@ -210,10 +204,7 @@ def test_responses_of_a_closed_group_are_aborted_and_dropped(redis_url: str, spe
     async def scenario() -> None:
         async with new_run(redis_url, "closed", spec.model_dump_json()) as run:
             server = SimulatedServer(SimulatorOptions(step_s=0.02, mean_tokens=30))
-            async with running(run.bus, spec, NAME, server):
-                learner = Learner(run.bus, NAME)
-                await learner.wait_state("ready", has_version=False)
-                await learner.announce(FIRST)
+            async with serving(run, spec, server) as learner:
                 await run.issue(["abc>"] * 4)
                 await until(some_completions(run), "the first completion")
                 assert await run.bus.close_open_groups("drain", run.epoch) == 4

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dapo.algo.frontier import Frontier
-from dapo.data import DatasetError, open_dataset, open_held_out, open_source
+from dapo.data import DatasetError, open_dataset, open_source, open_splits
 from dapo.data.dataset import Conflict
 from dapo.data.rows import is_held_out, prompt_hash
 from dapo.spec import dump_yaml, parse_spec
@@ -125,7 +125,7 @@ def test_the_split_is_of_the_prompt_alone(some, more, share, random):
 def test_the_split_is_fixed_for_good(tmp_path):
     path = write_lines(tmp_path / "d.jsonl", rows(0, 50))
     share = DataSpec(path=str(path), held_out_share=0.1)
-    held_out, train = open_held_out(share), open_dataset(share)
+    train, held_out = open_splits(share)
     assert held_out is not None
     assert [row.gold for row in held_out] == ["13", "34", "35", "39", "42"]
     assert len(train) == 45
@@ -137,12 +137,12 @@ def test_the_split_is_fixed_for_good(tmp_path):
         "39",
         "42",
     ]
-    assert open_held_out(DataSpec(path=str(path))) is None
+    assert open_splits(DataSpec(path=str(path))).held_out is None
 
 
 def test_equal_prompts_are_on_the_same_side(tmp_path):
     path = write_lines(tmp_path / "d.jsonl", [*rows(0, 300), *rows(0, 300)])
-    held_out = open_held_out(DataSpec(path=str(path), held_out_share=0.3))
+    held_out = open_splits(DataSpec(path=str(path), held_out_share=0.3)).held_out
     assert held_out is not None
     assert 2 * 60 <= len(held_out) <= 2 * 120
     assert set(Counter(row.gold for row in held_out).values()) == {2}
@@ -151,7 +151,7 @@ def test_equal_prompts_are_on_the_same_side(tmp_path):
 def test_a_split_that_leaves_nothing_is_refused(tmp_path):
     path = str(write_lines(tmp_path / "d.jsonl", rows(0, 2)))
     with pytest.raises(DatasetError, match=r"holds out none of 2 rows\. Raise it"):
-        open_held_out(DataSpec(path=path, held_out_share=1e-9))
+        open_splits(DataSpec(path=path, held_out_share=1e-9))
     with pytest.raises(DatasetError, match=r"leaves no row to train on\. Lower it"):
         open_dataset(DataSpec(path=path, held_out_share=0.999999))
 
