@@ -19,7 +19,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from dapo.bus import Bus, Delivery
-from dapo.bus.embedded import EmbeddedValkey
+from dapo.bus.server.embedded import EmbeddedValkey
 from dapo.v1 import messages_pb2 as pb
 
 Measured = dict[str, float]

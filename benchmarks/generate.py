@@ -35,9 +35,9 @@ from transformers import Qwen2ForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from dapo.spec import RunSpec
-from services.generator.engine import Engine, SamplingParams
-from services.generator.server import SglangServer
-from services.learner.toy import char_tokenizer, qwen2_config
+from services.generator.engine.client import Engine, SamplingParams
+from services.generator.engine.server import SglangServer
+from services.learner.starters.toy import char_tokenizer, qwen2_config
 
 PROMPT_TOKENS = 6
 PACKAGES = ("sglang", "torch", "transformers")

@@ -30,8 +30,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from laddering import figures, inputs, picture, tables, variants
-from laddering.runs import Finished, Job, RunError, load_finished, run
+from ablation import figures, inputs, picture, tables, variants
+from ablation.runs import Finished, Job, RunError, load_finished, run
 from machine import machine
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn

@@ -30,7 +30,7 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
-from services.learner.logprobs import CHUNK_BYTES, head_logprobs
+from services.learner.model.logprobs import CHUNK_BYTES, head_logprobs
 
 VOCABULARY, WIDTH = 151_936, 896
 MIB = 2**20

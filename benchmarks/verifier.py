@@ -20,9 +20,9 @@ from machine import machine
 from rich.console import Console
 from rich.table import Table
 
-from dapo.spec.graders import BUILT_IN
+from dapo.spec.tree.graders import BUILT_IN
 from services.verifier.graders import build, read_text
-from services.verifier.pool import GradingPool, GradingRequest
+from services.verifier.grading.pool import GradingPool, GradingRequest
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 FILES = ("math_model_outputs.jsonl", "gsm8k_model_outputs.jsonl")

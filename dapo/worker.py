@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dapo.bus import Bus
-from dapo.process import die_with_parent
+from dapo.host.processes import die_with_parent
 from dapo.telemetry import logs
 
 log = logging.getLogger(__name__)

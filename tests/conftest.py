@@ -7,7 +7,7 @@ import pytest
 from hypothesis import settings
 from redis import Redis
 
-from dapo.bus.embedded import EmbeddedValkey
+from dapo.bus.server.embedded import EmbeddedValkey
 
 # A shell that runs the tests in the background ignores Ctrl-C for them, and their processes would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

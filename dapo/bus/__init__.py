@@ -2,10 +2,10 @@
 
 from dapo.bus.bus import Bus
 from dapo.bus.errors import BusError, BusFull, BusUnavailable, Fenced, LedgerError, UnknownGroup
-from dapo.bus.groups import GroupRecord, Outcome
 from dapo.bus.ledger import GroupState
-from dapo.bus.payloads import RETRIES, attempt_number
-from dapo.bus.streams import Delivery
+from dapo.bus.parts.groups import GroupRecord, Outcome
+from dapo.bus.parts.payloads import RETRIES, attempt_number
+from dapo.bus.parts.streams import Delivery
 
 __all__ = [
     "RETRIES",

@@ -3,9 +3,9 @@
 import secrets
 from typing import Self
 
-from dapo.bus.batches import Batches
-from dapo.bus.server import Server
-from dapo.bus.streams import Streams
+from dapo.bus.parts.batches import Batches
+from dapo.bus.parts.streams import Streams
+from dapo.bus.server.connection import Server
 
 _PROCESS = secrets.token_hex(6)
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Self
 import httpx
 
 from dapo.cli.children import SAFE_PATH
-from dapo.process import PARENT_VARIABLE
+from dapo.host.processes import PARENT_VARIABLE
 
 _CONNECT_S = 10.0
 _STOP_S = 60.0

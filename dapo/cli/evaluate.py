@@ -13,10 +13,10 @@ from rich.console import Console
 from dapo.cli.children import require_torch, run_module
 from dapo.cli.errors import RUN_ERROR, fail
 from dapo.cli.train import require_inputs, train
+from dapo.records.model_comparison import Result, compare, comparison_json, draw_comparison, read_result
 from dapo.spec.load import build_spec, parse_spec
-from dapo.spec.problem import SpecError
 from dapo.spec.run import RunSpec
-from dapo.telemetry.model_comparison import Result, compare, comparison_json, draw_comparison, read_result
+from dapo.spec.text.problem import SpecError
 
 _CONTEXT_TOKENS = 4096
 """Assumed of a model whose config.json is not here."""
@@ -114,7 +114,7 @@ def _plans(subject: str, wanted: Wanted, base: bool, exported: Path) -> list[tup
         tree = parse_spec((run_dir / "spec.yaml").read_text(encoding="utf-8")).model_dump(mode="json")
     except SpecError as error:
         fail(f"{run_dir / 'spec.yaml'}: {error}")
-    run_module("services.learner.export", str(run_dir), str(exported))
+    run_module("services.learner.model.export", str(run_dir), str(exported))
     models = {run_dir.resolve().name: str(exported)}
     if base:
         models = {f"{Path(tree['model']['path']).name} (base)": tree["model"]["path"], **models}

@@ -11,8 +11,8 @@ from dapo.cli.children import become_module
 from dapo.cli.errors import fail
 
 if TYPE_CHECKING:
-    from dapo.spec.graders import AnyGrader
-    from dapo.spec.reward import RewardSpec
+    from dapo.spec.tree.graders import AnyGrader
+    from dapo.spec.tree.reward import RewardSpec
 
 
 _EXAMPLES = {
@@ -54,7 +54,7 @@ def grade(
     """Grade responses against gold answers, and compare with `correct` where the rows have it."""
     from pydantic import TypeAdapter
 
-    from dapo.spec.graders import GraderSpec
+    from dapo.spec.tree.graders import GraderSpec
 
     if file != "-" and not (Path(file).is_file() or Path(file).is_fifo()):
         fail(f"{file} is no file or pipe. Give a .jsonl file of rows with {response_field!r} and {gold_field!r}, or -")
@@ -63,7 +63,7 @@ def grade(
     arguments = ["--reward", reward.model_dump_json(exclude={"graders"}), "--graders", named]
     arguments += ["--response-field", response_field, "--gold-field", gold_field, "--correct-field", correct_field]
     arguments += ["--prompt-field", prompt_field, "--malformed-limit", str(malformed_limit)]
-    become_module("services.verifier.grade", *arguments, *(["--json"] if as_json else []), "--", file)
+    become_module("services.verifier.tools.grade", *arguments, *(["--json"] if as_json else []), "--", file)
 
 
 def _resolve(
@@ -71,7 +71,7 @@ def _resolve(
 ) -> "tuple[RewardSpec, dict[str, AnyGrader]]":
     """The rules by a spec's own checks, so that a refusal reads as it does for a spec."""
     from dapo.spec.load import build_spec, load_spec
-    from dapo.spec.problem import SpecError
+    from dapo.spec.text.problem import SpecError
 
     if path is None and grader is None:
         fail("name a grader with --grader, e.g. --grader math_verify, or a spec with --spec")
@@ -116,7 +116,7 @@ def _check_colons(option: str, value: str) -> None:
     """`{exact:1}` is, to YAML, a key `exact:1` with no value."""
     import yaml
 
-    from dapo.spec.yaml_text import read_yaml
+    from dapo.spec.text.yaml_text import read_yaml
 
     try:
         found = read_yaml(value)
@@ -141,7 +141,7 @@ def _require_options(grader: str, path: Path | None, options: Sequence[str]) -> 
 def _named(grader: str, path: Path | None) -> "AnyGrader | None":
     """What the spec calls so."""
     from dapo.spec.load import load_spec
-    from dapo.spec.problem import SpecError
+    from dapo.spec.text.problem import SpecError
 
     try:
         return load_spec(path).reward.graders.get(grader) if path else None
@@ -152,7 +152,7 @@ def _named(grader: str, path: Path | None) -> "AnyGrader | None":
 def _types() -> "dict[str, type[AnyGrader]]":
     from typing import get_args
 
-    from dapo.spec.graders import AnyGrader
+    from dapo.spec.tree.graders import AnyGrader
 
     return {kind.model_fields["type"].default: kind for kind in get_args(AnyGrader)}
 

@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from dapo.cli.data import data
+from dapo.cli.data.commands import data
+from dapo.cli.data.reasoning_gym import reasoning_gym
 from dapo.cli.errors import fail
 from dapo.cli.grade import grade
-from dapo.cli.reasoning_gym import reasoning_gym
-from dapo.cli.runs import runs
+from dapo.cli.runs.commands import runs
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Reinforcement learning of language models, asynchronously, as microservices.")  # fmt: skip
@@ -141,7 +141,7 @@ def serve(
 @app.command()
 def plot(run_dir: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
     """Draw a run's curves.png anew from its metrics.jsonl."""
-    from dapo.telemetry.curves import plot_run
+    from dapo.records.curves import plot_run
 
     try:
         typer.echo(plot_run(run_dir))
@@ -162,7 +162,7 @@ def export(
     if not (run_dir / "spec.yaml").exists():
         fail(f"{run_dir} is not the folder of a run: it has no spec.yaml")
     require_torch("dapo export")
-    run_module("services.learner.export", str(run_dir), str(out))
+    run_module("services.learner.model.export", str(run_dir), str(out))
 
 
 @models.command("toy-reverse")
@@ -171,7 +171,7 @@ def toy_reverse(directory: Annotated[Path, typer.Argument(help="Where to write m
     from dapo.cli.children import require_torch, run_module
 
     require_torch("dapo model toy-reverse")
-    run_module("services.learner.toy", str(directory))
+    run_module("services.learner.starters.toy", str(directory))
 
 
 @models.command("smollm2")
@@ -180,7 +180,7 @@ def smollm2(directory: Annotated[Path, typer.Argument(help="Where to write the m
     from dapo.cli.children import require_torch, run_module
 
     require_torch("dapo model smollm2")
-    run_module("services.learner.smollm2", str(directory))
+    run_module("services.learner.starters.smollm2", str(directory))
 
 
 if __name__ == "__main__":

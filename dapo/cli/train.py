@@ -13,11 +13,11 @@ from dapo.cli.children import require_torch
 from dapo.cli.client import EmbeddedService, RefusedRequest, RunClient, ServiceError
 from dapo.cli.errors import INTERRUPTED, RUN_ERROR, fail
 from dapo.cli.progress import Display, duration, make_display
-from dapo.spec.checks import find_warnings
+from dapo.spec.checks.consistency import find_warnings
 from dapo.spec.load import dump_yaml, load_spec, missing_inputs
 from dapo.spec.plan import describe_plan, format_plan, plan_processes
-from dapo.spec.problem import SpecError
 from dapo.spec.run import RunSpec
+from dapo.spec.text.problem import SpecError
 
 
 def resolve(path: Path, overrides: list[str]) -> RunSpec:
@@ -36,7 +36,7 @@ def require_inputs(spec: RunSpec) -> None:
 
 def dry_run(spec: RunSpec, run_dir: Path | None) -> None:
     """Print the resolved spec and what would be started."""
-    from dapo.spec.devices import visible_cuda_devices
+    from dapo.host.devices import visible_cuda_devices
 
     redis = spec.resources.redis
     plans = plan_processes(

@@ -14,7 +14,7 @@ from dapo.algo.frontier import Part
 from dapo.data.errors import DatasetError, Malformed, RowError
 from dapo.data.rows import HASH_BYTES, Row, is_held_out
 from dapo.data.source import Scanned, Source
-from dapo.spec.data import DataSpec, SourceSpec
+from dapo.spec.tree.data import DataSpec, SourceSpec
 
 
 class Rows(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Any
 
 from dapo.data.errors import DatasetError, RowError
 from dapo.data.rows import Fields, find
-from dapo.spec.data import SourceSpec
+from dapo.spec.tree.data import SourceSpec
 
 SAMPLE_ROWS = 100
 _VERL_GOLD = "reward_model.ground_truth"

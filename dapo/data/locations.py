@@ -9,8 +9,8 @@ from typing import Any
 from dapo.data.arrow import LibraryRows, ParquetRows
 from dapo.data.errors import DatasetError
 from dapo.data.tables import Chain, JsonLines, Table
-from dapo.spec.data import SourceSpec
-from dapo.spec.paths import DATA_SUFFIXES, is_hub_dataset
+from dapo.spec.text.paths import DATA_SUFFIXES, is_hub_dataset
+from dapo.spec.tree.data import SourceSpec
 
 _SPLIT_WORDS = {
     "train": {"train", "training"},

@@ -18,7 +18,7 @@ from dapo.data.outputs import Output, check_output
 from dapo.data.rows import Row, is_held_out
 from dapo.data.source import Scanned, Source
 from dapo.data.tokens import PromptTokens
-from dapo.spec.paths import DATA_SUFFIXES
+from dapo.spec.text.paths import DATA_SUFFIXES
 
 SHOWN = 5
 _BATCH = 256

@@ -6,7 +6,7 @@ import math
 from typing import Any, NamedTuple
 
 from dapo.data.errors import RowError
-from dapo.spec.data import SourceSpec
+from dapo.spec.tree.data import SourceSpec
 from dapo.v1 import messages_pb2 as pb
 
 HASH_BYTES = 16

@@ -7,7 +7,7 @@ from dapo.data.detection import SAMPLE_ROWS, detect
 from dapo.data.errors import DatasetError, Malformed, RowError
 from dapo.data.locations import open_table
 from dapo.data.rows import Row, build_row, prompt_hash
-from dapo.spec.data import SourceSpec
+from dapo.spec.tree.data import SourceSpec
 
 MALFORMED_SHARE = 0.01
 MALFORMED_ROWS = 100

@@ -9,16 +9,16 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from dapo.spec.base import Section
-from dapo.spec.data import RowsSpec
-from dapo.spec.data_checks import data_fields, missing_rows
-from dapo.spec.diagnosis import diagnose
-from dapo.spec.graders import AnyGrader, JsonSchemaGrader
-from dapo.spec.paths import absolute, is_hub_dataset, is_local_model
-from dapo.spec.problem import Problem, SpecError
+from dapo.spec.checks.data import data_fields, missing_rows
 from dapo.spec.run import RunSpec
-from dapo.spec.wording import shown
-from dapo.spec.yaml_text import read_yaml, write_yaml
+from dapo.spec.text.diagnosis import diagnose
+from dapo.spec.text.paths import absolute, is_hub_dataset, is_local_model
+from dapo.spec.text.problem import Problem, SpecError
+from dapo.spec.text.wording import shown
+from dapo.spec.text.yaml_text import read_yaml, write_yaml
+from dapo.spec.tree.base import Section
+from dapo.spec.tree.data import RowsSpec
+from dapo.spec.tree.graders import AnyGrader, JsonSchemaGrader
 
 Rows = TypeVar("Rows", bound=RowsSpec)
 

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dapo.spec.algorithm import PRESETS, AlgorithmSpec
 from dapo.spec.budget import format_bytes, payload_budget
-from dapo.spec.checks import find_warnings
-from dapo.spec.data import DataSpec
-from dapo.spec.paths import is_local_model
-from dapo.spec.resources import Device
+from dapo.spec.checks.consistency import find_warnings
 from dapo.spec.run import RunSpec
-from dapo.spec.wording import redact_url, scalar_text
+from dapo.spec.text.paths import is_local_model
+from dapo.spec.text.wording import redact_url, scalar_text
+from dapo.spec.tree.algorithm import PRESETS, AlgorithmSpec
+from dapo.spec.tree.data import DataSpec
+from dapo.spec.tree.resources import Device
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,16 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from dapo.spec.algorithm import GROUP_SIZES, AlgorithmSpec
-from dapo.spec.base import Section
-from dapo.spec.checks import find_problems
-from dapo.spec.data import DataSpec, ModelSpec, SamplingSpec
-from dapo.spec.evaluation import FORM_FIELDS, EvaluationSpec, inherit
-from dapo.spec.grader_checks import referenced_graders
-from dapo.spec.graders import AnyGrader, find_grader
-from dapo.spec.resources import ENGINE_RESERVE_TOKENS, ResourcesSpec
-from dapo.spec.reward import RewardSpec
-from dapo.spec.training import (
+from dapo.spec.checks.consistency import find_problems
+from dapo.spec.checks.graders import referenced_graders
+from dapo.spec.tree.algorithm import GROUP_SIZES, AlgorithmSpec
+from dapo.spec.tree.base import Section
+from dapo.spec.tree.data import DataSpec, ModelSpec, SamplingSpec
+from dapo.spec.tree.evaluation import FORM_FIELDS, EvaluationSpec, inherit
+from dapo.spec.tree.graders import AnyGrader, find_grader
+from dapo.spec.tree.resources import ENGINE_RESERVE_TOKENS, ResourcesSpec
+from dapo.spec.tree.reward import RewardSpec
+from dapo.spec.tree.training import (
     AsynchronySpec,
     CheckpointSpec,
     LoraSpec,

@@ -7,7 +7,7 @@ import os
 from dapo.bus import BusError
 from dapo.spec import RunSpec
 from dapo.worker import WorkerEnvironment, run_worker
-from services.generator.server import ServerError, SglangServer, pick_device
+from services.generator.engine.server import ServerError, SglangServer, pick_device
 from services.generator.tokens import PromptCodec
 from services.generator.worker import Generator
 

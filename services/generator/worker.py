@@ -14,13 +14,13 @@ from dapo.bus import RETRIES, Bus, Delivery, Outcome, attempt_number
 from dapo.bus.keys import EVALUATIONS, PROMPTS
 from dapo.spec import RunSpec
 from dapo.v1 import messages_pb2 as pb
-from services.generator.engine import EngineError, SamplingParams
-from services.generator.host import EngineHost
-from services.generator.member import ROLE, Membership
-from services.generator.pin import Pin
-from services.generator.receiver import Receiver
-from services.generator.server import EngineServer
+from services.generator.engine.client import EngineError, SamplingParams
+from services.generator.engine.server import EngineServer
+from services.generator.engine.supervisor import EngineSupervisor
 from services.generator.tokens import Limits, PromptCodec, PromptError
+from services.generator.weights.hold import WeightHold
+from services.generator.weights.member import ROLE, Membership
+from services.generator.weights.receiver import Receiver
 from services.generator.writer import CompletionWriter, Finished
 
 log = logging.getLogger(__name__)
@@ -80,9 +80,9 @@ class Generator:
             base_weights=spec.model.path,
             evaluates=evaluates,
         )
-        self._pin = Pin(self.membership)
-        self.host = EngineHost(server, self.membership, fixed_weights=spec.training.steps == 0)
-        self._receiver = Receiver(bus, worker_id, self.host, self.membership, self._pin)
+        self._hold = WeightHold(self.membership)
+        self.supervisor = EngineSupervisor(server, self.membership, fixed_weights=spec.training.steps == 0)
+        self._receiver = Receiver(bus, worker_id, self.supervisor, self.membership, self._hold)
         self._writer = CompletionWriter(bus, codec, worker_id)
 
     async def run(self) -> None:
@@ -94,13 +94,13 @@ class Generator:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._beat())
                 await self._receiver.skip_old()
-                await self.host.start()
-                tasks.create_task(self.host.watch())
+                await self.supervisor.start()
+                tasks.create_task(self.supervisor.watch())
                 tasks.create_task(self._receiver.run())
                 tasks.create_task(self._writer.run())
                 tasks.create_task(self._consume(tasks))
         finally:
-            await self.host.stop()
+            await self.supervisor.stop()
             await self._bus.remove_member(self._id)
 
     async def _beat(self) -> None:
@@ -126,7 +126,7 @@ class Generator:
             if not deliveries:
                 deliveries = await self._bus.consume(self._stream, self._id, count=count, block_s=BLOCK_S)
             if not (deliveries or self._jobs):
-                await self._pin.release()
+                await self._hold.release()
             async for job in self._accept(deliveries):
                 task = tasks.create_task(self._work(job))
                 self._jobs.add(task)
@@ -165,7 +165,7 @@ class Generator:
             if not missing:
                 return
             # Published weights are served by every member, save one that was taken for dead and is still behind.
-            await (self._pin.hold if self._evaluates else self.membership.wait_step)(job.task.issued_version)
+            await (self._hold.hold if self._evaluates else self.membership.wait_step)(job.task.issued_version)
             try:
                 missing = await self._generate(job, missing, attempt_number(job.delivery.attempt, retry))
             except EngineError as error:
@@ -204,7 +204,7 @@ class Generator:
         self.membership.request_started(len(left))
         try:
             sampling = self._sampling_of(job.task)
-            async with aclosing(self.host.engine.generate(list(left), job.prompt, sampling)) as responses:
+            async with aclosing(self.supervisor.engine.generate(list(left), job.prompt, sampling)) as responses:
                 async for response, new_tokens in responses:
                     self.membership.add_tokens(new_tokens)
                     if response.finish is None:
@@ -215,7 +215,7 @@ class Generator:
                         writes.append(self._writer.submit(Finished(group_id, index, attempt, job.prompt, response)))
                     if left and not aborted and any(write.done() and is_closed(write) for write in writes):
                         aborted = True
-                        await self.host.engine.abort(list(left))
+                        await self.supervisor.engine.abort(list(left))
         except EngineError:
             # What was finished before the stream broke off is written all the same.
             await asyncio.gather(*writes)

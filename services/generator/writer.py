@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from dapo.bus import Bus, BusFull, Outcome
 from dapo.contracts.arrays import encode_ids, encode_logprobs
 from dapo.v1 import messages_pb2 as pb
-from services.generator.engine import EngineError, Response
-from services.generator.member import parse_version
+from services.generator.engine.client import EngineError, Response
 from services.generator.tokens import PromptCodec
+from services.generator.weights.member import parse_version
 
 log = logging.getLogger(__name__)
 

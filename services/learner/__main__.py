@@ -8,7 +8,7 @@ import threading
 from functools import partial
 from types import TracebackType
 
-from dapo.process import die_with_parent
+from dapo.host.processes import die_with_parent
 from dapo.spec import RunSpec
 from dapo.telemetry import logs
 from dapo.worker import WorkerEnvironment, variable
@@ -50,7 +50,7 @@ def run() -> None:
     logs.configure(environment.worker_id)
 
     # Torch and DeepSpeed take seconds to import: only now, when the process can already be stopped and has a log.
-    from services.learner.control import ControlLoop
+    from services.learner.background import ControlLoop
     from services.learner.distributed import join_ranks
 
     control = ControlLoop()
@@ -60,11 +60,11 @@ def run() -> None:
 
     from transformers.utils import logging as transformers_logging
 
-    from services.learner.engine import LearnerEngine
     from services.learner.loop import LearnerLoop
-    from services.learner.lora import add_lora
-    from services.learner.model import PolicyModel, ValueModel, load_causal
-    from services.learner.trainer import Trainer
+    from services.learner.model.lora import add_lora
+    from services.learner.model.policy import PolicyModel, ValueModel, load_causal
+    from services.learner.step.engine import LearnerEngine
+    from services.learner.step.trainer import Trainer
 
     transformers_logging.disable_progress_bar()
     load = partial(load_causal, spec.model.path, spec.model.dtype)

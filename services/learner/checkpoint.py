@@ -23,7 +23,7 @@ import torch.distributed as dist
 from transformers import AutoTokenizer
 
 from dapo.spec import RunSpec
-from services.learner.trainer import Trainer
+from services.learner.step.trainer import Trainer
 
 FORMAT = 1
 SHARDS = "shards"

@@ -9,7 +9,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from dapo.spec.resources import Device
+from dapo.spec.tree.resources import Device
 
 GROUP_TIMEOUT = timedelta(minutes=30)
 """Bound on one collective between learner ranks; the longest wait is for a slow rank's micro-batch or checkpoint."""

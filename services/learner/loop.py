@@ -16,14 +16,14 @@ from dapo.bus import Bus
 from dapo.spec import RunSpec
 from dapo.v1 import messages_pb2 as pb
 from dapo.worker import WorkerEnvironment
-from services.learner.buckets import WeightBuckets
+from services.learner.background import ControlLoop
 from services.learner.checkpoint import CheckpointStore
-from services.learner.control import ControlLoop
 from services.learner.distributed import Ranks, broadcast_ints
-from services.learner.payloads import Sample, fetch_samples
-from services.learner.publisher import Publisher
-from services.learner.trainer import Trainer, flat_samples
-from services.learner.weight_group import DEVICE_OF
+from services.learner.step.payloads import Sample, fetch_samples
+from services.learner.step.trainer import Trainer, flat_samples
+from services.learner.weights.buckets import WeightBuckets
+from services.learner.weights.publisher import Publisher
+from services.learner.weights.transport import DEVICE_OF
 
 log = logging.getLogger(__name__)
 

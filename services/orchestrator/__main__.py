@@ -14,12 +14,12 @@ from pathlib import Path
 
 import uvicorn
 
-from dapo.process import die_with_parent
+from dapo.host.processes import die_with_parent
 from dapo.telemetry.logs import configure
-from services.orchestrator.access import TOKEN_VARIABLE, UnsafeBind, check_bind
-from services.orchestrator.grpc_api import start_grpc
-from services.orchestrator.rest import create_app
-from services.orchestrator.service import RunService
+from services.orchestrator.api.access import TOKEN_VARIABLE, UnsafeBind, check_bind
+from services.orchestrator.api.grpc_api import start_grpc
+from services.orchestrator.api.rest import create_app
+from services.orchestrator.runs.service import RunService
 
 log = logging.getLogger("services.orchestrator")
 

@@ -5,8 +5,8 @@ import sys
 from dapo.bus import BusError
 from dapo.spec import RunSpec
 from dapo.worker import WorkerEnvironment, run_worker
-from services.verifier.grading import Grading
-from services.verifier.pool import GraderStartError
+from services.verifier.grading.dispatch import Grading
+from services.verifier.grading.pool import GraderStartError
 from services.verifier.worker import Verifier
 
 

@@ -17,10 +17,10 @@ from dapo.bus import Bus, BusFull, BusUnavailable, Delivery, GroupState, Unknown
 from dapo.contracts.prompts import prompt_text
 from dapo.spec import RunSpec
 from dapo.v1 import messages_pb2 as pb
-from services.verifier.alarm import FailureAlarm
 from services.verifier.graders import Verdict, wrong
-from services.verifier.grading import Grading
-from services.verifier.pool import GradingRequest
+from services.verifier.grading.alarm import FailureAlarm
+from services.verifier.grading.dispatch import Grading
+from services.verifier.grading.pool import GradingRequest
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -13,7 +13,8 @@ from typing import Any
 import psutil
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.support.paths import REPO
+
 DAPO = Path(sys.executable).parent / "dapo"
 MARK = "DAPO_E2E_MARK"
 
@@ -30,7 +31,7 @@ class Platform:
         command = [str(DAPO), *map(str, arguments)]
         return subprocess.Popen(
             command,
-            cwd=REPOSITORY,
+            cwd=REPO,
             env=environment,
             text=True,
             stdout=subprocess.PIPE,
@@ -69,7 +70,7 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's base model and data."""
     directory = tmp_path_factory.mktemp("toy")
-    subprocess.run([DAPO, "model", "toy-reverse", directory], check=True, cwd=REPOSITORY)
+    subprocess.run([DAPO, "model", "toy-reverse", directory], check=True, cwd=REPO)
     return directory
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from dapo.telemetry.evaluations import read_evaluations
-from tests.e2e.conftest import DAPO, REPOSITORY, Platform
+from dapo.records.evaluations import read_evaluations
+from tests.e2e.conftest import DAPO, Platform
+from tests.support.paths import REPO, SHARED
 
 pytestmark = pytest.mark.timeout(900)
-GSM8K = REPOSITORY.parent / "shared" / "data" / "gsm8k_test_300.jsonl"
+GSM8K = SHARED / "data" / "gsm8k_test_300.jsonl"
 
 
 def test_a_run_is_evaluated_on_the_way_and_compared_with_its_base(platform: Platform, tmp_path: Path) -> None:
@@ -44,7 +45,7 @@ def test_a_run_is_evaluated_on_the_way_and_compared_with_its_base(platform: Plat
     assert (out / "evaluation.png").exists()
 
     shown = subprocess.run(
-        [DAPO, "runs", "samples", run_dir, "--compare"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+        [DAPO, "runs", "samples", run_dir, "--compare"], cwd=REPO, capture_output=True, text=True, check=True
     ).stdout
     assert "step 0" in shown
     assert "step 20" in shown
@@ -54,7 +55,7 @@ def test_a_run_is_evaluated_on_the_way_and_compared_with_its_base(platform: Plat
 def test_a_pretrained_model_trains_on_gsm8k_and_is_evaluated_before_and_after(
     platform: Platform, tmp_path: Path
 ) -> None:
-    subprocess.run([DAPO, "model", "smollm2", tmp_path], check=True, cwd=REPOSITORY, capture_output=True)
+    subprocess.run([DAPO, "model", "smollm2", tmp_path], check=True, cwd=REPO, capture_output=True)
     settings = {
         "model.path": tmp_path / "model",
         "data.path": GSM8K,

@@ -9,7 +9,8 @@ from statistics import fmean
 
 import pytest
 
-from tests.e2e.conftest import DAPO, REPOSITORY, Platform, read_metrics
+from tests.e2e.conftest import DAPO, Platform, read_metrics
+from tests.support.paths import REPO
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -74,7 +75,7 @@ def test_training_raises_sampled_accuracy(platform: Platform, tmp_path: Path) ->
     assert str(run_dir / "curves.png") in output.replace("\n", "")
 
     exported = tmp_path / "exported"
-    subprocess.run([DAPO, "export", run_dir, exported], check=True, cwd=REPOSITORY)
+    subprocess.run([DAPO, "export", run_dir, exported], check=True, cwd=REPO)
     transformers = pytest.importorskip("transformers")
     tokenizer = transformers.AutoTokenizer.from_pretrained(exported)
     model = transformers.AutoModelForCausalLM.from_pretrained(exported)

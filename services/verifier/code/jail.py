@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
-from dapo.spec.graders import CodeGrader
+from dapo.spec.tree.graders import CodeGrader
 
 _COMMAND = (sys.executable, "-s", "-B", "-m", "services.verifier.code.template")
 _ENVIRONMENT = {

@@ -26,8 +26,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dapo.process import die_with_parent
-from services.verifier.code import program, seccomp, testing, walls
+from dapo.host.processes import die_with_parent
+from services.verifier.code import isolation, program, seccomp, testing
 from services.verifier.code.exchange import Line
 
 FILES = 6
@@ -67,8 +67,8 @@ def main(modules: Sequence[str]) -> None:
         return
     os.environ.clear()
     atexit._clear()
-    walls.put_up()
-    die_with_parent(signal.SIGKILL)  # after the walls: the kernel forgets it with the identity
+    isolation.put_up()
+    die_with_parent(signal.SIGKILL)  # after the isolation: the kernel forgets it with the identity
     gc.collect()
     gc.freeze()
     with suppress(BrokenPipeError, ConnectionResetError):  # the parent is gone, perhaps with a reply unread

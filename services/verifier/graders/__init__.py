@@ -6,7 +6,7 @@ No grader calls an empty answer correct, whatever the gold answer is.
 from collections.abc import Callable
 from typing import Any
 
-from dapo.spec import graders as specs
+from dapo.spec.tree import graders as specs
 from services.verifier.graders.arithmetic import make_arithmetic
 from services.verifier.graders.code import make_code
 from services.verifier.graders.json_schema import make_json_schema

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import NamedTuple
 
-from dapo.spec.graders import ArithmeticGrader
+from dapo.spec.tree.graders import ArithmeticGrader
 from services.verifier.graders.extraction import boxed_answer, marked_answer, tagged_answer
 from services.verifier.graders.verdict import Grade, Verdict, right, wrong
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from functools import lru_cache
 
-from dapo.spec.graders import CodeGrader
+from dapo.spec.tree.graders import CodeGrader
 from services.verifier.code.asserts import CannotTest, count_tests
 from services.verifier.code.gold import Asserts, BadGold, Calls, Scripts, read_gold
 from services.verifier.code.jail import Jail, JailStartError, Outcome

@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from dapo.spec.graders import JsonSchemaGrader
+from dapo.spec.tree.graders import JsonSchemaGrader
 from services.verifier.graders.verdict import Grade, Unbuildable, Verdict, right, wrong
 
 _FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[ \t]*$", re.MULTILINE)

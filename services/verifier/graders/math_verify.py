@@ -13,7 +13,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from dapo.spec.graders import MathVerifyGrader
+from dapo.spec.tree.graders import MathVerifyGrader
 from services.verifier.graders.extraction import final_answer
 from services.verifier.graders.mathematics import (
     Unreadable,

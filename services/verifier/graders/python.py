@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, SupportsFloat
 
-from dapo.spec.graders import PythonGrader
+from dapo.spec.tree.graders import PythonGrader
 from services.verifier.graders.verdict import Grade, Unbuildable, Verdict, scored, wrong
 
 _NO_SCORE = "not a number in [0, 1]"

@@ -9,7 +9,7 @@ import json
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from dapo.spec.graders import ReasoningGymGrader
+from dapo.spec.tree.graders import ReasoningGymGrader
 from services.verifier.graders.extraction import final_answer, tagged_answer
 from services.verifier.graders.mathematics import Unreadable, require_visible
 from services.verifier.graders.verdict import Grade, Verdict, scored, wrong

@@ -3,7 +3,7 @@
 import re
 from collections import deque
 
-from dapo.spec.graders import RegexGrader
+from dapo.spec.tree.graders import RegexGrader
 from services.verifier.graders.verdict import Grade, Unbuildable, Verdict, compare, right, wrong
 
 

@@ -1,0 +1,89 @@
+"""Batches: the run's write-ahead log. Only a checkpoint takes a batch, and the payloads it needs, away again.
+
+Entry ids are (batch number + 1)-0, so a batch number is a position in the stream.
+"""
+
+from collections.abc import Sequence
+
+from google.protobuf.message import DecodeError
+
+from dapo.bus.errors import BusError
+from dapo.bus.parts.groups import Groups
+from dapo.bus.parts.weights import Weights
+from dapo.bus.server import scripts
+from dapo.v1 import messages_pb2 as pb
+
+_STEPS = 10_000
+"""Step reports kept, about; older ones leave (metrics.jsonl keeps them all)."""
+_FLUSH_MS = 20_000
+
+
+class Batches(Groups, Weights):
+    async def cut_batch(self, batch: pb.TrainBatch, epoch: int) -> None:
+        """Appends the batch and moves its groups from kept to batched, or does nothing at all.
+
+        Repeating the same batch changes nothing. Raises Fenced, LedgerError for a group that is not kept, BusError
+        when the number is not the next.
+        """
+        ids = [group.group_id for group in batch.groups]
+        await self._script("cut_batch", epoch, batch.batch, batch.SerializeToString(deterministic=True), *ids)
+
+    async def read_batches(self, after: int, *, block_s: float, count: int = 1) -> list[pb.TrainBatch]:
+        """Up to `count` batches with numbers above `after` (−1: from the start of the log), in order."""
+        found = await self._read(self.keys.batches, f"{after + 1}-0", block_s=block_s, count=count)
+        return [self._batch(entry, fields) for entry, fields in found]
+
+    async def record_step(self, report: pb.StepReport, group_ids: Sequence[str], epoch: int) -> None:
+        """Publishes a finished step and moves its groups from batched to trained.
+
+        Idempotent per batch, so a replay is silent. Raises Fenced, LedgerError, BusError when a batch is left out.
+        """
+        await self._script("record_step", epoch, report.batch, report.SerializeToString(), _STEPS, *group_ids)
+
+    async def read_steps(self, after: str, *, block_s: float) -> list[tuple[str, pb.StepReport]]:
+        """(id, report) of steps after id `after` ("0": from the first kept)."""
+        return await self._messages(pb.StepReport, self.keys.steps, after, block_s)
+
+    async def commit_checkpoint(self, batch: int, epoch: int) -> None:
+        """Batches up to `batch` leave the log; their payloads are deleted. Call it once the checkpoint is complete.
+
+        Raises Fenced, and BusError when steps up to `batch` were not recorded.
+        """
+        found = await self.control.run(self.control.client.xrange, self.keys.batches, "-", f"{batch + 1}-0")
+        covered = [self._batch(entry.decode(), fields) for entry, fields in found]
+        ids = [group.group_id for item in covered for group in item.groups]
+        await self._script("commit_checkpoint", epoch, batch, *ids)
+        await self.sweep()
+
+    async def sync_to_disk(self) -> None:
+        """Returns once all that was written before is in the append-only file on disk.
+
+        Does nothing where the server keeps no such file or has no WAITAOF (before Redis 7.2: use appendfsync always).
+        Raises BusError after 20 s.
+        """
+        servers = {self.control.url: self.control, self.payload.url: self.payload}
+        for server in servers.values():
+            # WAITAOF looks at its own connection's last write, so it needs one, also where memory is full.
+            pipeline = server.client.pipeline(transaction=False)
+            script = scripts.sources()["control"]
+            pipeline.execute_command("EVAL", script, 1, self.keys.prefix, "SET", self.keys.sync, b"")
+            pipeline.execute_command("WAITAOF", 1, 0, _FLUSH_MS)
+            written, reply = await server.run(pipeline.execute, raise_on_error=False)
+            if isinstance(written, Exception):
+                raise BusError(f"{self.keys.sync} cannot be written at {server.shown}: {written}") from written
+            if isinstance(reply, Exception):
+                if "appendonly is disabled" not in str(reply) and "unknown command" not in str(reply):
+                    raise BusError(f"WAITAOF at {server.shown}: {reply}") from reply
+            elif reply[0] < 1:
+                raise BusError(
+                    f"The server at {server.shown} had not written its append-only file within {_FLUSH_MS // 1000} s:"
+                    " look at its disk (INFO persistence)"
+                )
+
+    def _batch(self, entry: str, fields: dict[bytes, bytes]) -> pb.TrainBatch:
+        try:
+            return pb.TrainBatch.FromString(fields[b"data"])
+        except (DecodeError, KeyError) as error:
+            raise BusError(
+                f"entry {entry} of {self.keys.batches} is no TrainBatch ({error}): resume from a checkpoint"
+            ) from error

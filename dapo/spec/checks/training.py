@@ -1,0 +1,83 @@
+"""What of the training section does not go together: where memory is saved, and what is trained."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from dapo.spec.text.problem import Problem
+
+if TYPE_CHECKING:
+    from dapo.spec.run import RunSpec
+
+STAGE_OF_OFFLOAD = {
+    "none": (0, ""),
+    "optimizer": (1, "offloads the optimizer's state, which ZeRO holds from stage 1"),
+    "parameters": (3, "offloads parameters between their uses, which only ZeRO stage 3 tells apart"),
+}
+"""The ZeRO stage that each offload needs at least, and why."""
+
+
+def training_memory(spec: "RunSpec") -> Iterator[Problem]:
+    yield from _offload(spec)
+    yield from _sequence_parallel(spec)
+    yield from _lora(spec)
+
+
+def _offload(spec: "RunSpec") -> Iterator[Problem]:
+    offload, found = spec.training.offload, spec.training.zero_stage
+    stage, why = STAGE_OF_OFFLOAD[offload]
+    if found < stage:
+        yield Problem(
+            "training.offload",
+            offload,
+            f"{why}, and training.zero_stage = {found}. Set training.zero_stage: {stage}, or this field to none",
+        )
+
+
+def _sequence_parallel(spec: "RunSpec") -> Iterator[Problem]:
+    ranks = spec.training.sequence_parallel
+    if ranks > 1:
+        yield Problem(
+            "training.sequence_parallel",
+            str(ranks),
+            "is not implemented: every learner rank trains on whole sequences of its own. Set 1. Where long sequences "
+            "do not fit, use model.gradient_checkpointing: true, training.zero_stage: 3, training.offload and a lower "
+            "training.max_tokens_per_micro_batch; where short ones leave room, training.packing",
+        )
+
+
+def _lora(spec: "RunSpec") -> Iterator[Problem]:
+    modules = spec.lora.target_modules
+    if not all(name.strip() for name in modules.split(",")):
+        yield Problem(
+            "lora.target_modules",
+            modules,
+            "holds an empty name. Set all-linear, or names separated by commas, e.g. q_proj,v_proj",
+        )
+
+
+def training_course(spec: "RunSpec") -> Iterator[Problem]:
+    """Counts of steps that leave nothing of the run."""
+    steps, algorithm = spec.training.steps, spec.algorithm
+    warmup = spec.value.warmup_steps
+    if algorithm.advantage_estimator == "gae" and warmup >= steps:
+        yield Problem(
+            "value.warmup_steps",
+            str(warmup),
+            f"covers the whole run (training.steps = {steps}), so the policy would never be trained. "
+            f"Set fewer than {steps}",
+        )
+    refresh = algorithm.reference_refresh_steps
+    if algorithm.needs_reference and refresh is not None and refresh >= steps:
+        yield Problem(
+            "algorithm.reference_refresh_steps",
+            str(refresh),
+            f"is not within the run (training.steps = {steps}), so the reference model would stay the initial one. "
+            f"Set fewer than {steps}, or leave this field out",
+        )
+    if spec.optimizer.schedule != "constant" and spec.optimizer.warmup_steps >= steps:
+        yield Problem(
+            "optimizer.schedule",
+            spec.optimizer.schedule,
+            f"begins after optimizer.warmup_steps = {spec.optimizer.warmup_steps}, and the run has {steps} steps. "
+            "Shorten the warm-up, or leave this field out",
+        )

@@ -1,0 +1,67 @@
+"""How many processes of each kind, and what each may use."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from dapo.spec.tree.base import Section
+
+Device = Literal["auto", "cpu", "cuda"]
+RedisUrl = Annotated[str, Field(pattern=r"^(redis|rediss|unix)://.")]
+
+ENGINE_RESERVE_TOKENS = 16
+"""SGLang keeps some tokens of its KV pool back when it admits a request (seven, in 0.5.21)."""
+
+
+class GeneratorResources(Section):
+    replicas: int = Field(default=1, ge=1)
+    """Generator processes, each with an SGLang server of its own."""
+    device: Device = "auto"
+    """auto: CUDA where present."""
+    tensor_parallel: int = Field(default=1, ge=1)
+    """GPUs of one SGLang server."""
+    max_running_requests: int = Field(default=1024, ge=1)
+    """Responses one generator keeps in flight."""
+    max_total_tokens: int | None = Field(default=None, gt=0)
+    """SGLang's KV pool in tokens; none: as much as free memory allows on a GPU; on CPU room for all responses in
+    flight at their longest, within an eighth of memory for all replicas together."""
+    prefix_cache: bool | None = None
+    """Keep the KV cache of prompts for other prompts that begin alike; none: on a GPU only.
+
+    On a CPU its bookkeeping costs more than it saves until prompts are some 500 tokens long."""
+    stream_interval: int = Field(default=16, ge=1)
+    """Tokens between two streamed events of a response."""
+    start_deadline_s: float = Field(default=600.0, gt=0)
+    """SGLang must answer as healthy within this time."""
+
+
+class LearnerResources(Section):
+    ranks: int = Field(default=1, ge=1)
+    """Data-parallel learner processes."""
+    device: Device = "auto"
+    """auto: CUDA where present."""
+
+
+class VerifierResources(Section):
+    replicas: int = Field(default=1, ge=1)
+    """Verifier processes."""
+
+
+class RedisResources(Section):
+    url: RedisUrl | None = None
+    """Redis or Valkey ≥ 7, `redis://host:port`; none: REDIS_URL, else an embedded Valkey.
+
+    A password belongs into REDIS_URL, which no file of the run records."""
+    payload_url: RedisUrl | None = None
+    """Another server for payloads; none keeps them beside the streams."""
+    memory_mib: int = Field(default=16384, ge=16)
+    """Memory budget for payloads. A spec whose payloads cannot fit is refused; above 85 % no prompts are issued.
+
+    An embedded Valkey gets a quarter and 64 MiB more, for the streams and the ledger; give your own server as much."""
+
+
+class ResourcesSpec(Section):
+    generator: GeneratorResources = GeneratorResources()
+    learner: LearnerResources = LearnerResources()
+    verifier: VerifierResources = VerifierResources()
+    redis: RedisResources = RedisResources()

@@ -1,0 +1,117 @@
+"""How the policy is updated, how far generation may run ahead, and how weights and checkpoints travel."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from dapo.spec.tree.base import Section
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Packing = Literal["auto", "on", "off"]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class OptimizerSpec(Section):
+    learning_rate: float = Field(default=1e-6, gt=0)
+    """Peak learning rate of AdamW."""
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    """AdamW's moment decays."""
+    epsilon: float = Field(default=1e-8, gt=0)
+    """AdamW's denominator term."""
+    weight_decay: float = Field(default=0.1, ge=0)
+    """AdamW's decoupled weight decay; biases and norms are not decayed."""
+    warmup_steps: int = Field(default=20, ge=0)
+    """Linear warm-up, in rollout steps (train batches), not optimizer updates."""
+    gradient_clip: float = Field(default=1.0, gt=0)
+    """Bound on the global gradient norm."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Course of the learning rate after the warm-up, in rollout steps, down to `final_rate` at `training.steps`."""
+    final_rate: Share = 0.0
+    """Learning rate at the end of a linear or cosine schedule, as a share of the peak."""
+
+
+class ValueSpec(Section):
+    """The value network of `advantage_estimator: gae`: the model's backbone and one output, trained beside the policy.
+    What is not here (betas, decay, clipping, schedule) it takes from `optimizer`."""
+
+    learning_rate: float = Field(default=1e-5, gt=0)
+    """Peak learning rate of the value network's AdamW."""
+    clip: float | None = Field(default=0.2, gt=0)
+    """Bound on how far an update moves a token's value from the one before the step; none switches it off."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """First steps, in which the value network learns and the policy rests."""
+
+
+class TrainingSpec(Section):
+    steps: int = Field(default=100, ge=0)
+    """Train batches until the run ends. 0: no training and no learner, only the evaluation of `model.path`."""
+    prompts_per_step: int = Field(default=512, ge=1)
+    """B: groups in a train batch."""
+    updates_per_step: int = Field(default=16, ge=1)
+    """Optimizer updates a train batch is split into (mini-batches); must divide prompts_per_step × group_size."""
+    update_epochs: int = Field(default=1, ge=1)
+    """Passes over a train batch; each has `updates_per_step` updates of mini-batches that are drawn anew."""
+    max_tokens_per_micro_batch: int = Field(default=32768, gt=0)
+    """Bound on tokens (prompt + response, padding included) in one forward pass; a longer sequence goes alone."""
+    packing: Packing = "auto"
+    """on: a micro-batch is one row of sequences end to end. off: padded rows. auto: on where attention skips what lies
+    between sequences, i.e. flash attention on CUDA."""
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """DeepSpeed ZeRO stage."""
+    offload: Literal["none", "optimizer", "parameters"] = "none"
+    """What is kept in the host's memory instead of the GPU's: the optimizer's state (from stage 1), or also the
+    parameters between their uses (stage 3)."""
+    sequence_parallel: int = Field(default=1, ge=1)
+    """Learner ranks that share one sequence; more than 1 is refused, and the refusal says what to use instead."""
+
+
+class LoraSpec(Section):
+    """LoRA of the policy. Generators and exports get merged weights; the value network is trained whole."""
+
+    rank: int | None = Field(default=None, ge=1)
+    """r: rank of the trained update of each layer; none trains all parameters instead."""
+    alpha: float = Field(default=32.0, gt=0)
+    """α: the update is scaled by α / r."""
+    target_modules: str = Field(default="all-linear", min_length=1)
+    """Layers with an update: all-linear (all but the embeddings), or names separated by commas, e.g. q_proj,v_proj."""
+
+
+class AsynchronySpec(Section):
+    max_staleness: int = Field(default=1, ge=0)
+    """S: version trained on minus version issued never exceeds it; 0 is the synchronous system."""
+    keep_rate_confidence: float = Field(default=0.9, gt=0.5, lt=1)
+    """Confidence of the upper bound on the keep rate that paces admission."""
+    low_keep_rate_alert: float = Field(default=0.05, ge=0, lt=1)
+    """An alert is raised while the measured keep rate lies below; the run goes on."""
+
+
+class WeightSyncSpec(Section):
+    backend: Literal["auto", "gloo", "nccl"] = "auto"
+    """auto: nccl where learner ranks and generators have GPUs of their own, else gloo."""
+    bucket_mib: int = Field(default=64, ge=1)
+    """Parameters are broadcast in flattened buckets of about this size."""
+    join_deadline_s: float = Field(default=60.0, gt=0)
+    """A generator that has not joined its weight group by then is started anew by its parent."""
+    update_deadline_s: float = Field(default=120.0, gt=0)
+    """The same for one weight update."""
+
+
+class CheckpointSpec(Section):
+    every_steps: int = Field(default=5, ge=1)
+    """Steps between checkpoints; payloads stay in Redis until a checkpoint covers them."""
+    keep_last: int = Field(default=2, ge=1)
+    """Older checkpoints are deleted."""
+
+
+class MetricsSpec(Section):
+    sample_groups_per_step: int = Field(default=4, ge=0)
+    """Groups of each step whose prompts and responses are kept in samples.jsonl, for `dapo runs samples`."""
+    smoothing_steps: int = Field(default=5, ge=1)
+    """Window of the running mean drawn over the raw points in curves.png."""
+    reference_accuracy: dict[str, Share] = Field(default={})
+    """Horizontal lines in curves.png, accuracies from 0 to 1 by label, e.g. {"DAPO paper": 0.50}."""
+    reflection_patterns: list[str] = Field(
+        default=[r"\bwait\b", r"\blet(.s| me| us) (double-)?(check|verify)\b", r"\bre-?(check|think|examin|evaluat)"]
+    )
+    """Regular expressions, upper and lower case alike: a response in which one is found counts in `reflection_share`.
+    A response on which they take longer than `reward.grader_timeout_s` is left out."""

@@ -1,0 +1,155 @@
+"""The receiving end of the weight channel: the learner's commands come over the bus, the weights into SGLang.
+
+A command either ends with "done", or with "failed" and, where the engine may be stuck or half updated, with the engine
+killed and started anew: the member then comes back without a version and the learner sends everything again.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+
+from dapo.bus import Bus
+from dapo.v1 import messages_pb2 as pb
+from services.generator.engine.client import EngineError, TensorDescription
+from services.generator.engine.supervisor import EngineSupervisor
+from services.generator.weights.hold import WeightHold
+from services.generator.weights.member import Membership, version_name
+
+log = logging.getLogger(__name__)
+
+BLOCK_S = 1.0
+
+
+class UpdateFailed(Exception):
+    """A command that the engine did not carry out."""
+
+
+class Receiver:
+    def __init__(
+        self, bus: Bus, generator_id: str, supervisor: EngineSupervisor, membership: Membership, hold: WeightHold
+    ) -> None:
+        self._bus = bus
+        self._hold = hold
+        self._id = generator_id
+        self._supervisor = supervisor
+        self._membership = membership
+        self._after = "0"
+        self._group: str | None = None
+        self._group_engine = -1
+        self._incarnation = 0
+
+    async def skip_old(self) -> None:
+        """Pass over what was said to an earlier process of this name. To be called before the member is ready."""
+        self._after = await self._bus.last_command_id(self._id)
+        published = await self._bus.published_version()
+        self._incarnation = published.incarnation if published is not None else 0
+
+    async def run(self) -> None:
+        """Carry out commands in order, for ever."""
+        while True:
+            for message_id, command in await self._bus.read_commands(self._id, self._after, block_s=BLOCK_S):
+                self._after = message_id
+                await self._handle(command)
+
+    async def _handle(self, command: pb.WeightCommand) -> None:
+        kind = command.WhichOneof("command")
+        try:
+            if not self._supervisor.up:
+                raise UpdateFailed("the engine is being started anew")
+            self._check_incarnation(command.incarnation)
+            if self._hold.held:
+                raise UpdateFailed("an evaluation goes on, and its weights are kept")
+            with self._supervisor.command():
+                async with asyncio.timeout(command.deadline_s):
+                    pause_s = await self._carry_out(command)
+        except (UpdateFailed, EngineError, TimeoutError) as error:
+            reason = f"past its deadline of {command.deadline_s:g} s" if isinstance(error, TimeoutError) else str(error)
+            log.warning("weight command %d (%s) failed: %s", command.serial, kind, reason)
+            # Where the engine was reached it may wait in a collective or hold half of the weights.
+            if not isinstance(error, UpdateFailed):
+                self._supervisor.fail(f"weight command {kind} failed: {reason}")
+            await self._reply(command, "failed", error=reason)
+        else:
+            await self._reply(command, "done", pause_s=pause_s)
+
+    def _check_incarnation(self, incarnation: int) -> None:
+        """A learner that was replaced may not know it yet: it must not disturb the group of its successor."""
+        if incarnation < self._incarnation:
+            raise UpdateFailed(
+                f"the learner's incarnation {incarnation} was replaced by {self._incarnation}; stop the older learner"
+            )
+        self._incarnation = incarnation
+
+    async def _carry_out(self, command: pb.WeightCommand) -> float:
+        """Seconds that generation was halted."""
+        if command.HasField("join"):
+            await self._join(command.join, command.deadline_s)
+        elif command.HasField("update"):
+            return await self._update(command, command.update)
+        elif command.HasField("leave"):
+            await self._leave(command.leave)
+        else:
+            raise UpdateFailed("the command is empty or of a newer protocol")
+        return 0.0
+
+    async def _join(self, join: pb.JoinGroup, deadline_s: float) -> None:
+        if self._joined(self._group):
+            await self._leave(pb.LeaveGroup(group_name=self._group or ""))
+        try:
+            await self._supervisor.engine.init_group(
+                name=join.group_name,
+                address=join.master_address,
+                port=join.master_port,
+                world_size=join.world_size,
+                backend=join.backend,
+                timeout_s=deadline_s,
+            )
+        except EngineError as error:
+            if error.status is None:
+                raise
+            # The engine answered: it is as it was, and may be asked again.
+            raise UpdateFailed(str(error)) from error
+        self._group, self._group_engine = join.group_name, self._supervisor.replacements
+
+    async def _update(self, command: pb.WeightCommand, update: pb.UpdateWeights) -> float:
+        if not self._joined(update.group_name):
+            raise UpdateFailed(f"the engine is not in the group {update.group_name!r}; join first")
+        if not update.buckets:
+            raise UpdateFailed("the update has no buckets")
+        engine, deadline_s = self._supervisor.engine, command.deadline_s
+        await self._membership.set_state("updating")
+        started = time.monotonic()
+        await engine.pause(timeout_s=deadline_s)
+        await self._reply(command, "ready")
+        await engine.begin_update(timeout_s=deadline_s)
+        last = len(update.buckets) - 1
+        for position, bucket in enumerate(update.buckets):
+            version = version_name(update.version) if position == last else None
+            await engine.receive_bucket(
+                update.group_name, describe(bucket.tensors), version=version, timeout_s=deadline_s
+            )
+        await engine.end_update(timeout_s=deadline_s)
+        await engine.resume(timeout_s=deadline_s)
+        pause_s = time.monotonic() - started
+        if not self._supervisor.up or self._supervisor.engine is not engine:
+            raise UpdateFailed("the engine went away during the update")
+        await self._membership.serve(update.version)
+        return pause_s
+
+    async def _leave(self, leave: pb.LeaveGroup) -> None:
+        if self._joined(leave.group_name):
+            self._group = None
+            await self._supervisor.engine.destroy_group(leave.group_name)
+
+    def _joined(self, group: str | None) -> bool:
+        """Whether the engine that runs now is in that group."""
+        return group is not None and group == self._group and self._group_engine == self._supervisor.replacements
+
+    async def _reply(self, command: pb.WeightCommand, phase: str, *, error: str = "", pause_s: float = 0.0) -> None:
+        reply = pb.WeightReply(serial=command.serial, phase=phase, error=error, pause_s=pause_s)
+        await self._bus.send_reply(self._id, reply)
+
+
+def describe(tensors: Sequence[pb.TensorSpec]) -> list[TensorDescription]:
+    return [TensorDescription(tensor.name, tensor.dtype, tuple(tensor.shape)) for tensor in tensors]

@@ -1,0 +1,88 @@
+"""Low-rank adaptation (LoRA, arXiv 2106.09685): W + (α / r) · B A with W frozen; only A and B are trained.
+
+Adapters are served and exported merged, under the plain model's names, so neither the generators nor what is exported
+know of them. The trained tensors stay as they are.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from dapo.spec.tree.training import LoraSpec
+
+ADAPTER = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class ServedWeight:
+    """One weight as generators and exports get it. `parameters` are what `value` reads: under ZeRO 3 gather them first.
+
+    The first of them has the weight's whole shape and its dtype.
+    """
+
+    parameters: list[nn.Parameter]
+    delta: Callable[[str], Tensor] | None = None
+    """Gives an adapter's (α / r) · B A, in the shape of the weight."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The whole shape, also where ZeRO 3 has cut the parameter up."""
+        return tuple(getattr(self.parameters[0], "ds_shape", self.parameters[0].shape))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.parameters[0].dtype
+
+    @property
+    def bytes(self) -> int:
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+    @torch.no_grad()
+    def value(self) -> Tensor:
+        """The weight: the parameter itself, or a new tensor with the adapter added in float32."""
+        weight = self.parameters[0].detach()
+        return weight if self.delta is None else (weight.float() + self.delta(ADAPTER).float()).to(weight.dtype)
+
+
+def add_lora(causal: PreTrainedModel, lora: LoraSpec, seed: int) -> None:
+    """Freeze `causal` and put adapters beside the layers that `lora` names; at first they change nothing (B = 0).
+
+    Does nothing where `lora.rank` is none. Raises ValueError when the model has no such layers, or they are embeddings.
+    """
+    if lora.rank is None:
+        return
+    # Seconds to import, and few runs need it.
+    from peft import LoraConfig, inject_adapter_in_model
+
+    names = lora.target_modules.replace(" ", "")
+    wanted = names if names == "all-linear" else names.split(",")
+    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=wanted)
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            inject_adapter_in_model(config, causal, adapter_name=ADAPTER)
+    except ValueError as error:
+        raise ValueError(f"lora.target_modules {lora.target_modules}: {error}") from error
+    embeddings = (causal.get_input_embeddings(), causal.get_output_embeddings())
+    if any(hasattr(embedding, "base_layer") for embedding in embeddings):
+        raise ValueError(
+            f"lora.target_modules {lora.target_modules}: adapters of the embeddings cannot be trained here; name other "
+            "layers, or all-linear"
+        )
+
+
+def served_weights(causal: PreTrainedModel) -> dict[str, ServedWeight]:
+    """The model's weights by their plain Hugging Face names, adapters merged; tied weights appear once."""
+    served = {}
+    for name, parameter in causal.named_parameters():
+        path, _, leaf = name.rpartition(".base_layer.")
+        if path and leaf == "weight":
+            layer = causal.get_submodule(path)
+            adapter = [one for part, one in layer.named_parameters() if part.startswith("lora_")]
+            served[f"{path}.{leaf}"] = ServedWeight([parameter, *adapter], layer.get_delta_weight)
+        elif ".lora_" not in name:
+            served[f"{path}.{leaf}" if path else name] = ServedWeight([parameter])
+    return served

@@ -1,0 +1,122 @@
+"""The networks as the learner runs them: a policy that returns log-probabilities, never logits, and a value network."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import is_flash_attn_2_available
+
+from services.learner.model.logprobs import LogprobHead
+from services.learner.model.lora import ServedWeight, served_weights
+
+CHECK_TOLERANCE = 1e-3
+
+
+class TrainedModel(nn.Module):  # type: ignore[misc]
+    """Wraps a Hugging Face model; `causal.` is the prefix of its parameters' names.
+
+    Where a forward pass takes `ids` [rows, width], rows are padded on the right; attention is causal, so padding needs
+    no mask: nothing real looks at it. With `position_ids` [1, total] the one row holds sequences end to end, and the
+    positions start anew with each: transformers derives from them what may look at what.
+    """
+
+    def __init__(self, causal: PreTrainedModel) -> None:
+        super().__init__()
+        self.causal = causal
+
+    def hidden(self, ids: Tensor, positions: Tensor, position_ids: Tensor | None) -> Tensor:
+        """Last hidden states [n, width] at flat positions [n] of `ids` [rows, width]."""
+        outputs = self.causal.base_model(input_ids=ids, position_ids=position_ids, use_cache=False)
+        states: Tensor = outputs.last_hidden_state
+        return states.flatten(0, 1)[positions]
+
+
+class ValueHead(nn.Linear):  # type: ignore[misc]
+    """Starts at 0 and computes in float32: bfloat16 would round values near 1 to steps of 0.008."""
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return nn.functional.linear(hidden.float(), self.weight.float(), self.bias.float())
+
+
+class ValueModel(TrainedModel):
+    """The causal model's backbone and a linear head that starts at 0, in place of the output embedding."""
+
+    def __init__(self, causal: PreTrainedModel) -> None:
+        super().__init__(causal.base_model)
+        width = causal.config.get_text_config().hidden_size
+        self.head = ValueHead(width, 1, dtype=causal.dtype)
+
+    def forward(self, ids: Tensor, positions: Tensor, position_ids: Tensor | None = None) -> Tensor:
+        """Value [n], float32, of the state at each flat position [n] of `ids`: of what is expected after that token."""
+        values: Tensor = self.head(self.hidden(ids, positions, position_ids))
+        return values.squeeze(-1)
+
+
+class PolicyModel(TrainedModel):
+    def __init__(self, causal: PreTrainedModel, temperature: float, *, entropy_gradient: bool = False) -> None:
+        super().__init__(causal)
+        self.temperature = temperature
+        self.entropy_gradient = entropy_gradient
+        self.hidden_gradient: Tensor | None = None
+        causal.set_output_embeddings(LogprobHead(causal.get_output_embeddings()))
+
+    def forward(
+        self, ids: Tensor, positions: Tensor, targets: Tensor, position_ids: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probability and entropy [n] of `targets` [n], each predicted at a flat position [n] of `ids`."""
+        head = self.causal.get_output_embeddings()
+        hidden = self.hidden(ids, positions, position_ids)
+        if hidden.requires_grad:
+            hidden.register_hook(self._keep_gradient)
+        return head(hidden, targets, self.temperature, self.entropy_gradient)
+
+    def _keep_gradient(self, gradient: Tensor) -> None:
+        self.hidden_gradient = gradient.detach()
+
+    def take_hidden_gradient(self) -> Tensor:
+        """By the hidden states [n, width] of the tokens in the loss, of the last backward pass; only once."""
+        gradient, self.hidden_gradient = self.hidden_gradient, None
+        assert gradient is not None, "no backward pass"
+        return gradient
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self.causal.config.get_text_config().vocab_size)
+
+    def served_weights(self) -> dict[str, ServedWeight]:
+        """What generators and exports get, by Hugging Face names; a tied output embedding is the input embedding."""
+        return served_weights(self.causal)
+
+
+@torch.no_grad()
+def check_head(causal: PreTrainedModel) -> None:
+    """Refuse models whose logits are more than head(backbone(ids)), such as those with soft-capped logits."""
+    ids = torch.tensor([[1, 2]])
+    wanted = causal(input_ids=ids).logits.float()
+    found = causal.get_output_embeddings()(causal.base_model(input_ids=ids).last_hidden_state).float()
+    if not torch.allclose(found, wanted, atol=CHECK_TOLERANCE, rtol=CHECK_TOLERANCE):
+        raise ValueError(
+            f"model.path {causal.name_or_path}: {type(causal).__name__} transforms its logits after the output "
+            "embedding, which the learner's log-probabilities would miss; use a model without such a transform"
+        )
+
+
+def load_causal(path: str, dtype: str) -> PreTrainedModel:
+    """The model in `path` on the CPU. Raises FileNotFoundError when a local path does not exist."""
+    if path.startswith((".", "/", "~")) and not Path(path).expanduser().is_dir():
+        raise FileNotFoundError(f"model.path {path}: no such directory; give a Hugging Face model directory")
+    source = str(Path(path).expanduser())
+    config = AutoConfig.from_pretrained(source)
+    # The sampler has no dropout, so neither has the policy whose log-probabilities are compared with its own.
+    for name in [name for name in config.to_dict() if name.endswith(("dropout", "pdrop"))]:
+        setattr(config, name, 0.0)
+    causal = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=getattr(torch, dtype))
+    check_head(causal)
+    if dtype == "bfloat16" and torch.cuda.is_available() and is_flash_attn_2_available():
+        causal.set_attn_implementation("flash_attention_2")
+    return causal

@@ -1,0 +1,133 @@
+"""What a step needs before its first update: π_old, π_ref, values and, from these, PPO's advantages.
+
+All of it is computed once a step, whatever the number of epochs, and stored in the samples.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from dapo.spec import RunSpec
+from services.learner.distributed import Ranks, sum_named
+from services.learner.loss import gae
+from services.learner.model.policy import PolicyModel, ValueModel
+from services.learner.step.batch import MicroBatch, collate
+from services.learner.step.engine import LearnerEngine
+from services.learner.step.metrics import Tally, mismatch_sums, value_sums
+from services.learner.step.payloads import Sample
+
+WHITENING_EPSILON = 1e-8
+MEASURED_AT_ONCE = 32
+"""Samples; a whole batch in one array may not fit."""
+
+
+class Preparation:
+    """Holds the frozen reference model; the policy and the value network it only asks."""
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        policy: LearnerEngine[PolicyModel],
+        value: LearnerEngine[ValueModel] | None,
+        reference: PreTrainedModel | None,
+        *,
+        packed: bool,
+    ) -> None:
+        self.spec = spec
+        self.packed = packed
+        self.policy = policy
+        self.value = value
+        self.ranks: Ranks = policy.ranks
+        self.decoupled = spec.algorithm.proximal_policy == "decoupled"
+        self.reference: PolicyModel | None = None
+        if reference is not None:
+            frozen = PolicyModel(reference, spec.sampling.temperature).to(self.ranks.device)
+            self.reference = frozen.eval().requires_grad_(False)
+
+    @property
+    def needed(self) -> bool:
+        return self.decoupled or self.reference is not None or self.value is not None
+
+    def run(self, micro_batches: Sequence[Sequence[Sample]], counted: Sequence[Sample], tally: Tally) -> None:
+        """Fill in the samples of `micro_batches`; all ranks together, with equally many of them.
+
+        `counted` are the samples that this rank speaks for: with several epochs two ranks may hold the same one.
+        """
+        for samples in micro_batches:
+            self._forward(samples)
+        if self.value is not None:
+            for samples in micro_batches:
+                self._estimate_advantages(samples)
+            if self.spec.algorithm.advantage_whitening:
+                held = [sample for samples in micro_batches for sample in samples]
+                self._whiten(held, counted)
+        self._measure(counted, tally)
+
+    @torch.no_grad()
+    def _forward(self, samples: Sequence[Sample]) -> None:
+        batch = collate(samples, self.ranks.device, packed=self.packed)
+        inputs = (batch.ids, batch.positions, batch.targets, batch.position_ids)
+        if self.decoupled:
+            _store(samples, "proximal", batch, self.policy(*inputs)[0])
+        if self.reference is not None:
+            _store(samples, "reference", batch, self.reference(*inputs)[0])
+        if self.value is not None:
+            _store(samples, "values", batch, self.value(batch.ids, batch.positions, batch.position_ids))
+
+    def _estimate_advantages(self, samples: Sequence[Sample]) -> None:
+        if not samples:
+            return
+        algorithm = self.spec.algorithm
+        batch = collate(samples, torch.device("cpu"))
+        in_reward = algorithm.kl_placement == "reward" and self.reference is not None
+        rewards = gae.token_rewards(
+            np.array([sample.reward for sample in samples]),
+            batch.mask.numpy(),
+            (batch.proximal - batch.reference).numpy() if in_reward else None,
+            algorithm.kl_coefficient,
+        )
+        advantages, returns = gae.estimate(
+            rewards, batch.values.numpy(), batch.mask.numpy(), gamma=algorithm.gae_gamma, lam=algorithm.gae_lambda
+        )
+        for row, sample in enumerate(samples):
+            sample.advantages = advantages[row, : sample.response_tokens].astype(np.float32)
+            sample.returns = returns[row, : sample.response_tokens].astype(np.float32)
+
+    def _whiten(self, held: Sequence[Sample], counted: Sequence[Sample]) -> None:
+        """Shift and scale all advantages to mean 0 and deviation 1 over the train batch's tokens."""
+        mine = [sample.advantages[sample.mask].astype(np.float64) for sample in counted]
+        sums = sum_named({"count": float(sum(map(len, mine))), "sum": float(sum(values.sum() for values in mine))})
+        mean = sums["sum"] / max(1.0, sums["count"])
+        squares = sum_named({"squares": float(sum(np.square(values - mean).sum() for values in mine))})["squares"]
+        deviation = (squares / max(1.0, sums["count"])) ** 0.5
+        for sample in held:
+            whitened = (sample.advantages - mean) / (deviation + WHITENING_EPSILON)
+            sample.advantages = np.where(sample.mask, whitened, 0.0).astype(np.float32)
+
+    def _measure(self, counted: Sequence[Sample], tally: Tally) -> None:
+        # At least once, so that every rank reports the same names.
+        for start in range(0, max(1, len(counted)), MEASURED_AT_ONCE):
+            batch = collate(counted[start : start + MEASURED_AT_ONCE], torch.device("cpu"))
+            if self.decoupled:
+                tally.add(mismatch_sums(batch.proximal, batch.behaviour, batch.mask))
+            if self.value is not None:
+                tally.add(value_sums(batch.values, batch.returns, batch.mask))
+
+    @torch.no_grad()
+    def refresh_reference(self) -> None:
+        """The current policy becomes the reference model. A collective under ZeRO 3."""
+        assert self.reference is not None
+        frozen = dict(self.reference.causal.named_parameters())
+        for name, weight in self.policy.module.served_weights().items():
+            with self.policy.gathered(weight.parameters):
+                frozen[name].copy_(weight.value())
+
+
+def _store(samples: Sequence[Sample], name: str, batch: MicroBatch, values: Tensor) -> None:
+    """Values [n] of the masked tokens into the samples' arrays of that name."""
+    rows = batch.padded(values).cpu().numpy()
+    for row, sample in zip(rows, samples, strict=False):
+        setattr(sample, name, row[: sample.response_tokens])

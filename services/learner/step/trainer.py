@@ -1,0 +1,191 @@
+"""Trains one batch: plan, fetch, prepare, update. The same on every rank, which hold different shares."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import isfinite
+
+import torch
+from transformers import PreTrainedModel
+
+from dapo.spec import RunSpec
+from dapo.v1 import messages_pb2 as pb
+from services.learner.distributed import Ranks, min_ints
+from services.learner.loss.gradient_noise import gradient_sums
+from services.learner.loss.policy import Objective, TokenInputs, policy_loss, value_loss
+from services.learner.model.policy import PolicyModel, ValueModel
+from services.learner.step.batch import MicroBatch, collate
+from services.learner.step.engine import LearnerEngine, rate_factor
+from services.learner.step.metrics import Tally, lag_sums, mismatch_sums, record_metrics, step_metrics, update_sums
+from services.learner.step.minibatch import BatchPlan, Denominators, plan_batch
+from services.learner.step.packing import packs
+from services.learner.step.payloads import Sample
+from services.learner.step.preparation import Preparation
+
+Fetch = Callable[[dict[int, pb.TrainSample]], dict[int, Sample]]
+"""Gives the usable samples of one rank's share; whoever provides it reports the others."""
+
+NOT_MINE = 2**62
+
+
+def flat_samples(batch: pb.TrainBatch) -> list[tuple[pb.TrainGroup, pb.TrainSample]]:
+    """Every sample of a batch beside its group, in the order of the record: position = index everywhere."""
+    return [(group, sample) for group in batch.groups for sample in group.samples]
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One optimizer update as this rank runs it, with the denominators that all ranks share."""
+
+    micro_batches: list[list[Sample]]
+    totals: Denominators
+
+
+class Trainer:
+    """The policy's engine; the value network's with `gae`; and, where the objective asks for one, a reference model."""
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        engine: LearnerEngine[PolicyModel],
+        value: LearnerEngine[ValueModel] | None = None,
+        reference: PreTrainedModel | None = None,
+    ) -> None:
+        self.spec = spec
+        self.engine = engine
+        self.value = value
+        self.ranks: Ranks = engine.ranks
+        self.objective = Objective.from_spec(spec.algorithm, spec.sampling.max_response_tokens)
+        self.packed = packs(spec.training.packing, engine.module.causal)
+        self.preparation = Preparation(spec, engine, value, reference, packed=self.packed)
+
+    def train(self, batch: pb.TrainBatch, fetch: Fetch) -> dict[str, float]:
+        """Turn version `batch.batch` into the next one; returns the step's metrics. Called by all ranks together."""
+        started = time.monotonic()
+        rate = self._set_rates(batch.batch)
+        records = [sample for _, sample in flat_samples(batch)]
+        plan = plan_batch(
+            [record.prompt_tokens + record.response_tokens for record in records],
+            [record.in_loss and record.response_tokens > 0 for record in records],
+            updates=self.spec.training.updates_per_step,
+            epochs=self.spec.training.update_epochs,
+            ranks=self.ranks.world_size,
+            seed=self.spec.seed,
+            batch=batch.batch,
+            packed=self.packed,
+        )
+        wanted = plan.rank_indices(self.ranks.rank)
+        samples = fetch({index: records[index] for index in wanted})
+        loss_tokens = self._agree_on_loss_tokens(len(records), wanted, samples)
+        tally = Tally()
+        if self.preparation.needed:
+            self._prepare(plan, loss_tokens, samples, tally)
+        metrics = self._run_updates(self._updates(plan, loss_tokens, samples), batch.batch, tally)
+        self._refresh_reference(batch.batch)
+        metrics |= record_metrics(batch, loss_tokens)
+        return metrics | {"lr": rate, "train_s": time.monotonic() - started}
+
+    def _set_rates(self, step: int) -> float:
+        """Both learning rates follow one schedule, the policy's from where it begins to learn. Returns the policy's."""
+        optimizer, steps = self.spec.optimizer, self.spec.training.steps
+        resting = 0
+        if self.value is not None:
+            resting = self.spec.value.warmup_steps
+            self.value.set_learning_rate(self.spec.value.learning_rate * rate_factor(step, optimizer, steps))
+        rate = optimizer.learning_rate * rate_factor(max(0, step - resting), optimizer, steps - resting)
+        self.engine.set_learning_rate(rate)
+        return rate
+
+    def _agree_on_loss_tokens(self, count: int, wanted: Sequence[int], samples: dict[int, Sample]) -> list[int]:
+        """Tokens in the loss of every sample: 0 where some rank could not use it, or nobody trains on it."""
+        mine = [NOT_MINE] * count
+        for index in wanted:
+            mine[index] = samples[index].loss_tokens if index in samples else 0
+        return [tokens if tokens < NOT_MINE else 0 for tokens in min_ints(mine)]
+
+    def _prepare(self, plan: BatchPlan, loss_tokens: Sequence[int], samples: dict[int, Sample], tally: Tally) -> None:
+        packed = plan.whole(loss_tokens, self.spec.training.max_tokens_per_micro_batch)[self.ranks.rank]
+        first_epoch = plan.shares[: self.spec.training.updates_per_step]
+        counted = [index for update in first_epoch for index in update[self.ranks.rank] if loss_tokens[index]]
+        self.preparation.run(
+            [[samples[index] for index in indices] for indices in packed], [samples[index] for index in counted], tally
+        )
+
+    def _updates(self, plan: BatchPlan, loss_tokens: Sequence[int], samples: dict[int, Sample]) -> list[Update]:
+        """This rank's micro-batches of each update that has anything to train on."""
+        updates = []
+        for number in range(len(plan.shares)):
+            packed, totals = plan.update(number, loss_tokens, self.spec.training.max_tokens_per_micro_batch)
+            if totals.tokens:
+                mine = [[samples[index] for index in indices] for indices in packed[self.ranks.rank]]
+                updates.append(Update(mine, totals))
+        return updates
+
+    def _run_updates(self, updates: Sequence[Update], step: int, tally: Tally) -> dict[str, float]:
+        frozen = self.value is not None and step < self.spec.value.warmup_steps
+        norms, value_norms = [], []
+        for number, update in enumerate(updates):
+            for samples in update.micro_batches:
+                tally.add(lag_sums(samples, step))
+                micro_batch = collate(samples, self.ranks.device, packed=self.packed)
+                self._policy_micro_batch(micro_batch, update, tally, number=number, frozen=frozen)
+                self._value_micro_batch(micro_batch, update, tally)
+            if not frozen:
+                norms.append(self.engine.step())
+            if self.value is not None:
+                value_norms.append(self.value.step())
+        applied = [norm for norm in norms if isfinite(norm)]
+        metrics = step_metrics(tally, len(updates))
+        metrics |= {"grad_norm": _mean(applied), "updates": float(len(applied))}
+        metrics["skipped_updates"] = float(sum(not isfinite(norm) for norm in norms + value_norms))
+        return metrics | ({"value_grad_norm": _mean(value_norms)} if self.value is not None else {})
+
+    def _policy_micro_batch(
+        self, micro_batch: MicroBatch, update: Update, tally: Tally, *, number: int, frozen: bool
+    ) -> None:
+        """Forward, and backward unless the policy rests while the value network warms up.
+
+        The mismatch is measured where the policy has not moved yet: on the first update, or, decoupled, in preparation.
+        """
+        with torch.set_grad_enabled(not frozen):
+            logprobs, entropy = self.engine(
+                micro_batch.ids, micro_batch.positions, micro_batch.targets, micro_batch.position_ids
+            )
+            inputs = TokenInputs(
+                current=micro_batch.padded(logprobs),
+                proximal=micro_batch.proximal,
+                behaviour=micro_batch.behaviour,
+                advantages=micro_batch.advantages,
+                mask=micro_batch.mask,
+                entropy=micro_batch.padded(entropy),
+                reference=micro_batch.reference if self.preparation.reference is not None else None,
+            )
+            loss = policy_loss(inputs, self.objective, update.totals)
+        if not frozen:
+            self.engine.backward(loss)
+            gradient = self.engine.module.take_hidden_gradient() / self.ranks.world_size
+            tally.add(gradient_sums(gradient, micro_batch.mask, number))
+        sums, maxima = update_sums(inputs, self.objective)
+        tally.add(sums | {"loss": loss.detach()})
+        tally.add_maxima(maxima)
+        if number == 0 and not self.preparation.decoupled:
+            tally.add(mismatch_sums(inputs.current, inputs.behaviour, inputs.mask))
+
+    def _value_micro_batch(self, micro_batch: MicroBatch, update: Update, tally: Tally) -> None:
+        if self.value is None:
+            return
+        values = micro_batch.padded(self.value(micro_batch.ids, micro_batch.positions, micro_batch.position_ids))
+        loss = value_loss(
+            values, micro_batch.values, micro_batch.returns, micro_batch.mask, update.totals, clip=self.spec.value.clip
+        )
+        self.value.backward(loss)
+        tally.add({"value_loss": loss.detach()})
+
+    def _refresh_reference(self, step: int) -> None:
+        period = self.spec.algorithm.reference_refresh_steps
+        if period is not None and (step + 1) % period == 0:
+            self.preparation.refresh_reference()
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / max(1, len(values))

@@ -1,0 +1,121 @@
+"""The run service as gRPC dapo.v1.RunService, with health checking and reflection."""
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NoReturn
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from dapo.spec.text.problem import SpecError
+from dapo.v1 import run_pb2 as pb
+from dapo.v1 import run_pb2_grpc
+from services.orchestrator.api.access import is_authorised
+from services.orchestrator.runs.service import BadCursor, RunConflict, RunNotFound, RunService, ServiceStopping
+
+_NAME = pb.DESCRIPTOR.services_by_name["RunService"].full_name
+_CODES: dict[type[Exception], grpc.StatusCode] = {
+    SpecError: grpc.StatusCode.INVALID_ARGUMENT,
+    BadCursor: grpc.StatusCode.INVALID_ARGUMENT,
+    RunNotFound: grpc.StatusCode.NOT_FOUND,
+    RunConflict: grpc.StatusCode.ALREADY_EXISTS,
+    ServiceStopping: grpc.StatusCode.UNAVAILABLE,
+}
+_Errors = (SpecError, BadCursor, RunNotFound, RunConflict, ServiceStopping)
+
+
+async def _fail(context: Any, error: Exception) -> NoReturn:
+    code = next(code for kind, code in _CODES.items() if isinstance(error, kind))
+    await context.abort(code, str(error))
+    raise AssertionError("abort raises")
+
+
+class RunServicer(run_pb2_grpc.RunServiceServicer):
+    """Turns RunService's typed errors into status codes; their text goes into the details."""
+
+    def __init__(self, service: RunService) -> None:
+        self._service = service
+
+    async def _answer(self, call: Awaitable[pb.Run], context: Any) -> pb.Run:
+        try:
+            return await call
+        except _Errors as error:
+            await _fail(context, error)
+
+    async def CreateRun(self, request: pb.CreateRunRequest, context: Any) -> pb.Run:  # noqa: N802
+        return await self._answer(self._service.create(request.spec, request.run_dir), context)
+
+    async def GetRun(self, request: pb.GetRunRequest, context: Any) -> pb.Run:  # noqa: N802
+        return await self._answer(self._service.get(request.id), context)
+
+    async def ListRuns(self, request: pb.ListRunsRequest, context: Any) -> pb.ListRunsResponse:  # noqa: N802
+        return pb.ListRunsResponse(runs=await self._service.list())
+
+    async def StopRun(self, request: pb.StopRunRequest, context: Any) -> pb.Run:  # noqa: N802
+        return await self._answer(self._service.stop(request.id), context)
+
+    async def WatchRun(self, request: pb.WatchRunRequest, context: Any) -> AsyncIterator[pb.RunEvent]:  # noqa: N802
+        try:
+            events = self._service.watch(request.id, request.after)
+        except _Errors as error:
+            await _fail(context, error)
+        async for event in events:
+            yield pb.RunEvent(id=event.id, kind=event.kind, data=json.dumps(event.data))
+
+
+class _TokenCheck(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """Wants the bearer token on every call but health checks."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
+        header = dict(details.invocation_metadata).get("authorization")
+        if details.method.startswith("/grpc.health.") or is_authorised(header, self._token):
+            return await continuation(details)
+        handler = await continuation(details)
+        return _refuse_like(handler)
+
+
+def _refuse_like(handler: Any) -> Any:
+    """A handler of the same shape as `handler` that refuses the call."""
+    if handler is None:
+        return None
+
+    async def refuse(_: Any, context: Any) -> None:
+        await context.abort(
+            grpc.StatusCode.UNAUTHENTICATED, "send the service's token as metadata 'authorization: Bearer <token>'"
+        )
+
+    async def refuse_stream(request: Any, context: Any) -> AsyncIterator[Any]:
+        await refuse(request, context)
+        yield
+
+    make = {
+        (False, False): (grpc.unary_unary_rpc_method_handler, refuse),
+        (False, True): (grpc.unary_stream_rpc_method_handler, refuse_stream),
+        (True, False): (grpc.stream_unary_rpc_method_handler, refuse),
+        (True, True): (grpc.stream_stream_rpc_method_handler, refuse_stream),
+    }
+    build, behaviour = make[handler.request_streaming, handler.response_streaming]
+    return build(behaviour, handler.request_deserializer, handler.response_serializer)
+
+
+async def start_grpc(service: RunService, host: str, port: int, token: str | None) -> tuple[Any, int]:
+    """Start the server; returns it with its port. Raises OSError when the port cannot be bound."""
+    checks_token = [_TokenCheck(token)] if token else []
+    server = grpc.aio.server(interceptors=checks_token, options=[("grpc.so_reuseport", 0)])
+    run_pb2_grpc.add_RunServiceServicer_to_server(RunServicer(service), server)  # type: ignore[no-untyped-call]
+    checks = health.aio.HealthServicer()  # type: ignore[attr-defined]
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    await checks.set(_NAME, health_pb2.HealthCheckResponse.SERVING)
+    reflection.enable_server_reflection((_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        bound = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise OSError(f"gRPC cannot listen on {address}: {error}") from error
+    await server.start()
+    return server, bound

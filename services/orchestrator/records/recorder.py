@@ -1,0 +1,123 @@
+"""A run's folder: spec.yaml, provenance.json, metrics.jsonl, evaluations.jsonl, samples, summary.json, curves.png."""
+
+import json
+import logging
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dapo.records.curves import plot_run
+from dapo.records.evaluations import EVALUATIONS
+from dapo.records.samples import Sample
+from dapo.spec.load import dump_yaml
+from dapo.spec.run import RunSpec
+from dapo.telemetry.metrics import METRICS
+from services.orchestrator.records.samples import SampleArchive
+
+log = logging.getLogger(__name__)
+
+_SUMMARY_STEPS = 5
+
+
+class RunDirError(ValueError):
+    """The run folder cannot be used."""
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: a number that is not finite is written as null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Replace `path` in one step, so that a reader never sees half a file."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def mean_of(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    """Mean of a metric over the rows that have it."""
+    values = [row[name] for row in rows if isinstance(row.get(name), int | float)]
+    return math.fsum(values) / len(values) if values else None
+
+
+class Recorder:
+    """Writes each step as one flushed line; `finish` writes what is known only at the end."""
+
+    def __init__(self, run_dir: Path, spec: RunSpec, run_id: str) -> None:
+        """Raises RunDirError when the folder already holds a run, OSError when it cannot be written."""
+        self.run_dir = run_dir
+        self.metrics_path = run_dir / "metrics.jsonl"
+        self.rows: list[dict[str, Any]] = []
+        self._spec = spec
+        self._run_id = run_id
+        run_dir.mkdir(parents=True, exist_ok=True)
+        if (run_dir / "spec.yaml").exists():
+            raise RunDirError(f"{run_dir} already holds a run: give another --run-dir, or move it away")
+        (run_dir / "spec.yaml").write_text(dump_yaml(spec), encoding="utf-8")
+        self._metrics = self.metrics_path.open("a", encoding="utf-8")
+        self.samples = SampleArchive(run_dir, spec.metrics.sample_groups_per_step)
+        self.evaluations: list[dict[str, Any]] = []
+
+    def write_provenance(self, value: Mapping[str, Any]) -> None:
+        write_json(self.run_dir / "provenance.json", value)
+
+    def record_step(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """Append one step and return it as written: every declared metric is there, null where it was not measured."""
+        row = {metric.name: None for metric in METRICS} | {name: _finite(value) for name, value in metrics.items()}
+        self.rows.append(row)
+        self._metrics.write(json.dumps(row) + "\n")
+        self._metrics.flush()
+        return row
+
+    def record_evaluation(self, measures: Mapping[str, Any], samples: Sequence[Sample]) -> None:
+        """Append one set's measures to evaluations.jsonl; its samples go to a file of their own."""
+        try:
+            self.samples.write_evaluation(measures["set"], measures["step"], samples)
+        except OSError as error:  # The measures are worth more than the texts.
+            log.error("the samples of the evaluation of step %s cannot be kept: %s", measures["step"], error)
+        self.evaluations.append(dict(measures))
+        with (self.run_dir / EVALUATIONS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(measures) + "\n")
+
+    def summary(
+        self, *, state: str, message: str, ledger: Mapping[str, int], issued: int, elapsed_s: float
+    ) -> dict[str, Any]:
+        """The object of summary.json; accuracy at start and end are means over the first and last five steps."""
+        first, last = self.rows[:_SUMMARY_STEPS], self.rows[-_SUMMARY_STEPS:]
+        return {
+            "run_id": self._run_id,
+            "state": state,
+            "message": message,
+            "steps": len(self.rows),
+            "steps_total": self._spec.training.steps,
+            "elapsed_s": round(elapsed_s, 3),
+            "accuracy_start": mean_of(first, "accuracy_mean"),
+            "accuracy_end": mean_of(last, "accuracy_mean"),
+            "reward_start": mean_of(first, "reward_mean"),
+            "reward_end": mean_of(last, "reward_mean"),
+            "evaluations": self._first_and_last(),
+            "step_s_mean": mean_of(self.rows, "step_s"),
+            "generated_tokens": self.rows[-1].get("generated_tokens", 0) if self.rows else 0,
+            "issued_groups": issued,
+            "ledger": dict(ledger),
+        }
+
+    def _first_and_last(self) -> dict[str, list[dict[str, Any]]]:
+        """By set, the first evaluation and the last; one where there is no other."""
+        by_set: dict[str, list[dict[str, Any]]] = {}
+        for row in self.evaluations:
+            by_set[row["set"]] = [*by_set.get(row["set"], [])[:1], row]
+        return by_set
+
+    def write_summary(self, value: Mapping[str, Any]) -> None:
+        try:
+            write_json(self.run_dir / "summary.json", value)
+        finally:
+            self._metrics.close()
+
+    def draw(self) -> Path | None:
+        """curves.png, or None when no step was finished."""
+        return plot_run(self.run_dir) if self.rows else None

@@ -1,0 +1,144 @@
+"""Keeps groups for people to read (format: dapo/records/samples.py).
+
+Nothing here catches OSError: whether a full disk is borne is for the caller to decide, and a run should bear it.
+"""
+
+import errno
+import math
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from dapo.algo.batches import is_truncated
+from dapo.bus.parts.groups import GroupRecord
+from dapo.contracts.prompts import prompt_text
+from dapo.records.samples import Response, Sample, evaluation_path, rotated_path, training_path
+from dapo.v1 import messages_pb2 as pb
+
+MAX_CHARACTERS = 32_768
+"""Of a prompt, a gold answer or a response; of a longer one the beginning and the end are kept."""
+_DIGITS = 6
+_LIMIT_BYTES = 64 << 20
+
+
+def make_sample(record: GroupRecord, texts: Sequence[bytes | None], outcome: str) -> Sample:
+    """The sample of a scored group with the texts of its responses, by index; read them before the group is settled,
+    for settling deletes those of a group that is not kept.
+
+    Raises ValueError unless there is one text, or None, for each grade, and for an outcome that a sample cannot have.
+    """
+    task = record.task
+    if len(texts) != len(record.grades):
+        raise ValueError(f"group {record.group_id}: {len(texts)} texts for {len(record.grades)} grades")
+    return Sample(
+        step=task.issued_version,
+        set=task.evaluation or None,
+        group_id=record.group_id,
+        row_id=task.row_id,
+        prompt=_cut(prompt_text(task.prompt)),
+        gold=_cut(task.gold),
+        grader=task.grader,
+        outcome=outcome,
+        responses=tuple(_response(grade, text) for grade, text in zip(record.grades, texts, strict=True)),
+    )
+
+
+def _response(grade: pb.Grade, text: bytes | None) -> Response:
+    completion = grade.completion
+    return Response(
+        index=completion.index,
+        text=None if text is None else _cut(text.decode(errors="replace")),
+        correct=grade.correct,
+        score=_number(grade.score),
+        reason=grade.reason,
+        extracted=_cut(grade.extracted),
+        tokens=completion.response_tokens,
+        truncated=is_truncated(completion),
+        reward=_number(grade.reward),
+        penalty=_number(grade.overlong_penalty),
+        version_min=completion.version_min,
+        version_max=completion.version_max,
+        parts={name: _number(score) for name, score in sorted(grade.parts.items())},
+    )
+
+
+def _number(value: float) -> float | None:
+    """A float32 without the digits that it does not have; None where it is not finite."""
+    return round(value, _DIGITS) if math.isfinite(value) else None
+
+
+def _cut(text: str) -> str:
+    if len(text) <= MAX_CHARACTERS:
+        return text
+    half = MAX_CHARACTERS // 2
+    return f"{text[:half]}\n[… {len(text) - 2 * half:,} characters left out …]\n{text[-half:]}"
+
+
+class SampleArchive:
+    """Invariant: files hold whole lines only, also after a write that failed.
+
+    samples.jsonl takes `groups_per_step` groups of each step, those that are settled first, of which at most half (one
+    where that is none) are filtered: an archive of prompts that are all too hard shows little.
+    """
+
+    def __init__(self, run_dir: Path, groups_per_step: int, limit_bytes: int = _LIMIT_BYTES) -> None:
+        self._run_dir = run_dir
+        self._groups_per_step = groups_per_step
+        self._limit_bytes = limit_bytes
+        self._added: Counter[tuple[int, str]] = Counter()
+
+    def wants(self, step: int, outcome: str) -> bool:
+        """Whether there is room for one more training group that was issued at `step` (its `issued_version`)."""
+        kept, filtered = self._added[step, "kept"], self._added[step, "filtered"]
+        if kept + filtered >= self._groups_per_step:
+            return False
+        return outcome == "kept" or filtered < max(1, self._groups_per_step // 2)
+
+    def add(self, sample: Sample) -> None:
+        """Append one line to samples.jsonl, which is first renamed to samples.1.jsonl where it would grow too long.
+
+        Does nothing where the step has found enough groups since the caller asked `wants`.
+        Raises OSError, e.g. where the disk is full; then nothing was added, and the next call may succeed.
+        """
+        if not self.wants(sample.step, sample.outcome):
+            return
+        path = training_path(self._run_dir)
+        line = _line(sample)
+        size = path.stat().st_size if path.exists() else 0
+        if size and size + len(line) > self._limit_bytes:
+            os.replace(path, rotated_path(self._run_dir))
+        _append(path, line)
+        self._added[sample.step, sample.outcome] += 1
+
+    def write_evaluation(self, set_name: str, step: int, samples: Sequence[Sample]) -> Path:
+        """Write the groups of one evaluation in the order given, in one step, and return the file's path.
+
+        Raises OSError, e.g. where the disk is full; then an older file of that name is as it was. Raises ValueError for
+        a set name that is no single folder.
+        """
+        path = evaluation_path(self._run_dir, set_name, step)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.part")
+        try:
+            with part.open("wb") as file:
+                file.writelines(map(_line, samples))
+            os.replace(part, path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
+        return path
+
+
+def _line(sample: Sample) -> bytes:
+    return sample.model_dump_json().encode() + b"\n"
+
+
+def _append(path: Path, line: bytes) -> None:
+    """All of `line` or none of it."""
+    with path.open("ab", buffering=0) as file:
+        size = file.tell()
+        written = file.write(line)
+        if written != len(line):
+            file.truncate(size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))

@@ -1,0 +1,97 @@
+"""RunService: the runs of this process. REST and gRPC are two faces of this one implementation."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from dapo.spec.load import missing_inputs, parse_spec
+from dapo.spec.text.problem import SpecError
+from dapo.v1 import run_pb2 as pb
+from services.orchestrator.runs.events import Event
+from services.orchestrator.runs.execution import Execution
+from services.orchestrator.records.recorder import Recorder, RunDirError
+
+
+class RunNotFound(LookupError):
+    """No run of this service has that id."""
+
+
+class RunConflict(RuntimeError):
+    """The request does not fit the state of things, e.g. a run folder that is taken."""
+
+
+class BadCursor(ValueError):
+    """`after` is not the id of an event."""
+
+
+class ServiceStopping(RuntimeError):
+    """The service is shutting down and takes no new run."""
+
+
+def new_run_id(name: str, now: datetime) -> str:
+    """<name>-<YYYYmmdd-HHMMSS>-<4 hex digits>, the time in UTC."""
+    return f"{name}-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+class RunService:
+    """Creates, shows, stops and watches runs. Without `redis_url` each run gets an embedded Valkey of its own."""
+
+    def __init__(self, *, state_dir: Path, redis_url: str | None = None) -> None:
+        self._state_dir = state_dir
+        self._redis_url = redis_url
+        self._runs: dict[str, Execution] = {}
+        self._stopping = False
+
+    async def create(self, spec_text: str, run_dir: str = "") -> pb.Run:
+        """Start a run. Raises SpecError for the spec, RunConflict for a folder that is taken or cannot be made."""
+        if self._stopping:
+            raise ServiceStopping("the service is shutting down: it takes no new run")
+        spec = parse_spec(spec_text)
+        if problems := missing_inputs(spec):
+            raise SpecError(problems)
+        now = datetime.now(UTC)
+        run_id = new_run_id(spec.name, now)
+        folder = Path(run_dir) if run_dir else self._state_dir / "runs" / run_id
+        try:
+            recorder = Recorder(folder.resolve(), spec, run_id)
+        except (RunDirError, OSError) as error:
+            raise RunConflict(f"run_dir {folder}: {error}") from error
+        execution = Execution(run_id, spec, recorder, redis_url=self._redis_url, created_at=now)
+        self._runs[run_id] = execution
+        execution.start()
+        return execution.snapshot()
+
+    def _find(self, run_id: str) -> Execution:
+        try:
+            return self._runs[run_id]
+        except KeyError:
+            raise RunNotFound(f"there is no run {run_id!r} in this service") from None
+
+    async def get(self, run_id: str) -> pb.Run:
+        """Raises RunNotFound."""
+        return await self._find(run_id).read()
+
+    async def list(self) -> list[pb.Run]:
+        """Oldest first."""
+        return [await execution.read() for execution in self._runs.values()]
+
+    async def stop(self, run_id: str) -> pb.Run:
+        """End the run's processes and return once they are gone; a run that has ended stays as it is."""
+        execution = self._find(run_id)
+        await execution.stop()
+        return await execution.read()
+
+    def watch(self, run_id: str, after: str = "") -> AsyncIterator[Event]:
+        """Events after `after` until the run ends. Raises RunNotFound or BadCursor before the first."""
+        events = self._find(run_id).events
+        try:
+            return events.watch(after)
+        except ValueError as error:
+            raise BadCursor(f"after={after!r} is not an event id: give the id of the last event seen") from error
+
+    async def close(self) -> None:
+        """Stop every run."""
+        self._stopping = True
+        await asyncio.gather(*(execution.stop() for execution in self._runs.values()))

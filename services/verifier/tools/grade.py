@@ -1,0 +1,165 @@
+"""`python -m services.verifier.tools.grade FILE …`: verdicts of the rows of a jsonl file. Behind `dapo grade`.
+
+Rows stream: memory holds a few batches of them, however long the file is.
+"""
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from contextlib import ExitStack
+from typing import NamedTuple
+
+from pydantic import TypeAdapter
+
+from dapo.spec.tree.graders import GraderSpec
+from dapo.spec.tree.reward import RewardSpec
+from services.verifier.graders import Verdict
+from services.verifier.grading.dispatch import Grading
+from services.verifier.grading.pool import GraderStartError
+from services.verifier.tools.report import Report, Tally, Unwritable, make_report, writing
+from services.verifier.tools.rows import Batch, Fields, Row, RowReader, TooManyMalformed
+
+_RUN_ERROR = 1
+_USER_ERROR = 2
+_INTERRUPTED = 130
+
+
+class _Pending(NamedTuple):
+    batch: Batch
+    verdicts: "asyncio.Task[list[Verdict]]"
+
+
+class GradeCommand:
+    """Reads, grades and reports at the same time, with at most `ahead` batches between reading and reporting."""
+
+    def __init__(self, grading: Grading, reader: RowReader, report: Report, ahead: int) -> None:
+        self._grading = grading
+        self._reader = reader
+        self._report = report
+        self._tally = Tally()
+        self._warned = False
+        self._queue: asyncio.Queue[_Pending | None] = asyncio.Queue(ahead)
+
+    async def run(self) -> Tally:
+        """Raises GraderStartError, TooManyMalformed, Unwritable, OSError, each perhaps in an ExceptionGroup."""
+        async with asyncio.TaskGroup() as group:
+            serving = group.create_task(self._grading.run())
+            group.create_task(self._read(group))
+            await self._show()
+            serving.cancel()
+        return self._tally
+
+    async def _read(self, group: asyncio.TaskGroup) -> None:
+        # In a thread, as a pipe may keep us waiting.
+        while (batch := await asyncio.to_thread(self._reader.take)) is not None:
+            grade = self._grading.grade([row.request for row in batch.rows])
+            await self._queue.put(_Pending(batch, group.create_task(grade)))
+        await self._queue.put(None)
+
+    async def _show(self) -> None:
+        while (pending := await self._queue.get()) is not None:
+            verdicts = await pending.verdicts
+            with writing():
+                for malformed in pending.batch.malformed:
+                    self._tally.malformed += 1
+                    self._report.set_aside(malformed)
+                for row, verdict in zip(pending.batch.rows, verdicts, strict=True):
+                    self._warn(row)
+                    self._tally.add(row, verdict)
+                    self._report.verdict(row, verdict)
+
+    def _warn(self, row: Row) -> None:
+        if not (self._warned or row.request.prompt or self._grading.is_local(row.request.grader)):
+            self._warned = True
+            sys.stderr.write(
+                f"warning: line {row.line} has no prompt, which {row.request.grader!r} is to see. Name its field with "
+                "--prompt-field\n"
+            )
+
+
+def _run(arguments: argparse.Namespace) -> Tally:
+    reward = RewardSpec.model_validate_json(arguments.reward)
+    graders = TypeAdapter(dict[str, GraderSpec]).validate_json(arguments.graders)
+    fields = Fields(arguments.response_field, arguments.gold_field, arguments.correct_field, arguments.prompt_field)
+    with ExitStack() as stack:
+        if arguments.file == "-":
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # A thread that waits for input does not hear of Ctrl-C.
+            file, name = sys.stdin.buffer, "stdin"
+        else:
+            file, name = stack.enter_context(open(arguments.file, "rb")), arguments.file
+        reader = RowReader(file, name, reward.grader, fields, arguments.malformed_limit)
+        report = stack.enter_context(make_report(arguments.file, as_json=arguments.json))
+        command = GradeCommand(Grading(graders, reward), reader, report, 2 + 2 * reward.grader_processes)
+        tally = asyncio.run(command.run())
+    with writing():
+        sys.stdout.flush()
+        report.summary(tally)
+        sys.stdout.flush()
+    return tally
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m services.verifier.tools.grade", description=__doc__)
+    parser.add_argument("file", help="jsonl file, or - for standard input")
+    parser.add_argument("--reward", required=True, help="RewardSpec as JSON")
+    parser.add_argument("--graders", default="{}", help="options of graders by name, as JSON")
+    parser.add_argument("--response-field", default="response")
+    parser.add_argument("--gold-field", default="gold")
+    parser.add_argument("--correct-field", default="correct")
+    parser.add_argument("--prompt-field", default="prompt")
+    parser.add_argument("--malformed-limit", type=int, default=100)
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args()
+
+
+def _leaf(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def main() -> int:
+    arguments = _parse()
+    try:
+        return _outcome(_run(arguments), arguments.file)
+    except KeyboardInterrupt:
+        return _fail("interrupted", _INTERRUPTED)
+    except (ExceptionGroup, GraderStartError, TooManyMalformed, Unwritable, OSError) as error:
+        match leaf := _leaf(error):
+            case BrokenPipeError():  # Who reads our output, e.g. `head`, has seen enough.
+                _drop_output()
+                return 0
+            case Unwritable():
+                _drop_output()
+                return _fail(str(leaf), _USER_ERROR)
+            case GraderStartError():
+                sys.stdout.flush()
+                return _fail(str(leaf), _RUN_ERROR)
+            case TooManyMalformed() | OSError():
+                sys.stdout.flush()
+                return _fail(str(leaf), _USER_ERROR)
+        raise
+
+
+def _outcome(tally: Tally, file: str) -> int:
+    if not tally.graded:
+        return _fail(f"{file} has no row that could be graded", _RUN_ERROR)
+    if tally.failed == tally.graded:
+        return _fail("every grading failed; the reasons are above", _RUN_ERROR)
+    return 0
+
+
+def _fail(message: str, code: int) -> int:
+    sys.stderr.write(f"error: {message}\n")
+    return code
+
+
+def _drop_output() -> None:
+    """What is buffered goes nowhere, so that the end of the process does not stumble over it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""`python -m services.verifier.tools.reasoning_rows TASK OUT`, behind `dapo data reasoning-gym`: rows of a task."""
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from dapo.data.errors import DatasetError
+from dapo.data.outputs import Output, check_output
+from services.verifier.graders.reasoning_gym import SUPPORTED, encode_gold
+
+_INSTRUCTION = "Write your final answer, and nothing else, between <answer> and </answer>."
+
+
+class Refused(ValueError):
+    """The task cannot be had; the message says why."""
+
+
+def generate(task: str, rows: int, seed: int) -> Iterator[dict[str, Any]]:
+    """The same rows for the same arguments. Raises Refused, at once."""
+    if task not in SUPPORTED:
+        names = ", ".join(sorted(SUPPORTED))
+        raise Refused(
+            f"the task {task!r} is not supported, as its answers cannot be graded safely. Take one of {names}"
+        )
+    try:
+        import reasoning_gym
+    except ImportError as error:
+        raise Refused(f"the library reasoning-gym is missing ({error}): pip install '.[reasoning-gym]'") from error
+    return (
+        {
+            "prompt": f"{entry['question']}\n\n{_INSTRUCTION}",
+            "gold": encode_gold(task, entry),
+            "grader": "reasoning_gym",
+            "answer": entry["answer"],
+        }
+        for entry in reasoning_gym.create_dataset(task, size=rows, seed=seed)
+    )
+
+
+def write(rows: Iterable[dict[str, Any]], out: Path, *, force: bool) -> int:
+    """How many were written. The file is complete or not there. Raises DatasetError, OSError."""
+    check_output(out, [".jsonl"], [], force=force)
+    written = 0
+    with Output(out) as output:
+        for row in rows:
+            output.write(row)
+            written += 1
+        output.finish()
+        output.publish()
+    return written
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m services.verifier.tools.reasoning_rows", description=__doc__)
+    parser.add_argument("task")
+    parser.add_argument("out", type=Path, nargs="?")
+    parser.add_argument("--rows", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--force", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.task == "list":
+        sys.stdout.write("\n".join(sorted(SUPPORTED)) + "\n")
+        return 0
+    try:
+        if arguments.out is None:
+            raise Refused("name the file to write: dapo data reasoning-gym TASK OUT.jsonl")
+        written = write(generate(arguments.task, arguments.rows, arguments.seed), arguments.out, force=arguments.force)
+    except KeyboardInterrupt:
+        sys.stderr.write("error: interrupted\n")
+        return 130
+    except (Refused, DatasetError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except OSError as error:
+        sys.stderr.write(f"error: {arguments.out} cannot be written: {error.strerror or error}\n")
+        return 2
+    sys.stdout.write(f"{written} rows of {arguments.task}: {arguments.out}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

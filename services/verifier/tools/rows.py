@@ -1,0 +1,127 @@
+"""Rows of a jsonl file with responses and gold answers, a batch at a time; malformed ones are set aside."""
+
+from typing import Any, BinaryIO, NamedTuple
+
+from dapo.contracts.prompts import prompt_text
+from dapo.data.errors import Malformed, RowError
+from dapo.data.rows import encodable, find, gold_text, kind, read_message
+from dapo.data.tables import MAX_LINE_BYTES, Line, check_length, parse_object, read_lines
+from dapo.v1 import messages_pb2 as pb
+from services.verifier.grading.pool import GradingRequest
+
+_BATCH = 32
+_SHOWN = 5
+
+
+class TooManyMalformed(ValueError):
+    """More rows are malformed than may be set aside."""
+
+
+class Fields(NamedTuple):
+    response: str
+    gold: str
+    correct: str
+    prompt: str
+
+
+class Row(NamedTuple):
+    line: int
+    end: int
+    """Bytes of the file up to the end of the row."""
+    request: GradingRequest
+    expected: bool | None
+    """What the row says of itself."""
+
+
+class Batch(NamedTuple):
+    rows: list[Row]
+    malformed: list[Malformed]
+
+
+class RowReader:
+    """Holds no row that it has given out, and no more than MAX_LINE_BYTES of a line."""
+
+    def __init__(self, file: BinaryIO, name: str, grader: str, fields: Fields, malformed_limit: int) -> None:
+        self._lines = enumerate(read_lines(file), 1)
+        self._name = name
+        self._grader = grader
+        self._fields = fields
+        self._limit = malformed_limit
+        self._position = 0
+        self._malformed = 0
+        self._first: list[Malformed] = []
+
+    def take(self) -> Batch | None:
+        """The next rows; None at the end. Raises TooManyMalformed, and OSError with the file's name."""
+        batch = Batch([], [])
+        lines = self._next_lines()
+        for number, line in lines:
+            self._position += line.length
+            if line.empty:
+                continue
+            try:
+                batch.rows.append(self._row(number, line))
+            except RowError as error:
+                batch.malformed.append(Malformed(self._name, number, str(error)))
+        self._count(batch.malformed)
+        return batch if lines else None
+
+    def _next_lines(self) -> list[tuple[int, Line]]:
+        lines: list[tuple[int, Line]] = []
+        size = 0
+        try:
+            while len(lines) < _BATCH and size < MAX_LINE_BYTES and (item := next(self._lines, None)) is not None:
+                lines.append(item)
+                size += len(item[1].start)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._name) from error
+        return lines
+
+    def _count(self, malformed: list[Malformed]) -> None:
+        self._malformed += len(malformed)
+        self._first += malformed[: _SHOWN - len(self._first)]
+        if self._malformed > self._limit:
+            raise TooManyMalformed(
+                "\n".join(
+                    [f"more rows are malformed than --malformed-limit {self._limit} allows", *map(str, self._first)]
+                )
+            )
+
+    def _row(self, number: int, line: Line) -> Row:
+        check_length(line.length)
+        raw, fields = parse_object(line.start), self._fields
+        response = find(raw, fields.response)
+        if not isinstance(response, str):
+            raise RowError(f"field {fields.response!r} must be a string, not {kind(response)}")
+        encodable(response, fields.response)
+        gold = gold_text(find(raw, fields.gold), fields.gold)
+        request = GradingRequest(self._grader, response, gold, _prompt(raw, fields.prompt))
+        return Row(number, self._position, request, _expected(raw, fields.correct))
+
+
+def _optional(raw: dict[str, Any], field: str) -> Any:
+    try:
+        return find(raw, field)
+    except RowError:
+        return None
+
+
+def _prompt(raw: dict[str, Any], field: str) -> str:
+    """As graders get it in training; empty where the row has none."""
+    match value := _optional(raw, field):
+        case None:
+            return ""
+        case str():
+            return encodable(value, field)
+        case list():
+            return prompt_text(pb.Prompt(messages=[read_message(item, field) for item in value]))
+    raise RowError(f"field {field!r} must be a string or a list of messages, not {kind(value)}")
+
+
+def _expected(raw: dict[str, Any], field: str) -> bool | None:
+    value = _optional(raw, field)
+    if value is None or isinstance(value, bool):
+        return value
+    if value in (0, 1):
+        return bool(value)
+    raise RowError(f"field {field!r} must be true or false, not {value!r}")

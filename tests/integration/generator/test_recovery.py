@@ -1,0 +1,197 @@
+"""What engines, learners and generators that crash, hang or are replaced cost: real Valkey, simulated engine."""
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from dapo.v1 import messages_pb2 as pb
+from services.generator.engine import supervisor
+from services.generator.engine.client import Engine, EngineError, SamplingParams
+from tests.support.generator import Learner, running, until
+from tests.support.generator_runs import FIRST, GROUP_SIZE, NAME, check_payloads, new_run, serving, some_completions
+from tests.support.paths import REPO
+from tests.support.simulator.engine import SimulatedServer, SimulatorOptions
+
+
+def test_an_engine_crash_costs_no_response(redis_url: str, spec) -> None:
+    """Its replacement serves nothing until the learner sends weights again; then the missing responses are made."""
+
+    async def scenario() -> None:
+        async with new_run(redis_url, "crash", spec.model_dump_json()) as run:
+            server = SimulatedServer(SimulatorOptions(step_s=0.02, mean_tokens=30))
+            async with serving(run, spec, server) as learner:
+                await run.issue(["abc>"] * 8)
+                await until(some_completions(run), "the first completion")
+                await server.crash()
+                await learner.wait_state("ready", has_version=False)
+                assert server.starts == 2
+                await learner.announce(pb.Version(incarnation=1, step=3))
+                await run.wait_count("generated", 8)
+                completions = await run.completions(8 * GROUP_SIZE)
+                await check_payloads(run, completions)
+                assert {c.attempt > 0 for c in completions} == {True, False}
+                assert {c.version_max for c in completions} == {0, 3}
+
+    asyncio.run(scenario())
+
+
+def test_a_route_that_hangs_costs_the_engine_and_the_member_comes_back(redis_url: str, spec) -> None:
+    async def scenario() -> None:
+        async with new_run(redis_url, "hang", spec.model_dump_json()) as run:
+            server = SimulatedServer()
+            async with running(run.bus, spec, NAME, server):
+                learner = Learner(run.bus, NAME)
+                await learner.wait_state("ready", has_version=False)
+                server.engine.hang.add("/init_weights_update_group")
+                join = pb.JoinGroup(group_name="one", world_size=2, backend="gloo")
+                failed = await learner.reply(await learner.send(deadline_s=0.3, join=join))
+                assert failed.phase == "failed"
+                assert "0.3" in failed.error
+                await until(restarted(server), "second start")
+                await learner.wait_state("ready", has_version=False)
+                await learner.announce(FIRST)
+
+    asyncio.run(scenario())
+
+
+def test_calls_of_a_replaced_engine_are_typed_errors() -> None:
+    async def scenario() -> None:
+        server = SimulatedServer()
+        engine = Engine(await server.start())
+        await engine.close()
+        with pytest.raises(EngineError, match="replaced"):
+            await engine.pause()
+        with pytest.raises(EngineError, match="replaced"):
+            await anext(engine.generate(["r"], [1], SamplingParams(1.0, 8, ())))
+        assert not await engine.healthy(timeout_s=1.0)
+        await server.kill()
+
+    asyncio.run(scenario())
+
+
+def test_an_engine_that_freezes_is_replaced(redis_url: str, spec, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in (("SILENCE_S", 0.5), ("ANSWER_S", 0.5), ("POLL_S", 0.05)):
+        monkeypatch.setattr(supervisor, name, seconds)
+
+    async def scenario() -> None:
+        async with new_run(redis_url, "frozen", spec.model_dump_json()) as run:
+            server = SimulatedServer(SimulatorOptions(step_s=0.02, mean_tokens=30))
+            async with serving(run, spec, server) as learner:
+                await run.issue(["abc>"] * 4)
+                await until(some_completions(run), "the first completion")
+                server.engine.frozen = True
+                await until(restarted(server), "second start")
+                await learner.wait_state("ready", has_version=False)
+                await learner.announce(FIRST)
+                await run.wait_count("generated", 4)
+
+    asyncio.run(scenario())
+
+
+def test_an_engine_that_is_slow_and_well_is_kept(redis_url: str, spec, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in (("SILENCE_S", 0.2), ("ANSWER_S", 5.0), ("POLL_S", 0.05)):
+        monkeypatch.setattr(supervisor, name, seconds)
+
+    async def scenario() -> None:
+        async with new_run(redis_url, "slow", spec.model_dump_json()) as run:
+            server = SimulatedServer(SimulatorOptions(step_s=0.4, mean_tokens=3))
+            async with serving(run, spec, server):
+                await run.issue(["abc>"])
+                await run.wait_count("generated", 1)
+                assert server.engine.calls["/health"] > 1
+                assert server.starts == 1
+
+    asyncio.run(scenario())
+
+
+def restarted(server: SimulatedServer):
+    async def condition() -> bool:
+        return server.starts == 2
+
+    return condition
+
+
+def test_a_replaced_learner_is_refused_and_harms_nothing(redis_url: str, spec) -> None:
+    async def scenario() -> None:
+        async with new_run(redis_url, "replaced", spec.model_dump_json()) as run:
+            server = SimulatedServer()
+            async with running(run.bus, spec, NAME, server):
+                old, new = Learner(run.bus, NAME, 1), Learner(run.bus, NAME, 2)
+                await old.wait_state("ready", has_version=False)
+                await old.announce(FIRST)
+                await new.announce(pb.Version(incarnation=2, step=0))
+                before = dict(server.engine.calls)
+                for command in (
+                    {"join": pb.JoinGroup(group_name="late", world_size=2, backend="gloo")},
+                    {"update": pb.UpdateWeights(group_name="late", version=FIRST)},
+                    {"leave": pb.LeaveGroup(group_name="late")},
+                ):
+                    refused = await old.reply(await old.send(**command))
+                    assert refused.phase == "failed"
+                    assert "incarnation 1 was replaced by 2" in refused.error
+                assert dict(server.engine.calls) == before
+                member = await new.wait_state("ready", has_version=True)
+                assert member.version.incarnation == 2
+                await run.issue(["abc>"])
+                await run.wait_count("generated", 1)
+                assert server.starts == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_new_generator_knows_of_the_newest_learner(redis_url: str, spec) -> None:
+    async def scenario() -> None:
+        async with new_run(redis_url, "knows", spec.model_dump_json()) as run:
+            epoch = await run.bus.acquire_epoch("learner")
+            await run.bus.set_published_version(pb.Version(incarnation=7, step=3), epoch)
+            async with running(run.bus, spec, NAME, SimulatedServer()):
+                old = Learner(run.bus, NAME, 6)
+                await old.wait_state("ready", has_version=False)
+                join = pb.JoinGroup(group_name="late", world_size=2, backend="gloo")
+                assert "replaced by 7" in (await old.reply(await old.send(join=join))).error
+
+    asyncio.run(scenario())
+
+
+def test_a_killed_workers_group_is_finished_by_another(redis_url: str, spec, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with new_run(redis_url, "killed", spec.model_dump_json()) as run:
+            victim = await start_worker(redis_url, "killed", "generator-1", tmp_path)
+            learner = Learner(run.bus, "generator-1")
+            await learner.wait_state("ready", has_version=False)
+            await learner.announce(FIRST)
+            await run.issue(["abc>"] * 6)
+            await until(some_completions(run), "the first completion")
+            victim.send_signal(signal.SIGKILL)
+            await victim.wait()
+            assert (await run.bus.ledger_counts())["issued"] > 0
+            async with running(run.bus, spec, "generator-2", SimulatedServer()):
+                successor = Learner(run.bus, "generator-2")
+                await successor.wait_state("ready", has_version=False)
+                await successor.announce(FIRST)
+                await run.wait_count("generated", 6)
+                completions = await run.completions(6 * GROUP_SIZE)
+                assert len({(c.group_id, c.index) for c in completions}) == 6 * GROUP_SIZE
+                assert {c.generator_id for c in completions} == {"generator-1", "generator-2"}
+                await check_payloads(run, completions)
+
+    asyncio.run(scenario())
+
+
+async def start_worker(redis_url: str, run_id: str, worker_id: str, run_dir: Path) -> asyncio.subprocess.Process:
+    environment = {
+        **os.environ,
+        "DAPO_REDIS_URL": redis_url,
+        "DAPO_RUN_ID": run_id,
+        "DAPO_WORKER_ID": worker_id,
+        "DAPO_RUN_DIR": str(run_dir),
+        "SIM_STEP_S": "0.05",
+        "SIM_MEAN_TOKENS": "30",
+    }
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.support.simulator.worker", env=environment, cwd=REPO
+    )

@@ -1,0 +1,143 @@
+"""The control loop over real Valkey; generator, verifier and learner are scripted and speak through the bus."""
+
+import pytest
+
+from dapo.bus import Bus
+from dapo.bus.server.embedded import EmbeddedValkey
+from dapo.v1 import messages_pb2 as pb
+from services.orchestrator.control.controller import ControllerError
+from tests.support.orchestrator import PROMPTS, STEPS, Seen, make_spec, run_scripted, some_uniform
+
+
+@pytest.fixture(scope="module")
+def valkey(tmp_path_factory):
+    with EmbeddedValkey(tmp_path_factory.mktemp("valkey"), 128) as server:
+        yield server
+
+
+@pytest.mark.parametrize("staleness", [0, 1, 4])
+def test_a_run_keeps_its_staleness_and_its_ledger(valkey, tmp_path, staleness):
+    spec = make_spec(tmp_path, staleness=staleness)
+    workers, seen = run_scripted(valkey, f"s{staleness}", spec, some_uniform, learn_s=0.05)
+    assert [batch.batch for batch in workers.batches] == list(range(STEPS))
+    assert all(len(batch.groups) == PROMPTS for batch in workers.batches)
+    lags = [batch.batch - group.issued_version for batch in workers.batches for group in batch.groups]
+    assert min(lags) >= 0
+    assert max(lags) <= staleness
+    if staleness:
+        assert max(lags) > 0, "generation never ran ahead of training"
+    trained = [group.group_id for batch in workers.batches for group in batch.groups]
+    assert len(set(trained)) == STEPS * PROMPTS
+    assert not [gid for gid in trained if int(gid[1:]) % 3 == 0], "an uninformative group was trained on"
+    assert all(group.issued_version == workers.issued_at[group.group_id] for b in workers.batches for group in b.groups)
+    assert seen.states == ["running", "draining"]
+    assert seen.open == []
+    assert sum(seen.ledger.values()) == seen.issued
+    assert seen.ledger["trained"] == STEPS * PROMPTS
+    assert {state for state, count in seen.ledger.items() if count} <= {"trained", "filtered", "surplus"}
+
+
+def test_each_step_is_recorded_with_what_it_was_made_of(valkey, tmp_path):
+    spec = make_spec(tmp_path, staleness=1)
+    workers, seen = run_scripted(valkey, "recorded", spec, some_uniform)
+    assert [row["step"] for row in seen.rows] == list(range(1, STEPS + 1))
+    assert [row["policy_version"] for row in seen.rows] == list(range(1, STEPS + 1))
+    for row, batch in zip(seen.rows, workers.batches, strict=True):
+        lags = [batch.batch - group.issued_version for group in batch.groups]
+        assert row["staleness_mean"] == sum(lags) / len(lags)
+        assert row["staleness_max"] == max(lags)
+        assert row["batch_accuracy_mean"] == 0.5
+        assert row["learner_idle"] == pytest.approx(0.2)
+        assert row["entropy"] == 1.0
+    # Accuracy is that of all graded groups: below the 0.5 of those kept, as a third is all wrong.
+    accuracies = [row["accuracy_mean"] for row in seen.rows if row["accuracy_mean"] is not None]
+    assert 0.2 < sum(accuracies) / len(accuracies) < 0.48
+    assert sum(kind == "step" for kind, _ in seen.events) == STEPS
+
+
+def test_without_dynamic_sampling_every_group_is_trained_on(valkey, tmp_path):
+    spec = make_spec(tmp_path, staleness=0, dynamic_sampling=False)
+    _, seen = run_scripted(valkey, "plain", spec, some_uniform)
+    assert {state: count for state, count in seen.ledger.items() if count} == {"trained": STEPS * PROMPTS}
+
+
+def test_failed_groups_are_replaced_and_told(valkey, tmp_path):
+    spec = make_spec(tmp_path, staleness=1)
+    _, seen = run_scripted(
+        valkey, "failing", spec, lambda _, index: index == 0, fail=lambda group_id: int(group_id[1:]) % 5 == 0
+    )
+    assert seen.ledger["failed"] > 0
+    assert seen.ledger["trained"] == STEPS * PROMPTS
+    alerts = [data["message"] for kind, data in seen.events if kind == "alert"]
+    assert any(alert.startswith("group g0000000000 failed: prompt_too_long") for alert in alerts)
+    assert sum(seen.ledger.values()) == seen.issued
+
+
+def test_a_run_whose_groups_all_fail_gives_up_in_words(valkey, tmp_path):
+    spec = make_spec(tmp_path, staleness=1)
+    with pytest.raises(ControllerError, match=r"the last \d+ groups all failed.*'prompt_too_long'"):
+        run_scripted(valkey, "hopeless", spec, some_uniform, fail=lambda group_id: True)
+
+
+def test_a_low_keep_rate_is_an_alert_and_the_run_goes_on(valkey, tmp_path):
+    spec = make_spec(tmp_path, staleness=1, alert=0.5)
+    _, seen = run_scripted(valkey, "low", spec, lambda gid, index: int(gid[1:]) % 5 == 0 and index == 0)
+    alerts = [data["message"] for kind, data in seen.events if kind == "alert"]
+    assert any("dynamic sampling keeps only" in alert for alert in alerts)
+    assert seen.ledger["trained"] == STEPS * PROMPTS
+
+
+MEASURED = {"accuracy_mean", "reward_mean", "response_length_mean", "truncated_share", "keep_rate"}
+
+
+def test_every_step_has_numbers_though_two_batches_are_cut_at_once(valkey, tmp_path):
+    spec = make_spec(tmp_path, staleness=4)
+    _, seen = run_scripted(valkey, "numbers", spec, some_uniform, learn_s=0.05, burst=4 * PROMPTS)
+    assert len(seen.rows) == STEPS
+    assert [row["step"] for row in seen.rows if not all(row[name] is not None for name in MEASURED)] == []
+
+
+def alerts_with(seen: Seen, text: str) -> list[str]:
+    return [data["message"] for kind, data in seen.events if kind == "alert" and text in data["message"]]
+
+
+def test_prompts_that_a_full_server_refused_are_issued_later_and_once(tmp_path):
+    async def react(bus: Bus, kind: str, data: dict) -> None:
+        if data.get("state") == "running":
+            await bus.control.client.config_set("maxmemory", 1 << 16)
+        elif "prompts wait" in data.get("message", ""):
+            assert await bus.issued_total() == 0
+            await bus.control.client.config_set("maxmemory", 1 << 26)
+
+    spec = make_spec(tmp_path, staleness=1)
+    with EmbeddedValkey(tmp_path / "valkey", 64) as server:
+        workers, seen = run_scripted(server, "full", spec, some_uniform, react)
+    assert len(alerts_with(seen, "prompts wait until memory is free")) == 1
+    assert seen.ledger["trained"] == STEPS * PROMPTS
+    assert sum(seen.ledger.values()) == seen.issued
+    rows = [workers.rows_of[group_id] for group_id in sorted(workers.rows_of)]
+    assert rows == [divmod(position, 23) for position in range(len(rows))], "no row is left out or comes twice"
+
+
+def test_while_memory_is_short_no_prompt_is_issued_that_can_wait_for_a_step(tmp_path, monkeypatch):
+    issues: list[tuple[int, int]] = []
+    spec = make_spec(tmp_path, staleness=4, memory_mib=16)
+    issue = Bus.issue_groups
+
+    async def react(bus: Bus, kind: str, data: dict) -> None:
+        if data.get("state") == "running":
+            await bus.put_payloads({bus.payload_key("ballast", index, 0): bytes(1 << 20) for index in range(15)})
+        elif "no new prompts" in data.get("message", ""):
+            monkeypatch.setattr(Bus, "issue_groups", watched)
+
+    async def watched(bus: Bus, tasks: list[pb.PromptTask], epoch: int) -> None:
+        cut, trained = await bus.control.client.hmget(bus.keys.log, "next", "trained")
+        issues.append((int(cut or 0), int(trained or -1) + 1))
+        await issue(bus, tasks, epoch)
+
+    with EmbeddedValkey(tmp_path / "valkey", 64) as server:
+        _, seen = run_scripted(server, "crowded", spec, some_uniform, react, learn_s=0.2)
+    assert len(alerts_with(seen, "above 85% of resources.redis.memory_mib = 16")) == 1
+    assert seen.ledger["trained"] == STEPS * PROMPTS
+    assert issues
+    assert all(cut == trained for cut, trained in issues), issues

@@ -1,0 +1,107 @@
+"""One learner rank for the tests: trains given samples through the real engine, and writes what came out.
+
+`python learner_rank.py CASES.json OUT.json` with the launcher's environment; each case has a new engine.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dapo.spec import RunSpec
+from dapo.v1 import messages_pb2 as pb
+from services.learner.checkpoint import CheckpointStore
+from services.learner.distributed import Ranks, join_ranks
+from services.learner.model.lora import add_lora
+from services.learner.model.policy import PolicyModel, TrainedModel, ValueModel, load_causal
+from services.learner.step.engine import LearnerEngine
+from services.learner.step.payloads import Sample
+from services.learner.step.trainer import Trainer
+
+
+def make_samples(seed: int, count: int, vocabulary: int) -> list[Sample]:
+    rng = np.random.default_rng(seed)
+    samples = []
+    for _ in range(count):
+        prompt, response = int(rng.integers(2, 7)), int(rng.integers(1, 12))
+        ids = rng.integers(0, vocabulary, prompt + response).astype(np.int32)
+        behaviour = (-2.3 + 0.3 * rng.standard_normal(response)).astype(np.float32)
+        advantage = np.full(response, rng.standard_normal(), dtype=np.float32)
+        samples.append(Sample(ids, prompt, np.ones(response, dtype=bool), behaviour, advantage, float(advantage[0])))
+    return samples
+
+
+def make_batch(number: int, samples: list[Sample]) -> pb.TrainBatch:
+    records = [
+        pb.TrainSample(prompt_tokens=s.prompt_tokens, response_tokens=s.response_tokens, in_loss=True) for s in samples
+    ]
+    return pb.TrainBatch(batch=number, groups=[pb.TrainGroup(group_id="g0000000000", samples=records)])
+
+
+def digest(engine: LearnerEngine[TrainedModel]) -> dict[str, list[float]]:
+    """Of every parameter: its first values, and its sum and norm."""
+    found = {}
+    for name, parameter in engine.module.named_parameters():
+        with engine.gathered([parameter]):
+            flat = parameter.detach().double().flatten()
+            found[name.removeprefix("causal.")] = [*flat[:16].tolist(), float(flat.sum()), float(flat.norm())]
+    return found
+
+
+def run_case(case: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
+    """Metrics of each batch trained, and a digest of the parameters after the last."""
+    spec = RunSpec.model_validate(case["spec"])
+    causal = load_causal(spec.model.path, "float32")
+    add_lora(causal, spec.lora, spec.seed)
+    bonus = spec.algorithm.entropy_coefficient > 0
+    policy = PolicyModel(causal, spec.sampling.temperature, entropy_gradient=bonus)
+    engine = LearnerEngine(policy, spec, ranks)
+    value = None
+    if spec.algorithm.advantage_estimator == "gae":
+        value = LearnerEngine(ValueModel(load_causal(spec.model.path, "float32")), spec, ranks)
+    reference = load_causal(spec.model.path, "float32") if spec.algorithm.needs_reference else None
+    trainer = Trainer(spec, engine, value, reference)
+    store = CheckpointStore(Path(case["run_dir"]), spec, trainer)
+    first = 0
+    if case.get("resume"):
+        manifest = store.load()
+        assert manifest is not None
+        first = manifest.step
+    metrics = []
+    for number in range(first, case["batches"]):
+        samples = make_samples(number, case["samples"], engine.module.vocabulary)
+        if case.get("poisoned_batch") == number:
+            samples[0].advantages = np.full_like(samples[0].advantages, np.inf)
+        fetched = {index: sample for index, sample in enumerate(samples) if index not in case.get("lost", [])}
+        metrics.append(trainer.train(make_batch(number, samples), lambda records, f=fetched: pick(records, f)))
+        if case.get("checkpoint_after") == number + 1:
+            directory = store.write(number + 1, incarnation=1)
+            if ranks.leads:
+                store.mark(directory)
+            torch.distributed.barrier()
+    return {
+        "metrics": metrics,
+        "parameters": digest(engine),
+        "value": digest(value) if value is not None else {},
+        "recomputes": engine.module.causal.is_gradient_checkpointing,
+    }
+
+
+def pick(records: dict[int, pb.TrainSample], samples: dict[int, Sample]) -> dict[int, Sample]:
+    return {index: samples[index] for index in records if index in samples}
+
+
+def main() -> None:
+    cases: list[dict[str, Any]] = json.loads(Path(sys.argv[1]).read_text())
+    ranks = join_ranks("cpu")
+    results = [run_case(case, ranks) for case in cases]
+    if ranks.leads:
+        Path(sys.argv[2]).write_text(json.dumps(results))
+    torch.distributed.barrier()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,319 @@
+"""A simulated engine: SGLang's HTTP surface with chosen latencies and lengths, and no model.
+
+All running requests advance by one token a step, as decoding does; each token belongs to the version that is set
+at that step. Responses depend on the seed and the request id alone. Routes can be told to hang or to fail.
+
+`python -m tests.support.simulator.engine --port 30000` serves one by itself.
+"""
+
+import argparse
+import asyncio
+import hashlib
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from dapo.host.ports import HOST, free_port
+from services.generator.engine.client import Endpoint
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+# aiohttp takes 0 for "wait as long as it takes".
+SHUTDOWN_S = 0.01
+GENERATION_ROUTES = frozenset({"/generate"})
+
+
+@dataclass(frozen=True)
+class SimulatorOptions:
+    seed: int = 0
+    vocabulary: int = 11
+    """Ids 0 … vocabulary − 1; a response ends with the first of its request's stop tokens."""
+    mean_tokens: float = 8.0
+    """Lengths are geometric with this mean, the stop token included, and cut at the request's maximum."""
+    step_s: float = 0.002
+    start_s: float = 0.0
+    bucket_s: float = 0.0
+    """Time to receive one bucket of weights."""
+    stream_interval: int = 16
+    max_running: int = 1024
+
+
+@dataclass
+class SimulatedRequest:
+    rid: str
+    ids: list[int]
+    stop: bool
+    """Whether the last id is a stop token; otherwise the response is cut by its maximum."""
+    logprobs: list[float]
+    done: int = 0
+    sent: int = 0
+    spans: list[dict[str, Any]] = field(default_factory=list)
+    events: "asyncio.Queue[dict[str, Any]]" = field(default_factory=asyncio.Queue)
+
+    def advance(self, version: str) -> None:
+        if not self.spans or self.spans[-1]["version"] != version:
+            self.spans.append({"version": version, "start": self.done, "end": self.done})
+        self.done += 1
+        self.spans[-1]["end"] = self.done
+
+    def emit(self, finish: dict[str, Any] | None) -> None:
+        window = slice(self.sent, self.done)
+        meta: dict[str, Any] = {
+            "id": self.rid,
+            "finish_reason": finish,
+            "completion_tokens": self.done,
+            "output_token_logprobs": [
+                [logprob, token, None] for logprob, token in zip(self.logprobs[window], self.ids[window], strict=True)
+            ],
+        }
+        if finish is not None:
+            meta["weight_versions"] = self.spans
+        self.events.put_nowait({"output_ids": self.ids[window], "meta_info": meta})
+        self.sent = self.done
+
+
+def sample(options: SimulatorOptions, rid: str, sampling: dict[str, Any]) -> SimulatedRequest:
+    rng = random.Random(hashlib.blake2b(f"{options.seed}/{rid}".encode()).digest())
+    length = 1
+    while length < sampling["max_new_tokens"] and rng.random() > 1 / options.mean_tokens:
+        length += 1
+    stops = sampling["stop_token_ids"]
+    stop = bool(stops) and length < sampling["max_new_tokens"]
+    ids = [rng.randrange(options.vocabulary) for _ in range(length)]
+    if stop:
+        ids[-1] = stops[0]
+    return SimulatedRequest(rid, ids, stop, [-rng.random() for _ in ids])
+
+
+class SimulatedEngine:
+    def __init__(self, options: SimulatorOptions, *, api_key: str = "", admin_key: str = "") -> None:
+        self.options = options
+        self.version = "base"
+        self.calls: Counter[str] = Counter()
+        """Requests by route."""
+        self.hang: set[str] = set()
+        """Routes that never answer."""
+        self.fail: dict[str, int] = {}
+        """Route -> how many of its next calls are refused with 500."""
+        self.frozen = False
+        """Neither steps nor answers, as a process that was stopped."""
+        self._keys = {True: api_key, False: admin_key}
+        self._requests: dict[str, SimulatedRequest] = {}
+        self._paused = False
+        self._groups: set[str] = set()
+        self._updating = False
+
+    def app(self) -> web.Application:
+        routes: dict[str, Handler] = {
+            "/generate": self._generate,
+            "/abort_request": self._abort,
+            "/pause_generation": self._pause,
+            "/continue_generation": self._continue,
+            "/flush_cache": self._flush,
+            "/init_weights_update_group": self._init_group,
+            "/destroy_weights_update_group": self._destroy_group,
+            "/begin_weight_update": self._begin,
+            "/update_weights_from_distributed": self._update,
+            "/end_weight_update": self._end,
+        }
+        app = web.Application(client_max_size=2**30)
+        app.add_routes(
+            [web.get("/health", self._health), *(web.post(path, self._guard(h)) for path, h in routes.items())]
+        )
+        app.cleanup_ctx.append(self._clock)
+        return app
+
+    def _guard(self, handler: Handler) -> Handler:
+        async def guarded(request: web.Request) -> web.StreamResponse:
+            path = request.path
+            self.calls[path] += 1
+            key = self._keys[path in GENERATION_ROUTES]
+            if key and request.headers.get("Authorization") != f"Bearer {key}":
+                return web.json_response({"error": "Unauthorized"}, status=401)
+            if path in self.hang or self.frozen:
+                await asyncio.Event().wait()
+            if self.fail.get(path, 0) > 0:
+                self.fail[path] -= 1
+                return web.json_response({"success": False, "message": "refused by the test"}, status=500)
+            return await handler(request)
+
+        return guarded
+
+    async def _clock(self, app: web.Application) -> AsyncIterator[None]:
+        steps = asyncio.create_task(self._run_steps())
+        yield
+        steps.cancel()
+
+    async def _run_steps(self) -> None:
+        while True:
+            await asyncio.sleep(self.options.step_s)
+            if not self._paused and not self.frozen:
+                for request in list(self._requests.values())[: self.options.max_running]:
+                    self._step(request)
+
+    def _step(self, request: SimulatedRequest) -> None:
+        request.advance(self.version)
+        if request.done == len(request.ids):
+            del self._requests[request.rid]
+            last = request.ids[-1]
+            request.emit(
+                {"type": "stop", "matched": last} if request.stop else {"type": "length", "length": request.done}
+            )
+        elif self.options.stream_interval == 1 or request.done % self.options.stream_interval == 1:
+            request.emit(None)
+
+    async def _health(self, request: web.Request) -> web.Response:
+        self.calls["/health"] += 1
+        if self.frozen:
+            await asyncio.Event().wait()
+        return web.Response()
+
+    async def _generate(self, request: web.Request) -> web.StreamResponse:
+        body = orjson.loads(await request.read())
+        answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await answer.prepare(request)
+        taken = [rid for rid in body["rid"] if rid in self._requests]
+        if taken or len(body["rid"]) != len(body["input_ids"]):
+            await self._send(answer, {"error": {"message": f"bad or duplicate request ids {taken}", "code": 400}})
+        else:
+            samples = [sample(self.options, rid, body["sampling_params"]) for rid in body["rid"]]
+            try:
+                await self._stream(answer, samples)
+            finally:
+                for unfinished in samples:
+                    self._requests.pop(unfinished.rid, None)
+        await answer.write(b"data: [DONE]\n\n")
+        return answer
+
+    async def _stream(self, answer: web.StreamResponse, samples: list[SimulatedRequest]) -> None:
+        merged: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        for one in samples:
+            one.events = merged
+            self._requests[one.rid] = one
+        index_of = {one.rid: index for index, one in enumerate(samples)}
+        left = len(samples)
+        while left:
+            event = await merged.get()
+            meta = event["meta_info"]
+            left -= meta["finish_reason"] is not None
+            await self._send(answer, {**event, "index": index_of[meta["id"]]})
+
+    @staticmethod
+    async def _send(answer: web.StreamResponse, event: dict[str, Any]) -> None:
+        await answer.write(b"data: " + orjson.dumps(event) + b"\n\n")
+
+    async def _abort(self, request: web.Request) -> web.Response:
+        body = orjson.loads(await request.read())
+        for rid in list(self._requests):
+            if body.get("abort_all") or rid.startswith(body["rid"]):
+                self._requests.pop(rid).emit({"type": "abort", "message": "Aborted"})
+        return web.Response()
+
+    async def _pause(self, request: web.Request) -> web.Response:
+        self._paused = True
+        return web.json_response({"status": "ok"})
+
+    async def _continue(self, request: web.Request) -> web.Response:
+        self._paused = False
+        return web.json_response({"status": "ok"})
+
+    async def _flush(self, request: web.Request) -> web.Response:
+        return web.Response(text="Cache flushed.")
+
+    async def _init_group(self, request: web.Request) -> web.Response:
+        self._groups.add(orjson.loads(await request.read())["group_name"])
+        return self._done()
+
+    async def _destroy_group(self, request: web.Request) -> web.Response:
+        name = orjson.loads(await request.read())["group_name"]
+        if name not in self._groups:
+            return self._refuse("The group to be destroyed does not exist.")
+        self._groups.discard(name)
+        return self._done()
+
+    async def _begin(self, request: web.Request) -> web.Response:
+        self._updating = True
+        return self._done()
+
+    async def _update(self, request: web.Request) -> web.Response:
+        body = orjson.loads(await request.read())
+        if not self._updating:
+            return self._refuse("update_weights_from_distributed must run between begin and end")
+        if body["group_name"] not in self._groups:
+            return self._refuse(f"Group {body['group_name']} not in {sorted(self._groups)}")
+        await asyncio.sleep(self.options.bucket_s)
+        if body["weight_version"] is not None:
+            self.version = body["weight_version"]
+        return self._done()
+
+    async def _end(self, request: web.Request) -> web.Response:
+        if not self._updating:
+            return self._refuse("no weight-update session is open; call begin_weight_update() first")
+        self._updating = False
+        return self._done()
+
+    @staticmethod
+    def _done() -> web.Response:
+        return web.json_response({"success": True, "message": "Success"})
+
+    @staticmethod
+    def _refuse(message: str) -> web.Response:
+        return web.json_response({"success": False, "message": message}, status=400)
+
+
+class SimulatedServer:
+    """An EngineServer whose engine runs in this process. Each start makes a fresh engine."""
+
+    def __init__(self, options: SimulatorOptions | None = None) -> None:
+        self.options = options or SimulatorOptions()
+        self.starts = 0
+        self.engine = SimulatedEngine(self.options)
+        self._runner: web.AppRunner | None = None
+        self._gone = asyncio.Event()
+
+    async def start(self) -> Endpoint:
+        await asyncio.sleep(self.options.start_s)
+        self.starts += 1
+        self._gone = asyncio.Event()
+        port = free_port()
+        self.engine = SimulatedEngine(self.options, api_key="generation", admin_key="control")
+        self._runner = web.AppRunner(
+            self.engine.app(), access_log=None, shutdown_timeout=SHUTDOWN_S, handler_cancellation=True
+        )
+        await self._runner.setup()
+        await web.TCPSite(self._runner, HOST, port).start()
+        return Endpoint(f"http://{HOST}:{port}", "generation", "control")
+
+    async def wait_exit(self) -> str:
+        await self._gone.wait()
+        return "the simulated engine crashed"
+
+    async def kill(self) -> None:
+        if self._runner is not None:
+            runner, self._runner = self._runner, None
+            # aiohttp swallows a cancellation that meets its shutdown; the caller's must reach the caller.
+            await asyncio.shield(asyncio.create_task(runner.cleanup()))
+        self._gone.set()
+
+    async def crash(self) -> None:
+        """Go away as a server does that dies by itself."""
+        await self.kill()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--port", type=int, default=30000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--mean-tokens", type=float, default=SimulatorOptions.mean_tokens)
+    parser.add_argument("--step-s", type=float, default=SimulatorOptions.step_s)
+    flags = parser.parse_args()
+    options = SimulatorOptions(seed=flags.seed, mean_tokens=flags.mean_tokens, step_s=flags.step_s)
+    web.run_app(SimulatedEngine(options).app(), host=HOST, port=flags.port, access_log=None)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""Dynamic sampling, the keep rate and the data frontier."""
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dapo.algo.dynamic_sampling import LOWEST_UPPER_BOUND, KeepRate, is_informative
+from dapo.algo.frontier import Frontier, FrontierState, Part
+from dapo.algo.shaping import shaped_reward
+from tests.unit.algo.test_advantages import make_spec
+
+
+def test_pitfall_01_filter_reads_raw_accuracy_not_the_shaped_reward() -> None:
+    """All correct but of different lengths: shaped rewards differ, the group is still not informative."""
+    spec = make_spec(sampling={"max_response_tokens": 20}, reward={"overlong_buffer_tokens": 10})
+    rewards = {shaped_reward(True, tokens, spec, truncated=False).reward for tokens in (5, 12, 18, 20)}
+    assert len(rewards) == 4
+    assert not is_informative([True] * 4)
+
+
+def test_pitfall_01_the_filter_ignores_what_a_truncated_response_is_rewarded_with() -> None:
+    """All correct and one of them cut: it is rewarded as wrong, the group is still not informative."""
+    spec = make_spec(algorithm={"truncated_reward": "incorrect", "soft_overlong_punishment": False})
+    assert [shaped_reward(True, 5, spec, truncated=cut).reward for cut in (False, True)] == [1, -1]
+    assert not is_informative([True, True])
+
+
+@given(st.integers(1, 4096), st.data())
+def test_pitfall_02_accuracies_are_compared_exactly(size: int, data: st.DataObject) -> None:
+    correct = data.draw(st.integers(0, size))
+    verdicts = [True] * correct + [False] * (size - correct)
+    assert is_informative(verdicts) == (0 < correct < size)
+
+
+def test_pitfall_03_a_length_penalty_does_not_make_an_all_wrong_group_informative() -> None:
+    spec = make_spec(sampling={"max_response_tokens": 20}, reward={"overlong_buffer_tokens": 10})
+    rewards = [shaped_reward(False, tokens, spec, truncated=False).reward for tokens in (5, 20)]
+    assert rewards[0] > rewards[1]
+    assert not is_informative([False, False])
+
+
+def test_keep_rate_starts_at_one_and_stays_while_all_are_kept() -> None:
+    rate = KeepRate()
+    assert rate.upper(0.9) == rate.mean == 1.0
+    for _ in range(2000):
+        rate.observe(True)
+        assert rate.upper(0.9) == 1.0
+    assert rate.mean == 1.0
+
+
+@given(st.lists(st.booleans(), max_size=80), st.sampled_from([0.5, 0.9, 0.999]))
+def test_keep_rate_bounds_its_window_from_above(kept: list[bool], confidence: float) -> None:
+    rate = KeepRate(window=20, prior=4)
+    for one in kept:
+        rate.observe(one)
+    real = kept[-20:]
+    assert rate.mean == (pytest.approx(sum(real) / len(real)) if real else 1.0)
+    assert max(rate.mean, LOWEST_UPPER_BOUND) - 1e-12 <= rate.upper(confidence) <= 1
+    assert rate.upper(confidence) <= rate.upper(0.9999) + 1e-12
+
+
+def test_keep_rate_bound_covers_the_true_rate() -> None:
+    """At 90 % confidence the bound lies below the truth in about a tenth of the windows, never in a quarter."""
+    rng = random.Random(1)
+    below = 0
+    for _ in range(400):
+        rate = KeepRate(window=128, prior=0)
+        for _ in range(128):
+            rate.observe(rng.random() < 0.3)
+        below += rate.upper(0.9) < 0.3
+    assert 0.03 < below / 400 < 0.25
+
+
+def test_pitfall_07_a_keep_rate_of_zero_degrades_with_an_alert() -> None:
+    rate = KeepRate(window=512)
+    assert not rate.is_low(0.05)
+    for _ in range(31):
+        rate.observe(False)
+    assert not rate.is_low(0.05), "too few groups to judge"
+    rate.observe(False)
+    assert rate.is_low(0.05)
+    for _ in range(5000):
+        rate.observe(False)
+    assert rate.upper(0.9) == LOWEST_UPPER_BOUND
+    for _ in range(512):
+        rate.observe(True)
+    assert not rate.is_low(0.05)
+    assert rate.upper(0.9) == 1.0
+
+
+@pytest.mark.parametrize("confidence", [0.4, 1.0])
+def test_keep_rate_refuses_a_confidence_that_bounds_nothing(confidence: float) -> None:
+    with pytest.raises(ValueError, match="confidence"):
+        KeepRate().upper(confidence)
+
+
+@given(st.integers(1, 60), st.integers(0, 2**31), st.booleans())
+def test_frontier_gives_every_row_once_an_epoch(rows: int, seed: int, shuffle: bool) -> None:
+    frontier = Frontier([Part(rows)], seed=seed, shuffle=shuffle)
+    for epoch in range(3):
+        items = [frontier.next() for _ in range(rows)]
+        assert [(item.epoch, item.cursor) for item in items] == [(epoch, cursor) for cursor in range(rows)]
+        assert sorted(item.row for item in items) == list(range(rows))
+        if not shuffle:
+            assert [item.row for item in items] == list(range(rows))
+
+
+parts = st.lists(st.builds(Part, st.integers(1, 12), st.floats(0.05, 4)), min_size=1, max_size=4)
+
+
+@given(parts, st.integers(0, 2**31), st.booleans(), st.integers(1, 6))
+def test_an_epoch_holds_the_promised_number_of_each_part(
+    parts: list[Part], seed: int, shuffle: bool, epochs: int
+) -> None:
+    frontier = Frontier(parts, seed=seed, shuffle=shuffle)
+    in_all: Counter[int] = Counter()
+    for epoch in range(epochs):
+        items = [frontier.next() for _ in range(len(frontier))]
+        assert {item.epoch for item in items} == {epoch}
+        in_epoch = Counter(item.row for item in items)
+        in_all += in_epoch
+        first = 0
+        for part in parts:
+            rows = range(first, first + part.rows)
+            assert abs(part.share - part.rows * part.weight) <= 0.5 or part.share == 1
+            assert sum(in_epoch[row] for row in rows) == part.share
+            for counts, items_of_part in ((in_epoch, part.share), (in_all, (epoch + 1) * part.share)):
+                fewest = items_of_part // part.rows
+                assert {counts[row] for row in rows} <= {fewest, fewest + bool(items_of_part % part.rows)}
+            first += part.rows
+        assert set(in_epoch) <= set(range(first))
+
+
+@given(parts, st.integers(0, 99), st.sets(st.integers(0, 80)))
+def test_frontier_goes_on_from_any_state(parts: list[Part], seed: int, restored_at: set[int]) -> None:
+    straight = Frontier(parts, seed=seed, shuffle=True)
+    restarted = Frontier(parts, seed=seed, shuffle=True)
+    for position in range(80):
+        if position in restored_at:
+            restarted = Frontier(parts, seed=seed, shuffle=True, state=restarted.state())
+        assert straight.next() == restarted.next()
+
+
+def test_without_shuffling_parts_follow_each_other_and_halves_take_turns() -> None:
+    frontier = Frontier([Part(4, 0.5), Part(2, 2)], seed=0, shuffle=False)
+    epochs = [[frontier.next().row for _ in range(len(frontier))] for _ in range(3)]
+    assert epochs == [[0, 1, 4, 5, 4, 5], [2, 3, 4, 5, 4, 5], [0, 1, 4, 5, 4, 5]]
+
+
+def test_frontier_order_depends_on_seed_and_epoch_and_is_fixed_for_good() -> None:
+    def order(seed: int, epoch: int) -> list[int]:
+        frontier = Frontier([Part(10)], seed=seed, shuffle=True, state=FrontierState(epoch, 0))
+        return [frontier.next().row for _ in range(10)]
+
+    assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
+    assert order(0, 0) == [5, 7, 9, 8, 2, 0, 6, 3, 1, 4]
+
+
+@pytest.mark.parametrize("state", [FrontierState(0, 5), FrontierState(-1, 0), FrontierState(0, -1)])
+def test_frontier_refuses_a_state_outside_the_dataset(state: FrontierState) -> None:
+    with pytest.raises(ValueError, match="outside an epoch of 5 prompts"):
+        Frontier([Part(5)], seed=0, shuffle=True, state=state)
+
+
+@pytest.mark.parametrize("parts", [[], [Part(0)], [Part(3), Part(0)]])
+def test_frontier_refuses_an_empty_dataset(parts: list[Part]) -> None:
+    with pytest.raises(ValueError, match=r"data\.path"):
+        Frontier(parts, seed=0, shuffle=True)

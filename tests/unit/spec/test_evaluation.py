@@ -1,0 +1,93 @@
+"""The section `evaluation`, and runs that only evaluate."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from dapo.spec import RunSpec, dump_yaml, parse_spec
+from dapo.spec.load import missing_inputs
+from dapo.spec.plan import plan_processes
+from dapo.spec.tree.evaluation import DAPO_TEMPLATE
+from tests.support.spec import spec, tree
+
+
+def with_sets(**sets: dict[str, Any]) -> RunSpec:
+    return spec(evaluation__sets=sets)
+
+
+def refused(**settings: Any) -> str:
+    with pytest.raises(ValidationError) as caught:
+        RunSpec.model_validate(tree(**settings))
+    return str(caught.value)
+
+
+def test_the_protocol_of_aime_is_the_papers_and_gives_way_to_what_is_written() -> None:
+    made = with_sets(aime={"path": "aime.jsonl", "protocol": "aime-2024"})
+    one = made.evaluation.sets["aime"]
+    assert (one.samples, one.grader, one.chat, one.prompt_template) == (32, "math_dapo", True, DAPO_TEMPLATE)
+    assert (made.evaluation.temperature, made.evaluation.top_p) == (1.0, 0.7)
+    changed = with_sets(aime={"path": "aime.jsonl", "protocol": "aime-2024", "samples": 8, "grader": "math_verify"})
+    assert (changed.evaluation.sets["aime"].samples, changed.evaluation.sets["aime"].grader) == (8, "math_verify")
+
+
+def test_sets_ask_as_the_training_does_unless_they_or_their_protocol_say_otherwise() -> None:
+    sets = {
+        "plain": {"path": "a.jsonl"},
+        "own": {"path": "b.jsonl", "prompt_template": "Q {prompt}"},
+        "aime": {"path": "c.jsonl", "protocol": "aime-2024"},
+    }
+    made = spec(data__prompt_template="T {prompt}", data__chat=True, evaluation__sets=sets)
+    templates = {name: one.prompt_template for name, one in made.evaluation.sets.items()}
+    assert templates == {"plain": "T {prompt}", "own": "Q {prompt}", "aime": DAPO_TEMPLATE}
+    assert made.evaluation.sets["plain"].chat
+
+
+def test_a_resolved_spec_reads_back_the_same() -> None:
+    made = with_sets(aime={"path": "aime.jsonl", "protocol": "aime-2024"}, other={"path": "b.jsonl", "samples": 2})
+    text = dump_yaml(parse_spec(dump_yaml(made)))
+    assert dump_yaml(parse_spec(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"evaluation__every_steps": 5}, "has no effect without prompts to evaluate on"),
+        ({"evaluation__sets": {"a": {"path": "a.jsonl", "weight": 2.0}}}, "sets.a.weight = 2.0: has no effect"),
+        ({"evaluation__sets": {"a": {"path": "a.jsonl", "prompt_template": "x"}}}, "holds no `{prompt}`"),
+        ({"evaluation__sets": {"a": {"path": "a.jsonl", "grader": "math_very"}}}, "no grader is called 'math_very'"),
+        ({"evaluation__sets": {"../a": {"path": "a.jsonl"}}}, "evaluation.sets"),
+        (
+            {"evaluation__sets": {"held-out": {"path": "a.jsonl"}}, "data__held_out_share": 0.1},
+            "has the name of what data.held_out_share keeps back",
+        ),
+        ({"evaluation__max_response_tokens": 10**6}, "the generators hold sequences for sampling.max_response_tokens"),
+        ({"evaluation__dedicated_generator": True}, "has no effect without prompts to evaluate on"),
+        ({"training__steps": 0}, "there is nothing to do: no training, and no evaluation.sets"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_in_words(settings: dict[str, Any], says: str) -> None:
+    assert says in refused(**settings)
+
+
+def test_a_run_without_steps_starts_no_learner(tmp_path: Path) -> None:
+    made = spec(training__steps=0, evaluation__sets={"a": {"path": "a.jsonl"}})
+    plans = plan_processes(
+        made, run_id="r", run_dir=tmp_path, redis_url="redis://h", payload_url=None, master_port=1, cuda_devices=()
+    )
+    assert {plan.role for plan in plans} == {"generator", "verifier"}
+
+
+def test_a_dedicated_generator_is_one_more_and_takes_a_share_of_gpus(tmp_path: Path) -> None:
+    made = spec(evaluation__dedicated_generator=True, evaluation__sets={"a": {"path": "a.jsonl"}})
+    arguments = {"run_id": "r", "run_dir": tmp_path, "redis_url": "redis://h", "payload_url": None, "master_port": 1}
+    plans = plan_processes(made, **arguments, cuda_devices=("0", "1", "2"))
+    generators = [plan for plan in plans if plan.role == "generator"]
+    assert [plan.env.get("DAPO_EVALUATES") for plan in generators] == [None, "1"]
+    assert [plan.env["CUDA_VISIBLE_DEVICES"] for plan in generators] == ["1", "2"]
+
+
+def test_a_set_that_is_not_there_is_named(tmp_path: Path) -> None:
+    made = with_sets(exam={"path": str(tmp_path / "absent.jsonl")})
+    assert "evaluation.sets.exam.path" in {problem.field for problem in missing_inputs(made)}

@@ -1,0 +1,55 @@
+"""Refusals of the training section that are about memory, by field, value and cure."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from dapo.spec.checks.consistency import find_warnings
+from tests.support.spec import spec
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"training__offload": "optimizer"}, ["training.offload = optimizer", "zero_stage = 0", "zero_stage: 1"]),
+        (
+            {"training__offload": "parameters", "training__zero_stage": 2},
+            ["training.offload = parameters", "zero_stage = 2", "zero_stage: 3"],
+        ),
+        (
+            {"training__sequence_parallel": 2},
+            ["training.sequence_parallel = 2", "not implemented", "Set 1", "offload", "packing"],
+        ),
+        ({"lora__alpha": 16.0}, ["lora.alpha = 16.0", "lora.rank = null", "Set lora.rank"]),
+        ({"lora__target_modules": "q_proj"}, ["lora.target_modules = q_proj", "lora.rank = null"]),
+        ({"lora__rank": 0}, ["lora.rank"]),
+        ({"training__packing": "yes"}, ["training.packing"]),
+    ],
+)
+def test_refusals_name_field_value_and_cure(fields: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ValidationError) as refusal:
+        spec(**fields)
+    for word in words:
+        assert word in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"training__offload": "optimizer", "training__zero_stage": 1},
+        {"training__offload": "parameters", "training__zero_stage": 3},
+        {"lora__rank": 8, "lora__alpha": 16.0, "lora__target_modules": "q_proj"},
+        {"training__packing": "on"},
+    ],
+)
+def test_their_neighbours_pass(fields: dict[str, Any]) -> None:
+    spec(**fields)
+
+
+def test_zero_on_one_rank_is_no_waste_where_it_offloads() -> None:
+    def warned(**fields: Any) -> bool:
+        return "training.zero_stage" in [problem.field for problem in find_warnings(spec(**fields))]
+
+    assert warned(training__zero_stage=1)
+    assert not warned(training__zero_stage=1, training__offload="optimizer")

@@ -1,0 +1,165 @@
+"""`reasoning_gym`: every supported task takes its own answer and no other row's, and evaluates no response."""
+
+import ast
+import inspect
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from dapo.data import DatasetError
+from dapo.spec.tree.graders import ReasoningGymGrader
+from services.verifier.graders import build
+from services.verifier.graders.reasoning_gym import SUPPORTED, encode_gold
+from services.verifier.tools.reasoning_rows import Refused, generate, main, write
+
+reasoning_gym = pytest.importorskip("reasoning_gym", reason="pip install '.[reasoning-gym]'")
+
+ROWS = 6
+SLOW = {"futoshiki"}
+"""To generate: a second and more a row."""
+
+
+@pytest.fixture(scope="module")
+def grade():
+    return build(ReasoningGymGrader())
+
+
+@pytest.mark.parametrize("task", sorted(SUPPORTED - SLOW))
+def test_a_task_takes_its_own_answer_and_no_other(task: str, grade) -> None:
+    rows = list(generate(task, ROWS, seed=3))
+    for row in rows:
+        own = grade(f"I think 1.\n<answer>{row['answer']}</answer>", row["gold"])
+        if row["answer"].strip():
+            assert (own.correct, own.score, own.reason) == (True, 1.0, "passed")
+        for text in ("", "<answer></answer>", "<answer> </answer>", "I do not know", f"It is {row['answer']}"):
+            assert grade(text, row["gold"]).reason == "no_answer"
+        both = "\n".join(f"<answer>{other['answer']}</answer>" for other in rows if other["answer"] != row["answer"])
+        assert not grade(both, row["gold"]).correct
+
+
+def test_listing_all_candidates_is_no_way_to_hedge(grade) -> None:
+    for row in generate("course_schedule", 4, seed=1):
+        for listing in ("True False", "True or False", "False, True"):
+            verdict = grade(f"<answer>{listing}</answer>", row["gold"])
+            assert (verdict.correct, verdict.score) == (False, 0.0)
+
+
+FORBIDDEN = {"eval", "exec", "parse_expr", "sympify", "compile", "literal_eval", "__import__", "open", "system"}
+
+
+@pytest.mark.parametrize("task", sorted(SUPPORTED))
+def test_no_supported_rule_evaluates_what_it_scores(task: str) -> None:
+    """Every function of the library that the rule may reach, by its names."""
+    kind, _ = reasoning_gym.factory.DATASETS[task]
+    waiting, seen = [kind.score_answer], set()
+    while waiting:
+        function = waiting.pop()
+        if function in seen:
+            continue
+        seen.add(function)
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+        names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        assert not FORBIDDEN & (names | attributes), f"{task}: {function}"
+        reached = [getattr(kind, name, None) for name in attributes]
+        reached += [getattr(reasoning_gym.utils, name, None) for name in attributes]
+        reached += [function.__globals__.get(name) for name in names]
+        waiting += [one for one in reached if inspect.isfunction(one) and one.__module__.startswith("reasoning_gym")]
+    if task in HELPED:
+        assert len(seen) > 1, f"{task}: the functions that its rule calls were not followed"
+
+
+HELPED = {"chain_sum", "cryptarithm", "jugs", "knights_knaves", "prime_factorization", "shortest_path"}
+"""Their rules call other functions, which the test above must have reached."""
+
+
+@pytest.mark.parametrize("task", ["countdown", "game_of_life_halting", "number_sorting", "n_queens", "nonsense", ""])
+def test_other_tasks_are_refused(task: str, grade) -> None:
+    with pytest.raises(Refused, match=r"is not supported.*Take one of ab, acre"):
+        generate(task, 1, seed=0)
+    gold = encode_gold(task, {"answer": "1", "metadata": {}})
+    assert grade("<answer>1</answer>", gold).reason == "bad_gold"
+
+
+@pytest.mark.parametrize("gold", ["", "3", "{}", '{"task": ["gcd"], "answer": "1", "metadata": {}}', "[" * 5000])
+def test_an_unreadable_gold_is_a_failure(gold: str, grade) -> None:
+    assert grade("<answer>1</answer>", gold).reason == "bad_gold"
+
+
+@pytest.mark.parametrize("answer", ["١٢", "1２", "1\u200b", "9" * 5000, "1e999999999", "[" * 5000, "\ud800"])
+@pytest.mark.parametrize("task", ["chain_sum", "prime_factorization", "group_anagrams", "jugs", "decimal_arithmetic"])
+def test_a_hostile_answer_is_wrong(task: str, answer: str, grade) -> None:
+    (row,) = generate(task, 1, seed=2)
+    verdict = grade(f"<answer>{answer}</answer>", row["gold"])
+    assert (verdict.correct, verdict.failed) == (False, False)
+
+
+def test_rows_are_the_same_for_the_same_seed(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    assert write(generate("gcd", 5, seed=1), first, force=False) == 5
+    write(generate("gcd", 5, seed=1), second, force=False)
+    assert first.read_bytes() == second.read_bytes()
+    row = json.loads(first.read_text().splitlines()[0])
+    assert set(row) == {"prompt", "gold", "grader", "answer"}
+    with pytest.raises(DatasetError, match=r"a\.jsonl is there already: give --force"):
+        write(generate("gcd", 5, seed=2), first, force=False)
+    write(generate("gcd", 5, seed=2), first, force=True)
+    assert first.read_bytes() != second.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "b.jsonl"]
+
+
+COMMAND = [sys.executable, "-m", "dapo.cli.main", "data", "reasoning-gym"]
+
+
+@pytest.mark.parametrize(
+    ("task", "out", "says"),
+    [
+        ("countdown", "out.jsonl", "the task 'countdown' is not supported"),
+        ("gcd", "out.csv", "out.csv must end in .jsonl"),
+        ("gcd", "none/out.jsonl", "none is not a folder: make it first"),
+        ("gcd", "there.jsonl", "there.jsonl is there already: give --force"),
+    ],
+)
+def test_a_refusal_leaves_nothing_behind(tmp_path: Path, task: str, out: str, says: str) -> None:
+    (tmp_path / "there.jsonl").write_text("precious")
+    done = subprocess.run([*COMMAND, task, str(tmp_path / out)], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["there.jsonl"]
+    assert (tmp_path / "there.jsonl").read_text() == "precious"
+
+
+def test_a_missing_library_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setitem(sys.modules, "reasoning_gym", None)
+    monkeypatch.setattr(sys, "argv", ["reasoning_rows", "gcd", str(tmp_path / "out.jsonl")])
+    assert main() == 2
+    assert "the library reasoning-gym is missing" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_named_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk's end."""
+    out = tmp_path / "out.jsonl"
+    done = subprocess.run(["prlimit", "--fsize=2000", *COMMAND, "gcd", str(out)], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == f"error: {out} cannot be written: File too large\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_leaves_nothing_behind(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    process = subprocess.Popen([*COMMAND, "gcd", str(out), "--rows", "100000000"], stderr=subprocess.PIPE, text=True)
+    deadline_s = time.monotonic() + 60
+    while not list(tmp_path.iterdir()) and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    assert list(tmp_path.iterdir())
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (130, "error: interrupted\n")
+    assert list(tmp_path.iterdir()) == []
