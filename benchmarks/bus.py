@@ -8,7 +8,6 @@ round is shown. Client CPU is this process's; the server is another process and 
 
 import argparse
 import asyncio
-import json
 import os
 import statistics
 import tempfile
@@ -20,6 +19,7 @@ from uuid import uuid4
 
 from dapo.bus import Bus, Delivery
 from dapo.bus.server.embedded import EmbeddedValkey
+from dapo.host.files import write_json
 from dapo.v1 import messages_pb2 as pb
 
 Measured = dict[str, float]
@@ -39,8 +39,8 @@ def make_completions(bus: Bus, groups: int, size: int) -> list[pb.Completion]:
             group_id=f"g{group:010d}",
             index=index,
             attempt=1,
-            payload_key=bus.payload_key(f"g{group:010d}", index, 1),
-            text_key=bus.text_key(f"g{group:010d}", index, 1),
+            payload_key=bus.payloads.payload_key(f"g{group:010d}", index, 1),
+            text_key=bus.payloads.text_key(f"g{group:010d}", index, 1),
             prompt_tokens=120,
             response_tokens=900,
             generator_id="generator-0",
@@ -53,7 +53,7 @@ def make_completions(bus: Bus, groups: int, size: int) -> list[pb.Completion]:
 async def plain(bus: Bus, entries: list[bytes], chunk: int) -> None:
     """The same bytes into a stream, with nothing decided about them."""
     for at in range(0, len(entries), chunk):
-        pipeline = bus.control.client.pipeline(transaction=False)
+        pipeline = bus.control_server.client.pipeline(transaction=False)
         for data in entries[at : at + chunk]:
             pipeline.xadd(bus.keys.prefix + "plain", {"data": data})
         await pipeline.execute()
@@ -62,21 +62,21 @@ async def plain(bus: Bus, entries: list[bytes], chunk: int) -> None:
 async def one_round(url: str, groups: int, size: int, chunk: int) -> dict[str, Measured]:
     bus = await Bus.connect(url, f"bench-{uuid4().hex[:8]}")
     total = groups * size
-    epoch = await bus.acquire_epoch("orchestrator")
+    epoch = await bus.lease.acquire("orchestrator")
     tasks = [pb.PromptTask(group_id=f"g{group:010d}", group_size=size, gold="42") for group in range(groups)]
-    found = {"issue_groups": await measure(groups, lambda: bus.issue_groups(tasks, epoch))}
+    found = {"issue_groups": await measure(groups, lambda: bus.groups.issue(tasks, epoch))}
     completions = make_completions(bus, groups, size)
     entries = [completion.SerializeToString() for completion in completions]
     found["plain XADD"] = await measure(total, lambda: plain(bus, entries, chunk))
 
     async def write() -> None:
         for at in range(0, total, chunk):
-            await bus.write_completions(completions[at : at + chunk])
+            await bus.groups.write_completions(completions[at : at + chunk])
 
     deliveries: list[Delivery] = []
 
     async def consume() -> None:
-        while taken := await bus.consume("completions", "verifier-0", count=chunk, block_s=0):
+        while taken := await bus.streams.consume("completions", "verifier-0", count=chunk, block_s=0):
             deliveries.extend(taken)
 
     async def grade() -> None:
@@ -85,14 +85,14 @@ async def one_round(url: str, groups: int, size: int, chunk: int) -> dict[str, M
                 (one, pb.Grade(completion=pb.Completion.FromString(one.data), reward=1.0))
                 for one in deliveries[at : at + chunk]
             ]
-            await bus.write_grades(batch)
+            await bus.groups.write_grades(batch)
 
     found["write_completions"] = await measure(total, write)
     found["consume"] = await measure(total, consume)
     found["write_grades"] = await measure(total, grade)
-    assert (await bus.ledger_counts())["scored"] == groups
-    await bus.control.client.delete(
-        *[key async for key in bus.control.client.scan_iter(f"{bus.keys.prefix}*", count=1000)]
+    assert (await bus.groups.ledger())["scored"] == groups
+    await bus.control_server.client.delete(
+        *[key async for key in bus.control_server.client.scan_iter(f"{bus.keys.prefix}*", count=1000)]
     )
     await bus.close()
     return found
@@ -130,9 +130,7 @@ def main() -> None:
         print(f"{name:<20}{one['per_s']:>12,.0f}{one['client_us']:>18.1f}{one['of_plain_xadd']:>16.2f}")
     if args.json:
         setting = {"groups": args.groups, "size": args.size, "chunk": args.chunk, "rounds": args.rounds}
-        args.json.write_text(
-            json.dumps({"setting": setting, "cores": os.cpu_count(), "figures": figures}, indent=2) + "\n"
-        )
+        write_json(args.json, {"setting": setting, "cores": os.cpu_count(), "figures": figures})
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ each of exactly the same length, sampled at temperature 1, with the log-probabil
 
 import argparse
 import asyncio
-import json
 import os
 import statistics
 import tempfile
@@ -34,14 +33,15 @@ from torch import Tensor
 from transformers import Qwen2ForCausalLM
 from transformers.utils import logging as transformers_logging
 
+from dapo.host.files import write_json
 from dapo.spec import RunSpec
-from services.generator.engine.client import Engine, SamplingParams
+from services.generator.engine.client import EngineClient, SamplingParams
 from services.generator.engine.server import SglangServer
 from services.learner.starters.toy import char_tokenizer, qwen2_config
 
-PROMPT_TOKENS = 6
-PACKAGES = ("sglang", "torch", "transformers")
-SHAPES = {
+_PROMPT_TOKENS = 6
+_PACKAGES = ("sglang", "torch", "transformers")
+_SHAPES = {
     "0.7M": {"hidden_size": 192, "intermediate_size": 384, "num_hidden_layers": 2},
     "4M": {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4},
 }
@@ -60,7 +60,7 @@ class Workload(NamedTuple):
         return self.groups * self.size
 
 
-WORKLOADS = {
+_WORKLOADS = {
     "small": Workload("0.7M", 64, 16, 64),
     "small-short": Workload("0.7M", 64, 16, 8),
     "medium": Workload("4M", 64, 16, 64),
@@ -75,7 +75,7 @@ def make_model(shape: str, directory: Path) -> Qwen2ForCausalLM:
     torch.manual_seed(0)
     tokenizer = char_tokenizer()
     config = qwen2_config(
-        tokenizer, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=4096, **SHAPES[shape]
+        tokenizer, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=4096, **_SHAPES[shape]
     )
     model = Qwen2ForCausalLM(config).eval()
     model.save_pretrained(directory)
@@ -85,7 +85,7 @@ def make_model(shape: str, directory: Path) -> Qwen2ForCausalLM:
 
 def make_prompts(groups: int, vocabulary: int) -> list[list[int]]:
     generator = torch.Generator().manual_seed(1)
-    ids: list[list[int]] = torch.randint(0, vocabulary - 3, (groups, PROMPT_TOKENS), generator=generator).tolist()
+    ids: list[list[int]] = torch.randint(0, vocabulary - 3, (groups, _PROMPT_TOKENS), generator=generator).tolist()
     return ids
 
 
@@ -109,7 +109,7 @@ def transformers_generate(model: Qwen2ForCausalLM, prompts: Tensor, tokens: int)
     assert out.shape[1] == prompts.shape[1] + tokens
 
 
-async def sglang_generate(engine: Engine, prompts: list[list[int]], size: int, tokens: int) -> None:
+async def sglang_generate(engine: EngineClient, prompts: list[list[int]], size: int, tokens: int) -> None:
     sampling = SamplingParams(1.0, tokens, ())
 
     async def one_group(prompt: list[int]) -> int:
@@ -121,19 +121,19 @@ async def sglang_generate(engine: Engine, prompts: list[list[int]], size: int, t
 
 
 @asynccontextmanager
-async def serving(model: Path, load: Workload, folder: Path) -> AsyncIterator[Engine]:
+async def serving(model: Path, load: Workload, folder: Path) -> AsyncIterator[EngineClient]:
     """The engine as a run's generator starts it."""
     spec = RunSpec.model_validate(
         {
             "model": {"path": str(model)},
-            "data": {"path": "unused.jsonl", "max_prompt_tokens": PROMPT_TOKENS},
+            "data": {"path": "unused.jsonl", "max_prompt_tokens": _PROMPT_TOKENS},
             "sampling": {"max_response_tokens": load.tokens},
             "algorithm": {"soft_overlong_punishment": False},
             "resources": {"generator": {"device": "cpu", "max_running_requests": load.responses}},
         }
     )
     server = SglangServer(spec, device="cpu", log_path=folder / "sglang.log")
-    engine = Engine(await server.start())
+    engine = EngineClient(await server.start())
     try:
         yield engine
     finally:
@@ -185,12 +185,12 @@ def summarize(load: Workload, seconds: Seconds) -> dict[str, dict[str, float]]:
 def show(figures: dict[str, dict[str, dict[str, float]]], rounds: int) -> None:
     table = Table(
         title=f"median of {rounds} rounds; `best` in tokens/s; `ratio` is to the plain loop",
-        caption=", ".join(f"{name} {value}" for name, value in machine(*PACKAGES).items()),
+        caption=", ".join(f"{name} {value}" for name, value in machine(*_PACKAGES).items()),
     )
     for column in ("workload", "", "tokens/s", "best", "resp./s", "ratio"):
         table.add_column(column, justify="left" if column in ("workload", "") else "right", no_wrap=True)
     for name, systems in figures.items():
-        load = WORKLOADS[name]
+        load = _WORKLOADS[name]
         labels = iter((name, f"{load.responses} × {load.tokens}, {load.shape}"))
         for system, one in systems.items():
             table.add_row(
@@ -203,7 +203,7 @@ def show(figures: dict[str, dict[str, dict[str, float]]], rounds: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
+    parser.add_argument("--only", nargs="+", choices=_WORKLOADS, default=list(_WORKLOADS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write the figures here, too")
     arguments = parser.parse_args()
@@ -212,14 +212,14 @@ def main() -> None:
     figures = {}
     with Progress(console=Console(stderr=True)) as progress:
         for name in arguments.only:
-            load = WORKLOADS[name]
+            load = _WORKLOADS[name]
             task = progress.add_task(f"{name} (SGLang takes about half a minute to start)", total=arguments.rounds + 1)
             with tempfile.TemporaryDirectory() as folder:
                 work = measure(load, arguments.rounds, Path(folder), lambda task=task: progress.advance(task))
                 figures[name] = summarize(load, asyncio.run(work))
     show(figures, arguments.rounds)
     if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": machine(*PACKAGES), "workloads": figures}, indent=2) + "\n")
+        write_json(arguments.json, {"machine": machine(*_PACKAGES), "workloads": figures})
 
 
 if __name__ == "__main__":

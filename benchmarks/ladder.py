@@ -20,7 +20,6 @@ optimizer states outweigh the libraries, to see what going without a critic save
 """
 
 import argparse
-import json
 import signal
 import sys
 import tempfile
@@ -31,19 +30,20 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ablation import figures, inputs, picture, tables, variants
-from ablation.runs import Finished, Job, RunError, load_finished, run
+from ablation.runs import FinishedRun, RunError, TrainingJob, load_finished, run
 from machine import machine
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from dapo.host.files import write_json
 from dapo.spec import RunSpec
 
-START_S = 40
+_START_S = 40
 """Rough duration of what a run does besides its steps: SGLang's start, the last checkpoint."""
-MEMORY_RUN_S = 120
-MEMORY = "memory"
+_MEMORY_RUN_S = 120
+_MEMORY = "memory"
 """Stands for a task in the keys of the memory runs."""
-FILE_WIDTH = 170
+_FILE_WIDTH = 170
 """Characters of a table's line where it does not go to a terminal."""
 Key = tuple[str, str, int]
 """Task, variant, seed."""
@@ -84,37 +84,41 @@ def working_folder(chosen: Path | None) -> Iterator[Path]:
         yield Path(folder)
 
 
-def plan_jobs(compared: Sequence[variants.Comparison], arguments: argparse.Namespace, folder: Path) -> dict[Key, Job]:
+def plan_jobs(
+    compared: Sequence[variants.Comparison], arguments: argparse.Namespace, folder: Path
+) -> dict[Key, TrainingJob]:
     """Seed by seed, so that whoever stops early has one seed of everything."""
-    jobs: dict[Key, Job] = {}
+    jobs: dict[Key, TrainingJob] = {}
     for seed in range(1, arguments.seeds + 1):
         for task in arguments.tasks:
             found = inputs.make_inputs(folder, task)
             for variant in (variant for one in compared for variant in one.variants.values()):
                 spec = variants.make_spec(variant, task, inputs=found, seed=seed, steps=arguments.steps)
                 place = folder / "runs" / task / variant.key / f"seed-{seed}"
-                jobs[task, variant.key, seed] = Job(task, variant.key, seed, spec, place)
+                jobs[task, variant.key, seed] = TrainingJob(task, variant.key, seed, spec, place)
     return jobs
 
 
-def plan_memory_jobs(arguments: argparse.Namespace, folder: Path) -> dict[Key, Job]:
+def plan_memory_jobs(arguments: argparse.Namespace, folder: Path) -> dict[Key, TrainingJob]:
     if not (arguments.algorithms and arguments.memory_millions):
         return {}
     found = inputs.make_wide_inputs(folder, arguments.memory_millions)
     jobs = {}
     for preset in arguments.algorithms:
         place = folder / "runs" / found.name / preset / "seed-1"
-        jobs[MEMORY, preset, 1] = Job(MEMORY, preset, 1, variants.make_memory_spec(preset, inputs=found), place)
+        jobs[_MEMORY, preset, 1] = TrainingJob(
+            _MEMORY, preset, 1, variants.make_memory_spec(preset, inputs=found), place
+        )
     return jobs
 
 
-def estimate_s(job: Job) -> float:
-    if job.task == MEMORY:
-        return MEMORY_RUN_S
-    return START_S + job.spec.training.steps * variants.TASKS[job.task].step_s
+def estimate_s(job: TrainingJob) -> float:
+    if job.task == _MEMORY:
+        return _MEMORY_RUN_S
+    return _START_S + job.spec.training.steps * variants.TASKS[job.task].step_s
 
 
-def run_all(jobs: dict[Key, Job], console: Console) -> dict[Key, Finished]:
+def run_all(jobs: dict[Key, TrainingJob], console: Console) -> dict[Key, FinishedRun]:
     """Every run that ends well; of the others the error is shown."""
     finished = {key: done for key, job in jobs.items() if (done := load_finished(job)) is not None}
     left = {key: job for key, job in jobs.items() if key not in finished}
@@ -137,13 +141,13 @@ def run_all(jobs: dict[Key, Job], console: Console) -> dict[Key, Finished]:
     return finished
 
 
-def _show(progress: Progress, bar: TaskID, spent: float, place: str, job: Job, step: int) -> None:
+def _show(progress: Progress, bar: TaskID, spent: float, place: str, job: TrainingJob, step: int) -> None:
     """`spent` and the bar's total are estimated seconds."""
     steps = job.spec.training.steps
     progress.update(bar, completed=spent + estimate_s(job) * step / steps, at=f"{place}, step {step}/{steps}")
 
 
-def runs_of(one: variants.Comparison, task: str, finished: dict[Key, Finished]) -> dict[str, dict[int, Finished]]:
+def runs_of(one: variants.Comparison, task: str, finished: dict[Key, FinishedRun]) -> dict[str, dict[int, FinishedRun]]:
     """Finished runs by label and seed; labels without one are left out."""
     found = {
         label: {key[2]: done for key, done in finished.items() if key[:2] == (task, variant.key)}
@@ -152,7 +156,7 @@ def runs_of(one: variants.Comparison, task: str, finished: dict[Key, Finished]) 
     return {label: by_seed for label, by_seed in found.items() if by_seed}
 
 
-def show(title: str, runs: dict[str, dict[int, Finished]], cost: bool, console: Console) -> dict[str, Any]:
+def show(title: str, runs: dict[str, dict[int, FinishedRun]], cost: bool, console: Console) -> dict[str, Any]:
     """Prints the table; returns what --json gets: budgets, and by label the figures, their spread and the curves."""
     budget = figures.budgets(done.rows for by_seed in runs.values() for done in by_seed.values())
     single = {
@@ -174,16 +178,16 @@ def show(title: str, runs: dict[str, dict[int, Finished]], cost: bool, console: 
     return {"budgets": budget, "variants": written}
 
 
-def compare_memory(finished: dict[Key, Finished], jobs: dict[Key, Job]) -> dict[str, dict[str, float]]:
+def compare_memory(finished: dict[Key, FinishedRun], jobs: dict[Key, TrainingJob]) -> dict[str, dict[str, float]]:
     """By preset, where --algorithms asked for it."""
-    runs = {key: done for key, done in finished.items() if key[0] == MEMORY}
+    runs = {key: done for key, done in finished.items() if key[0] == _MEMORY}
     if not runs:
         return {}
     imports_mib = inputs.import_peak_bytes() / figures.MIB
     return {key[1]: memory_figures(jobs[key].spec, done, imports_mib) for key, done in runs.items()}
 
 
-def memory_figures(spec: RunSpec, done: Finished, imports_mib: float) -> dict[str, float]:
+def memory_figures(spec: RunSpec, done: FinishedRun, imports_mib: float) -> dict[str, float]:
     """`state_mib` is by count: weights, gradients and two moments of what is trained, and the reference's weights."""
     weight_bytes = inputs.weight_bytes(Path(spec.data.path).parent)
     networks = 2 if spec.algorithm.advantage_estimator == "gae" else 1
@@ -211,7 +215,7 @@ def main() -> None:
         memory = compare_memory(finished, jobs)
     out = Console()
     if not out.is_terminal:
-        out = Console(width=FILE_WIDTH)
+        out = Console(width=_FILE_WIDTH)
     written, drawn = {}, {}
     for one in compared:
         for task in arguments.tasks:
@@ -223,7 +227,7 @@ def main() -> None:
         out.print(tables.memory_table(memory))
     if arguments.json:
         report = {"machine": machine(), "steps": arguments.steps, "comparisons": written, "memory": memory}
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+        write_json(arguments.json, report)
     if arguments.picture and drawn:
         picture.draw(drawn, arguments.picture)
 

@@ -30,11 +30,12 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
+from dapo.host.files import write_json
 from services.learner.model.logprobs import CHUNK_BYTES, head_logprobs
 
 VOCABULARY, WIDTH = 151_936, 896
 MIB = 2**20
-DEFAULT_MIB = CHUNK_BYTES // MIB
+_DEFAULT_MIB = CHUNK_BYTES // MIB
 
 
 class Case(NamedTuple):
@@ -108,7 +109,7 @@ def summarize(case: Case, figures: Figures) -> dict[str, object]:
 
 def show(rows: list[dict[str, object]]) -> None:
     table = Table(
-        title=f"vocabulary {VOCABULARY:,}, width {WIDTH}; memory in MiB, the learner's own is {DEFAULT_MIB} MiB",
+        title=f"vocabulary {VOCABULARY:,}, width {WIDTH}; memory in MiB, the learner's own is {_DEFAULT_MIB} MiB",
         caption=", ".join(f"{name} {value}" for name, value in machine("torch").items()),
     )
     for column in ("", "tokens", "hidden", "peak", "rest", "ratio", "tokens/s"):
@@ -123,14 +124,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=16_384)
     parser.add_argument("--all-tokens", type=int, default=1024, help="for all logits: about 2 MiB of memory a token")
-    parser.add_argument("--chunk-mib", type=int, nargs="+", default=[DEFAULT_MIB], help="chunk sizes to compare")
+    parser.add_argument("--chunk-mib", type=int, nargs="+", default=[_DEFAULT_MIB], help="chunk sizes to compare")
     parser.add_argument("--json", type=Path, help="write the figures here, too")
     parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.case:
         print(json.dumps(measure(Case(*arguments.case))))
         return
-    cases = [Case(arguments.all_tokens, None), Case(arguments.all_tokens, DEFAULT_MIB)]
+    cases = [Case(arguments.all_tokens, None), Case(arguments.all_tokens, _DEFAULT_MIB)]
     cases += [Case(arguments.tokens, chunk_mib) for chunk_mib in arguments.chunk_mib]
     rows = []
     with Progress(console=Console(stderr=True)) as progress:
@@ -138,7 +139,7 @@ def main() -> None:
             rows.append(summarize(case, measure_in_child(case)))
     show(rows)
     if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": machine("torch"), "cases": rows}, indent=2) + "\n")
+        write_json(arguments.json, {"machine": machine("torch"), "cases": rows})
 
 
 if __name__ == "__main__":

@@ -20,16 +20,18 @@ from machine import machine
 from rich.console import Console
 from rich.table import Table
 
+from dapo.host.files import write_json
 from dapo.spec.tree.graders import BUILT_IN
-from services.verifier.graders import build, read_text
-from services.verifier.grading.pool import GradingPool, GradingRequest
+from services.verifier.graders import build_grader, text_for_grader
+from services.verifier.grading.pool import GradingPool
+from services.verifier.request import GradingRequest
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-FILES = ("math_model_outputs.jsonl", "gsm8k_model_outputs.jsonl")
-BATCH = 256
-BATCHES_IN_FLIGHT = 4
-SINGLES_IN_FLIGHT = 16
-LATENCY_SHARE = 4
+_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+_FILES = ("math_model_outputs.jsonl", "gsm8k_model_outputs.jsonl")
+_BATCH = 256
+_BATCHES_IN_FLIGHT = 4
+_SINGLES_IN_FLIGHT = 16
+_LATENCY_SHARE = 4
 """One in so many responses is graded again for its latency."""
 Measured = dict[str, float]
 
@@ -37,9 +39,9 @@ Measured = dict[str, float]
 def read_rows(count: int) -> tuple[list[tuple[str, str]], str]:
     """(response, gold) pairs, repeated up to `count`, and where they come from."""
     rows = []
-    for name in FILES:
-        if (DATA / name).exists():
-            found = map(json.loads, (DATA / name).read_text().splitlines())
+    for name in _FILES:
+        if (_DATA / name).exists():
+            found = map(json.loads, (_DATA / name).read_text().splitlines())
             rows += [(str(row["response"]), str(row["gold"])) for row in found]
     source = f"{len(rows)} responses to MATH and GSM8K, repeated"
     if not rows:
@@ -74,11 +76,11 @@ async def measure_pool(requests: Sequence[GradingRequest], processes: int) -> Me
         {name: BUILT_IN[name]}, timeout_s=10.0, required={name: "grader"}, processes=processes, memory_mib=4096
     )
     running = asyncio.create_task(pool.run())
-    await pool.grade(requests[:BATCH])  # they have started and imported what they need
+    await pool.grade(requests[:_BATCH])  # they have started and imported what they need
     began = time.perf_counter()
-    await in_flight([requests[at : at + BATCH] for at in range(0, len(requests), BATCH)], pool, BATCHES_IN_FLIGHT)
+    await in_flight([requests[at : at + _BATCH] for at in range(0, len(requests), _BATCH)], pool, _BATCHES_IN_FLIGHT)
     per_s = len(requests) / (time.perf_counter() - began)
-    took = await in_flight([[one] for one in requests[::LATENCY_SHARE]], pool, SINGLES_IN_FLIGHT)
+    took = await in_flight([[one] for one in requests[::_LATENCY_SHARE]], pool, _SINGLES_IN_FLIGHT)
     running.cancel()
     await asyncio.wait([running])
     return {"per_s": per_s, **percentiles(took)}
@@ -109,12 +111,14 @@ def make_library_grader() -> Callable[[str, str], object]:
 
 def one_round(rows: Sequence[tuple[str, str]], name: str) -> dict[str, Measured]:
     options = BUILT_IN[name]
-    grade = build(options)
+    grade = build_grader(options)
     requests = [GradingRequest(name, text, gold) for text, gold in rows]
     found = {}
     if name == "math_verify":
         found["math-verify itself"] = measure_inline(rows, make_library_grader())
-    found["grader in process"] = measure_inline(rows, lambda text, gold: grade(read_text(options, text) or "", gold))
+    found["grader in process"] = measure_inline(
+        rows, lambda text, gold: grade(text_for_grader(options, text) or "", gold)
+    )
     for processes in (1, 2):
         found[f"pool, {processes} worker{'s'[: processes - 1]}"] = asyncio.run(measure_pool(requests, processes))
     return found
@@ -146,7 +150,7 @@ def main() -> None:
         setting = {"responses": args.responses, "grader": args.grader, "rounds": args.rounds, "rows": source}
         packages = ("math-verify",) if args.grader == "math_verify" else ()
         content = {"setting": setting, "machine": machine(*packages), "figures": figures}
-        args.json.write_text(json.dumps(content, indent=2) + "\n")
+        write_json(args.json, content)
 
 
 if __name__ == "__main__":

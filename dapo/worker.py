@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dapo.bus import Bus
+from dapo.host.addresses import advertised_address
 from dapo.host.processes import die_with_parent
 from dapo.telemetry import logs
 
@@ -31,7 +32,11 @@ class WorkerEnvironment:
 
     run_id: str
     run_dir: Path
+    """Where this host has the run's folder: logs, and for the learner the checkpoints."""
     worker_id: str
+    replica: int
+    """Index of this worker among the `replicas` of its workload, from 0."""
+    replicas: int
     redis_url: str
     payload_url: str | None
 
@@ -41,9 +46,16 @@ class WorkerEnvironment:
             run_id=variable("DAPO_RUN_ID"),
             run_dir=Path(variable("DAPO_RUN_DIR")),
             worker_id=variable("DAPO_WORKER_ID"),
+            replica=int(os.environ.get("DAPO_REPLICA", "0")),
+            replicas=int(os.environ.get("DAPO_REPLICAS", "1")),
             redis_url=variable("DAPO_REDIS_URL"),
             payload_url=os.environ.get("DAPO_PAYLOAD_URL") or None,
         )
+
+    @property
+    def address(self) -> str:
+        """Under which the run's other workers reach this host. Raises OSError; see `advertised_address`."""
+        return advertised_address(self.redis_url)
 
     async def connect(self) -> Bus:
         """Raises BusUnavailable."""

@@ -5,15 +5,14 @@ import statistics
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from dapo.records.curves import running_mean
+from dapo.records.curves import MetricRow, running_mean
 
-Row = Mapping[str, Any]
 MIB = 2**20
-WINDOW = 5
+_WINDOW = 5
 """Steps of the running mean that stands for a run's accuracy, and over which `final_…` is taken."""
-LEAD = 2
+_LEAD = 2
 """Steps by which the generators run ahead of the training: asynchrony.max_staleness of every variant, and one."""
 AXES: dict[str, str] = {
     "generated_tokens": "generated tokens",
@@ -32,7 +31,7 @@ class Spread(NamedTuple):
         return {name: value if math.isfinite(value) else None for name, value in self._asdict().items()}
 
 
-def values(rows: Sequence[Row], name: str) -> list[float]:
+def values(rows: Sequence[MetricRow], name: str) -> list[float]:
     """One number a row; where it was not measured the last one holds, and before the first it is NaN."""
     found, last = [], math.nan
     for row in rows:
@@ -42,7 +41,7 @@ def values(rows: Sequence[Row], name: str) -> list[float]:
     return found
 
 
-def course(rows: Sequence[Row], axis: str) -> list[float]:
+def course(rows: Sequence[MetricRow], axis: str) -> list[float]:
     """Where each row lies on one of AXES. Seconds leave out the start and the first step, which waits for SGLang."""
     match axis:
         case "steps":
@@ -56,18 +55,18 @@ def course(rows: Sequence[Row], axis: str) -> list[float]:
             return values(rows, axis)
 
 
-def comparable(rows: Sequence[Row], axis: str) -> Sequence[Row]:
+def comparable(rows: Sequence[MetricRow], axis: str) -> Sequence[MetricRow]:
     """Rows up to which `axis` means the same in runs of any length.
 
-    The last LEAD steps train on what was generated before: there accuracy rises and no token is spent, so a run that
+    The last _LEAD steps train on what was generated before: there accuracy rises and no token is spent, so a run that
     has just ended would look thriftier than one that goes on.
     """
-    return rows[: max(1, len(rows) - LEAD)] if axis == "generated_tokens" else rows
+    return rows[: max(1, len(rows) - _LEAD)] if axis == "generated_tokens" else rows
 
 
-def accuracy(rows: Sequence[Row]) -> list[float]:
+def accuracy(rows: Sequence[MetricRow]) -> list[float]:
     """Running mean of the share of correct responses among all sampled ones, filtered groups included."""
-    return running_mean(values(rows, "accuracy_mean"), WINDOW)
+    return running_mean(values(rows, "accuracy_mean"), _WINDOW)
 
 
 def value_at(xs: Sequence[float], ys: Sequence[float], x: float) -> float:
@@ -81,7 +80,7 @@ def value_at(xs: Sequence[float], ys: Sequence[float], x: float) -> float:
     return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
 
 
-def budgets(runs: Iterable[Sequence[Row]]) -> dict[str, float]:
+def budgets(runs: Iterable[Sequence[MetricRow]]) -> dict[str, float]:
     """On each axis the smallest total among the runs, as far as they are comparable: what all of them have spent."""
     runs = list(runs)
     return {axis: min(course(comparable(rows, axis), axis)[-1] for rows in runs) for axis in AXES}
@@ -96,14 +95,14 @@ def largest_fall(ys: Sequence[float]) -> float:
     return fall
 
 
-def run_figures(rows: Sequence[Row], peak_rss_bytes: int, budget: Mapping[str, float]) -> dict[str, float]:
+def run_figures(rows: Sequence[MetricRow], peak_rss_bytes: int, budget: Mapping[str, float]) -> dict[str, float]:
     """A run in numbers. `accuracy_at_…` are at equal budgets; durations leave out the first step."""
     curve = accuracy(rows)
     norms = values(rows, "grad_norm")
     figures = {f"accuracy_at_{axis}": value_at(course(rows, axis), curve, budget[axis]) for axis in AXES}
     figures |= {axis: course(rows, axis)[-1] for axis in AXES}
     for name in ("accuracy_mean", "entropy", "response_length_mean", "truncated_share"):
-        figures[f"final_{name.removesuffix('_mean')}"] = _mean(values(rows, name)[-WINDOW:])
+        figures[f"final_{name.removesuffix('_mean')}"] = _mean(values(rows, name)[-_WINDOW:])
     for name in ("step_s", "train_s"):
         figures[name] = _mean(values(rows, name)[1:] or values(rows, name))
     return figures | {
@@ -115,7 +114,7 @@ def run_figures(rows: Sequence[Row], peak_rss_bytes: int, budget: Mapping[str, f
     }
 
 
-def curves(rows: Sequence[Row]) -> dict[str, list[float]]:
+def curves(rows: Sequence[MetricRow]) -> dict[str, list[float]]:
     """A run's course on each of AXES, and its accuracy there."""
     return {**{axis: course(rows, axis) for axis in AXES}, "accuracy": accuracy(rows)}
 
@@ -131,7 +130,7 @@ def over_seeds(runs: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
 
 
 def band(
-    runs: Sequence[Sequence[Row]], axis: str, ys: Sequence[Sequence[float]], points: int = 100
+    runs: Sequence[Sequence[MetricRow]], axis: str, ys: Sequence[Sequence[float]], points: int = 100
 ) -> tuple[list[float], list[float], list[float], list[float]]:
     """x, mean, lowest and highest of several runs' `ys`, at `points` places where all are comparable on `axis`."""
     courses = [course(comparable(rows, axis), axis) for rows in runs]

@@ -1,15 +1,18 @@
 """Base models and data, made once and kept in the benchmark's folder."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
+from dapo.host.processes import child_environment
+
 from .runs import ENVIRONMENT
 from .variants import TASKS
 
-HERE = Path(__file__).resolve().parent
-LEARNER_IMPORTS = "import services.learner.loop, services.learner.step.trainer; print(open('/proc/self/status').read())"
+_HERE = Path(__file__).resolve().parent
+_LEARNER_IMPORTS = (
+    "import services.learner.loop, services.learner.step.trainer; print(open('/proc/self/status').read())"
+)
 
 
 def make_inputs(folder: Path, task: str) -> Path:
@@ -24,7 +27,7 @@ def make_wide_inputs(folder: Path, millions: float) -> Path:
     """A random model of about `millions` of parameters, with the data of the task `reverse`."""
     inputs = folder / "inputs" / f"wide-{millions:g}m"
     if not (inputs / "model" / "model.safetensors").exists():
-        _python(str(HERE / "wide_model.py"), str(inputs), str(millions))
+        _python(str(_HERE / "wide_model.py"), str(inputs), str(millions))
     return inputs
 
 
@@ -35,12 +38,11 @@ def weight_bytes(inputs: Path) -> int:
 
 def import_peak_bytes() -> int:
     """Peak resident memory of a process that has only imported what the learner imports."""
-    status = _python("-c", LEARNER_IMPORTS).splitlines()
+    status = _python("-c", _LEARNER_IMPORTS).splitlines()
     return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
 
 
 def _python(*arguments: str) -> str:
-    environment = {**os.environ, **ENVIRONMENT}
     return subprocess.run(
-        [sys.executable, *arguments], check=True, env=environment, stdout=subprocess.PIPE, text=True
+        [sys.executable, *arguments], check=True, env=child_environment(ENVIRONMENT), stdout=subprocess.PIPE, text=True
     ).stdout

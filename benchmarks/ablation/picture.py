@@ -4,24 +4,27 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .figures import AXES, Row, accuracy, band, values
+from dapo.host.files import replacing
+from dapo.records.curves import MetricRow
 
-Runs = Mapping[str, Sequence[Sequence[Row]]]
+from .figures import AXES, accuracy, band, values
+
+Runs = Mapping[str, Sequence[Sequence[MetricRow]]]
 """Rows of each run of each label."""
-COLOURS = ("#6b7280", "#2563eb", "#059669", "#d97706", "#7c3aed", "#dc2626")
-GRID = "#e4e7eb"
+_COLOURS = ("#6b7280", "#2563eb", "#059669", "#d97706", "#7c3aed", "#dc2626")
+_GRID = "#e4e7eb"
 
 
-class Panel(NamedTuple):
+class ComparisonPanel(NamedTuple):
     axis: str
     title: str
-    read: Callable[[Sequence[Row]], list[float]]
+    read: Callable[[Sequence[MetricRow]], list[float]]
 
 
-PANELS = (
-    *(Panel(axis, f"Accuracy against {name}", accuracy) for axis, name in AXES.items()),
-    Panel("generated_tokens", "Entropy, nats a token", lambda rows: values(rows, "entropy")),
-    Panel("generated_tokens", "Response length, tokens", lambda rows: values(rows, "response_length_mean")),
+_PANELS = (
+    *(ComparisonPanel(axis, f"Accuracy against {name}", accuracy) for axis, name in AXES.items()),
+    ComparisonPanel("generated_tokens", "Entropy, nats a token", lambda rows: values(rows, "entropy")),
+    ComparisonPanel("generated_tokens", "Response length, tokens", lambda rows: values(rows, "response_length_mean")),
 )
 
 
@@ -36,19 +39,20 @@ def draw(comparisons: Mapping[str, Runs], out: Path) -> None:
     for block, (title, runs) in zip(blocks.flat, comparisons.items(), strict=True):
         block.suptitle(title, fontsize=14, fontweight="bold")
         axes = block.subplots(2, 3)
-        for panel, ax in zip(PANELS, axes.flat, strict=True):
+        for panel, ax in zip(_PANELS, axes.flat, strict=True):
             _draw_panel(ax, panel, runs)
         block.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(runs))
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, format="png")
+    with replacing(out) as scratch:
+        figure.savefig(scratch, format="png")
 
 
-def _draw_panel(ax: Any, panel: Panel, runs: Runs) -> None:
+def _draw_panel(ax: Any, panel: ComparisonPanel, runs: Runs) -> None:
     ax.set_title(panel.title, loc="left", fontsize=11)
     ax.set_xlabel(AXES[panel.axis])
-    ax.grid(color=GRID)
+    ax.grid(color=_GRID)
     ax.spines[["top", "right"]].set_visible(False)
-    for colour, (label, rows) in zip(COLOURS, runs.items(), strict=False):
+    for colour, (label, rows) in zip(_COLOURS, runs.items(), strict=False):
         xs, mean, low, high = band(rows, panel.axis, [panel.read(one) for one in rows])
         ax.plot(xs, mean, color=colour, linewidth=1.8, label=label)
         ax.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)

@@ -1,10 +1,8 @@
 """A run of the platform, by the `dapo` command, and what it leaves behind. Linux: peak memory is read from /proc."""
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +10,14 @@ from typing import Any, NamedTuple
 
 import psutil
 
+from dapo.host.files import tail, write_json
+from dapo.host.processes import child_environment, python_command
+from dapo.records.folder import RunFolder
 from dapo.records.json_lines import read_json_lines
 from dapo.spec import RunSpec, dump_yaml, parse_spec
 
-MEMORY_FILE = "learner_memory.json"
-POLL_S = 0.5
-LOG_CHARACTERS = 2000
+_MEMORY_FILE = "learner_memory.json"
+_POLL_S = 0.5
 ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 
 
@@ -25,7 +25,7 @@ class RunError(RuntimeError):
     """A run failed, or its folder holds another one."""
 
 
-class Job(NamedTuple):
+class TrainingJob(NamedTuple):
     task: str
     key: str
     """The variant's."""
@@ -35,21 +35,22 @@ class Job(NamedTuple):
     """The run's, which must not exist yet or hold this very run."""
 
 
-class Finished(NamedTuple):
+class FinishedRun(NamedTuple):
     rows: list[dict[str, Any]]
     """Of metrics.jsonl."""
     peak_rss_bytes: int
     """Of the learner process up to its last step, without the checkpoint that is written after it."""
 
 
-def load_finished(job: Job) -> Finished | None:
+def load_finished(job: TrainingJob) -> FinishedRun | None:
     """None where the run is yet to be made, or did not end well. Raises RunError where another spec was run here."""
-    summary, memory = job.folder / "summary.json", job.folder / MEMORY_FILE
+    folder = RunFolder(job.folder)
+    summary, memory = folder.summary, job.folder / _MEMORY_FILE
     if not (summary.exists() and memory.exists()) or json.loads(summary.read_text())["state"] != "succeeded":
         return None
-    if _settings(parse_spec((job.folder / "spec.yaml").read_text(encoding="utf-8"))) != _settings(job.spec):
+    if _settings(parse_spec(folder.spec.read_text(encoding="utf-8"))) != _settings(job.spec):
         raise RunError(f"{job.folder} holds a run of other settings (--steps?): give another --folder, or move it away")
-    return Finished(read_json_lines(job.folder / "metrics.jsonl"), json.loads(memory.read_text())["peak_rss_bytes"])
+    return FinishedRun(read_json_lines(folder.metrics), json.loads(memory.read_text())["peak_rss_bytes"])
 
 
 def _settings(spec: RunSpec) -> dict[str, Any]:
@@ -57,17 +58,17 @@ def _settings(spec: RunSpec) -> dict[str, Any]:
     return spec.model_dump(exclude={"model": {"path"}, "data": {"path"}})
 
 
-def run(job: Job, on_step: Callable[[int], None]) -> Finished:
+def run(job: TrainingJob, on_step: Callable[[int], None]) -> FinishedRun:
     """Train, telling `on_step` how many steps are done. Raises RunError with the end of the log where the run fails."""
     shutil.rmtree(job.folder, ignore_errors=True)
     job.folder.parent.mkdir(parents=True, exist_ok=True)
     spec_path, log_path = job.folder.with_suffix(".yaml"), job.folder.with_suffix(".log")
     spec_path.write_text(dump_yaml(job.spec), encoding="utf-8")
-    command = [sys.executable, "-m", "dapo.cli.main", "train", str(spec_path), "--run-dir", str(job.folder)]
+    command = python_command("dapo.cli.main", "train", str(spec_path), "--run-dir", str(job.folder))
     with log_path.open("w") as log:
         # A session of its own: Ctrl-C reaches this program alone, which then stops the run.
         process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **ENVIRONMENT}, start_new_session=True
+            command, stdout=log, stderr=subprocess.STDOUT, env=child_environment(ENVIRONMENT), start_new_session=True
         )
         try:
             peak_bytes = _follow(process, job, on_step)
@@ -76,19 +77,19 @@ def run(job: Job, on_step: Callable[[int], None]) -> Finished:
                 process.terminate()
             process.wait()
     if process.returncode:
-        raise RunError(f"{job.folder} failed:\n{log_path.read_text()[-LOG_CHARACTERS:]}")
-    (job.folder / MEMORY_FILE).write_text(json.dumps({"peak_rss_bytes": peak_bytes}) + "\n")
+        raise RunError(f"{job.folder} failed:\n{tail(log_path)}")
+    write_json(job.folder / _MEMORY_FILE, {"peak_rss_bytes": peak_bytes})
     finished = load_finished(job)
     assert finished is not None
     return finished
 
 
-def _follow(process: subprocess.Popen[bytes], job: Job, on_step: Callable[[int], None]) -> int:
+def _follow(process: subprocess.Popen[bytes], job: TrainingJob, on_step: Callable[[int], None]) -> int:
     """Until the process ends; returns the learner's peak memory in bytes."""
-    metrics = job.folder / "metrics.jsonl"
+    metrics = RunFolder(job.folder).metrics
     peak_bytes = 0
     while process.poll() is None:
-        time.sleep(POLL_S)
+        time.sleep(_POLL_S)
         steps = metrics.read_bytes().count(b"\n") if metrics.exists() else 0
         if steps < job.spec.training.steps:
             peak_bytes = max(peak_bytes, learner_peak_bytes(process.pid))

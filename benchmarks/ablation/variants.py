@@ -7,17 +7,17 @@ from typing import NamedTuple
 from dapo.spec import RunSpec, load_spec
 from dapo.spec.tree.algorithm import GROUP_SIZES
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-RUNGS: dict[str, Path] = {path.stem: path for path in sorted((EXAMPLES / "ladder").glob("*.yaml"))}
-DAPO = list(RUNGS)[-1]
+_EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+RUNGS: dict[str, Path] = {path.stem: path for path in sorted((_EXAMPLES / "ladder").glob("*.yaml"))}
+_DAPO = list(RUNGS)[-1]
 ALGORITHMS = "algorithms"
-RESPONSES = 512
+_RESPONSES = 512
 """Responses in a train batch, whatever the group size."""
-UPDATES = 4
+_UPDATES = 4
 """Optimizer updates of a step."""
 MEMORY_STEPS, MEMORY_RESPONSES = 3, 64
 
-TAKEN_AWAY = {
+_TAKEN_AWAY = {
     "clip-higher": "algorithm.clip_high=0.2",
     "soft-overlong": "algorithm.soft_overlong_punishment=false",
     "token-level-loss": "algorithm.loss_aggregation=seq-mean-token-mean",
@@ -62,17 +62,17 @@ def rung(name: str) -> Variant:
 
 
 def without(technique: str) -> Variant:
-    return Variant(f"without-{technique}", RUNGS[DAPO], (TAKEN_AWAY[technique],))
+    return Variant(f"without-{technique}", RUNGS[_DAPO], (_TAKEN_AWAY[technique],))
 
 
 def algorithm(preset: str) -> Variant:
     """A preset with its own group size; `dapo` is the ladder's last rung."""
     if preset == "dapo":
-        return rung(DAPO)
+        return rung(_DAPO)
     settings = (f"algorithm.preset={preset}", f"sampling.group_size={GROUP_SIZES[preset]}")
     # The value network starts with a random head, and reaches useful values within a short run at this rate.
     critic = ("value.learning_rate=3e-4",) if preset == "ppo" else ()
-    return Variant(preset, EXAMPLES / "reverse.yaml", settings + critic)
+    return Variant(preset, _EXAMPLES / "reverse.yaml", settings + critic)
 
 
 def comparisons(rungs: Sequence[str], leave_one_out: bool, algorithms: Sequence[str]) -> list[Comparison]:
@@ -80,8 +80,8 @@ def comparisons(rungs: Sequence[str], leave_one_out: bool, algorithms: Sequence[
     if rungs:
         found.append(Comparison("ladder", {name: rung(name) for name in rungs}))
     if leave_one_out:
-        left = {f"without {name}": without(name) for name in TAKEN_AWAY}
-        found.append(Comparison("leave-one-out", {"dapo": rung(DAPO), **left}))
+        left = {f"without {name}": without(name) for name in _TAKEN_AWAY}
+        found.append(Comparison("leave-one-out", {"dapo": rung(_DAPO), **left}))
     if algorithms:
         found.append(Comparison(ALGORITHMS, {name: algorithm(name) for name in algorithms}))
     return found
@@ -90,7 +90,7 @@ def comparisons(rungs: Sequence[str], leave_one_out: bool, algorithms: Sequence[
 def make_spec(variant: Variant, task: str, *, inputs: Path, seed: int, steps: int) -> RunSpec:
     """`inputs` holds the task's model/ and train.jsonl."""
     base = (*variant.settings, *TASKS[task].settings, *_inputs(inputs), f"seed={seed}")
-    return _with_batch(variant.base, base, steps=steps, responses=RESPONSES)
+    return _with_batch(variant.base, base, steps=steps, responses=_RESPONSES)
 
 
 def make_memory_spec(preset: str, *, inputs: Path) -> RunSpec:
@@ -108,7 +108,7 @@ def _with_batch(base: Path, settings: tuple[str, ...], *, steps: int, responses:
     group_size = load_spec(base, settings).sampling.group_size
     batch = (
         f"training.prompts_per_step={responses // group_size}",
-        f"training.updates_per_step={UPDATES}",
+        f"training.updates_per_step={_UPDATES}",
         f"training.steps={steps}",
         # One checkpoint, at the end, so that none lies between two steps.
         f"checkpoint.every_steps={steps}",

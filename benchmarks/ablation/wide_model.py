@@ -11,15 +11,15 @@ from transformers.utils import logging as transformers_logging
 
 from services.learner.starters.toy import char_tokenizer, qwen2_config, random_rows
 
-LAYERS = 8
+_LAYERS = 8
 
 
 def width_for(parameters: float) -> int:
-    """Hidden size whose LAYERS layers, at 13.5 × hidden² weights each, come close to `parameters`; a multiple of 64.
+    """Hidden size whose _LAYERS layers, at 13.5 × hidden² weights each, come close to `parameters`; a multiple of 64.
 
     Attention with half as many key and value heads has 3 × hidden² weights, an MLP of 3.5 × hidden 10.5 × hidden².
     """
-    return max(64, round((parameters / LAYERS / 13.5) ** 0.5 / 64) * 64)
+    return max(64, round((parameters / _LAYERS / 13.5) ** 0.5 / 64) * 64)
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
         tokenizer,
         hidden_size=width,
         intermediate_size=width * 7 // 2,
-        num_hidden_layers=LAYERS,
+        num_hidden_layers=_LAYERS,
         num_attention_heads=8,
         num_key_value_heads=4,
         max_position_embeddings=512,

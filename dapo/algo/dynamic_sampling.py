@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from math import sqrt
 from statistics import NormalDist
 
-LOWEST_UPPER_BOUND = 0.05
+_LOWEST_UPPER_BOUND = 0.05
 """The bound on the keep rate falls no lower, so at most 20 prompts are in flight for each group that is needed."""
 
 
@@ -46,7 +46,7 @@ class KeepRate:
         return (self._kept - self._prior) / real if real else 1.0
 
     def upper(self, confidence: float) -> float:
-        """One-sided upper bound on the keep rate (Wilson's score interval), in [LOWEST_UPPER_BOUND, 1].
+        """One-sided upper bound on the keep rate (Wilson's score interval), in [_LOWEST_UPPER_BOUND, 1].
 
         1.0 at the start and as long as every group is kept. Raises ValueError unless 0.5 ≤ confidence < 1.
         """
@@ -59,7 +59,7 @@ class KeepRate:
         rate = self._kept / count
         spread = sqrt(z2 * rate * (1 - rate) / count + z2 * z2 / (4 * count * count))
         bound = (rate + z2 / (2 * count) + spread) / (1 + z2 / count)
-        return min(1.0, max(LOWEST_UPPER_BOUND, bound))
+        return min(1.0, max(_LOWEST_UPPER_BOUND, bound))
 
     def is_low(self, threshold: float, *, at_least: int = 32) -> bool:
         """Whether fewer than `threshold` are kept, judged on no fewer than `at_least` groups: time for an alert."""

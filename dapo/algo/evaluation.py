@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-CONFIDENCE = 0.95
-RESAMPLES = 2_000
+_CONFIDENCE = 0.95
+_RESAMPLES = 2_000
 _SEED = 20_250_318
-MAJORITY_DRAWS = 200
+_MAJORITY_DRAWS = 200
 """Random subsets of a problem's responses from which maj@k for k < n is estimated."""
 
 
@@ -30,7 +30,7 @@ class Judged(NamedTuple):
     truncated: bool
 
 
-Problem = Sequence[Judged]
+JudgedProblem = Sequence[Judged]
 
 
 class Estimate(NamedTuple):
@@ -44,7 +44,7 @@ class Estimate(NamedTuple):
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def average_correct(problem: Problem) -> float:
+def average_correct(problem: JudgedProblem) -> float:
     """Share of the problem's responses that are correct: avg@n."""
     return sum(response.correct for response in problem) / len(problem)
 
@@ -58,7 +58,7 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
     return 1 - comb(n - correct, k) / comb(n, k)
 
 
-def vote(responses: Problem) -> float:
+def vote(responses: JudgedProblem) -> float:
     """Whether the most frequent answer is correct; where several are equally frequent, the share of these that are.
 
     Answers are told apart by the text that the grader extracted. Responses without an answer do not vote.
@@ -72,7 +72,7 @@ def vote(responses: Problem) -> float:
     return len(winners & right) / len(winners)
 
 
-def majority_at_k(problem: Problem, k: int) -> float:
+def majority_at_k(problem: JudgedProblem, k: int) -> float:
     """maj@k (self-consistency, arXiv 2203.11171): the mean of `vote` over subsets of k of the n responses.
 
     Of all n for k = n, of the same random subsets on every call for k < n. Raises ValueError unless 1 ≤ k ≤ n.
@@ -89,9 +89,9 @@ def majority_at_k(problem: Problem, k: int) -> float:
 
 @lru_cache(maxsize=64)
 def _orders(n: int) -> list[list[int]]:
-    """MAJORITY_DRAWS random orders of n responses; the first k of one are a random subset."""
+    """_MAJORITY_DRAWS random orders of n responses; the first k of one are a random subset."""
     generator = np.random.default_rng(_SEED)
-    orders: list[list[int]] = generator.permuted(np.tile(np.arange(n), (MAJORITY_DRAWS, 1)), axis=1).tolist()
+    orders: list[list[int]] = generator.permuted(np.tile(np.arange(n), (_MAJORITY_DRAWS, 1)), axis=1).tolist()
     return orders
 
 
@@ -101,9 +101,9 @@ def estimate(values: Sequence[float]) -> Estimate:
         raise ValueError("an evaluation without a problem has no mean")
     array = np.asarray(values, dtype=np.float64)
     generator = np.random.default_rng(_SEED)
-    # One draw after the other: all at once would take RESAMPLES times the memory of the values.
-    means = [array[generator.integers(0, len(array), size=len(array))].mean() for _ in range(RESAMPLES)]
-    tail = (1 - CONFIDENCE) / 2
+    # One draw after the other: all at once would take _RESAMPLES times the memory of the values.
+    means = [array[generator.integers(0, len(array), size=len(array))].mean() for _ in range(_RESAMPLES)]
+    tail = (1 - _CONFIDENCE) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return Estimate(float(array.mean()), float(low), float(high))
 
@@ -121,7 +121,7 @@ def difference(before: Sequence[float], after: Sequence[float]) -> Estimate:
     return estimate([b - a for a, b in zip(before, after, strict=True)])
 
 
-class Measures(NamedTuple):
+class EvaluationMeasures(NamedTuple):
     """Of one evaluation. `pass_at` and `majority_at` by k."""
 
     problems: int
@@ -148,7 +148,7 @@ class Measures(NamedTuple):
         }
 
 
-def measure(problems: Sequence[Problem], *, majority: bool = True) -> Measures:
+def measure(problems: Sequence[JudgedProblem], *, majority: bool = True) -> EvaluationMeasures:
     """`majority`: whether the answers may vote.
 
     Raises ValueError for no problems, or where they do not have equally many responses, at least one.
@@ -159,7 +159,7 @@ def measure(problems: Sequence[Problem], *, majority: bool = True) -> Measures:
     (n,) = counts
     responses = [response for problem in problems for response in problem]
 
-    def over_problems(one: Callable[[Problem], float]) -> Estimate:
+    def over_problems(one: Callable[[JudgedProblem], float]) -> Estimate:
         return estimate([one(problem) for problem in problems])
 
     def passed(k: int) -> Estimate:
@@ -168,7 +168,7 @@ def measure(problems: Sequence[Problem], *, majority: bool = True) -> Measures:
     def voted(k: int) -> Estimate:
         return over_problems(lambda problem: majority_at_k(problem, k))
 
-    return Measures(
+    return EvaluationMeasures(
         problems=len(problems),
         samples=n,
         average=over_problems(average_correct),

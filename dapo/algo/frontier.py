@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 
-class Part(NamedTuple):
+class DataPart(NamedTuple):
     """Rows that follow each other in the dataset: those of one source."""
 
     rows: int
@@ -35,7 +35,7 @@ class FrontierState(NamedTuple):
     cursor: int
 
 
-START = FrontierState(0, 0)
+_START = FrontierState(0, 0)
 
 
 class Frontier:
@@ -51,7 +51,7 @@ class Frontier:
     Raises ValueError for an empty dataset or a state outside of it.
     """
 
-    def __init__(self, parts: Sequence[Part], *, seed: int, shuffle: bool, state: FrontierState = START) -> None:
+    def __init__(self, parts: Sequence[DataPart], *, seed: int, shuffle: bool, state: FrontierState = _START) -> None:
         if not parts or any(part.rows < 1 for part in parts):
             raise ValueError(f"{list(parts)}: the dataset has no rows; check data.path and data.limit_rows")
         self._items = sum(part.share for part in parts)
@@ -89,7 +89,7 @@ class Frontier:
             _shuffle(order, f"{self._seed}/{epoch}")
         return order
 
-    def _part_rows(self, index: int, part: Part, epoch: int) -> list[int]:
+    def _part_rows(self, index: int, part: DataPart, epoch: int) -> list[int]:
         whole, more = divmod(part.share, part.rows)
         rows = list(range(part.rows)) * whole
         if more:

@@ -6,7 +6,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import NamedTuple
 
-NGRAM_WORDS = 4
+_NGRAM_WORDS = 4
 
 
 class TextStatistics(NamedTuple):
@@ -34,10 +34,10 @@ def repetition_rate(text: str) -> float:
     count tokens.
     """
     words = text.split()
-    count = len(words) - NGRAM_WORDS + 1
+    count = len(words) - _NGRAM_WORDS + 1
     if count < 1:
         return 0.0
-    ngrams = zip(*(words[start:] for start in range(NGRAM_WORDS)), strict=False)
+    ngrams = zip(*(words[start:] for start in range(_NGRAM_WORDS)), strict=False)
     return 1 - len(set(ngrams)) / count
 
 

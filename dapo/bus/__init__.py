@@ -3,8 +3,9 @@
 from dapo.bus.bus import Bus
 from dapo.bus.errors import BusError, BusFull, BusUnavailable, Fenced, LedgerError, UnknownGroup
 from dapo.bus.ledger import GroupState
-from dapo.bus.parts.groups import GroupRecord, Outcome
+from dapo.bus.parts.groups import Outcome
 from dapo.bus.parts.payloads import RETRIES, attempt_number
+from dapo.bus.parts.records import GroupRecord
 from dapo.bus.parts.streams import Delivery
 
 __all__ = [

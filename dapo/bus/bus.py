@@ -3,22 +3,64 @@
 import secrets
 from typing import Self
 
+from dapo.bus.keys import Keys
 from dapo.bus.parts.batches import Batches
+from dapo.bus.parts.dead_letters import DeadLetters
+from dapo.bus.parts.garbage import Garbage
+from dapo.bus.parts.groups import Groups
+from dapo.bus.parts.lease import Lease
+from dapo.bus.parts.part import Context
+from dapo.bus.parts.payloads import Payloads
+from dapo.bus.parts.registry import Registry
+from dapo.bus.parts.runs import Runs
 from dapo.bus.parts.streams import Streams
+from dapo.bus.parts.weights import Weights
 from dapo.bus.server.connection import Server
 
 _PROCESS = secrets.token_hex(6)
 
 
-class Bus(Batches, Streams):
-    """One run's view of the server. Safe for concurrent use within one event loop, and bound to that loop."""
+class Bus:
+    """One run's view of the server. Safe for concurrent use within one event loop, and bound to that loop.
+
+    Its parts, each a map of its own keys and promises:
+    `runs` (record, events), `lease` (epochs), `registry` (who is alive), `groups` (prompt to decision), `streams`
+    (consuming), `payloads` (blobs), `batches` (write-ahead log), `weights` (the weight channel's control),
+    `dead_letters`, and `garbage` (sweeping, which groups and batches do by themselves).
+
+    Keys: all of a run begin with `dapo:{<run id>}:` (see Keys).
+    Promises: whatever must happen together is one Lua script; a call that failed has done all or nothing; what a
+    newer orchestrator or learner has taken over, an older one can no longer write.
+    Restart: a process keeps nothing but its connections and which deliveries are in doubt (see Streams). Redis has all
+    else in its append-only file.
+
+    A service is given no Bus but the facade of its role (dapo/bus/roles.py).
+    """
+
+    def __init__(self, control: Server, payload: Server, run_id: str, instance: str) -> None:
+        """Raises ValueError for a run id that could not stand inside a key."""
+        self.control_server = control
+        self.payload_server = payload
+        self.run_id = run_id
+        self.keys = Keys(run_id)
+        context = Context(control, payload, self.keys, run_id, instance)
+        self.runs = Runs(context)
+        self.lease = Lease(context)
+        self.registry = Registry(context)
+        self.payloads = Payloads(context)
+        self.dead_letters = DeadLetters(context)
+        self.garbage = Garbage(context, self.payloads)
+        self.groups = Groups(context, self.payloads, self.garbage, self.dead_letters)
+        self.streams = Streams(context, self.registry, self.dead_letters)
+        self.batches = Batches(context, self.garbage)
+        self.weights = Weights(context, self.registry)
 
     @classmethod
     async def connect(cls, url: str, run_id: str, *, payload_url: str | None = None, instance: str = _PROCESS) -> Self:
         """Connects and loads the scripts.
 
         `instance` tells a worker from its predecessor of the same id; all buses of one process share theirs.
-        Raises BusUnavailable naming the URL (without its password) and the cure.
+        Raises BusUnavailable naming the URL (redacted) and the cure.
         """
         control = Server(url)
         payload = control if payload_url in (None, url) else Server(payload_url)
@@ -34,6 +76,6 @@ class Bus(Batches, Streams):
         return bus
 
     async def close(self) -> None:
-        await self.control.close()
-        if self.payload is not self.control:
-            await self.payload.close()
+        await self.control_server.close()
+        if self.payload_server is not self.control_server:
+            await self.payload_server.close()

@@ -52,6 +52,9 @@ class Keys:
     def heartbeat(self, role: str, worker_id: str) -> str:
         return f"{self.prefix}alive:{role}:{worker_id}"
 
+    def address(self, what: str) -> str:
+        return f"{self.prefix}address:{what}"
+
     def commands(self, generator_id: str) -> str:
         return f"{self.prefix}commands:{generator_id}"
 

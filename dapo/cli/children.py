@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from typing import NoReturn
 
 from dapo.cli.errors import INTERRUPTED, fail
+from dapo.host.processes import child_environment, python_command
 
 # Children import what is installed, whatever folders named `services` or `redis` lie in the working directory.
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}
@@ -24,12 +25,12 @@ def become_module(module: str, *arguments: str, **variables: str) -> NoReturn:
     `variables` are set in its environment.
     """
     sys.stdout.flush()
-    os.execve(sys.executable, [sys.executable, "-m", module, *arguments], os.environ | SAFE_PATH | variables)
+    os.execve(sys.executable, python_command(module, *arguments), os.environ | SAFE_PATH | variables)
 
 
 def run_module(module: str, *arguments: str) -> None:
     """Run `python -m module arguments…` in the foreground; leave with its exit code where that is not 0."""
-    process = subprocess.Popen([sys.executable, "-m", module, *arguments], env=os.environ | SAFE_PATH)
+    process = subprocess.Popen(python_command(module, *arguments), env=child_environment(SAFE_PATH))
     try:
         code = process.wait()
     except KeyboardInterrupt:

@@ -13,17 +13,19 @@ from rich.console import Console
 from dapo.cli.children import require_torch, run_module
 from dapo.cli.errors import RUN_ERROR, fail
 from dapo.cli.train import require_inputs, train
+from dapo.host.files import write_json
+from dapo.records.folder import RunFolder
 from dapo.records.model_comparison import Result, compare, comparison_json, draw_comparison, read_result
 from dapo.spec.load import build_spec, parse_spec
+from dapo.spec.problem import SpecError
 from dapo.spec.run import RunSpec
-from dapo.spec.text.problem import SpecError
 
 _CONTEXT_TOKENS = 4096
 """Assumed of a model whose config.json is not here."""
 _RESERVE_TOKENS = 16
 
 
-class Wanted(NamedTuple):
+class EvaluationOptions(NamedTuple):
     """What the command line says; None where it says nothing."""
 
     data: Sequence[str]
@@ -41,7 +43,7 @@ class Wanted(NamedTuple):
 
 def evaluate(
     subjects: Sequence[str],
-    wanted: Wanted,
+    options: EvaluationOptions,
     *,
     base: bool,
     out: Path | None,
@@ -55,7 +57,7 @@ def evaluate(
     picture = picture or folder / "evaluation.png"
     _check_destinations(folder, json_path, picture)
     models = folder / "models"
-    plans = [plan for at, subject in enumerate(subjects) for plan in _plans(subject, wanted, base, models / str(at))]
+    plans = [plan for at, subject in enumerate(subjects) for plan in _plans(subject, options, base, models / str(at))]
     labels = _distinct([label for label, _ in plans])
     for _, spec in plans:
         require_inputs(spec)
@@ -90,8 +92,7 @@ def _report(results: Sequence[Result], console: Console, json_path: Path | None,
     for table in compare(results):
         console.print(table)
     if json_path is not None:
-        text = json.dumps(comparison_json(results), indent=2, ensure_ascii=False) + "\n"
-        json_path.write_text(text, encoding="utf-8")
+        write_json(json_path, comparison_json(results))
     console.print(f"picture     {draw_comparison(results, picture)}", soft_wrap=True, highlight=False)
 
 
@@ -101,36 +102,37 @@ def _new_folder(parent: Path) -> Path:
     return parent / f"eval-{datetime.now(UTC):%Y%m%d-%H%M%S}"
 
 
-def _plans(subject: str, wanted: Wanted, base: bool, exported: Path) -> list[tuple[str, RunSpec]]:
+def _plans(subject: str, options: EvaluationOptions, base: bool, exported: Path) -> list[tuple[str, RunSpec]]:
     """Label and spec of what is evaluated for one subject: with `base` a run's base model, then the run, whose model is
     written to `exported`."""
     run_dir = Path(subject)
-    if not (run_dir / "spec.yaml").is_file():
+    spec_path = RunFolder(run_dir).spec
+    if not spec_path.is_file():
         if base:
-            fail(f"--base wants the folder of a run; {subject} has no spec.yaml")
-        return [(subject.rstrip("/").rpartition("/")[2] or subject, _build(_model_tree(subject, wanted), wanted))]
-    _check_options(wanted)
+            fail(f"--base wants the folder of a run; {subject} has no {spec_path.name}")
+        return [(subject.rstrip("/").rpartition("/")[2] or subject, _build(_model_tree(subject, options), options))]
+    _check_options(options)
     try:
-        tree = parse_spec((run_dir / "spec.yaml").read_text(encoding="utf-8")).model_dump(mode="json")
+        tree = parse_spec(spec_path.read_text(encoding="utf-8")).model_dump(mode="json")
     except SpecError as error:
-        fail(f"{run_dir / 'spec.yaml'}: {error}")
-    run_module("services.learner.model.export", str(run_dir), str(exported))
+        fail(f"{spec_path}: {error}")
+    run_module("services.learner.export", str(run_dir), str(exported))
     models = {run_dir.resolve().name: str(exported)}
     if base:
         models = {f"{Path(tree['model']['path']).name} (base)": tree["model"]["path"], **models}
     return [
-        (label, _build({**tree, "model": {**tree["model"], "path": path}}, wanted)) for label, path in models.items()
+        (label, _build({**tree, "model": {**tree["model"], "path": path}}, options)) for label, path in models.items()
     ]
 
 
-def _model_tree(model: str, wanted: Wanted) -> dict[str, Any]:
-    if not wanted.data:
+def _model_tree(model: str, options: EvaluationOptions) -> dict[str, Any]:
+    if not options.data:
         fail("--data is missing: give the prompts to evaluate on, a .jsonl or .parquet file")
     prompt_tokens, response_tokens = _limits(Path(model))
     return {
         "model": {"path": model},
-        "data": {"path": wanted.data[0], "max_prompt_tokens": prompt_tokens},
-        "sampling": {"max_response_tokens": wanted.max_response_tokens or response_tokens},
+        "data": {"path": options.data[0], "max_prompt_tokens": prompt_tokens},
+        "sampling": {"max_response_tokens": options.max_response_tokens or response_tokens},
         "algorithm": {"soft_overlong_punishment": False},
     }
 
@@ -148,29 +150,29 @@ def _limits(model: Path) -> tuple[int, int]:
     return prompt, max(1, context - prompt - _RESERVE_TOKENS)
 
 
-def _build(tree: dict[str, Any], wanted: Wanted) -> RunSpec:
+def _build(tree: dict[str, Any], options: EvaluationOptions) -> RunSpec:
     """The spec of a run that only evaluates: no training steps, no learner."""
     evaluation: dict[str, Any] = {**tree.get("evaluation", {}), "at_start": True, "every_steps": None}
     evaluation["dedicated_generator"] = False
-    evaluation |= _given(samples=wanted.samples, temperature=wanted.temperature, top_p=wanted.top_p)
-    evaluation |= _given(max_response_tokens=wanted.max_response_tokens)
-    data = {**tree["data"], **_given(chat=wanted.chat, prompt_template=wanted.prompt_template)}
-    if wanted.data:
+    evaluation |= _given(samples=options.samples, temperature=options.temperature, top_p=options.top_p)
+    evaluation |= _given(max_response_tokens=options.max_response_tokens)
+    data = {**tree["data"], **_given(chat=options.chat, prompt_template=options.prompt_template)}
+    if options.data:
         # What the run was trained with need not be here any more.
         kept = ("chat", "system_prompt", "prompt_template", "max_prompt_tokens")
-        data = {"path": wanted.data[0], **{name: data[name] for name in kept if name in data}}
-        if wanted.protocol:
+        data = {"path": options.data[0], **{name: data[name] for name in kept if name in data}}
+        if options.protocol:
             evaluation |= {"temperature": 1.0, "top_p": 0.7}
-            evaluation |= _given(temperature=wanted.temperature, top_p=wanted.top_p)
+            evaluation |= _given(temperature=options.temperature, top_p=options.top_p)
         chosen = _given(
-            protocol=wanted.protocol, grader=wanted.grader, limit_rows=wanted.limit_rows, samples=wanted.samples
+            protocol=options.protocol, grader=options.grader, limit_rows=options.limit_rows, samples=options.samples
         )
-        chosen |= _given(chat=wanted.chat, prompt_template=wanted.prompt_template)
-        names = _distinct([_file_name(Path(path).stem) for path in wanted.data])
-        evaluation["sets"] = {name: {"path": path, **chosen} for name, path in zip(names, wanted.data, strict=True)}
-    elif wanted.samples:
+        chosen |= _given(chat=options.chat, prompt_template=options.prompt_template)
+        names = _distinct([_file_name(Path(path).stem) for path in options.data])
+        evaluation["sets"] = {name: {"path": path, **chosen} for name, path in zip(names, options.data, strict=True)}
+    elif options.samples:
         evaluation["sets"] = {
-            name: {**one, "samples": wanted.samples} for name, one in evaluation.get("sets", {}).items()
+            name: {**one, "samples": options.samples} for name, one in evaluation.get("sets", {}).items()
         }
     changed = {
         **tree,
@@ -180,22 +182,22 @@ def _build(tree: dict[str, Any], wanted: Wanted) -> RunSpec:
         "training": {**tree.get("training", {}), "steps": 0},
     }
     try:
-        return build_spec(changed, wanted.overrides)
+        return build_spec(changed, options.overrides)
     except SpecError as error:
         fail(str(error))
 
 
-def _check_options(wanted: Wanted) -> None:
+def _check_options(options: EvaluationOptions) -> None:
     """Options that say how prompts are asked belong to prompts of one's own."""
-    options = _given(
-        protocol=wanted.protocol,
-        grader=wanted.grader,
-        limit_rows=wanted.limit_rows,
-        chat=wanted.chat,
-        prompt_template=wanted.prompt_template,
+    given = _given(
+        protocol=options.protocol,
+        grader=options.grader,
+        limit_rows=options.limit_rows,
+        chat=options.chat,
+        prompt_template=options.prompt_template,
     )
-    if options and not wanted.data:
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in options)
+    if given and not options.data:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         fail(f"{names}: a run's own sets are asked as its spec says. Give --data, or --set evaluation.sets.NAME.…")
 
 

@@ -71,7 +71,7 @@ def _resolve(
 ) -> "tuple[RewardSpec, dict[str, AnyGrader]]":
     """The rules by a spec's own checks, so that a refusal reads as it does for a spec."""
     from dapo.spec.load import build_spec, load_spec
-    from dapo.spec.text.problem import SpecError
+    from dapo.spec.problem import SpecError
 
     if path is None and grader is None:
         fail("name a grader with --grader, e.g. --grader math_verify, or a spec with --spec")
@@ -116,7 +116,7 @@ def _check_colons(option: str, value: str) -> None:
     """`{exact:1}` is, to YAML, a key `exact:1` with no value."""
     import yaml
 
-    from dapo.spec.text.yaml_text import read_yaml
+    from dapo.spec.yaml_text import read_yaml
 
     try:
         found = read_yaml(value)
@@ -141,7 +141,7 @@ def _require_options(grader: str, path: Path | None, options: Sequence[str]) -> 
 def _named(grader: str, path: Path | None) -> "AnyGrader | None":
     """What the spec calls so."""
     from dapo.spec.load import load_spec
-    from dapo.spec.text.problem import SpecError
+    from dapo.spec.problem import SpecError
 
     try:
         return load_spec(path).reward.graders.get(grader) if path else None

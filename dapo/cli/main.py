@@ -57,7 +57,7 @@ def train(
 
     resolved = command.resolve(spec, overrides or [])
     if dry_run:
-        command.dry_run(resolved, run_dir)
+        command.dry_run(resolved)
     else:
         command.train(resolved, run_dir)
 
@@ -88,7 +88,7 @@ def evaluate(
     """Evaluate models or runs on prompts with known answers: avg@k, pass@k, maj@k, side by side."""
     from dapo.cli import evaluate as command
 
-    wanted = command.Wanted(
+    options = command.EvaluationOptions(
         data=data or (),
         protocol=protocol,
         samples=samples,
@@ -101,7 +101,7 @@ def evaluate(
         limit_rows=limit_rows,
         overrides=overrides or (),
     )
-    command.evaluate(subjects, wanted, base=base, out=out, json_path=json_path, picture=picture)
+    command.evaluate(subjects, options, base=base, out=out, json_path=json_path, picture=picture)
 
 
 @app.command()
@@ -158,11 +158,12 @@ def export(
 ) -> None:
     """Write a run's last checkpoint as a Hugging Face model directory."""
     from dapo.cli.children import require_torch, run_module
+    from dapo.records.folder import RunFolder
 
-    if not (run_dir / "spec.yaml").exists():
+    if not RunFolder(run_dir).spec.exists():
         fail(f"{run_dir} is not the folder of a run: it has no spec.yaml")
     require_torch("dapo export")
-    run_module("services.learner.model.export", str(run_dir), str(out))
+    run_module("services.learner.export", str(run_dir), str(out))
 
 
 @models.command("toy-reverse")

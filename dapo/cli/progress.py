@@ -12,10 +12,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from dapo.contracts.events import (
+    Alert,
+    EvaluationFinished,
+    EvaluationProgress,
+    Event,
+    ServiceChanged,
+    StateChanged,
+    StepFinished,
+)
+
 _WINDOW = 10
 
 # Heading, metric, format.
-COLUMNS: tuple[tuple[str, str, str], ...] = (
+_COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("accuracy", "accuracy_mean", "{:.3f}"),
     ("reward", "reward_mean", "{:+.3f}"),
     ("length", "response_length_mean", "{:.1f}"),
@@ -50,19 +60,19 @@ class Waiting:
         self._stepped = False
         self._evaluation = ""
 
-    def update(self, kind: str, data: Mapping[str, Any]) -> None:
-        if kind == "state":
-            self._state = data["state"]
-        elif kind == "service":
-            role = data.get("role", data["worker_id"].rsplit("-", 1)[0])
-            self._workers[data["worker_id"]] = (role, data["state"])
-        elif kind == "step":
-            self._stepped = True
-        elif kind == "evaluation":
-            going_on = data["state"] == "going on"
-            self._evaluation = (
-                f"evaluating step {data['step']}: {data['done']} of {data['problems']} problems…" if going_on else ""
-            )
+    def update(self, event: Event) -> None:
+        match event:
+            case StateChanged():
+                self._state = event.state
+            case ServiceChanged():
+                role = event.role or event.worker_id.rsplit("-", 1)[0]
+                self._workers[event.worker_id] = (role, event.state)
+            case StepFinished():
+                self._stepped = True
+            case EvaluationProgress():
+                self._evaluation = f"evaluating step {event.step}: {event.done} of {event.problems} problems…"
+            case EvaluationFinished():
+                self._evaluation = ""
 
     @property
     def text(self) -> str:
@@ -126,7 +136,7 @@ class Display(Protocol):
 
     def __enter__(self) -> "Display": ...
     def __exit__(self, *_: object) -> None: ...
-    def event(self, kind: str, data: Mapping[str, Any]) -> None: ...
+    def event(self, event: Event) -> None: ...
     def note(self, text: str) -> None: ...
 
 
@@ -149,14 +159,14 @@ class PlainDisplay:
     def note(self, text: str) -> None:
         self._console.print(text, soft_wrap=True, highlight=False, markup=False)
 
-    def event(self, kind: str, data: Mapping[str, Any]) -> None:
-        self._waiting.update(kind, data)
-        if kind == "alert":
-            self.note(f"alert: {data['message']}")
-        elif kind == "evaluation" and data["state"] == "finished":
-            self.note(evaluation_text(data))
-        elif kind == "step":
-            self._step(data)
+    def event(self, event: Event) -> None:
+        self._waiting.update(event)
+        if isinstance(event, Alert):
+            self.note(f"alert: {event.message}")
+        elif isinstance(event, EvaluationFinished):
+            self.note(evaluation_text(event.row))
+        elif isinstance(event, StepFinished):
+            self._step(event.row)
         elif (text := self._waiting.text) and text.partition(":")[0] != self._last:
             # What follows a colon is how far it is: a log wants that once.
             self._last = text.partition(":")[0]
@@ -165,7 +175,7 @@ class PlainDisplay:
     def _step(self, row: Mapping[str, Any]) -> None:
         self._pace.update(row["step"], time.monotonic())
         left = self._pace.left_s()
-        values = "  ".join(f"{heading} {show(row, name, form)}" for heading, name, form in COLUMNS)
+        values = "  ".join(f"{heading} {show(row, name, form)}" for heading, name, form in _COLUMNS)
         self.note(f"step {row['step']}/{self._total}  {values}  left {'–' if left is None else duration(left)}")
 
 
@@ -194,23 +204,23 @@ class LiveDisplay:
     def note(self, text: str) -> None:
         self._note = text
 
-    def event(self, kind: str, data: Mapping[str, Any]) -> None:
-        self._waiting.update(kind, data)
-        if kind == "alert":
-            self._live.console.print(Text(f"alert: {data['message']}", style="yellow"))
-        elif kind == "evaluation" and data["state"] == "finished":
-            self._live.console.print(Text(evaluation_text(data), style="green"))
-        elif kind == "step":
-            self._row = data
-            self._pace.update(data["step"], time.monotonic())
+    def event(self, event: Event) -> None:
+        self._waiting.update(event)
+        if isinstance(event, Alert):
+            self._live.console.print(Text(f"alert: {event.message}", style="yellow"))
+        elif isinstance(event, EvaluationFinished):
+            self._live.console.print(Text(evaluation_text(event.row), style="green"))
+        elif isinstance(event, StepFinished):
+            self._row = event.row
+            self._pace.update(event.row["step"], time.monotonic())
             left = self._pace.left_s()
-            self._bar.update(self._task, completed=data["step"], left="–" if left is None else duration(left))
+            self._bar.update(self._task, completed=event.row["step"], left="–" if left is None else duration(left))
 
     def _render(self) -> RenderableType:
         table = Table(expand=True, box=None, header_style="dim")
-        for heading, _, _ in COLUMNS:
+        for heading, _, _ in _COLUMNS:
             table.add_column(heading, justify="right")
-        table.add_row(*(show(self._row, name, form) for _, name, form in COLUMNS))
+        table.add_row(*(show(self._row, name, form) for _, name, form in _COLUMNS))
         return Group(self._bar, table, Text(self._note or self._waiting.text, style="cyan"))
 
 

@@ -10,14 +10,17 @@ import typer
 from rich.console import Console
 
 from dapo.cli.children import require_torch
-from dapo.cli.client import EmbeddedService, RefusedRequest, RunClient, ServiceError
+from dapo.cli.embedded import EmbeddedService
 from dapo.cli.errors import INTERRUPTED, RUN_ERROR, fail
 from dapo.cli.progress import Display, duration, make_display
-from dapo.spec.checks.consistency import find_warnings
-from dapo.spec.load import dump_yaml, load_spec, missing_inputs
-from dapo.spec.plan import describe_plan, format_plan, plan_processes
+from dapo.client import RefusedRequest, Run, RunClient, ServiceError
+from dapo.contracts.events import known_event
+from dapo.records.folder import RunFolder
+from dapo.spec.checks.all import find_warnings
+from dapo.spec.load import dump_yaml, load_spec, missing_inputs, show_yaml
+from dapo.spec.preview import format_preview, preview
+from dapo.spec.problem import SpecError
 from dapo.spec.run import RunSpec
-from dapo.spec.text.problem import SpecError
 
 
 def resolve(path: Path, overrides: list[str]) -> RunSpec:
@@ -34,22 +37,10 @@ def require_inputs(spec: RunSpec) -> None:
         fail("\n".join(map(str, problems)))
 
 
-def dry_run(spec: RunSpec, run_dir: Path | None) -> None:
+def dry_run(spec: RunSpec) -> None:
     """Print the resolved spec and what would be started."""
-    from dapo.host.devices import visible_cuda_devices
-
-    redis = spec.resources.redis
-    plans = plan_processes(
-        spec,
-        run_id="<run id>",
-        run_dir=run_dir or Path("runs/<run id>"),
-        redis_url=redis.url or "<embedded>",
-        payload_url=redis.payload_url,
-        master_port=0,
-        cuda_devices=visible_cuda_devices(),
-    )
-    typer.echo(dump_yaml(spec))
-    typer.echo(format_plan(describe_plan(spec, plans)))
+    typer.echo(show_yaml(spec))
+    typer.echo(format_preview(preview(spec)))
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:
@@ -67,8 +58,11 @@ def train(spec: RunSpec, run_dir: Path | None) -> Path:
     for warning in find_warnings(spec):
         console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     try:
-        with EmbeddedService(run_dir.resolve().parent if run_dir else Path("runs")) as service:
-            return _run(service, spec, run_dir, console)
+        with (
+            EmbeddedService(run_dir.resolve().parent if run_dir else Path("runs")) as service,
+            RunClient(service.url, service.token) as client,
+        ):
+            return _run(service, client, spec, run_dir, console)
     except RefusedRequest as error:
         fail(str(error))
     except ServiceError as error:
@@ -79,11 +73,10 @@ def train(spec: RunSpec, run_dir: Path | None) -> Path:
         fail("interrupted", INTERRUPTED)
 
 
-def _run(service: EmbeddedService, spec: RunSpec, run_dir: Path | None, console: Console) -> Path:
-    client = RunClient(service.url, service.token)
+def _run(service: EmbeddedService, client: RunClient, spec: RunSpec, run_dir: Path | None, console: Console) -> Path:
     run = client.create(dump_yaml(spec), str(run_dir.resolve()) if run_dir else "")
     folder = Path(run["run_dir"])
-    service.move_log(folder / "logs" / "orchestrator.log")
+    service.move_log(RunFolder(folder).logs / "orchestrator.log")
     console.print(f"run {run['id']} in {folder}", highlight=False, soft_wrap=True)
     interrupted = False
     with make_display(console, spec.training.steps) as display:
@@ -93,7 +86,6 @@ def _run(service: EmbeddedService, spec: RunSpec, run_dir: Path | None, console:
             interrupted = True
             display.note("stopping…")
             end = client.stop(run["id"])
-    client.close()
     _report(end, folder, console)
     if interrupted:
         raise typer.Exit(INTERRUPTED)
@@ -102,22 +94,23 @@ def _run(service: EmbeddedService, spec: RunSpec, run_dir: Path | None, console:
     return folder
 
 
-def _follow(client: RunClient, run_id: str, display: Display) -> dict[str, Any]:
-    for event in client.events(run_id):
-        display.event(event.kind, event.data)
+def _follow(client: RunClient, run_id: str, display: Display) -> Run:
+    for sent in client.events(run_id):
+        if (event := known_event(sent.kind, sent.data)) is not None:
+            display.event(event)
     return client.get(run_id)
 
 
-def _report(end: Mapping[str, Any], folder: Path, console: Console) -> None:
+def _report(end: Run, folder: Path, console: Console) -> None:
     lines = [f"run {end['id']} {end['state']}"]
     if end["message"] and end["state"] == "failed":
         lines[0] += f": {end['message']}"
-    summary_path = folder / "summary.json"
-    if summary_path.exists():
-        lines += summary_lines(json.loads(summary_path.read_text(encoding="utf-8")))
+    records = RunFolder(folder)
+    if records.summary.exists():
+        lines += summary_lines(json.loads(records.summary.read_text(encoding="utf-8")))
     lines.append(f"run folder  {folder}")
-    if (folder / "curves.png").exists():
-        lines.append(f"curves      {folder / 'curves.png'}")
+    if records.curves.exists():
+        lines.append(f"curves      {records.curves}")
     console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from itertools import accumulate
 from typing import Literal, NamedTuple
 
-from dapo.algo.frontier import Part
+from dapo.algo.frontier import DataPart
 from dapo.data.errors import DatasetError, Malformed, RowError
 from dapo.data.rows import HASH_BYTES, Row, is_held_out
 from dapo.data.source import Scanned, Source
@@ -86,9 +86,9 @@ class Dataset:
         return [part.source for part in self._rows]
 
     @property
-    def parts(self) -> tuple[Part, ...]:
+    def parts(self) -> tuple[DataPart, ...]:
         """What the frontier draws from: the number of rows of each source and its weight, in the rows' order."""
-        return tuple(Part(len(part.numbers), part.source.spec.weight) for part in self._rows)
+        return tuple(DataPart(len(part.numbers), part.source.spec.weight) for part in self._rows)
 
     def split(self, part: Literal["train", "held_out"], share: float) -> "Dataset":
         """One of two halves without a prompt in common; `share` of the prompts are held out, whatever their order."""

@@ -15,8 +15,8 @@ from dapo.data.source import Scanned, Source
 from dapo.data.tokens import PromptTokens
 from dapo.v1 import messages_pb2 as pb
 
-BINS = 10
-SHOWN = 5
+_BINS = 10
+_SHOWN = 5
 """Malformed rows and conflicts that are listed; all are counted."""
 _TOKEN_BATCH = 256
 _QUANTILES = (0.5, 0.9, 0.99)
@@ -60,7 +60,7 @@ class Inspection:
     samples: list[Row]
 
 
-class _Measures:
+class _RowMeasures:
     """What one pass over the rows gathers."""
 
     def __init__(self, counter: PromptTokens | None, samples: int) -> None:
@@ -112,8 +112,8 @@ def inspect(
     source: Source, items: Iterable[Scanned | Malformed], counter: PromptTokens | None = None, samples: int = 3
 ) -> Inspection:
     """`items` is `source.scan()`, perhaps within a progress bar. Raises DatasetError where no row is usable."""
-    measures = _Measures(counter, samples)
-    rows, malformed = collect(source, measures.watch(items), limit=len(source), listed=SHOWN)
+    measures = _RowMeasures(counter, samples)
+    rows, malformed = collect(source, measures.watch(items), limit=len(source), listed=_SHOWN)
     dataset = Dataset([rows])
     duplicates = dataset.duplicates()
     return Inspection(
@@ -126,7 +126,7 @@ def inspect(
         first_malformed=malformed,
         duplicates=duplicates.rows,
         conflicts=len(duplicates.conflicts),
-        first_conflicts=duplicates.conflicts[:SHOWN],
+        first_conflicts=duplicates.conflicts[:_SHOWN],
         golds=dict(measures.golds.most_common()),
         prompts=dict(measures.prompts.most_common()),
         graders=dict(measures.graders.most_common()),
@@ -144,10 +144,10 @@ def distribution(values: Sequence[int]) -> Distribution:
     ordered = sorted(values)
     quantiles = {f"p{share * 100:g}": ordered[math.ceil(share * len(ordered)) - 1] for share in _QUANTILES}
     low, high = ordered[0], quantiles["p99"]
-    width = max(1, math.ceil((high - low + 1) / BINS))
-    counts = Counter(min((value - low) // width, BINS) for value in ordered)
+    width = max(1, math.ceil((high - low + 1) / _BINS))
+    counts = Counter(min((value - low) // width, _BINS) for value in ordered)
     bounds = [(low + (index + 1) * width - 1, index) for index in range(max(counts) + 1)]
-    bins = [(ordered[-1] if index == BINS else bound, counts[index]) for bound, index in bounds]
+    bins = [(ordered[-1] if index == _BINS else bound, counts[index]) for bound, index in bounds]
     return Distribution(sum(ordered) / len(ordered), low, quantiles, ordered[-1], bins)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from dapo.data.arrow import LibraryRows, ParquetRows
 from dapo.data.errors import DatasetError
 from dapo.data.tables import Chain, JsonLines, Table
-from dapo.spec.text.paths import DATA_SUFFIXES, is_hub_dataset
+from dapo.spec.paths import DATA_SUFFIXES, is_hub_dataset
 from dapo.spec.tree.data import SourceSpec
 
 _SPLIT_WORDS = {
@@ -17,7 +17,7 @@ _SPLIT_WORDS = {
     "test": {"test", "testing", "eval", "evaluation"},
     "validation": {"validation", "valid", "val", "dev"},
 }
-HELD_OUT = "held-out"
+HELD_OUT_SPLIT = "held-out"
 """`train.held-out.jsonl` is of this split, and of no other."""
 
 
@@ -64,7 +64,7 @@ def _folder(folder: Path, spec: SourceSpec) -> Table:
     names = [path.relative_to(folder).as_posix() for path in files]
     chosen = split_files(names, spec.split)
     if not chosen:
-        splits = ", ".join(split for split in (*_SPLIT_WORDS, HELD_OUT) if split_files(names, split))
+        splits = ", ".join(split for split in (*_SPLIT_WORDS, HELD_OUT_SPLIT) if split_files(names, split))
         raise DatasetError(
             f"{folder} has no files of the split {spec.split!r}; it has {splits} ({_few(names)}): set split"
         )
@@ -85,8 +85,8 @@ def _folder(folder: Path, spec: SourceSpec) -> Table:
 def split_files(names: Sequence[str], split: str) -> list[str]:
     """Which of a folder's files hold a split: by its name (`train.jsonl`, `train-00000-of-00002.parquet`, `train/…`),
     else by a word of the name (`gsm8k_train.jsonl`). Where no file names a split, all are of `train`."""
-    ours = [name for name in names if (HELD_OUT in Path(name).stem) == (split == HELD_OUT)]
-    if split == HELD_OUT:
+    ours = [name for name in names if (HELD_OUT_SPLIT in Path(name).stem) == (split == HELD_OUT_SPLIT)]
+    if split == HELD_OUT_SPLIT:
         return ours
     shard = re.compile(rf"{re.escape(split)}(-\d+-of-\d+)?", re.IGNORECASE)
     exact = [name for name in ours if any(shard.fullmatch(part) for part in Path(name).with_suffix("").parts)]

@@ -1,12 +1,13 @@
 """Files of rows that are written whole or not at all."""
 
 import json
-import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from dapo.data.errors import DatasetError
+from dapo.host.files import replacing, sync
 
 
 def check_output(path: Path, suffixes: Sequence[str], inputs: Collection[Path], *, force: bool) -> None:
@@ -30,42 +31,35 @@ class _Writer(Protocol):
 
 
 class Output:
-    """A file under a temporary name, renamed when it is whole; leaving the context removes what was not published.
+    """A file of rows that is being written. All methods raise OSError, e.g. for a full disk."""
 
-    All methods raise OSError, e.g. for a full disk.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """.jsonl holds any rows, .parquet those of `dapo data prepare`."""
-        self._path = path
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-        self._writer: _Writer
-        if path.suffix.lower() == ".jsonl":
-            self._writer = _JsonLinesWriter(self._temporary)
-        else:
-            self._writer = _ParquetWriter(self._temporary, path.name)
-
-    def __enter__(self) -> "Output":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            self._writer.close()
-        finally:
-            self._temporary.unlink(missing_ok=True)
+    def __init__(self, scratch: Path, writer: _Writer) -> None:
+        self._scratch = scratch
+        self._writer = writer
 
     def write(self, row: dict[str, Any]) -> None:
         """In a .jsonl file, fields that are None are left out."""
         self._writer.write(row)
 
     def finish(self) -> None:
-        """What was written is on the disk."""
+        """What was written is on the disk when this returns; no row may follow."""
         self._writer.close()
-        with self._temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        sync(self._scratch)
 
-    def publish(self) -> None:
-        self._temporary.replace(self._path)
+
+@contextmanager
+def open_output(path: Path) -> Iterator[Output]:
+    """A file that appears, or replaces the one there, at the end of the context, and does not where that raises.
+
+    .jsonl holds any rows, .parquet those of `dapo data prepare`.
+    """
+    with replacing(path) as scratch:
+        is_text = path.suffix.lower() == ".jsonl"
+        writer: _Writer = _JsonLinesWriter(scratch) if is_text else _ParquetWriter(scratch, path.name)
+        try:
+            yield Output(scratch, writer)
+        finally:
+            writer.close()
 
 
 class _JsonLinesWriter:

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from dapo.data.errors import DatasetError, Malformed
-from dapo.data.locations import HELD_OUT
-from dapo.data.outputs import Output, check_output
+from dapo.data.locations import HELD_OUT_SPLIT
+from dapo.data.outputs import check_output, open_output
 from dapo.data.rows import Row, is_held_out
 from dapo.data.source import Scanned, Source
 from dapo.data.tokens import PromptTokens
-from dapo.spec.text.paths import DATA_SUFFIXES
+from dapo.spec.paths import DATA_SUFFIXES
 
-SHOWN = 5
+_SHOWN = 5
 _BATCH = 256
 
 
@@ -34,7 +34,7 @@ class Filters:
 
 
 @dataclass
-class Report:
+class PreparationReport:
     """What became of the rows: `rows` = `written` + `held_out` + all that is dropped."""
 
     rows: int = 0
@@ -48,13 +48,13 @@ class Report:
     def drop(self, reason: str, what: str) -> None:
         self.dropped[reason] += 1
         first = self.first_dropped.setdefault(reason, [])
-        if len(first) < SHOWN:
+        if len(first) < _SHOWN:
             first.append(what)
 
 
 def held_out_path(out: Path) -> Path:
     """`train.jsonl` → `train.held-out.jsonl`."""
-    return out.with_name(f"{out.stem}.{HELD_OUT}{out.suffix}")
+    return out.with_name(f"{out.stem}.{HELD_OUT_SPLIT}{out.suffix}")
 
 
 def prepare(
@@ -66,7 +66,7 @@ def prepare(
     held_out: float = 0.0,
     also_read: Sequence[Path] = (),
     force: bool = False,
-) -> Report:
+) -> PreparationReport:
     """Write `out`, and beside it the held-out share of the prompts; files appear when they are whole, or not at all.
 
     `items` is `source.scan()`, perhaps within a progress bar. Raises DatasetError where a file is there already (unless
@@ -76,9 +76,9 @@ def prepare(
     paths = [out, held_out_path(out)] if held_out else [out]
     for path in paths:
         check_output(path, DATA_SUFFIXES, [*source.table.files, *also_read], force=force)
-    report = Report()
+    report = PreparationReport()
     with ExitStack() as stack:
-        outputs = [stack.enter_context(Output(path)) for path in paths]
+        outputs = [stack.enter_context(open_output(path)) for path in paths]
         for scanned in _kept(source, items, filters, report):
             is_kept_back = bool(held_out) and is_held_out(scanned.hash, held_out)
             outputs[is_kept_back].write(_fields(scanned.row))
@@ -90,21 +90,22 @@ def prepare(
                 + (f" and {report.held_out} for {paths[1].name}" if held_out else "")
                 + f"; dropped: {_reasons(report)}"
             )
+        # All are on the disk before the first of them appears.
         for output in outputs:
             output.finish()
-        for output in reversed(outputs):
-            output.publish()
     return report
 
 
-def _kept(source: Source, items: Iterable[Scanned | Malformed], filters: Filters, report: Report) -> Iterator[Scanned]:
+def _kept(
+    source: Source, items: Iterable[Scanned | Malformed], filters: Filters, report: PreparationReport
+) -> Iterator[Scanned]:
     rows = _distinct(source, items, filters, report)
     while batch := list(islice(rows, _BATCH)):
         yield from _short_enough(batch, filters, report)
 
 
 def _distinct(
-    source: Source, items: Iterable[Scanned | Malformed], filters: Filters, report: Report
+    source: Source, items: Iterable[Scanned | Malformed], filters: Filters, report: PreparationReport
 ) -> Iterator[Scanned]:
     first: dict[bytes, tuple[int, int]] = {}
     for item in items:
@@ -125,7 +126,7 @@ def _distinct(
             report.drop("conflicting", f"{row_id} asks as {source.row_id(original)} does and has another answer")
 
 
-def _short_enough(batch: list[Scanned], filters: Filters, report: Report) -> Iterator[Scanned]:
+def _short_enough(batch: list[Scanned], filters: Filters, report: PreparationReport) -> Iterator[Scanned]:
     limit = filters.max_prompt_tokens
     if filters.counter is None or limit is None:
         yield from batch
@@ -139,7 +140,7 @@ def _short_enough(batch: list[Scanned], filters: Filters, report: Report) -> Ite
             yield item
 
 
-def _reasons(report: Report) -> str:
+def _reasons(report: PreparationReport) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in report.dropped.most_common()) or "none"
 
 

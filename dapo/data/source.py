@@ -9,8 +9,8 @@ from dapo.data.locations import open_table
 from dapo.data.rows import Row, build_row, prompt_hash
 from dapo.spec.tree.data import SourceSpec
 
-MALFORMED_SHARE = 0.01
-MALFORMED_ROWS = 100
+_MALFORMED_SHARE = 0.01
+_MALFORMED_ROWS = 100
 
 
 class Scanned(NamedTuple):
@@ -51,7 +51,7 @@ class Source:
     @property
     def malformed_limit(self) -> int:
         limit = self.spec.malformed_limit
-        return max(MALFORMED_ROWS, int(MALFORMED_SHARE * len(self))) if limit is None else limit
+        return max(_MALFORMED_ROWS, int(_MALFORMED_SHARE * len(self))) if limit is None else limit
 
     def row(self, number: int) -> Row:
         """Raises RowError."""

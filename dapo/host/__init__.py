@@ -1,0 +1,1 @@
+"""What this machine has and does: GPUs, ports, files, processes. Imports nothing of the house."""

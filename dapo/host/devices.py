@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 from pathlib import Path
 
 
@@ -14,3 +15,9 @@ def visible_cuda_devices() -> tuple[str, ...]:
         return tuple(name for name in names if name and name != "-1")
     numbers = (re.fullmatch(r"nvidia(\d+)", path.name) for path in Path("/dev").glob("nvidia*"))
     return tuple(sorted((match[1] for match in numbers if match), key=int))
+
+
+def device_names() -> list[str]:
+    """The visible GPUs under names that differ between hosts, `<host name>/<device>`: who compares two lists sees
+    whether two processes use the same GPU."""
+    return [f"{socket.gethostname()}/{device}" for device in visible_cuda_devices()]

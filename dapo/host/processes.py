@@ -1,4 +1,4 @@
-"""Ties processes to their parents and ends whole process groups. Linux only where it says so."""
+"""Starts processes, ties them to their parents and ends whole process groups. Linux only where it says so."""
 
 import asyncio
 import ctypes
@@ -6,20 +6,35 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-PARENT_VARIABLE = "DAPO_PARENT_PID"
+_PARENT_VARIABLE = "DAPO_PARENT_PID"
 _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.05
+
+
+def python_command(module: str, *arguments: str) -> list[str]:
+    """The command line of `python -m module arguments…` in this interpreter."""
+    return [sys.executable, "-m", module, *arguments]
+
+
+def child_environment(variables: Mapping[str, str] | None = None, *, without: Collection[str] = ()) -> dict[str, str]:
+    """The environment of a child of this process: this process's own but for the names in `without`, `variables`, and
+    this process's pid, from which `die_with_parent` tells that the parent is gone.
+
+    For children only: a program that this process is replaced by would take itself for an orphan.
+    """
+    inherited = {name: value for name, value in os.environ.items() if name not in without}
+    return {**inherited, **(variables or {}), _PARENT_VARIABLE: str(os.getpid())}
 
 
 def die_with_parent(signal_number: int = signal.SIGTERM) -> None:
     """Have the kernel send this process `signal_number` when the thread that started it ends (Linux; else nothing).
 
-    A parent may put its pid into the child's environment as DAPO_PARENT_PID: a child whose parent was gone before
-    this call then ends at once. Raises OSError where the kernel refuses.
+    A child that was started with `child_environment`, and whose parent was gone before this call, ends at once. Raises
+    OSError where the kernel refuses.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -27,9 +42,14 @@ def die_with_parent(signal_number: int = signal.SIGTERM) -> None:
     if libc.prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0) != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"prctl(PR_SET_PDEATHSIG): {os.strerror(number)}")
-    expected = os.environ.pop(PARENT_VARIABLE, "")
+    expected = os.environ.pop(_PARENT_VARIABLE, "")
     if expected and os.getppid() != int(expected):
         os.kill(os.getpid(), signal_number)
+
+
+def describe_exit(code: int) -> str:
+    """`exited with code 3`, or `was ended by signal 9` of a code that is minus the signal."""
+    return f"exited with code {code}" if code >= 0 else f"was ended by signal {-code}"
 
 
 class ProcessEntry(NamedTuple):

@@ -5,12 +5,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dapo.host.files import replacing
 from dapo.records.evaluations import Point, points, read_evaluations
+from dapo.records.folder import RunFolder
 from dapo.records.json_lines import read_json_lines
 from dapo.spec.load import parse_spec
 from dapo.telemetry.metrics import BY_NAME
 
-Row = Mapping[str, Any]
+MetricRow = Mapping[str, Any]
 
 _INK = "#1f2933"
 _GRID = "#e4e7eb"
@@ -29,7 +31,7 @@ class Panel(NamedTuple):
     smooth: bool = True
 
 
-PANELS: tuple[Panel, ...] = (
+_PANELS: tuple[Panel, ...] = (
     Panel("Accuracy", ("accuracy_mean",), "share of responses that are correct", from_zero=True),
     Panel("Reward", ("reward_mean", "accuracy_reward_mean"), "reward"),
     Panel("Length", ("response_length_mean", "truncated_share"), "tokens", right="truncated share"),
@@ -42,7 +44,7 @@ PANELS: tuple[Panel, ...] = (
 )
 
 
-def series(rows: Sequence[Row], name: str) -> tuple[list[float], list[float]]:
+def series(rows: Sequence[MetricRow], name: str) -> tuple[list[float], list[float]]:
     """Steps and values of one metric, without rows where it is missing, not a number or not finite."""
     steps: list[float] = []
     values: list[float] = []
@@ -69,10 +71,11 @@ def plot_run(run_dir: Path) -> Path:
 
     Raises FileNotFoundError where one of them is missing, ValueError where one cannot be read (SpecError is one).
     """
-    spec = parse_spec((run_dir / "spec.yaml").read_text(encoding="utf-8"))
+    folder = RunFolder(run_dir)
+    spec = parse_spec(folder.spec.read_text(encoding="utf-8"))
     return draw_curves(
-        read_json_lines(run_dir / "metrics.jsonl"),
-        run_dir / "curves.png",
+        read_json_lines(folder.metrics),
+        folder.curves,
         title=f"{run_dir.resolve().name}: {spec.algorithm.preset}, {spec.training.prompts_per_step} prompts × "
         f"{spec.sampling.group_size} responses a step",
         smoothing_steps=spec.metrics.smoothing_steps,
@@ -82,7 +85,7 @@ def plot_run(run_dir: Path) -> Path:
 
 
 def draw_curves(
-    rows: Sequence[Row],
+    rows: Sequence[MetricRow],
     out: Path,
     *,
     title: str,
@@ -97,19 +100,18 @@ def draw_curves(
     figure = Figure(figsize=(15, 11), dpi=110, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.subplots(3, 3)
-    for panel, ax in zip(PANELS, axes.flat, strict=True):
+    for panel, ax in zip(_PANELS, axes.flat, strict=True):
         _draw_panel(ax, panel, rows, smoothing_steps)
     _draw_references(axes.flat[0], reference_accuracy or {})
     _draw_evaluations(axes.flat[0], evaluations or {})
     figure.suptitle(title, fontsize=14, fontweight="bold", color=_INK)
     out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".{out.name}.part")
-    figure.savefig(part, format="png")
-    part.replace(out)
+    with replacing(out) as scratch:
+        figure.savefig(scratch, format="png")
     return out
 
 
-def _draw_panel(ax: Any, panel: Panel, rows: Sequence[Row], window: int) -> None:
+def _draw_panel(ax: Any, panel: Panel, rows: Sequence[MetricRow], window: int) -> None:
     from matplotlib.ticker import MaxNLocator
 
     ax.set_title(panel.title, loc="left", fontsize=11, fontweight="bold", color=_INK)
@@ -146,7 +148,7 @@ def _right_axis(ax: Any, panel: Panel) -> Any:
     return right
 
 
-def _draw_series(ax: Any, rows: Sequence[Row], name: str, colour: str, window: int, count: int) -> Any:
+def _draw_series(ax: Any, rows: Sequence[MetricRow], name: str, colour: str, window: int, count: int) -> Any:
     steps, values = series(rows, name)
     if not values:
         return None

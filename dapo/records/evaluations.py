@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dapo.records.folder import RunFolder
 from dapo.records.json_lines import read_json_lines
-
-EVALUATIONS = "evaluations.jsonl"
 
 
 class Point(NamedTuple):
@@ -20,7 +19,7 @@ class Point(NamedTuple):
 
 def read_evaluations(run_dir: Path) -> list[dict[str, Any]]:
     """Oldest first; none where there was no evaluation. Raises ValueError for a line that is not a JSON object."""
-    path = run_dir / EVALUATIONS
+    path = RunFolder(run_dir).evaluations
     return read_json_lines(path) if path.exists() else []
 
 

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dapo.algo.evaluation import Estimate, difference
+from dapo.host.files import replacing
 from dapo.records.evaluations import read_evaluations
 from dapo.records.samples import SampleFile, evaluation_path, read_groups
 
@@ -125,7 +126,8 @@ def draw_comparison(results: Sequence[Result], out: Path) -> Path:
         ax.set_title(name, loc="left", fontsize=12, fontweight="bold")
         _dress(ax, any(result.sets[name].row["avg_at_k"] for result in results if name in result.sets))
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, format="png")
+    with replacing(out) as scratch:
+        figure.savefig(scratch, format="png")
     return out
 
 

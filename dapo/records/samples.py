@@ -12,16 +12,18 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from dapo.records.folder import RunFolder
+
 _STEP_FILE = re.compile(r"step-(\d+)\.jsonl")
-HIGH_VARIANCE = (0.25, 0.75)
+_HIGH_VARIANCE = (0.25, 0.75)
 """Shares of correct responses, both ends included, between which a group's verdicts vary most."""
 
 
-class _Line(BaseModel):
+class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
 
-class Response(_Line):
+class SampleResponse(_Record):
     index: int
     text: str | None
     """None where the text was gone when the group was archived."""
@@ -44,7 +46,7 @@ class Response(_Line):
     """Scores of the parts of a weighted sum, by grader."""
 
 
-class Sample(_Line):
+class Sample(_Record):
     """One group."""
 
     step: int
@@ -58,7 +60,7 @@ class Sample(_Line):
     grader: str
     outcome: str = Field(pattern="^(kept|filtered|evaluated)$")
     """Kept for training, filtered by dynamic sampling, or evaluated."""
-    responses: tuple[Response, ...] = Field(min_length=1)
+    responses: tuple[SampleResponse, ...] = Field(min_length=1)
     """By index."""
 
     @property
@@ -82,7 +84,7 @@ class Group(NamedTuple):
     sample: Sample
 
 
-class Unreadable(NamedTuple):
+class UnreadableLine(NamedTuple):
     """A line that is no sample."""
 
     path: Path
@@ -93,51 +95,43 @@ class Unreadable(NamedTuple):
         return f"{self.path}:{self.line}: {self.problem}"
 
 
-def training_path(run_dir: Path) -> Path:
-    return run_dir / "samples.jsonl"
-
-
-def rotated_path(run_dir: Path) -> Path:
-    """Where the training samples go that made samples.jsonl too long."""
-    return run_dir / "samples.1.jsonl"
-
-
 def evaluation_path(run_dir: Path, set_name: str, step: int) -> Path:
-    """Raises ValueError for a name that is no single folder."""
+    """File of the samples of one evaluation. Raises ValueError for a name that is no single folder."""
     if set_name in ("", ".", "..") or any(char in set_name for char in "/\\\0"):
         raise ValueError(
             f"the evaluation set {set_name!r} cannot name a folder: rename it in evaluation.sets, without / and \\"
         )
-    return run_dir / "evaluations" / set_name / f"step-{step:06d}.jsonl"
+    return RunFolder(run_dir).evaluation_samples / set_name / f"step-{step:06d}.jsonl"
 
 
 def training_files(run_dir: Path) -> list[SampleFile]:
     """Those that are there, the older one first."""
-    return [SampleFile(path) for path in (rotated_path(run_dir), training_path(run_dir)) if path.exists()]
+    folder = RunFolder(run_dir)
+    return [SampleFile(path) for path in (folder.rotated_samples, folder.samples) if path.exists()]
 
 
 def evaluation_sets(run_dir: Path) -> list[str]:
     """Names of the sets of which an evaluation is there, sorted."""
-    folders = (run_dir / "evaluations").glob("*/")
+    folders = RunFolder(run_dir).evaluation_samples.glob("*/")
     return sorted(folder.name for folder in folders if evaluation_files(run_dir, folder.name))
 
 
 def evaluation_files(run_dir: Path, set_name: str) -> list[SampleFile]:
     """By step."""
-    found = (run_dir / "evaluations" / set_name).glob("step-*.jsonl")
+    found = (RunFolder(run_dir).evaluation_samples / set_name).glob("step-*.jsonl")
     matches = ((_STEP_FILE.fullmatch(path.name), path) for path in found)
     files = [(int(match[1]), path) for match, path in matches if match]
     return [SampleFile(path, step) for step, path in sorted(files)]
 
 
-def read_groups(files: Iterable[SampleFile], unreadable: list[Unreadable]) -> Iterator[Group]:
+def read_groups(files: Iterable[SampleFile], unreadable: list[UnreadableLine]) -> Iterator[Group]:
     """The groups of the files in order, one at a time; lines that are no sample go to `unreadable`. Raises OSError."""
     for path, step in files:
         for sample in read_samples(path, unreadable):
             yield Group(sample.step if step is None else step, sample)
 
 
-def read_samples(path: Path, unreadable: list[Unreadable] | None = None) -> Iterator[Sample]:
+def read_samples(path: Path, unreadable: list[UnreadableLine] | None = None) -> Iterator[Sample]:
     """The samples of a file, one at a time; lines that are none go to `unreadable`. A last line without its end is left
     out: it is being written. Raises OSError."""
     with path.open("rb") as file:
@@ -148,7 +142,7 @@ def read_samples(path: Path, unreadable: list[Unreadable] | None = None) -> Iter
                 yield Sample.model_validate_json(line)
             except ValidationError as error:
                 if unreadable is not None:
-                    unreadable.append(Unreadable(path, number, _problem(error)))
+                    unreadable.append(UnreadableLine(path, number, _problem(error)))
 
 
 def _problem(error: ValidationError) -> str:
@@ -157,7 +151,7 @@ def _problem(error: ValidationError) -> str:
     return f"{place}: {first['msg']}" if place else first["msg"]
 
 
-class Wanted(NamedTuple):
+class SampleFilter(NamedTuple):
     """Which groups, and which of their responses, somebody wants to see. All that is set must hold."""
 
     correct: bool | None = None
@@ -165,7 +159,7 @@ class Wanted(NamedTuple):
     truncated: bool = False
     """Only responses that were cut at the token limit."""
     high_variance: bool = False
-    """Only groups whose share of correct responses lies within HIGH_VARIANCE."""
+    """Only groups whose share of correct responses lies within _HIGH_VARIANCE."""
     steps: Collection[int] | None = None
     """Only groups of these steps."""
     prompt: str = ""
@@ -174,14 +168,14 @@ class Wanted(NamedTuple):
     def group(self, group: Group) -> bool:
         """Whether the group is wanted, whatever its responses are."""
         step, sample = group
-        low, high = HIGH_VARIANCE
+        low, high = _HIGH_VARIANCE
         return (
             (self.steps is None or step in self.steps)
             and (not self.high_variance or low <= sample.share_correct <= high)
             and (sample.row_id == self.prompt or self.prompt.casefold() in sample.prompt.casefold())
         )
 
-    def responses(self, sample: Sample) -> list[Response]:
+    def responses(self, sample: Sample) -> list[SampleResponse]:
         """Those of a wanted group that are wanted."""
         return [
             response
@@ -190,7 +184,7 @@ class Wanted(NamedTuple):
         ]
 
 
-def newest(groups: Iterable[Group], wanted: Wanted, count: int) -> list[Group]:
+def newest(groups: Iterable[Group], wanted: SampleFilter, count: int) -> list[Group]:
     """The last `count` of the wanted groups that have a wanted response, in the order given."""
     found = (group for group in groups if wanted.group(group) and wanted.responses(group.sample))
     return list(deque(found, maxlen=count))

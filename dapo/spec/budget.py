@@ -5,10 +5,8 @@ there together with the batch in training and the `max_staleness` batches that g
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from dapo.spec.run import RunSpec
+from dapo.spec.tree.run import RunTree
 
 MIB = 2**20
 ISSUE_SHARE = 0.85
@@ -47,7 +45,7 @@ class PayloadBudget:
         )
 
 
-def payload_budget(spec: "RunSpec") -> PayloadBudget:
+def payload_budget(spec: RunTree) -> PayloadBudget:
     prompt = spec.data.max_prompt_tokens
     response = spec.sampling.budgeted_response_tokens
     completion = (prompt + response) * ID_BYTES + response * (LOGPROB_BYTES + TEXT_BYTES)

@@ -9,16 +9,17 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
+from dapo.redaction import redact_url
 from dapo.spec.checks.data import data_fields, missing_rows
+from dapo.spec.diagnosis import diagnose
+from dapo.spec.paths import absolute, is_hub_dataset, is_local_model
+from dapo.spec.problem import Problem, SpecError
 from dapo.spec.run import RunSpec
-from dapo.spec.text.diagnosis import diagnose
-from dapo.spec.text.paths import absolute, is_hub_dataset, is_local_model
-from dapo.spec.text.problem import Problem, SpecError
-from dapo.spec.text.wording import shown
-from dapo.spec.text.yaml_text import read_yaml, write_yaml
 from dapo.spec.tree.base import Section
 from dapo.spec.tree.data import RowsSpec
 from dapo.spec.tree.graders import AnyGrader, JsonSchemaGrader
+from dapo.spec.wording import shown
+from dapo.spec.yaml_text import read_yaml, write_yaml
 
 Rows = TypeVar("Rows", bound=RowsSpec)
 
@@ -50,6 +51,21 @@ def parse_spec(text: str) -> RunSpec:
 def dump_yaml(spec: RunSpec) -> str:
     """The resolved spec, every field written out in the order of the tree; `parse_spec` reads the same spec from it."""
     return write_yaml(spec.model_dump(mode="json"))
+
+
+def show_yaml(spec: RunSpec) -> str:
+    """As `dump_yaml`, for eyes other than the user's: no URL has a user name or password."""
+    return write_yaml(_redacted(spec.model_dump(mode="json")))
+
+
+def _redacted(section: dict[str, Any]) -> dict[str, Any]:
+    found = dict(section)
+    for name, value in section.items():
+        if isinstance(value, dict):
+            found[name] = _redacted(value)
+        elif name.endswith("url") and isinstance(value, str):
+            found[name] = redact_url(value)
+    return found
 
 
 def missing_inputs(spec: RunSpec) -> list[Problem]:

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Iterator
 from itertools import groupby
 
-from dapo.spec.text.fields import FieldRow, field_rows, section_types
-from dapo.spec.text.wording import scalar_text
 from dapo.spec.tree.algorithm import PRESETS, AlgorithmSpec
+from dapo.spec.tree.fields import FieldRow, field_rows, section_types
+from dapo.spec.wording import scalar_text
 
 _CHOICE = re.compile(r"\[(.+)\]")
 

@@ -1,0 +1,1 @@
+"""What services report of themselves: the metrics, declared once with their units, and logging."""

@@ -301,7 +301,7 @@ class WeightReply(_message.Message):
     def __init__(self, serial: _Optional[int] = ..., phase: _Optional[str] = ..., error: _Optional[str] = ..., pause_s: _Optional[float] = ...) -> None: ...
 
 class Member(_message.Message):
-    __slots__ = ("generator_id", "version", "tensor_parallel", "state", "generated_tokens", "busy_s", "up_s", "running", "base_weights", "evaluates")
+    __slots__ = ("generator_id", "version", "tensor_parallel", "state", "generated_tokens", "busy_s", "up_s", "running", "base_weights", "evaluates", "devices")
     GENERATOR_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TENSOR_PARALLEL_FIELD_NUMBER: _ClassVar[int]
@@ -312,6 +312,7 @@ class Member(_message.Message):
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     BASE_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     EVALUATES_FIELD_NUMBER: _ClassVar[int]
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
     generator_id: str
     version: Version
     tensor_parallel: int
@@ -322,4 +323,5 @@ class Member(_message.Message):
     running: int
     base_weights: str
     evaluates: bool
-    def __init__(self, generator_id: _Optional[str] = ..., version: _Optional[_Union[Version, _Mapping]] = ..., tensor_parallel: _Optional[int] = ..., state: _Optional[str] = ..., generated_tokens: _Optional[int] = ..., busy_s: _Optional[float] = ..., up_s: _Optional[float] = ..., running: _Optional[int] = ..., base_weights: _Optional[str] = ..., evaluates: _Optional[bool] = ...) -> None: ...
+    devices: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, generator_id: _Optional[str] = ..., version: _Optional[_Union[Version, _Mapping]] = ..., tensor_parallel: _Optional[int] = ..., state: _Optional[str] = ..., generated_tokens: _Optional[int] = ..., busy_s: _Optional[float] = ..., up_s: _Optional[float] = ..., running: _Optional[int] = ..., base_weights: _Optional[str] = ..., evaluates: _Optional[bool] = ..., devices: _Optional[_Iterable[str]] = ...) -> None: ...

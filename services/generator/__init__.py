@@ -1,1 +1,1 @@
-"""Generator: takes prompts off the bus, samples responses from the SGLang server beside it, joins weight updates."""
+"""Generator: takes prompts off the bus, samples responses from its SGLang server, receives weight updates."""

@@ -5,9 +5,13 @@ import logging
 import os
 
 from dapo.bus import BusError
+from dapo.host.addresses import bind_collectives
+from dapo.host.devices import device_names
+from dapo.records.folder import RunFolder
 from dapo.spec import RunSpec
+from dapo.spec.workloads import EVALUATES
 from dapo.worker import WorkerEnvironment, run_worker
-from services.generator.engine.server import ServerError, SglangServer, pick_device
+from services.generator.engine.server import ServerError, SglangServer, engine_device
 from services.generator.tokens import PromptCodec
 from services.generator.worker import Generator
 
@@ -16,14 +20,17 @@ async def generate(environment: WorkerEnvironment) -> None:
     """Runs until cancelled. Raises BusError, ServerError, OSError (the model's files), ValueError (its template)."""
     bus = await environment.connect()
     try:
-        spec = RunSpec.model_validate_json(await bus.read_spec())
+        spec = RunSpec.model_validate_json(await bus.runs.spec())
         generator = spec.resources.generator
-        device = pick_device(generator.device, generator.tensor_parallel)
+        device = engine_device(generator.device, generator.tensor_parallel)
         codec = await asyncio.to_thread(PromptCodec, spec.model.path)
-        log_path = environment.run_dir / "logs" / f"{environment.worker_id}-sglang.log"
+        log_path = RunFolder(environment.run_dir).logs / f"{environment.worker_id}-sglang.log"
         server = SglangServer(spec, device=device, log_path=log_path)
-        evaluates = os.environ.get("DAPO_EVALUATES") == "1"
-        await Generator(bus, spec, environment.worker_id, server, codec, evaluates=evaluates).run()
+        evaluates = os.environ.get(EVALUATES) == "1"
+        devices = device_names() if device == "cuda" else ()
+        # For the engine, which inherits it.
+        bind_collectives(environment.address)
+        await Generator(bus, spec, environment.worker_id, server, codec, evaluates=evaluates, devices=devices).run()
     finally:
         await bus.close()
 

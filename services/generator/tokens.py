@@ -1,4 +1,4 @@
-"""Between prompts or responses and token ids, by the model's own tokenizer."""
+"""Prompts to token ids and token ids to text, with the model's tokenizer; limits on lengths."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 
 from dapo.v1 import messages_pb2 as pb
 
-CONTEXT_RESERVE_TOKENS = 2
-"""SGLang cuts a sequence so many tokens short of the model's context."""
+_CONTEXT_RESERVE_TOKENS = 2
+"""SGLang ends a sequence this many tokens before the model's context is full."""
 
 
 class PromptError(Exception):
-    """This prompt cannot be generated from. `reason` is the ledger's word for it."""
+    """Nothing can be generated from this prompt. `reason` is what the ledger records."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -31,7 +31,7 @@ def stop_ids(*sources: int | Sequence[int] | None) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class Limits:
+class LengthLimits:
     prompt_tokens: int
     response_tokens: int
     context_tokens: int
@@ -43,16 +43,18 @@ class Limits:
         if prompt_tokens > self.prompt_tokens:
             detail = f"{prompt_tokens} tokens > data.max_prompt_tokens = {self.prompt_tokens}"
             raise PromptError("prompt_too_long", detail)
-        if prompt_tokens + self.response_tokens + CONTEXT_RESERVE_TOKENS > self.context_tokens:
+        if prompt_tokens + self.response_tokens + _CONTEXT_RESERVE_TOKENS > self.context_tokens:
             raise PromptError(
                 "prompt_too_long",
                 f"{prompt_tokens} prompt tokens + sampling.max_response_tokens = {self.response_tokens} exceed the "
                 f"model's context of {self.context_tokens} tokens, of which SGLang uses all but "
-                f"{CONTEXT_RESERVE_TOKENS}",
+                f"{_CONTEXT_RESERVE_TOKENS}",
             )
 
 
 class PromptCodec:
+    """Encodes prompts and decodes responses of one model."""
+
     def __init__(self, model_path: str) -> None:
         """Raises OSError where the model has no tokenizer or configuration."""
         self._path = model_path
@@ -66,7 +68,7 @@ class PromptCodec:
         """Tokens that end a response."""
 
     def encode(self, prompt: pb.Prompt) -> list[int]:
-        """Text as it stands, without special tokens of the tokenizer's own; messages through the chat template.
+        """Token ids of a text, without special tokens added by the tokenizer, or of messages through the chat template.
 
         Raises PromptError where the template refuses the messages, ValueError where the model has no template.
         """

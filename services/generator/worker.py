@@ -1,8 +1,4 @@
-"""The generator: prompts in, completions out, beside an engine whose weights change under way.
-
-Invariant: a prompt that this worker took is either fully written, failed with a reason, or still pending in the stream,
-where another worker claims it once this one is dead.
-"""
+"""The generator process: takes prompts off the bus and writes completions, while the engine's weights are updated."""
 
 import asyncio
 import logging
@@ -10,33 +6,35 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from dapo.bus import RETRIES, Bus, Delivery, Outcome, attempt_number
+from dapo.bus import RETRIES, Delivery, Outcome, attempt_number
 from dapo.bus.keys import EVALUATIONS, PROMPTS
+from dapo.bus.roles import GeneratorBus
 from dapo.spec import RunSpec
 from dapo.v1 import messages_pb2 as pb
-from services.generator.engine.client import EngineError, SamplingParams
+from services.generator.engine.client import SamplingParams
+from services.generator.engine.responses import EngineError
 from services.generator.engine.server import EngineServer
 from services.generator.engine.supervisor import EngineSupervisor
-from services.generator.tokens import Limits, PromptCodec, PromptError
+from services.generator.membership import ROLE, Membership
+from services.generator.tokens import LengthLimits, PromptCodec, PromptError
 from services.generator.weights.hold import WeightHold
-from services.generator.weights.member import ROLE, Membership
 from services.generator.weights.receiver import Receiver
-from services.generator.writer import CompletionWriter, Finished
+from services.generator.writer import CompletionWriter, FinishedResponse
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT_S = 2.0
-CLAIM_S = 3.0
+_HEARTBEAT_S = 2.0
+_CLAIM_S = 3.0
 BLOCK_S = 1.0
-MAX_DELIVERIES = 50
-READ_LIMIT = 4
-"""Prompts taken at once: few, so that generators that are free at the same time share what is there."""
-RETRY_PAUSE_S = 0.5
+_MAX_DELIVERIES = 50
+_READ_LIMIT = 4
+"""Prompts taken in one read. Few, so that several idle generators share a short queue."""
+_RETRY_PAUSE_S = 0.5
 
 
 @dataclass(frozen=True)
-class Job:
-    """A delivered prompt."""
+class PromptJob:
+    """A delivered prompt and its token ids."""
 
     delivery: Delivery
     task: pb.PromptTask
@@ -44,32 +42,56 @@ class Job:
 
 
 def request_id(group_id: str, index: int, attempt: int) -> str:
-    """Of fixed width: the engine aborts by prefix, and no id may be another's."""
+    """Of fixed width: SGLang aborts every request whose id starts with the given one, so no id may be a prefix."""
     return f"{group_id}-{index:04d}-{attempt:04d}"
 
 
 class Generator:
+    """One generator of a run; any number of them share the prompt stream.
+
+    Parts, each a task of `run`:
+    - `_beat`: heartbeat and member record every 2 s;
+    - `supervisor` (EngineSupervisor): starts, watches and replaces the SGLang server;
+    - `_receiver` (Receiver): carries out the learner's weight commands;
+    - `_consume`: takes prompts, one task for each (`_work`), at most `_slots` at a time;
+    - `_writer` (CompletionWriter): stores finished responses.
+    `membership` (Membership) is the record that they share; `_hold` (WeightHold) keeps the weights during evaluations.
+
+    Invariants:
+    - a prompt that was taken ends fully written, or failed with a reason, or stays pending in the stream, where another
+      generator claims it once this one's heartbeat has expired;
+    - nothing is generated before the engine serves weights of the version at which the prompt was issued, or later.
+
+    Nothing survives a restart of the process: a new one of the same name starts a new engine, gets the current weights
+    from the learner, and claims what it had left pending.
+
+    Waits without limit for weights and for a free slot. Each prompt has RETRIES tries with growing pauses; a prompt
+    that was delivered more than 50 times fails its group.
+    """
+
     def __init__(
         self,
-        bus: Bus,
+        bus: GeneratorBus,
         spec: RunSpec,
         worker_id: str,
         server: EngineServer,
         codec: PromptCodec,
         *,
         evaluates: bool = False,
+        devices: Sequence[str] = (),
     ) -> None:
-        """`evaluates`: it takes nothing but the prompts of evaluations, and keeps its weights while it has some."""
+        """`evaluates`: take prompts of evaluations only, and keep the weights while there are some. `devices` are the
+        GPUs of its engine, as `dapo.host.devices.device_names` has them."""
         self._bus = bus
         self._evaluates = evaluates
         self._stream = EVALUATIONS if evaluates else PROMPTS
         self._id = worker_id
         self._codec = codec
         sampling = spec.sampling
-        self._limits = Limits(spec.data.max_prompt_tokens, sampling.max_response_tokens, codec.context_tokens)
+        self._limits = LengthLimits(spec.data.max_prompt_tokens, sampling.max_response_tokens, codec.context_tokens)
         self._sampling = SamplingParams(sampling.temperature, sampling.max_response_tokens, codec.stop_token_ids)
         resources = spec.resources.generator
-        # A group larger than the bound still runs, alone.
+        # A group that is larger than max_running_requests still runs, one at a time.
         self._slots = max(1, resources.max_running_requests // sampling.group_size)
         self._jobs: set[asyncio.Task[None]] = set()
         self._slot_freed = asyncio.Event()
@@ -79,6 +101,7 @@ class Generator:
             tensor_parallel=resources.tensor_parallel,
             base_weights=spec.model.path,
             evaluates=evaluates,
+            devices=devices,
         )
         self._hold = WeightHold(self.membership)
         self.supervisor = EngineSupervisor(server, self.membership, fixed_weights=spec.training.steps == 0)
@@ -86,7 +109,7 @@ class Generator:
         self._writer = CompletionWriter(bus, codec, worker_id)
 
     async def run(self) -> None:
-        """Generate until cancelled; then the engine is dead and the membership withdrawn.
+        """Generate until cancelled. On return the engine is dead and the member record removed.
 
         Raises ServerError when the engine cannot be started, BusError when the bus fails.
         """
@@ -101,15 +124,15 @@ class Generator:
                 tasks.create_task(self._consume(tasks))
         finally:
             await self.supervisor.stop()
-            await self._bus.remove_member(self._id)
+            await self._bus.weights.remove_member(self._id)
 
     async def _beat(self) -> None:
         while True:
             await self.membership.heartbeat()
-            await asyncio.sleep(HEARTBEAT_S)
+            await asyncio.sleep(_HEARTBEAT_S)
 
     async def _consume(self, tasks: asyncio.TaskGroup) -> None:
-        claimed_at = -CLAIM_S
+        claimed_at = -_CLAIM_S
         clock = asyncio.get_running_loop().time
         while True:
             await self.membership.serving.wait()
@@ -118,13 +141,13 @@ class Generator:
                 self._slot_freed.clear()
                 await self._slot_freed.wait()
                 continue
-            count = min(free, READ_LIMIT)
+            count = min(free, _READ_LIMIT)
             deliveries: list[Delivery] = []
-            if clock() - claimed_at >= CLAIM_S:
+            if clock() - claimed_at >= _CLAIM_S:
                 claimed_at = clock()
-                deliveries = await self._bus.claim_dead(self._stream, ROLE, self._id, count=count)
+                deliveries = await self._bus.streams.claim_dead(self._stream, ROLE, self._id, count=count)
             if not deliveries:
-                deliveries = await self._bus.consume(self._stream, self._id, count=count, block_s=BLOCK_S)
+                deliveries = await self._bus.streams.consume(self._stream, self._id, count=count, block_s=BLOCK_S)
             if not (deliveries or self._jobs):
                 await self._hold.release()
             async for job in self._accept(deliveries):
@@ -136,55 +159,55 @@ class Generator:
         self._jobs.discard(task)
         self._slot_freed.set()
 
-    async def _accept(self, deliveries: Sequence[Delivery]) -> AsyncIterator[Job]:
-        """Tokenise; prompts that cannot be generated from fail their groups."""
+    async def _accept(self, deliveries: Sequence[Delivery]) -> AsyncIterator[PromptJob]:
+        """Tokenise. Groups whose prompt cannot be generated from are failed here."""
         if not deliveries:
             return
-        tasks = await self._bus.read_tasks([delivery.data.decode() for delivery in deliveries])
+        tasks = await self._bus.groups.read_tasks([delivery.data.decode() for delivery in deliveries])
         for delivery, task in zip(deliveries, tasks, strict=True):
             try:
-                if delivery.attempt > MAX_DELIVERIES:
+                if delivery.attempt > _MAX_DELIVERIES:
                     raise PromptError("generation_failed", f"delivered {delivery.attempt} times without success")
                 prompt = self._codec.encode(task.prompt)
                 self._limits.check(len(prompt))
             except PromptError as error:
                 await self._fail(task.group_id, delivery, error.reason, str(error))
             else:
-                yield Job(delivery, task, prompt)
+                yield PromptJob(delivery, task, prompt)
 
     async def _fail(self, group_id: str, delivery: Delivery, reason: str, detail: str) -> None:
         log.warning("group %s failed: %s: %s", group_id, reason, detail)
-        await self._bus.fail_group(group_id, reason, detail, stream=self._stream, delivery=delivery)
+        await self._bus.groups.fail(group_id, reason, detail, stream=self._stream, delivery=delivery)
 
-    async def _work(self, job: Job) -> None:
-        """Write every response that the group still lacks, however often the engine breaks off."""
+    async def _work(self, job: PromptJob) -> None:
+        """Generate and write the responses that the group lacks, trying again where the engine fails."""
         group_id = job.task.group_id
         missing = await self._missing(job)
         failure = "responses were aborted"
         for retry in range(RETRIES):
             if not missing:
                 return
-            # Published weights are served by every member, save one that was taken for dead and is still behind.
+            # A member that the learner had dropped may still serve older weights than those published.
             await (self._hold.hold if self._evaluates else self.membership.wait_step)(job.task.issued_version)
             try:
                 missing = await self._generate(job, missing, attempt_number(job.delivery.attempt, retry))
             except EngineError as error:
                 failure = str(error)
                 log.warning("group %s, try %d: %s", group_id, retry + 1, failure)
-                missing = await self._bus.missing_indices(group_id)
+                missing = await self._bus.groups.missing_indices(group_id)
             if missing:
-                await asyncio.sleep(RETRY_PAUSE_S * (retry + 1))
+                await asyncio.sleep(_RETRY_PAUSE_S * (retry + 1))
         if missing:
             detail = f"{RETRIES} tries; the last: {failure}"
             await self._fail(group_id, job.delivery, "generation_failed", detail)
 
-    async def _missing(self, job: Job) -> list[int]:
+    async def _missing(self, job: PromptJob) -> list[int]:
         if job.delivery.attempt == 1:
             return list(range(job.task.group_size))
-        return await self._bus.missing_indices(job.task.group_id)
+        return await self._bus.groups.missing_indices(job.task.group_id)
 
     def _sampling_of(self, task: pb.PromptTask) -> SamplingParams:
-        """As the spec says for training, or as the task does: evaluations sample in their own way."""
+        """The task's own parameters where it has some (evaluations), else the spec's."""
         if not task.HasField("sampling"):
             return self._sampling
         wanted = task.sampling
@@ -195,8 +218,8 @@ class Generator:
             max_new_tokens=wanted.max_response_tokens,
         )
 
-    async def _generate(self, job: Job, indices: Sequence[int], attempt: int) -> list[int]:
-        """One request for all `indices`; returns those that are still missing, none once the group is closed."""
+    async def _generate(self, job: PromptJob, indices: Sequence[int], attempt: int) -> list[int]:
+        """Generate all `indices` in one request. Returns the indices still missing; none if the group was closed."""
         group_id = job.task.group_id
         left = {request_id(group_id, index, attempt): index for index in indices}
         writes: list[asyncio.Future[Outcome]] = []
@@ -212,12 +235,14 @@ class Generator:
                     self.membership.request_ended()
                     index = left.pop(response.rid)
                     if response.finish != "abort":
-                        writes.append(self._writer.submit(Finished(group_id, index, attempt, job.prompt, response)))
+                        writes.append(
+                            self._writer.submit(FinishedResponse(group_id, index, attempt, job.prompt, response))
+                        )
                     if left and not aborted and any(write.done() and is_closed(write) for write in writes):
                         aborted = True
                         await self.supervisor.engine.abort(list(left))
         except EngineError:
-            # What was finished before the stream broke off is written all the same.
+            # Responses that finished before the stream broke off are written all the same.
             await asyncio.gather(*writes)
             raise
         finally:
@@ -225,7 +250,7 @@ class Generator:
         outcomes = await asyncio.gather(*writes)
         if Outcome.CLOSED in outcomes or len(outcomes) == len(indices):
             return []
-        return await self._bus.missing_indices(group_id)
+        return await self._bus.groups.missing_indices(group_id)
 
 
 def is_closed(write: asyncio.Future[Outcome]) -> bool:

@@ -1,7 +1,4 @@
-"""Finished responses, written to the bus in batches that form by themselves while the last one is on its way.
-
-Payload and text are stored before the completion is announced, so a reference never points at nothing.
-"""
+"""Writes finished responses to the bus: payload and text first, then the completion that refers to them."""
 
 import asyncio
 import logging
@@ -9,36 +6,38 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dapo.bus import Bus, BusFull, Outcome
+from dapo.bus import BusFull, Outcome
+from dapo.bus.roles import GeneratorBus
 from dapo.contracts.arrays import encode_ids, encode_logprobs
+from dapo.contracts.events import Alert
 from dapo.v1 import messages_pb2 as pb
-from services.generator.engine.client import EngineError, Response
+from services.generator.engine.responses import EngineError, StreamedResponse
+from services.generator.membership import parse_version
 from services.generator.tokens import PromptCodec
-from services.generator.weights.member import parse_version
 
 log = logging.getLogger(__name__)
 
-BATCH_LIMIT = 256
-FULL_PAUSE_S = 1.0
-FULL_ALERT_S = 60.0
-"""Between two alerts while the server refuses completions for want of memory."""
+_BATCH_LIMIT = 256
+_FULL_PAUSE_S = 1.0
+_FULL_ALERT_S = 60.0
+"""Between two alerts while the server is out of memory and refuses completions."""
 
 _FINISH = {"stop": pb.FINISH_REASON_STOP, "length": pb.FINISH_REASON_LENGTH}
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedResponse:
     """A complete response of a group: `response.finish` is "stop" or "length"."""
 
     group_id: str
     index: int
     attempt: int
     prompt: Sequence[int]
-    response: Response
+    response: StreamedResponse
 
 
-def build_payload(finished: Finished) -> pb.CompletionPayload:
-    """Raises EngineError for tokens beyond 32 bits, and for weights that no learner sent."""
+def build_payload(finished: FinishedResponse) -> pb.CompletionPayload:
+    """Raises EngineError for token ids beyond 32 bits, and for version names that no learner gave."""
     response = finished.response
     try:
         return pb.CompletionPayload(
@@ -55,7 +54,7 @@ def build_payload(finished: Finished) -> pb.CompletionPayload:
 
 
 def build_completion(
-    finished: Finished, payload: pb.CompletionPayload, *, payload_key: str, text_key: str, generator_id: str
+    finished: FinishedResponse, payload: pb.CompletionPayload, *, payload_key: str, text_key: str, generator_id: str
 ) -> pb.Completion:
     """`version_min` and `version_max` are steps."""
     steps = [span.version.step for span in payload.spans]
@@ -76,47 +75,58 @@ def build_completion(
 
 
 @dataclass(frozen=True)
-class Entry:
+class QueuedResponse:
     """A response in the writer's queue."""
 
-    finished: Finished
+    finished: FinishedResponse
     payload: pb.CompletionPayload
     outcome: asyncio.Future[Outcome]
 
 
 class CompletionWriter:
-    def __init__(self, bus: Bus, codec: PromptCodec, generator_id: str) -> None:
+    """Queue of finished responses, and the loop that writes them.
+
+    Whatever is queued while one batch is written forms the next, of at most 256 responses.
+
+    Invariants: payload and text are stored before the completion, so a reference never dangles; an outcome is set only
+    once the bus has the completion.
+
+    The queue is lost with the process: its responses are then missing in their groups and are generated again.
+    While the server is out of memory, waits without limit and sends an alert every minute.
+    """
+
+    def __init__(self, bus: GeneratorBus, codec: PromptCodec, generator_id: str) -> None:
         self._bus = bus
         self._codec = codec
         self._id = generator_id
-        self._queue: asyncio.Queue[Entry] = asyncio.Queue()
+        self._queue: asyncio.Queue[QueuedResponse] = asyncio.Queue()
 
-    def submit(self, finished: Finished) -> asyncio.Future[Outcome]:
-        """The future tells what became of it, once it is durable. Raises EngineError as `build_payload`."""
+    def submit(self, finished: FinishedResponse) -> asyncio.Future[Outcome]:
+        """Queue it. The future gives the outcome once it is written. Raises EngineError as `build_payload` does."""
         outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._queue.put_nowait(Entry(finished, build_payload(finished), outcome))
+        self._queue.put_nowait(QueuedResponse(finished, build_payload(finished), outcome))
         return outcome
 
     async def run(self) -> None:
         """Write what is queued, for ever."""
         while True:
             batch = [await self._queue.get()]
-            while len(batch) < BATCH_LIMIT and not self._queue.empty():
+            while len(batch) < _BATCH_LIMIT and not self._queue.empty():
                 batch.append(self._queue.get_nowait())
             outcomes = await self._write(batch)
             for entry, outcome in zip(batch, outcomes, strict=True):
                 if not entry.outcome.done():
                     entry.outcome.set_result(outcome)
 
-    async def _write(self, batch: Sequence[Entry]) -> list[Outcome]:
-        # A batch of long responses takes seconds to decode; heartbeats and token streams must go on meanwhile.
+    async def _write(self, batch: Sequence[QueuedResponse]) -> list[Outcome]:
+        # Decoding a batch of long responses takes seconds, during which heartbeats and streams must go on.
         texts = await asyncio.to_thread(self._codec.decode, [entry.finished.response.ids for entry in batch])
         stored: dict[str, bytes] = {}
         completions: list[pb.Completion] = []
         for entry, text in zip(batch, texts, strict=True):
             finished, payload = entry.finished, entry.payload
             where = (finished.group_id, finished.index, finished.attempt)
-            payload_key, text_key = self._bus.payload_key(*where), self._bus.text_key(*where)
+            payload_key, text_key = self._bus.payloads.payload_key(*where), self._bus.payloads.text_key(*where)
             stored[payload_key] = payload.SerializeToString()
             stored[text_key] = text.encode()
             completions.append(
@@ -125,17 +135,17 @@ class CompletionWriter:
         return await self._store(stored, completions)
 
     async def _store(self, stored: Mapping[str, bytes], completions: Sequence[pb.Completion]) -> list[Outcome]:
-        # Memory comes back as steps are trained and checkpointed; until then this generator fills up and waits.
+        # Memory is freed as steps are trained and checkpointed; until then this generator waits.
         since = alerted = time.monotonic()
         while True:
             try:
-                await self._bus.put_payloads(stored)
-                return await self._bus.write_completions(completions)
+                await self._bus.payloads.put(stored)
+                return await self._bus.groups.write_completions(completions)
             except BusFull as error:
                 now = time.monotonic()
-                if now - alerted >= FULL_ALERT_S:
+                if now - alerted >= _FULL_ALERT_S:
                     alerted = now
                     message = f"{self._id}: {len(completions)} completions wait for {now - since:.0f} s: {error}"
                     log.warning("%s", message)
-                    await self._bus.emit_event("alert", {"worker_id": self._id, "message": message})
-                await asyncio.sleep(FULL_PAUSE_S)
+                    await self._bus.runs.emit(Alert(worker_id=self._id, message=message))
+                await asyncio.sleep(_FULL_PAUSE_S)

@@ -8,15 +8,17 @@ import threading
 from functools import partial
 from types import TracebackType
 
+from dapo.host.addresses import bind_collectives
 from dapo.host.processes import die_with_parent
 from dapo.spec import RunSpec
 from dapo.telemetry import logs
-from dapo.worker import WorkerEnvironment, variable
+from dapo.worker import WorkerEnvironment
+from services.learner.background import ControlLoop
 
 log = logging.getLogger("services.learner")
 
-STDERR = 2
-STOPPED = 128 + signal.SIGTERM
+_STDERR = 2
+_STOPPED = 128 + signal.SIGTERM
 """Exit code after SIGTERM: the run may not be taken for finished because its learner was stopped."""
 
 
@@ -32,7 +34,7 @@ def stop_on_sigterm() -> None:
     def wait() -> None:
         signal.sigwait({signal.SIGTERM})
         log.info("stopped by SIGTERM")
-        leave(STOPPED)
+        leave(_STOPPED)
 
     threading.Thread(target=wait, name="sigterm", daemon=True).start()
 
@@ -49,14 +51,25 @@ def run() -> None:
     environment = WorkerEnvironment.read()
     logs.configure(environment.worker_id)
 
-    # Torch and DeepSpeed take seconds to import: only now, when the process can already be stopped and has a log.
-    from services.learner.background import ControlLoop
-    from services.learner.distributed import join_ranks
-
     control = ControlLoop()
     bus = control.call(environment.connect())
-    spec = RunSpec.model_validate_json(control.call(bus.read_spec()))
-    ranks = join_ranks(spec.resources.learner.device)
+    spec = RunSpec.model_validate_json(control.call(bus.runs.spec()))
+    address = environment.address
+    bind_collectives(address)
+
+    # Torch and DeepSpeed take seconds to import: only now, when the process can already be stopped and has a log.
+    from services.learner.distributed import join_ranks
+    from services.learner.rendezvous import announce_store, find_store, open_store
+
+    rank, world_size = environment.replica, environment.replicas
+    device = spec.resources.learner.device
+    if rank == 0:
+        store, where = open_store(address, world_size)
+        with control.beside(announce_store(bus, where)):
+            ranks = join_ranks(device, store, rank=rank, world_size=world_size)
+    else:
+        store = find_store(control, bus, world_size)
+        ranks = join_ranks(device, store, rank=rank, world_size=world_size)
 
     from transformers.utils import logging as transformers_logging
 
@@ -75,7 +88,7 @@ def run() -> None:
     engine = LearnerEngine(policy, spec, ranks)
     value = LearnerEngine(ValueModel(load()), spec, ranks) if algorithm.advantage_estimator == "gae" else None
     trainer = Trainer(spec, engine, value, load() if algorithm.needs_reference else None)
-    loop = LearnerLoop(spec, environment, ranks, bus, control, trainer, variable("DAPO_WEIGHT_BACKEND"))
+    loop = LearnerLoop(spec, environment, ranks, bus, control, trainer, address)
     loop.start()
     loop.run()
     log.info("the run has ended at step %d", loop.step)
@@ -85,7 +98,7 @@ def report_and_leave(kind: type[BaseException], error: BaseException, trace: Tra
     """The traceback, then the error alone as the last line; other ranks and threads are not waited for."""
     log.critical("the learner failed", exc_info=(kind, error, trace))
     # Past sys.stderr: torch.distributed puts a buffer of its own in its place while this hook runs.
-    os.write(STDERR, f"error: {kind.__name__}: {error}\n".encode())
+    os.write(_STDERR, f"error: {kind.__name__}: {error}\n".encode())
     leave(1)
 
 

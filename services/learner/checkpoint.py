@@ -13,7 +13,6 @@ atomically; what it does not name does not exist. DeepSpeed's own `latest` is no
 """
 
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,13 +21,17 @@ import torch
 import torch.distributed as dist
 from transformers import AutoTokenizer
 
+from dapo.host.files import sync, write_json
+from dapo.records.folder import RunFolder
 from dapo.spec import RunSpec
 from services.learner.step.trainer import Trainer
 
-FORMAT = 1
-SHARDS = "shards"
-VALUE = "value"
-REFERENCE = "reference.pt"
+_FORMAT = 1
+_SHARDS = "shards"
+_VALUE = "value"
+_REFERENCE = "reference.pt"
+_MARKER = "latest.json"
+_MANIFEST = "manifest.json"
 
 
 class CheckpointError(RuntimeError):
@@ -46,27 +49,7 @@ class Manifest:
     zero_stage: int
     dtype: str
     files: dict[str, int]
-    format: int = FORMAT
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_json(path: Path, data: object) -> None:
-    """Replace `path` atomically, on disk before and after."""
-    scratch = path.with_name(path.name + ".new")
-    with scratch.open("w") as out:
-        json.dump(data, out, indent=2)
-        out.write("\n")
-        out.flush()
-        os.fsync(out.fileno())
-    scratch.replace(path)
-    _sync(path.parent)
+    format: int = _FORMAT
 
 
 def _files(directory: Path) -> dict[str, int]:
@@ -75,11 +58,11 @@ def _files(directory: Path) -> dict[str, int]:
 
 def read_latest(run_dir: Path) -> tuple[Path, Manifest] | None:
     """The checkpoint that counts; None before the first. Raises CheckpointError when its files are not as written."""
-    marker = run_dir / "checkpoints" / "latest.json"
+    marker = RunFolder(run_dir).checkpoints / _MARKER
     if not marker.exists():
         return None
     directory = marker.parent / json.loads(marker.read_text())["directory"]
-    path = directory / "manifest.json"
+    path = directory / _MANIFEST
     if not path.exists():
         raise CheckpointError(
             f"{marker} names {directory.name}, which has no manifest; restore it or remove the marker"
@@ -95,19 +78,25 @@ def read_latest(run_dir: Path) -> tuple[Path, Manifest] | None:
 def _read_manifest(path: Path) -> Manifest:
     """Raises CheckpointError for one that another release of dapo wrote."""
     written = json.loads(path.read_text())
-    if written.keys() != Manifest.__dataclass_fields__.keys() or written["format"] != FORMAT:
+    if written.keys() != Manifest.__dataclass_fields__.keys() or written["format"] != _FORMAT:
         raise CheckpointError(
-            f"{path} was written by another release of dapo (format {written.get('format')}, this one reads {FORMAT} "
+            f"{path} was written by another release of dapo (format {written.get('format')}, this one reads {_FORMAT} "
             "without further fields); go on with that release, or start a new run from the model in its folder hf"
         )
     return Manifest(**written)
 
 
 class CheckpointStore:
-    """Writes and reads the checkpoints of one run. `write` and `load` are called by all ranks together."""
+    """Writes and reads the checkpoints of one run in RUN_DIR/checkpoints.
+
+    All ranks call `write` and `load` together; rank 0 alone calls `mark`, which makes a written checkpoint the one that
+    counts. A crash at any moment leaves the marked checkpoint whole: what has no marker does not exist, and is deleted
+    by the next attempt at the same step. Everything of it survives a restart; it is read back only with the same number
+    of ranks, ZeRO stage and dtype.
+    """
 
     def __init__(self, run_dir: Path, spec: RunSpec, trainer: Trainer) -> None:
-        self.root = run_dir / "checkpoints"
+        self.root = RunFolder(run_dir).checkpoints
         self.run_dir = run_dir
         self.spec = spec
         self.engine = trainer.engine
@@ -125,18 +114,18 @@ class CheckpointStore:
             shutil.rmtree(directory, ignore_errors=True)
             directory.mkdir(parents=True)
         dist.barrier()
-        self.engine.deepspeed.save_checkpoint(str(directory), tag=SHARDS, save_latest=False)
+        self.engine.deepspeed.save_checkpoint(str(directory), tag=_SHARDS, save_latest=False)
         if self.value is not None:
-            self.value.deepspeed.save_checkpoint(str(directory), tag=VALUE, save_latest=False)
+            self.value.deepspeed.save_checkpoint(str(directory), tag=_VALUE, save_latest=False)
         if self.reference is not None and self.ranks.leads:
-            torch.save(self.reference.state_dict(), directory / REFERENCE)
+            torch.save(self.reference.state_dict(), directory / _REFERENCE)
         torch.save(_rng_state(), directory / f"rng-rank{self.ranks.rank}.pt")
         self._write_model(directory / "hf")
         dist.barrier()
         if self.ranks.leads:
             files = _files(directory)
             for name in files:
-                _sync(directory / name)
+                sync(directory / name)
             manifest = Manifest(
                 step=step,
                 incarnation=incarnation,
@@ -146,7 +135,7 @@ class CheckpointStore:
                 dtype=self.spec.model.dtype,
                 files=files,
             )
-            write_json(directory / "manifest.json", asdict(manifest))
+            write_json(directory / _MANIFEST, asdict(manifest), durable=True)
         return directory
 
     def mark(self, directory: Path) -> None:
@@ -154,7 +143,7 @@ class CheckpointStore:
 
         Rank 0 only, and only while it holds the learner's newest epoch.
         """
-        write_json(self.root / "latest.json", {"directory": directory.name})
+        write_json(self.root / _MARKER, {"directory": directory.name}, durable=True)
         older = sorted(path for path in self.root.glob("step-*") if path.name <= directory.name)
         for path in older[: -self.spec.checkpoint.keep_last]:
             shutil.rmtree(path)
@@ -187,11 +176,11 @@ class CheckpointStore:
                     f"checkpoint {directory.name} was written with {name} {getattr(manifest, name)}, this learner has "
                     f"{value}; start it as the checkpoint was written"
                 )
-        self.engine.deepspeed.load_checkpoint(str(directory), tag=SHARDS, load_lr_scheduler_states=False)
+        self.engine.deepspeed.load_checkpoint(str(directory), tag=_SHARDS, load_lr_scheduler_states=False)
         if self.value is not None:
-            self.value.deepspeed.load_checkpoint(str(directory), tag=VALUE, load_lr_scheduler_states=False)
+            self.value.deepspeed.load_checkpoint(str(directory), tag=_VALUE, load_lr_scheduler_states=False)
         if self.reference is not None:
-            self.reference.load_state_dict(torch.load(directory / REFERENCE, map_location="cpu", weights_only=True))
+            self.reference.load_state_dict(torch.load(directory / _REFERENCE, map_location="cpu", weights_only=True))
         _set_rng_state(torch.load(directory / f"rng-rank{self.ranks.rank}.pt", weights_only=True))
         return manifest
 

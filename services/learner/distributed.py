@@ -9,9 +9,10 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from dapo.host.devices import device_names
 from dapo.spec.tree.resources import Device
 
-GROUP_TIMEOUT = timedelta(minutes=30)
+_GROUP_TIMEOUT = timedelta(minutes=30)
 """Bound on one collective between learner ranks; the longest wait is for a slow rank's micro-batch or checkpoint."""
 
 
@@ -28,8 +29,13 @@ class Ranks:
     def leads(self) -> bool:
         return self.rank == 0
 
+    @property
+    def device_names(self) -> list[str]:
+        """The GPU that this rank computes on, as `dapo.host.devices.device_names` has it; none on a CPU."""
+        return device_names()[self.local_rank : self.local_rank + 1] if self.device.type == "cuda" else []
 
-def pick_device(wanted: Device, local_rank: int) -> torch.device:
+
+def torch_device(wanted: Device, local_rank: int) -> torch.device:
     """`auto` is CUDA where present. Raises RuntimeError when CUDA is wanted and absent."""
     if wanted == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("resources.learner.device is cuda, but torch sees no CUDA device; use auto or cpu")
@@ -38,17 +44,18 @@ def pick_device(wanted: Device, local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def join_ranks(wanted: Device) -> Ranks:
-    """Join the process group named by RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
+def join_ranks(wanted: Device, store: dist.TCPStore, *, rank: int, world_size: int) -> Ranks:
+    """Join the process group that meets in `store`.
 
-    DeepSpeed is set up here too, before its first import elsewhere: its accelerator, no compilation of an operator that
-    a single host does not need, and only warnings in the log. Raises RuntimeError naming a variable that is not set.
+    On a host of several GPUs that this process sees, each rank takes the next. DeepSpeed is set up here too, before its
+    first import elsewhere: its accelerator, no compilation of an operator that a single host does not need, and only
+    warnings in the log. Raises RuntimeError when CUDA is wanted and absent.
     """
-    missing = [n for n in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if n not in os.environ]
-    if missing:
-        raise RuntimeError(f"environment variable {missing[0]} is not set; start the learner through a launcher")
-    rank, world_size, local_rank = (int(os.environ[n]) for n in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    device = pick_device(wanted, local_rank)
+    local_rank = rank % max(1, torch.cuda.device_count())
+    device = torch_device(wanted, local_rank)
+    # DeepSpeed looks for MPI where these are not set.
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(local_rank)}
+    os.environ |= {"MASTER_ADDR": store.host, "MASTER_PORT": str(store.port)}
     if device.type == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
     else:
@@ -61,8 +68,10 @@ def join_ranks(wanted: Device) -> Ranks:
     # The shared-memory operator takes a minute to compile and gains nothing over gloo on these sizes.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
+    # What NCCL and DeepSpeed exchange there may wait for a rank that is still loading its model.
+    store.set_timeout(_GROUP_TIMEOUT)
     if not dist.is_initialized():
-        dist.init_process_group(backend, rank=rank, world_size=world_size, timeout=GROUP_TIMEOUT)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=_GROUP_TIMEOUT)
     deepspeed.init_distributed(dist_backend=backend, verbose=False)
     return Ranks(rank=rank, world_size=world_size, local_rank=local_rank, device=device)
 

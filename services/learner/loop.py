@@ -1,9 +1,4 @@
-"""The learner's main loop. Rank 0 decides what comes next and tells the others; every rank then does it.
-
-Invariant: batch b is trained exactly once per incarnation and in order, by all ranks; after it the version b + 1 is
-published and only then recorded. Neither happens before Redis has batch b on disk. After a restart, batches between the
-checkpoint and the last published version are trained again without publishing.
-"""
+"""The learner's main loop, one on each rank."""
 
 import logging
 import time
@@ -12,30 +7,30 @@ from functools import partial
 
 import torch
 
-from dapo.bus import Bus
+from dapo.bus.roles import LearnerBus
+from dapo.contracts.events import Alert
 from dapo.spec import RunSpec
 from dapo.v1 import messages_pb2 as pb
 from dapo.worker import WorkerEnvironment
 from services.learner.background import ControlLoop
 from services.learner.checkpoint import CheckpointStore
 from services.learner.distributed import Ranks, broadcast_ints
-from services.learner.step.payloads import Sample, fetch_samples
+from services.learner.step.payloads import TrainingSample, fetch_samples
 from services.learner.step.trainer import Trainer, flat_samples
 from services.learner.weights.buckets import WeightBuckets
 from services.learner.weights.publisher import Publisher
-from services.learner.weights.transport import DEVICE_OF
 
 log = logging.getLogger(__name__)
 
-WAIT_S = 0.5
+_WAIT_S = 0.5
 """Longest wait for a batch before looking for members that need weights."""
-REFRESH_S = 0.25
-HEARTBEAT_S = 2.0
-PEER_WAIT_S = 60.0
+_REFRESH_S = 0.25
+_HEARTBEAT_S = 2.0
+_PEER_WAIT_S = 60.0
 """How long a rank waits to read a batch that rank 0 has read already."""
-BUCKETS_IN_FLIGHT = 2
+_BUCKETS_IN_FLIGHT = 2
 """Under ZeRO 3, gathered buckets that may wait for a slow member: the whole model may not fit one rank."""
-FORCED_CHECKPOINT_SHARE = 0.7
+_FORCED_CHECKPOINT_SHARE = 0.7
 """Share of the Redis memory budget at which a checkpoint is made early, because it frees the payloads it covers."""
 
 
@@ -48,15 +43,37 @@ class Action(IntEnum):
 
 
 class LearnerLoop:
+    """Trains the batches of the log in order, publishes each version, writes checkpoints.
+
+    Rank 0 decides what comes next (`_decide`) and broadcasts it as an Action; then all ranks do it together. Parts:
+    - `trainer` (Trainer): one batch in, new parameters and the step's metrics out;
+    - `publisher` (Publisher, on rank 0): sends the parameters to the generators;
+    - `buckets` (WeightBuckets): the parameters as the generators want them; under ZeRO 3 all ranks gather them;
+    - `checkpoints` (CheckpointStore): complete checkpoints, written by all ranks;
+    - `control` (ControlLoop): the thread of the bus and the publisher, so that heartbeats go on during a step.
+
+    Invariants:
+    - batch b is trained once per incarnation (fencing epoch of rank 0), after batch b − 1, by all ranks;
+    - version b + 1 is published, and after that the step is recorded, only once Redis has batch b on disk;
+    - batches leave the log, with their payloads, only once a marked checkpoint covers them;
+    - a rank 0 whose epoch is not the newest any more raises Fenced before it marks a checkpoint.
+
+    After a restart the newest checkpoint is loaded and the log is replayed from there; batches up to the version that
+    was published last are trained again in silence. Nothing else survives.
+
+    Waits without limit for the next batch, looking for members and memory every 0.5 s; a rank waits 60 s for a batch
+    that rank 0 has read, and 30 min in a collective.
+    """
+
     def __init__(
         self,
         spec: RunSpec,
         environment: WorkerEnvironment,
         ranks: Ranks,
-        bus: Bus,
+        bus: LearnerBus,
         control: ControlLoop,
         trainer: Trainer,
-        weight_backend: str,
+        address: str,
     ) -> None:
         self.spec = spec
         self.worker_id = environment.worker_id
@@ -64,7 +81,7 @@ class LearnerLoop:
         self.bus = bus
         self.control = control
         self.trainer = trainer
-        self.weight_backend = weight_backend
+        self.address = address
         self.checkpoints = CheckpointStore(environment.run_dir, spec, trainer)
         self.buckets = WeightBuckets(trainer.engine, spec.weight_sync.bucket_mib)
         self.step = 0
@@ -72,7 +89,6 @@ class LearnerLoop:
         self.catch_up_step = 0
         self.checkpointed_step = -1
         self.publisher: Publisher | None = None
-        self.sending_device = ranks.device
         self._unpublished = True
         self._waited_s = 0.0
         self._step_ended = time.monotonic()
@@ -83,11 +99,11 @@ class LearnerLoop:
     def start(self) -> None:
         """Take the fencing epoch, resume from the newest checkpoint, begin to look for generators."""
         self.control.call(self._beat())
-        self.control.repeat(HEARTBEAT_S, self._beat)
+        self.control.repeat(_HEARTBEAT_S, self._beat)
         epoch = published = 0
         if self.ranks.leads:
-            epoch = self.control.call(self.bus.acquire_epoch("learner"))
-            version = self.control.call(self.bus.published_version())
+            epoch = self.control.call(self.bus.lease.acquire("learner"))
+            version = self.control.call(self.bus.weights.published_version())
             published = version.step if version is not None else 0
         self.epoch, self.catch_up_step = broadcast_ints([epoch, published])
         manifest = self.checkpoints.load()
@@ -95,15 +111,16 @@ class LearnerLoop:
             self.step = self.checkpointed_step = manifest.step
             log.info("resumed from the checkpoint of step %d; published so far: %d", self.step, self.catch_up_step)
         if self.ranks.leads:
-            self.sending_device = torch.device("cpu") if DEVICE_OF[self.weight_backend] == "cpu" else self.ranks.device
-            limit = BUCKETS_IN_FLIGHT if self.trainer.engine.zero_stage == 3 else 0
+            limit = _BUCKETS_IN_FLIGHT if self.trainer.engine.zero_stage == 3 else 0
             self.publisher = Publisher(
-                self.bus, self.epoch, self.spec.weight_sync, self.weight_backend, self.buckets.specs(), limit
+                *(self.bus, self.epoch, self.spec.weight_sync, self.buckets.specs(), limit),
+                address=self.address,
+                devices=self.ranks.device_names,
             )
-            self.control.repeat(REFRESH_S, self.publisher.refresh)
+            self.control.repeat(_REFRESH_S, self.publisher.refresh)
 
     async def _beat(self) -> None:
-        await self.bus.heartbeat("learner", self.worker_id)
+        await self.bus.registry.beat("learner", self.worker_id)
 
     # -- the loop
 
@@ -129,7 +146,7 @@ class LearnerLoop:
         if self.step >= self.catch_up_step and self.control.call(self.publisher.waiting(self.step)):
             return [Action.PUBLISH, 0]
         started = time.monotonic()
-        batches = self.control.call(self.bus.read_batches(self.step - 1, block_s=WAIT_S, count=1))
+        batches = self.control.call(self.bus.batches.read(self.step - 1, block_s=_WAIT_S, count=1))
         self._waited_s += time.monotonic() - started
         if not batches:
             # Where payloads fill the memory the generators stand still, so no batch comes until some are freed.
@@ -144,7 +161,7 @@ class LearnerLoop:
         """The batch rank 0 decided on, read by each rank for itself."""
         batch, self._next = self._next, None
         if batch is None:
-            batches = self.control.call(self.bus.read_batches(number - 1, block_s=PEER_WAIT_S, count=1))
+            batches = self.control.call(self.bus.batches.read(number - 1, block_s=_PEER_WAIT_S, count=1))
             if not batches:
                 raise RuntimeError(f"batch {number} is not in the batch log, though rank 0 has read it")
             (batch,) = batches
@@ -157,7 +174,7 @@ class LearnerLoop:
     def _train(self, batch: pb.TrainBatch) -> None:
         waited, self._waited_s = self._waited_s, 0.0
         # Beside the training, as it may take a second; what was trained must not leave the learner before.
-        on_disk = self.control.begin(self.bus.sync_to_disk()) if self.ranks.leads else None
+        on_disk = self.control.begin(self.bus.batches.sync_to_disk()) if self.ranks.leads else None
         metrics = self.trainer.train(batch, partial(self._fetch, batch))
         if on_disk is not None:
             on_disk.result()
@@ -181,17 +198,17 @@ class LearnerLoop:
             batch=batch.batch, version=pb.Version(incarnation=self.epoch, step=self.step), metrics=metrics
         )
         groups = [group.group_id for group in batch.groups]
-        self.control.call(self.bus.record_step(report, groups, self.epoch))
+        self.control.call(self.bus.batches.record_step(report, groups, self.epoch))
 
     def _alert_skipped(self, batch: int, skipped: float) -> None:
         if not skipped:
             return
         message = f"{skipped:g} updates of batch {batch} were left out: their gradient was not finite"
         log.error("%s", message)
-        alert = {"kind": "gradient_not_finite", "batch": batch, "message": message}
-        self.control.call(self.bus.emit_event("alert", alert))
+        alert = Alert(cause="gradient_not_finite", batch=batch, message=message)
+        self.control.call(self.bus.runs.emit(alert))
 
-    def _fetch(self, batch: pb.TrainBatch, records: dict[int, pb.TrainSample]) -> dict[int, Sample]:
+    def _fetch(self, batch: pb.TrainBatch, records: dict[int, pb.TrainSample]) -> dict[int, TrainingSample]:
         """This rank's samples. One that cannot be used is left out, as a dead letter with an alert; the run goes on."""
         vocabulary = self.trainer.engine.module.vocabulary
         samples, problems = self.control.call(fetch_samples(self.bus, records, vocabulary))
@@ -199,9 +216,9 @@ class LearnerLoop:
             key = records[index].payload_key
             group, _ = flat_samples(batch)[index]
             log.error("sample %s is left out of the batch: %s", key, problem)
-            self.control.call(self.bus.fail_group(group.group_id, "payload_unusable", f"{key}: {problem}"))
-            alert = {"kind": "payload_unusable", "payload_key": key, "batch": batch.batch, "message": problem}
-            self.control.call(self.bus.emit_event("alert", alert))
+            self.control.call(self.bus.groups.fail(group.group_id, "payload_unusable", f"{key}: {problem}"))
+            alert = Alert(cause="payload_unusable", payload_key=key, batch=batch.batch, message=problem)
+            self.control.call(self.bus.runs.emit(alert))
         return samples
 
     def _publish(self) -> dict[str, float]:
@@ -212,7 +229,8 @@ class LearnerLoop:
                 pass
             return {}
         self.control.call(self.publisher.begin(self.step))
-        for bucket in self.buckets.flattened(self.sending_device):
+        device = self.ranks.device if self.publisher.device == "cuda" else torch.device("cpu")
+        for bucket in self.buckets.flattened(device):
             self.control.call(self.publisher.feed(bucket))
         pause_s = self.control.call(self.publisher.finish(self.step))
         if pause_s is not None and self._unpublished:
@@ -230,23 +248,23 @@ class LearnerLoop:
 
     def _crowded(self) -> bool:
         """Whether payloads take so much of Redis' memory that those of trained batches should go now."""
-        used = self.control.call(self.bus.payload_bytes()) / 2**20
-        return used > FORCED_CHECKPOINT_SHARE * self.spec.resources.redis.memory_mib
+        used = self.control.call(self.bus.payloads.used_bytes()) / 2**20
+        return used > _FORCED_CHECKPOINT_SHARE * self.spec.resources.redis.memory_mib
 
     def _still_leader(self) -> None:
         """Raises Fenced: files know no epochs, so a learner that was replaced must not touch its successor's."""
         if self.ranks.leads:
-            self.control.call(self.bus.check_epoch("learner", self.epoch))
+            self.control.call(self.bus.lease.check("learner", self.epoch))
 
     def _checkpoint(self) -> None:
         """Write, make sure Redis has the facts on disk, mark, and only then let the batch log forget."""
         self._still_leader()
         directory = self.checkpoints.write(self.step, self.epoch)
         if self.ranks.leads:
-            self.control.call(self.bus.sync_to_disk())
+            self.control.call(self.bus.batches.sync_to_disk())
             self._still_leader()
             self.checkpoints.mark(directory)
             if self.step > 0:
-                self.control.call(self.bus.commit_checkpoint(self.step - 1, self.epoch))
+                self.control.call(self.bus.batches.commit_checkpoint(self.step - 1, self.epoch))
             log.info("checkpoint %s", directory.name)
         self.checkpointed_step = self.step

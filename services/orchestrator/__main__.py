@@ -14,17 +14,22 @@ from pathlib import Path
 
 import uvicorn
 
+from dapo.client import TOKEN_VARIABLE
+from dapo.host.devices import visible_cuda_devices
+from dapo.host.files import write_text
 from dapo.host.processes import die_with_parent
 from dapo.telemetry.logs import configure
-from services.orchestrator.api.access import TOKEN_VARIABLE, UnsafeBind, check_bind
+from services.orchestrator.api.access import UnsafeBind, check_bind
 from services.orchestrator.api.grpc_api import start_grpc
 from services.orchestrator.api.rest import create_app
+from services.orchestrator.launch.devices import DeviceAllocator
+from services.orchestrator.launch.local import LocalLauncher
 from services.orchestrator.runs.service import RunService
 
 log = logging.getLogger("services.orchestrator")
 
 
-class _Server(uvicorn.Server):
+class _RestServer(uvicorn.Server):
     """Leaves signals to `serve` below, which first stops the runs."""
 
     def __init__(self, config: uvicorn.Config) -> None:
@@ -67,9 +72,7 @@ def _announce(line: str, ready_file: Path | None) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
     if ready_file is not None:
-        part = ready_file.with_name(f".{ready_file.name}.part")
-        part.write_text(line + "\n", encoding="utf-8")
-        os.replace(part, ready_file)
+        write_text(ready_file, line + "\n")
 
 
 async def serve(arguments: argparse.Namespace, token: str | None) -> None:
@@ -78,11 +81,12 @@ async def serve(arguments: argparse.Namespace, token: str | None) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    service = RunService(state_dir=arguments.state_dir, redis_url=arguments.redis_url)
+    launcher = LocalLauncher(DeviceAllocator(visible_cuda_devices()))
+    service = RunService(launcher, state_dir=arguments.state_dir, redis_url=arguments.redis_url)
     listener = _listen(arguments.host, arguments.port)
     grpc_server, grpc_port = await start_grpc(service, arguments.host, arguments.grpc_port, token)
     config = uvicorn.Config(create_app(service, token), log_config=None, access_log=False, timeout_graceful_shutdown=5)
-    rest = _Server(config)
+    rest = _RestServer(config)
     serving = asyncio.create_task(rest.serve(sockets=[listener]))
     ready = {"host": arguments.host, "port": listener.getsockname()[1], "grpc_port": grpc_port, "pid": os.getpid()}
     await rest.listening.wait()

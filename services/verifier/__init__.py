@@ -1,1 +1,1 @@
-"""The verifier: grades completions in killable processes, shapes the rewards and completes the groups."""
+"""Verifier: grades completions in killable processes, shapes the rewards, completes the groups."""

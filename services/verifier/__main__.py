@@ -14,7 +14,7 @@ async def verify(environment: WorkerEnvironment) -> None:
     """Runs until cancelled. Raises BusError, GraderStartError."""
     bus = await environment.connect()
     try:
-        spec = RunSpec.model_validate_json(await bus.read_spec())
+        spec = RunSpec.model_validate_json(await bus.runs.spec())
         grading = Grading(spec.named_graders, spec.reward)
         await Verifier(bus, grading, spec, environment.worker_id).run()
     finally:

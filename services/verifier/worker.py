@@ -1,8 +1,4 @@
-"""Takes completions from the bus, has them graded, and writes each grade with the acknowledgement of its completion.
-
-Invariant: every completion delivered here ends as a grade, or its group as failed with a reason; neither is lost when
-this process dies, for nothing is acknowledged before its effect.
-"""
+"""The verifier process: takes completions off the bus, has them graded, and writes the grades."""
 
 import asyncio
 import logging
@@ -13,14 +9,16 @@ from typing import NamedTuple, TypeVar
 from dapo.algo.batches import is_truncated
 from dapo.algo.shaping import shaped_reward
 from dapo.algo.text_statistics import TextStatistics
-from dapo.bus import Bus, BusFull, BusUnavailable, Delivery, GroupState, UnknownGroup
+from dapo.bus import BusFull, BusUnavailable, Delivery, GroupState, UnknownGroup
+from dapo.bus.roles import VerifierBus
+from dapo.contracts.events import Alert
 from dapo.contracts.prompts import prompt_text
 from dapo.spec import RunSpec
 from dapo.v1 import messages_pb2 as pb
 from services.verifier.graders import Verdict, wrong
-from services.verifier.grading.alarm import FailureAlarm
 from services.verifier.grading.dispatch import Grading
-from services.verifier.grading.pool import GradingRequest
+from services.verifier.grading.failure_alert import FailureAlert
+from services.verifier.request import GradingRequest
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -29,9 +27,9 @@ ROLE = "verifier"
 STREAM = "completions"
 _BATCH = 256
 _CONCURRENT_BATCHES = 4
-"""So that a hanging grading holds up its own batch alone."""
-_BATCHES_OUTSIDE = 32
-"""Those that wait for services; what is graded here goes on beside them."""
+"""Several, so that a grading that hangs holds up its own batch only."""
+_CONCURRENT_REMOTE_BATCHES = 32
+"""Batches that wait for remote graders, beside the others."""
 _BLOCK_S = 2.0
 _HEARTBEAT_S = 2.5
 _HEARTBEAT_TTL_S = 10.0
@@ -47,24 +45,41 @@ class _Item(NamedTuple):
 
 
 class _Gradable(NamedTuple):
+    """A completion with its text and gold answer."""
+
     item: _Item
     request: GradingRequest
 
 
 class Verifier:
-    """One verifier of a run. Any number may work beside each other."""
+    """One verifier of a run; any number of them share the completion stream.
 
-    def __init__(self, bus: Bus, grading: Grading, spec: RunSpec, worker_id: str) -> None:
+    Parts, each a task of `run`:
+    - `_grading` (Grading): the grading processes and the clients of remote graders;
+    - `_beat`: heartbeat every 2.5 s;
+    - `_claim`: completions of dead verifiers, every 3 s;
+    - `_consume`: new completions, in batches. A batch is read (`_read`), graded and written (`_conclude`); the part of
+      it that waits for remote graders goes on as a batch of its own.
+    `_alert` (FailureAlert) tells when too many gradings fail.
+
+    Invariant: every completion that was delivered ends as a grade, or its group as failed with a reason. Nothing is
+    acknowledged before its effect, so what a killed verifier held is graded by another.
+
+    Nothing survives a restart, and nothing needs to. While the bus is out of reach or full, every action waits and is
+    repeated, without limit; each grading has the deadline of its grader.
+    """
+
+    def __init__(self, bus: VerifierBus, grading: Grading, spec: RunSpec, worker_id: str) -> None:
         self._bus = bus
         self._grading = grading
         self._spec = spec
         self._worker_id = worker_id
-        self._room = asyncio.Semaphore(_CONCURRENT_BATCHES)
-        self._room_outside = asyncio.Semaphore(_BATCHES_OUTSIDE)
-        self._alarm = FailureAlarm(time.monotonic)
+        self._slots = asyncio.Semaphore(_CONCURRENT_BATCHES)
+        self._remote_slots = asyncio.Semaphore(_CONCURRENT_REMOTE_BATCHES)
+        self._alert = FailureAlert(time.monotonic)
 
     async def run(self) -> None:
-        """Until cancelled. What was not yet acknowledged then is left for another verifier to claim."""
+        """Grade until cancelled. Completions that are not acknowledged by then are claimed by another verifier."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._grading.run())
             group.create_task(self._every(_HEARTBEAT_S, self._beat))
@@ -73,13 +88,13 @@ class Verifier:
                 await self._take(group, self._consume)
 
     async def _beat(self) -> None:
-        await self._persist(lambda: self._bus.heartbeat(ROLE, self._worker_id, _HEARTBEAT_TTL_S))
+        await self._persist(lambda: self._bus.registry.beat(ROLE, self._worker_id, _HEARTBEAT_TTL_S))
 
     async def _consume(self) -> list[Delivery]:
-        return await self._bus.consume(STREAM, self._worker_id, count=_BATCH, block_s=_BLOCK_S)
+        return await self._bus.streams.consume(STREAM, self._worker_id, count=_BATCH, block_s=_BLOCK_S)
 
     async def _claim(self) -> list[Delivery]:
-        return await self._bus.claim_dead(STREAM, ROLE, self._worker_id, count=_BATCH)
+        return await self._bus.streams.claim_dead(STREAM, ROLE, self._worker_id, count=_BATCH)
 
     async def _every(self, period_s: float, action: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -87,37 +102,37 @@ class Verifier:
             await asyncio.sleep(period_s)
 
     async def _take(self, group: asyncio.TaskGroup, source: Callable[[], Awaitable[list[Delivery]]]) -> None:
-        """Start on a batch from `source` as soon as there is room for one."""
-        await self._room.acquire()
+        """Wait until fewer than _CONCURRENT_BATCHES are worked on, then start on a batch from `source`."""
+        await self._slots.acquire()
         deliveries: list[Delivery] = []
         try:
             deliveries = await self._persist(source)
         finally:
             if not deliveries:
-                self._room.release()
+                self._slots.release()
         if deliveries:
-            group.create_task(self._handle_in_room(group, deliveries))
+            group.create_task(self._handle_batch(group, deliveries))
 
-    async def _handle_in_room(self, group: asyncio.TaskGroup, deliveries: Sequence[Delivery]) -> None:
-        """Those that wait for a service leave this room, so that a slow one does not keep what is graded here out."""
+    async def _handle_batch(self, group: asyncio.TaskGroup, deliveries: Sequence[Delivery]) -> None:
+        """Grade a batch. Requests to remote graders go on in a slot of their own, so that they hold up no others."""
         try:
             gradable = await self._persist(lambda: self._read(deliveries))
             await self._conclude([one for one in gradable if self._grading.is_local(one.request.grader)])
-            outside = [one for one in gradable if not self._grading.is_local(one.request.grader)]
-            if outside:
-                await self._room_outside.acquire()
-                group.create_task(self._conclude_outside(outside))
+            remote = [one for one in gradable if not self._grading.is_local(one.request.grader)]
+            if remote:
+                await self._remote_slots.acquire()
+                group.create_task(self._conclude_remote(remote))
         finally:
-            self._room.release()
+            self._slots.release()
 
-    async def _conclude_outside(self, gradable: Sequence[_Gradable]) -> None:
+    async def _conclude_remote(self, gradable: Sequence[_Gradable]) -> None:
         try:
             await self._conclude(gradable)
         finally:
-            self._room_outside.release()
+            self._remote_slots.release()
 
     async def _persist(self, action: Callable[[], Awaitable[T]]) -> T:
-        """Do it again while the bus is out of reach or full: every action here may be repeated."""
+        """Repeat `action` until the bus is within reach and not full. Every action here may be repeated."""
         while True:
             try:
                 return await action()
@@ -126,7 +141,7 @@ class Verifier:
                 await asyncio.sleep(_RETRY_S)
 
     async def _read(self, deliveries: Sequence[Delivery]) -> list[_Gradable]:
-        """What of `deliveries` can be graded; all else is finished here."""
+        """The deliveries that can be graded. All others are failed or acknowledged here."""
         items = []
         for delivery in deliveries:
             item = _Item(delivery, pb.Completion.FromString(delivery.data))
@@ -137,20 +152,19 @@ class Verifier:
         return await self._fetch(items)
 
     async def _conclude(self, gradable: Sequence[_Gradable]) -> None:
-        """Grade once, and write for as long as it takes."""
+        """Grade once; write, repeatedly if the bus fails."""
         verdicts, statistics = await asyncio.gather(
             self._grading.grade([one.request for one in gradable]),
             self._grading.pool.measure([one.request.text for one in gradable], self._spec.metrics.reflection_patterns),
         )
         await self._persist(lambda: self._write(gradable, verdicts, statistics))
-        alert = self._alarm.observe(
+        alert = self._alert.observe(
             (one.request.grader, verdict) for one, verdict in zip(gradable, verdicts, strict=True)
         )
         if alert:
             message = f"{self._worker_id}: {alert}"
             log.warning("%s", message)
-            event = {"worker_id": self._worker_id, "message": message}
-            await self._persist(lambda: self._bus.emit_event("alert", event))
+            await self._persist(lambda: self._bus.runs.emit(Alert(worker_id=self._worker_id, message=message)))
 
     async def _write(
         self,
@@ -158,21 +172,21 @@ class Verifier:
         verdicts: Sequence[Verdict],
         statistics: Sequence[TextStatistics | None],
     ) -> None:
-        """May be repeated after any failure."""
+        """Write the grades, and fail groups where the spec wants it. May be repeated after any failure."""
         grades = []
         for one, verdict, measured in zip(gradable, verdicts, statistics, strict=True):
             if verdict.failed and self._spec.reward.grader_failure == "fail_group":
                 await self._fail(one.item, "grader_failed", f"{one.request.grader}: {verdict.reason}")
             else:
                 grades.append((one.item.delivery, self._grade(one.item.completion, verdict, measured)))
-        await self._bus.write_grades(grades)
+        await self._bus.groups.write_grades(grades)
 
     async def _fetch(self, items: Sequence[_Item]) -> list[_Gradable]:
-        """Items with text and task. Those without are finished here."""
+        """The items whose text and task exist. All others are failed or acknowledged here."""
         if not items:
             return []
         texts, tasks = await asyncio.gather(
-            self._bus.get_payloads([item.completion.text_key for item in items]), self._read_tasks(items)
+            self._bus.payloads.get([item.completion.text_key for item in items]), self._read_tasks(items)
         )
         gradable = []
         for item, text in zip(items, texts, strict=True):
@@ -191,21 +205,21 @@ class Verifier:
     async def _read_tasks(self, items: Sequence[_Item]) -> dict[str, pb.PromptTask]:
         group_ids = list(dict.fromkeys(item.completion.group_id for item in items))
         try:
-            return dict(zip(group_ids, await self._bus.read_tasks(group_ids), strict=True))
+            return dict(zip(group_ids, await self._bus.groups.read_tasks(group_ids), strict=True))
         except UnknownGroup:
             found = {}
             for group_id in group_ids:
                 try:
-                    found[group_id] = await self._bus.read_task(group_id)
+                    found[group_id] = await self._bus.groups.read_task(group_id)
                 except UnknownGroup:
                     continue
             return found
 
     async def _without_text(self, item: _Item) -> None:
-        """A closed group has lost its payloads, and its completion is only acknowledged; an open one cannot go on."""
+        """Fail the group if it is open. A closed one no longer has payloads; its completion is only acknowledged."""
         group_id, text_key = item.completion.group_id, item.completion.text_key
         try:
-            is_open = (await self._bus.read_group(group_id)).state in _OPEN
+            is_open = (await self._bus.groups.read(group_id)).state in _OPEN
         except UnknownGroup:
             is_open = False
         if is_open:
@@ -214,13 +228,15 @@ class Verifier:
             await self._drop(item)
 
     async def _drop(self, item: _Item) -> None:
-        """Acknowledge a completion that nobody wants: the bus finds its group closed or its grade written before."""
-        await self._bus.write_grades([(item.delivery, self._grade(item.completion, wrong("group_closed"), None))])
+        """Acknowledge a completion of a closed group: the bus ignores its grade."""
+        await self._bus.groups.write_grades(
+            [(item.delivery, self._grade(item.completion, wrong("group_closed"), None))]
+        )
 
     async def _fail(self, item: _Item, reason: str, detail: str) -> None:
         group_id = item.completion.group_id
         log.warning("group %s failed: %s (%s)", group_id, reason, detail)
-        await self._bus.fail_group(
+        await self._bus.groups.fail(
             group_id, reason, f"response {item.completion.index}: {detail}", stream=STREAM, delivery=item.delivery
         )
 

@@ -39,21 +39,21 @@ def make_completion(bus: Bus, group: str, index: int, attempt: int = 1) -> pb.Co
         group_id=group,
         index=index,
         attempt=attempt,
-        payload_key=bus.payload_key(group, index, attempt),
-        text_key=bus.text_key(group, index, attempt),
+        payload_key=bus.payloads.payload_key(group, index, attempt),
+        text_key=bus.payloads.text_key(group, index, attempt),
         response_tokens=7,
     )
 
 
 async def issue(bus: Bus, count: int, size: int = 4) -> int:
     """Groups 0 to count − 1; returns the orchestrator's epoch."""
-    epoch = await bus.acquire_epoch("orchestrator")
-    await bus.issue_groups([make_task(number, size) for number in range(count)], epoch)
+    epoch = await bus.lease.acquire("orchestrator")
+    await bus.groups.issue([make_task(number, size) for number in range(count)], epoch)
     return epoch
 
 
 async def store(bus: Bus, completions: list[pb.Completion]) -> None:
-    await bus.put_payloads({key: b"blob" for one in completions for key in (one.payload_key, one.text_key)})
+    await bus.payloads.put({key: b"blob" for one in completions for key in (one.payload_key, one.text_key)})
 
 
 async def generate(bus: Bus, deliveries: list[Delivery]) -> list[pb.Completion]:
@@ -61,10 +61,10 @@ async def generate(bus: Bus, deliveries: list[Delivery]) -> list[pb.Completion]:
     completions = [
         make_completion(bus, delivery.data.decode(), index, attempt_number(delivery.attempt, 0))
         for delivery in deliveries
-        for index in await bus.missing_indices(delivery.data.decode())
+        for index in await bus.groups.missing_indices(delivery.data.decode())
     ]
     await store(bus, completions)
-    await bus.write_completions(completions)
+    await bus.groups.write_completions(completions)
     return completions
 
 
@@ -76,23 +76,23 @@ def grade(delivery: Delivery, correct: bool = True) -> tuple[Delivery, pb.Grade]
 
 async def score(bus: Bus, count: int = 1000) -> None:
     """Grades whatever waits on `completions`."""
-    await bus.write_grades(
-        [grade(one) for one in await bus.consume("completions", "verifier-0", count=count, block_s=0)]
+    await bus.groups.write_grades(
+        [grade(one) for one in await bus.streams.consume("completions", "verifier-0", count=count, block_s=0)]
     )
 
 
 async def make_scored(bus: Bus, count: int, size: int = 4) -> tuple[int, list[Delivery]]:
     """Issues, generates and grades groups; returns the epoch and the deliveries of `scored`."""
     epoch = await issue(bus, count, size)
-    await generate(bus, await bus.consume("prompts", "generator-0", count=count, block_s=0))
+    await generate(bus, await bus.streams.consume("prompts", "generator-0", count=count, block_s=0))
     await score(bus, count * size)
-    return epoch, await bus.consume("scored", "orchestrator-0", count=count, block_s=0)
+    return epoch, await bus.streams.consume("scored", "orchestrator-0", count=count, block_s=0)
 
 
 async def make_kept(bus: Bus, count: int, size: int = 4) -> int:
     epoch, deliveries = await make_scored(bus, count, size)
     for delivery in deliveries:
-        await bus.settle_group(delivery, delivery.data.decode(), "kept", "", epoch)
+        await bus.groups.settle(delivery, delivery.data.decode(), "kept", "", epoch)
     return epoch
 
 
@@ -100,7 +100,9 @@ def make_batch(bus: Bus, number: int, groups: list[int], size: int = 4) -> pb.Tr
     trained = [
         pb.TrainGroup(
             group_id=group_id(group),
-            samples=[pb.TrainSample(payload_key=bus.payload_key(group_id(group), index, 0)) for index in range(size)],
+            samples=[
+                pb.TrainSample(payload_key=bus.payloads.payload_key(group_id(group), index, 0)) for index in range(size)
+            ],
         )
         for group in groups
     ]
@@ -109,8 +111,15 @@ def make_batch(bus: Bus, number: int, groups: list[int], size: int = 4) -> pb.Tr
 
 async def stored_payloads(bus: Bus) -> set[str]:
     """Keys of all blobs on the payload server."""
-    return {key.decode() async for key in bus.payload.client.scan_iter(match=f"{bus.keys.prefix}[pt]:*", count=1000)}
+    return {
+        key.decode() async for key in bus.payload_server.client.scan_iter(match=f"{bus.keys.prefix}[pt]:*", count=1000)
+    }
 
 
 async def stream_length(bus: Bus, stream: str) -> int:
-    return await bus.control.client.xlen(bus.keys.stream(stream))
+    return await bus.control_server.client.xlen(bus.keys.stream(stream))
+
+
+async def read_alerts(bus: Bus) -> list[dict[str, Any]]:
+    """The data of the alerts so far, as watchers are sent it."""
+    return [event.data() for _, event in await bus.runs.read_events("0", block_s=0.1) if event.kind == "alert"]

@@ -1,6 +1,6 @@
 """Samples to test with."""
 
-from dapo.bus.parts.groups import GroupRecord
+from dapo.bus import GroupRecord
 from dapo.v1 import messages_pb2 as pb
 from services.orchestrator.records.samples import make_sample
 

@@ -1,10 +1,13 @@
-"""A spec as a mapping, to be bent by the tests of dapo.spec."""
+"""A spec as a mapping and as text, to be bent by the tests of dapo.spec."""
 
 from typing import Any
 
-from dapo.spec import RunSpec
+import pytest
+
+from dapo.spec import RunSpec, SpecError, parse_spec
 
 MINIMAL: dict[str, Any] = {"model": {"path": "/models/m"}, "data": {"path": "/data/d.jsonl"}}
+MINIMAL_YAML = "model: {path: /m}\ndata: {path: /d.jsonl}\n"
 
 
 def tree(**fields: Any) -> dict[str, Any]:
@@ -21,3 +24,10 @@ def tree(**fields: Any) -> dict[str, Any]:
 
 def spec(**fields: Any) -> RunSpec:
     return RunSpec.model_validate(tree(**fields))
+
+
+def refusal(text: str) -> list[str]:
+    """The lines with which the spec is refused."""
+    with pytest.raises(SpecError) as error:
+        parse_spec(text)
+    return str(error.value).splitlines()

@@ -1,39 +1,90 @@
-"""What the parts of the bus share: the servers, the key names, this process's identity."""
+"""What the parts of the bus share: the servers, the key names, this process's identity, and how a stream is read."""
 
+import secrets
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from google.protobuf.message import DecodeError
+
+from dapo.bus.errors import BusError
 from dapo.bus.keys import Keys
-from dapo.bus.server.connection import Argument, Server
+from dapo.bus.server.connection import Argument, Server, block
+from dapo.v1 import messages_pb2 as pb
 
 T = TypeVar("T")
+M = TypeVar("M", pb.WeightCommand, pb.WeightReply, pb.StepReport)
 
-DEAD_LETTERS = 10_000
-"""Dead letters kept, about; older ones leave."""
+_MESSAGES = 100
+"""Messages of one read."""
+
+
+def new_nonce() -> str:
+    """Tells a request from all others, so that the server knows it when it is repeated."""
+    return secrets.token_hex(8)
 
 
 def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     return (items[at : at + size] for at in range(0, len(items), size))
 
 
-class Core:
-    """`control` holds streams, groups and records; `payload` holds blobs and may be the same server."""
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One run on its servers, as one process sees it. All parts of a bus are given the same."""
 
-    def __init__(self, control: Server, payload: Server, run_id: str, instance: str) -> None:
-        self.control = control
-        self.payload = payload
-        self.run_id = run_id
-        self.instance = instance
-        self.keys = Keys(run_id)
+    control: Server
+    """Holds streams, groups and records."""
+    payload: Server
+    """Holds the blobs of completions; may be the same server."""
+    keys: Keys
+    run_id: str
+    instance: str
+    """Tells this process from an earlier one with the same worker id."""
+
+    @property
+    def servers(self) -> list[Server]:
+        """Each server once."""
+        return list({server.url: server for server in (self.control, self.payload)}.values())
+
+    async def read_stream(
+        self, key: str, after: str, *, block_s: float, count: int
+    ) -> list[tuple[str, dict[bytes, bytes]]]:
+        """(id, fields) of up to `count` entries after id `after`, waiting at most `block_s` for the first."""
+
+        async def read(block_ms: int | None) -> list[tuple[str, dict[bytes, bytes]]]:
+            client = self.control.once if block_ms else self.control.client
+            found = await self.control.run(client.xread, {key: after}, count=count, block=block_ms)
+            return [(entry.decode(), fields) for _, entries in found for entry, fields in entries]
+
+        return await block(read, block_s)
+
+    async def read_messages(self, kind: type[M], key: str, after: str, *, block_s: float) -> list[tuple[str, M]]:
+        """(id, message) of up to 100 entries after id `after`. Raises BusError for an entry of another kind."""
+        messages = []
+        for entry, fields in await self.read_stream(key, after, block_s=block_s, count=_MESSAGES):
+            try:
+                messages.append((entry, kind.FromString(fields[b"data"])))
+            except (DecodeError, KeyError) as error:
+                raise BusError(f"entry {entry} of {key} is no {kind.__name__}: {error}") from error
+        return messages
+
+
+class Part:
+    """A part of the bus: what it does, it does to one run on one pair of servers."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._control = context.control
+        self._payload = context.payload
+        self._keys = context.keys
 
     async def _script(self, name: str, *args: Argument) -> Any:
-        return await self.control.script(name, self.keys.prefix, *args)
+        return await self._control.script(name, self._keys.prefix, *args)
 
-    async def _control(self, command: str, *args: Argument) -> Any:
-        return await self.control.control(self.keys.prefix, command, *args)
+    async def _append(self, key: str, most: int, *fields: str | bytes, exactly: bool = False) -> None:
+        """Appends an entry to a stream that keeps the newest `most`, or about so many."""
+        await self._script("append", new_nonce(), key, "=" if exactly else "~", most, *fields)
 
-    async def _dead_letter(
-        self, group_id: str, reason: str, detail: str, stream: str = "", message_id: str = "", data: bytes = b""
-    ) -> bytes:
-        """Files an entry nobody can process; fails `group_id`, if any, and acknowledges the message, in one step."""
-        return await self._script("fail_group", group_id, reason, detail, stream, message_id, data, DEAD_LETTERS)
+    async def _write(self, command: str, *args: Argument) -> Any:
+        """A small write that must succeed even where memory is full (see scripts.SMALL_WRITES)."""
+        return await self._control.small_write(self._keys.prefix, command, *args)

@@ -1,9 +1,9 @@
-"""Blobs of completions. They may live on a server of their own and are never touched by the control plane."""
+"""Blobs of completions, apart from the control plane."""
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
 
-from dapo.bus.parts.part import Core, chunks
+from dapo.bus.parts.part import Part, chunks
 
 _CHUNK = 128
 RETRIES = 10
@@ -21,32 +21,41 @@ def attempts_until(delivery: int) -> range:
     return range(attempt_number(delivery + 1, 0))
 
 
-class Payloads(Core):
+class Payloads(Part):
+    """Token ids with their log-probabilities, and texts: one blob each for a response.
+
+    Keys, on the payload server: `p:<group>:<index>:<attempt>` (CompletionPayload), `t:…` (the text, UTF-8).
+    Promises: a blob is written before the completion that names it, is never changed, and is deleted once its group is
+    garbage. The orchestrator reads texts only.
+    Restart: of a process, what it wrote without announcing it is swept with its group. Of Redis, what its append-only
+    file holds.
+    """
+
     def payload_key(self, group_id: str, index: int, attempt: int) -> str:
         """Key of the CompletionPayload; `attempt` as by `attempt_number`."""
-        return self.keys.payload(group_id, index, attempt)
+        return self._keys.payload(group_id, index, attempt)
 
     def text_key(self, group_id: str, index: int, attempt: int) -> str:
         """Key of the response's text (UTF-8)."""
-        return self.keys.text(group_id, index, attempt)
+        return self._keys.text(group_id, index, attempt)
 
-    async def put_payloads(self, items: Mapping[str, bytes]) -> None:
+    async def put(self, items: Mapping[str, bytes]) -> None:
         """Stores the blobs, 128 in one step. Raises BusFull; chunks before the refused one are stored."""
         for chunk in chunks(list(items.items()), _CHUNK):
-            await self.payload.run(self.payload.client.execute_command, "MSET", *chain.from_iterable(chunk))
+            await self._payload.run(self._payload.client.execute_command, "MSET", *chain.from_iterable(chunk))
 
-    async def get_payloads(self, keys: Sequence[str]) -> list[bytes | None]:
+    async def get(self, keys: Sequence[str]) -> list[bytes | None]:
         """The blobs in the order of `keys`; None where there is none."""
         blobs: list[bytes | None] = []
         for chunk in chunks(keys, _CHUNK):
-            blobs += await self.payload.run(self.payload.client.mget, chunk)
+            blobs += await self._payload.run(self._payload.client.mget, chunk)
         return blobs
 
-    async def delete_payloads(self, keys: Sequence[str]) -> None:
+    async def delete(self, keys: Sequence[str]) -> None:
         for chunk in chunks(keys, 8 * _CHUNK):
-            await self.payload.run(self.payload.client.unlink, *chunk)
+            await self._payload.run(self._payload.client.unlink, *chunk)
 
-    async def payload_bytes(self) -> int:
+    async def used_bytes(self) -> int:
         """Memory that the payload server uses, of all its runs and streams, in bytes."""
-        info = await self.payload.run(self.payload.client.info, "memory")
+        info = await self._payload.run(self._payload.client.info, "memory")
         return int(info["used_memory"])

@@ -1,10 +1,4 @@
-"""Consuming: consumer groups, acknowledgement by effect, and taking over what dead consumers left.
-
-A consumer is named `<worker id>/<instance>`; it is alive while its worker's heartbeat exists and names that instance.
-So a worker that was restarted under its old name is told apart from its predecessor, whose entries are free to claim.
-A delivery whose reply was lost on the way (the connection broke, the read was cancelled) would stay pending with a
-living consumer for ever; after such a failure the entries delivered since, yet not handed out, are fetched again.
-"""
+"""Consuming: consumer groups, acknowledgement by effect, and taking over what dead consumers left."""
 
 import asyncio
 from collections.abc import Awaitable, Collection
@@ -15,11 +9,13 @@ from google.protobuf.message import DecodeError
 
 from dapo.bus.errors import BusError, BusUnavailable, NoConsumerGroup
 from dapo.bus.keys import COMPLETIONS, GROUP_ID, READERS
-from dapo.bus.parts.part import Core
-from dapo.bus.server.connection import BLOCK_SLICE_S, Server, block
+from dapo.bus.parts.dead_letters import DeadLetters
+from dapo.bus.parts.part import Context, Part
+from dapo.bus.parts.registry import Registry
+from dapo.bus.server.connection import BLOCK_SLICE_S, block
 from dapo.v1 import messages_pb2 as pb
 
-_FIRST_BEAT_MS = 10_000
+_FIRST_BEAT_S = 10.0
 
 Entry = tuple[bytes, int, dict[bytes, bytes]]
 """Message id, deliveries, fields."""
@@ -44,9 +40,25 @@ class _Doubt:
     handed: set[str] = field(default_factory=set)
 
 
-class Streams(Core):
-    def __init__(self, control: Server, payload: Server, run_id: str, instance: str) -> None:
-        super().__init__(control, payload, run_id, instance)
+class Streams(Part):
+    """The streams that are consumed: prompts, evaluations, completions, scored.
+
+    Keys: `<stream>`, each with one consumer group, named after the role that reads it.
+    Promises: an entry is in the hands of one consumer, stays pending until its effect acknowledges it, and is taken
+    over once that consumer is dead. A consumer is named `<worker id>/<instance>`; it is alive while its worker's
+    heartbeat exists and names that instance, so a worker that was restarted under its old name is told apart from its
+    predecessor, whose entries are free to claim. A delivery whose reply was lost on the way (the connection broke, the
+    read was cancelled) would stay pending with a living consumer for ever: after such a failure the entries delivered
+    since, yet not handed out, are fetched again.
+    Restart: of a process, another claims its entries. Of Redis, pending entries are on disk; where they were lost, the
+    next call raises NoConsumerGroup and the one after it starts anew. Which deliveries are in doubt is kept in memory
+    only.
+    """
+
+    def __init__(self, context: Context, registry: Registry, dead_letters: DeadLetters) -> None:
+        super().__init__(context)
+        self._registry = registry
+        self._dead_letters = dead_letters
         self._doubts: dict[tuple[str, str], _Doubt] = {}
         self._started: set[tuple[str, str]] = set()
 
@@ -54,7 +66,7 @@ class Streams(Core):
         """Up to `count` new entries, waiting at most `block_s` for the first.
 
         An entry that cannot be read goes to the dead letters, and its group fails. The worker is alive by its own
-        `heartbeat`; this call makes only the first one.
+        heartbeat; this call makes only the first one.
         """
         await self._start(stream, worker_id)
         lost = await self._recover(stream, worker_id)
@@ -80,11 +92,10 @@ class Streams(Core):
         """Before the first read: the consumer group, and a heartbeat, so that nobody is seen dead at birth."""
         if (stream, worker_id) in self._started:
             return
-        key, role = self.keys.stream(stream), READERS[stream]
-        beat = self.keys.heartbeat(role, worker_id)
-        await self._control("SET", beat, self.instance, "PX", _FIRST_BEAT_MS, "NX")
+        key, role = self._keys.stream(stream), READERS[stream]
+        await self._registry.beat_first(role, worker_id, _FIRST_BEAT_S)
         try:
-            await self._control("XGROUP", "CREATE", key, role, "0", "MKSTREAM")
+            await self._write("XGROUP", "CREATE", key, role, "0", "MKSTREAM")
         except BusError as error:
             if "BUSYGROUP" not in str(error):
                 raise
@@ -102,15 +113,15 @@ class Streams(Core):
         return found
 
     async def _fetch(self, stream: str, worker_id: str, count: int, block_ms: int | None) -> list[Delivery]:
-        consumer, source = f"{worker_id}/{self.instance}", {self.keys.stream(stream): ">"}
-        read = self.control.once.xreadgroup
-        found = await self.control.run(read, READERS[stream], consumer, source, count=count, block=block_ms)
+        consumer, source = f"{worker_id}/{self._context.instance}", {self._keys.stream(stream): ">"}
+        read = self._control.once.xreadgroup
+        found = await self._control.run(read, READERS[stream], consumer, source, count=count, block=block_ms)
         return await self._sound(stream, [(entry, 1, fields) for _, entries in found for entry, fields in entries])
 
     async def _claim(
         self, stream: str, worker_id: str, count: int, window_ms: int = 0, handed: Collection[str] = ()
     ) -> list[Delivery]:
-        claimed = await self._script("claim", stream, worker_id, self.instance, count, window_ms, *handed)
+        claimed = await self._script("claim", stream, worker_id, self._context.instance, count, window_ms, *handed)
         entries = [(entry, n, dict(zip(flat[::2], flat[1::2], strict=True))) for entry, n, *flat in claimed]
         return await self._sound(stream, entries)
 
@@ -142,7 +153,7 @@ class Streams(Core):
             else:
                 group = fields.get(b"group", b"")
                 group_id = group.decode() if GROUP_ID.fullmatch(group) else ""
-                await self._dead_letter(group_id, "malformed", fault, stream, message_id, data)
+                await self._dead_letters.file(group_id, "malformed", fault, stream, message_id, data)
         return sound
 
 

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NoReturn, TypeVar
-from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -14,6 +13,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from dapo.bus.errors import BusError, BusFull, BusUnavailable, Fenced, LedgerError, NoConsumerGroup
 from dapo.bus.server import scripts
+from dapo.redaction import redact_url
 
 T = TypeVar("T")
 Argument = str | bytes | int | float
@@ -30,24 +30,17 @@ _OLDEST = 7
 _KEEPING = "noeviction"
 
 
-def hide_password(url: str) -> str:
-    """The URL as it may be shown. Text without a scheme is shown as it stands."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return url.replace(f":{parts.password}@", ":***@", 1)
-
-
 class Server:
     """All methods raise BusUnavailable, BusFull, Fenced, LedgerError or BusError, never an error of the client library.
 
-    `client` repeats a command whose connection broke (all scripts bear repeating); `once` never does: a read that
-    hands out entries must not be repeated behind its caller's back.
+    `client` repeats a command whose connection broke, so it is for reads, for writes that change nothing the second
+    time, and for scripts that may be repeated. `once` never repeats: what hands out entries, or is a script that may
+    not be repeated, fails with BusUnavailable, and may or may not have been done.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.shown = hide_password(url)
+        self.shown = redact_url(url)
         self.client = self._open(Retry(ExponentialBackoff(cap=1.0, base=0.05), 5))
         self.once = self._open(Retry(NoBackoff(), 0))
 
@@ -63,11 +56,11 @@ class Server:
                 socket_keepalive=True,
                 decode_responses=False,
             )
-        except ValueError as error:
+        except ValueError:  # Its text may quote a password that stands where the port should.
             raise BusUnavailable(
-                f"Redis URL {self.shown!r}: {error}. Write redis://[user:password@]host:port/database,"
+                f"{self.shown!r} is no Redis URL. Write redis://[user:password@]host:port/database,"
                 " rediss:// for TLS, or unix://path"
-            ) from error
+            ) from None
 
     async def check(self) -> None:
         """Connects. Raises BusUnavailable when nothing answers, or the server is older than Redis 7 or evicts keys."""
@@ -126,15 +119,19 @@ class Server:
         return replies
 
     async def _evaluate(self, name: str, prefix: str, calls: Sequence[Sequence[Argument]]) -> list[Any]:
-        pipeline = self.client.pipeline(transaction=False)
+        connections = self.client if scripts.SCRIPTS[name].repeatable else self.once
+        pipeline = connections.pipeline(transaction=False)
         digest = scripts.digest(name)
         for args in calls:
             pipeline.execute_command("EVALSHA", digest, 1, prefix, *args)
         return await self.run(pipeline.execute, raise_on_error=False)
 
-    async def control(self, prefix: str, command: str, *args: Argument) -> Any:
-        """A small write that must succeed even where memory is full."""
-        return await self.script("control", prefix, command, *args)
+    async def small_write(self, prefix: str, command: str, *args: Argument) -> Any:
+        """A small write that must succeed even where memory is full. Raises ValueError for a command that might change
+        something when it is repeated."""
+        if command not in scripts.SMALL_WRITES:
+            raise ValueError(f"{command} is no small write: use {', '.join(sorted(scripts.SMALL_WRITES))}, or a script")
+        return await self.script("small_write", prefix, command, *args)
 
     def _raise(self, error: Exception) -> NoReturn:
         text = str(error)

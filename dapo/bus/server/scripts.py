@@ -3,21 +3,54 @@
 A script runs alone on the server, so whatever it does is one atomic step. Scripts that only move or free what is
 stored carry the flag `allow-oom`, so that a full server can still be drained; scripts that bring new data do not,
 and are then refused before their first write.
+
+A connection that breaks leaves it unknown whether a script has run. One that may be repeated is sent again: it leaves
+the same state, whether it runs once or twice. Any other is not, and its caller is told (BusUnavailable).
 """
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
 from dapo.bus import keys, ledger
 
-ALWAYS = frozenset(
-    {"control", "claim", "write_grades", "fail_group", "settle_group", "close_groups", "cut_batch", "record_step"}
-    | {"commit_checkpoint", "retire_groups", "set_version"}
-)
-"""Scripts that run even where the memory limit is reached."""
-BOUNDED = frozenset({"issue_groups", "write_completions"})
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    name: str
+    repeatable: bool
+    """Run twice with the same arguments it leaves the same state as once."""
+    why: str
+    when_full: bool = True
+    """It runs even where the memory limit is reached."""
+
+
+SCRIPTS = {
+    script.name: script
+    for script in (
+        Script("small_write", True, "it carries commands of SMALL_WRITES only"),
+        Script("append", True, "the nonce of an entry that was appended is remembered"),
+        Script("acquire_epoch", True, "the nonce is remembered with the epoch it was given"),
+        Script("claim", False, "it hands out entries, and others the second time"),
+        Script("issue_groups", True, "a group that exists is left alone", when_full=False),
+        Script("write_completions", True, "the first of (group, index) wins, and it is the same", when_full=False),
+        Script("write_grades", True, "the first of (group, index) wins, and it is the same"),
+        Script("fail_group", True, "the nonce of a dead letter that was filed is remembered"),
+        Script("settle_group", True, "the nonce of a decision is remembered with its outcome"),
+        Script("close_groups", True, "it names the groups, and closed ones are left alone"),
+        Script("cut_batch", True, "the same batch under its number is left alone"),
+        Script("record_step", True, "a step that was recorded is left alone"),
+        Script("commit_checkpoint", True, "marking a group and trimming to a number change nothing the second time"),
+        Script("retire_groups", True, "only a group that is marked is retired, and that takes the mark"),
+        Script("set_version", True, "it sets a value"),
+    )
+}
+"""By name; each is a file lua/<name>.lua."""
+
+SMALL_WRITES = frozenset({"SET", "HSET", "HDEL", "XGROUP"})
+"""Commands that change nothing when run again with the same arguments. XGROUP CREATE then answers BUSYGROUP."""
 
 
 def _table(name: str, entries: Iterable[tuple[str, str]]) -> str:
@@ -41,8 +74,8 @@ def sources() -> dict[str, str]:
     folder = resources.files("dapo.bus.server") / "lua"
     prelude = _tables() + (folder / "prelude.lua").read_text()
     texts = {}
-    for name in sorted(ALWAYS | BOUNDED):
-        shebang = "#!lua flags=allow-oom\n" if name in ALWAYS else "#!lua\n"
+    for name, script in SCRIPTS.items():
+        shebang = "#!lua flags=allow-oom\n" if script.when_full else "#!lua\n"
         texts[name] = shebang + prelude + (folder / f"{name}.lua").read_text()
     return texts
 

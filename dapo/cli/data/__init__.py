@@ -1,0 +1,1 @@
+"""`dapo data`: looks at datasets, writes cleaned copies of them, and generates rows."""

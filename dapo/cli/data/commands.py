@@ -95,7 +95,7 @@ def prepare(
 def _open(path: str, settings: list[str] | None) -> "Source":
     from dapo.data.source import Source
     from dapo.spec.load import build_spec
-    from dapo.spec.text.problem import SpecError
+    from dapo.spec.problem import SpecError
     from dapo.spec.tree.data import RowsSpec
 
     allowed = [name for name in RowsSpec.model_fields if name != "path"]

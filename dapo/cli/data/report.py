@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dapo.data.inspection import Distribution, Inspection
-from dapo.data.preparation import Report
+from dapo.data.preparation import PreparationReport
 from dapo.data.rows import Fields, Row
 from dapo.terminal import visible
 
@@ -29,7 +29,7 @@ _REASONS = {
 }
 
 
-def print_json(report: Inspection | Report) -> None:
+def print_json(report: Inspection | PreparationReport) -> None:
     sys.stdout.write(json.dumps(_plain(report), indent=2) + "\n")
 
 
@@ -48,7 +48,7 @@ def print_inspection(found: Inspection) -> None:
         console.print(_sample(row))
 
 
-def print_preparation(report: Report, out: Path, held_out: Path, fields: Fields) -> None:
+def print_preparation(report: PreparationReport, out: Path, held_out: Path, fields: Fields) -> None:
     console = Console(highlight=False)
     console.print(f"read      {report.rows:,} rows, schema {fields.schema}")
     console.print(_safe(f"written   {report.written:,} to {out}"), soft_wrap=True)

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dapo.terminal import one_line
 from dapo.records.answers import Cell, Change, PromptAnswers, changed_first, spread
+from dapo.terminal import one_line
 
 _STEP_WIDTH = 10
 _GOLD_WIDTH = 8

@@ -41,7 +41,7 @@ def samples(
 ) -> None:
     """Show recent groups with their responses and verdicts, newest last."""
     from dapo.cli.runs.samples import show_comparison, show_groups
-    from dapo.records.samples import Wanted
+    from dapo.records.samples import SampleFilter
 
     _exclude({"--wrong": wrong, "--correct": correct})
     _exclude({"--step": step is not None, "--last": last is not None})
@@ -55,7 +55,7 @@ def samples(
                 _exclude({"--compare": True, name: given})
             show_comparison(run_dir, set_name, prompt, last, limit or _PROMPTS, as_json=as_json)
         else:
-            wanted = Wanted(
+            wanted = SampleFilter(
                 correct=correct if correct or wrong else None,
                 truncated=truncated,
                 high_variance=high_variance,

@@ -11,16 +11,15 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from dapo.cli.runs.answers import print_answers
 from dapo.cli.errors import fail
-from dapo.terminal import one_line, shorten, visible
+from dapo.cli.runs.answers import print_answers
 from dapo.records.answers import changed_first, collect_answers
 from dapo.records.samples import (
     Group,
-    Response,
     SampleFile,
-    Unreadable,
-    Wanted,
+    SampleFilter,
+    SampleResponse,
+    UnreadableLine,
     evaluation_files,
     evaluation_sets,
     last_steps,
@@ -28,6 +27,7 @@ from dapo.records.samples import (
     read_groups,
     training_files,
 )
+from dapo.terminal import one_line, shorten, visible
 
 _PROMPT_CHARACTERS = 400
 _RESPONSE_CHARACTERS = 600
@@ -37,13 +37,20 @@ _UNREADABLE_SHOWN = 5
 
 
 def show_groups(
-    run_dir: Path, set_name: str | None, wanted: Wanted, last: int | None, limit: int, *, full: bool, as_json: bool
+    run_dir: Path,
+    set_name: str | None,
+    wanted: SampleFilter,
+    last: int | None,
+    limit: int,
+    *,
+    full: bool,
+    as_json: bool,
 ) -> None:
     """Print the newest `limit` wanted groups, newest last: of training, or of an evaluation set.
 
     Of a set they come from its last evaluation unless `wanted.steps` or `last`, a number of steps, says otherwise.
     """
-    unreadable: list[Unreadable] = []
+    unreadable: list[UnreadableLine] = []
     if set_name is None:
         files = _training_files(run_dir)
         if last is not None:
@@ -71,8 +78,8 @@ def show_comparison(
     in each evaluation. `last`: only so many evaluations."""
     files = _evaluation_files(run_dir, set_name or _only_set(run_dir))
     files = files if last is None else files[-last:]
-    wanted = Wanted(prompt=prompt)
-    unreadable: list[Unreadable] = []
+    wanted = SampleFilter(prompt=prompt)
+    unreadable: list[UnreadableLine] = []
     found = (group for group in read_groups(files, unreadable) if wanted.group(group))
     groups = list(found) if prompt else []
     prompts = collect_answers(groups if prompt else found)
@@ -129,7 +136,7 @@ def _require_folder(run_dir: Path) -> None:
         fail(f"there is no run folder {run_dir}; runs of this machine lie under runs/ unless --run-dir said otherwise")
 
 
-def _print_group(console: Console, group: Group, wanted: Wanted, *, full: bool) -> None:
+def _print_group(console: Console, group: Group, wanted: SampleFilter, *, full: bool) -> None:
     step, sample = group
     where = f"step {step} · " + (f"set {sample.set}" if sample.set else sample.outcome)
     count = f"{sample.correct_count} of {len(sample.responses)} correct"
@@ -144,7 +151,7 @@ def _print_group(console: Console, group: Group, wanted: Wanted, *, full: bool) 
     console.print()
 
 
-def _verdict(response: Response) -> Text:
+def _verdict(response: SampleResponse) -> Text:
     """One line: verdict, reason, extracted answer, then the numbers."""
     line = Text("  ")
     line.append(f"#{response.index} ", "dim")
@@ -158,7 +165,7 @@ def _verdict(response: Response) -> Text:
     return line
 
 
-def _numbers(response: Response) -> str:
+def _numbers(response: SampleResponse) -> str:
     reward = f"reward {_number(response.reward)}"
     penalty = f" (penalty {_number(response.penalty)})" if response.penalty else ""
     oldest, newest_version = response.version_min, response.version_max
@@ -185,7 +192,7 @@ def _print_json(value: Mapping[str, Any]) -> None:
     typer.echo(json.dumps(value))
 
 
-def _note_unreadable(unreadable: Sequence[Unreadable]) -> None:
+def _note_unreadable(unreadable: Sequence[UnreadableLine]) -> None:
     for one in unreadable[:_UNREADABLE_SHOWN]:
         _note(f"skipped {one}")
     if len(unreadable) > _UNREADABLE_SHOWN:

@@ -1,17 +1,17 @@
-"""What no single field of `data` can tell. Loading a spec does not look for the files; `missing_inputs` does."""
+"""What no single field of `data` can tell, and the form of paths.
+
+Loading a spec does not look for the files; `missing_inputs` does.
+"""
 
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from dapo.spec.text.paths import DATA_SUFFIXES, is_hub_dataset
-from dapo.spec.text.problem import Problem
-from dapo.spec.text.wording import shown
+from dapo.spec.paths import DATA_SUFFIXES, is_hub_dataset
+from dapo.spec.problem import Problem
 from dapo.spec.tree.data import RowsSpec
-
-if TYPE_CHECKING:
-    from dapo.spec.run import RunSpec
+from dapo.spec.tree.run import RunTree
+from dapo.spec.wording import shown
 
 # Formats that people have and nothing here reads; any other suffix may be part of a folder's name.
 _OTHER_FORMATS = frozenset(
@@ -19,7 +19,12 @@ _OTHER_FORMATS = frozenset(
 )
 
 
-def data(spec: "RunSpec") -> Iterator[Problem]:
+def model_path(spec: RunTree) -> Iterator[Problem]:
+    if "\0" in spec.model.path:
+        yield Problem("model.path", shown(spec.model.path.replace("\0", "\\0")), "holds a NUL character. Take it out")
+
+
+def data(spec: RunTree) -> Iterator[Problem]:
     if spec.data.path is None and not spec.data.sources:
         yield Problem("data.path", None, "is required, or data.sources. Give one of them")
     if spec.data.path is not None and spec.data.sources:
@@ -30,7 +35,7 @@ def data(spec: "RunSpec") -> Iterator[Problem]:
         yield from rows_problems(field, rows)
 
 
-def data_fields(spec: "RunSpec") -> dict[str, RowsSpec]:
+def data_fields(spec: RunTree) -> dict[str, RowsSpec]:
     """What has a path of rows, by its place in the spec."""
     single: dict[str, RowsSpec] = {} if spec.data.path is None else {"data": spec.data}
     sources = {f"data.sources.{name}": source for name, source in spec.data.sources.items()}

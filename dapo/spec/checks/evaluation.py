@@ -1,17 +1,14 @@
 """What no single field of `evaluation` can tell."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-from dapo.spec.text.problem import Problem
-from dapo.spec.text.wording import shown
+from dapo.spec.problem import Problem
 from dapo.spec.tree.evaluation import HELD_OUT
+from dapo.spec.tree.run import RunTree
+from dapo.spec.wording import shown
 
-if TYPE_CHECKING:
-    from dapo.spec.run import RunSpec
 
-
-def evaluation(spec: "RunSpec") -> Iterator[Problem]:
+def evaluation(spec: RunTree) -> Iterator[Problem]:
     wanted = spec.evaluation
     for name, one in wanted.sets.items():
         if one.weight != 1:

@@ -1,12 +1,9 @@
 """What of the training section does not go together: where memory is saved, and what is trained."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-from dapo.spec.text.problem import Problem
-
-if TYPE_CHECKING:
-    from dapo.spec.run import RunSpec
+from dapo.spec.problem import Problem
+from dapo.spec.tree.run import RunTree
 
 STAGE_OF_OFFLOAD = {
     "none": (0, ""),
@@ -16,13 +13,13 @@ STAGE_OF_OFFLOAD = {
 """The ZeRO stage that each offload needs at least, and why."""
 
 
-def training_memory(spec: "RunSpec") -> Iterator[Problem]:
+def training_memory(spec: RunTree) -> Iterator[Problem]:
     yield from _offload(spec)
     yield from _sequence_parallel(spec)
     yield from _lora(spec)
 
 
-def _offload(spec: "RunSpec") -> Iterator[Problem]:
+def _offload(spec: RunTree) -> Iterator[Problem]:
     offload, found = spec.training.offload, spec.training.zero_stage
     stage, why = STAGE_OF_OFFLOAD[offload]
     if found < stage:
@@ -33,7 +30,7 @@ def _offload(spec: "RunSpec") -> Iterator[Problem]:
         )
 
 
-def _sequence_parallel(spec: "RunSpec") -> Iterator[Problem]:
+def _sequence_parallel(spec: RunTree) -> Iterator[Problem]:
     ranks = spec.training.sequence_parallel
     if ranks > 1:
         yield Problem(
@@ -45,7 +42,7 @@ def _sequence_parallel(spec: "RunSpec") -> Iterator[Problem]:
         )
 
 
-def _lora(spec: "RunSpec") -> Iterator[Problem]:
+def _lora(spec: RunTree) -> Iterator[Problem]:
     modules = spec.lora.target_modules
     if not all(name.strip() for name in modules.split(",")):
         yield Problem(
@@ -55,7 +52,7 @@ def _lora(spec: "RunSpec") -> Iterator[Problem]:
         )
 
 
-def training_course(spec: "RunSpec") -> Iterator[Problem]:
+def training_course(spec: RunTree) -> Iterator[Problem]:
     """Counts of steps that leave nothing of the run."""
     steps, algorithm = spec.training.steps, spec.algorithm
     warmup = spec.value.warmup_steps

@@ -1,0 +1,1 @@
+"""SGLang on CPUs: its platform, attention and elementwise layers."""

@@ -1,8 +1,8 @@
-"""Attention of a whole SGLang batch at once on CPU.
+"""Attention of a whole SGLang batch at once on a CPU.
 
-Each sequence's keys and values lie scattered in SGLang's token pool. They are gathered into padded arrays and attended
-under a mask that is built once per forward pass and shared by all layers. Sequences of very different lengths go in
-separate chunks, so that one long prompt does not pad all others to its length.
+The keys and values of a sequence are scattered over SGLang's token pool. They are gathered into padded arrays; the mask
+is built once for a forward pass and shared by all layers. Sequences of very different lengths go into separate chunks,
+so that one long prompt does not pad all others to its length.
 
 Shapes: B sequences of a chunk, L keys (longest of the chunk), E new tokens (longest of the chunk; 1 when decoding),
 H query heads, K key heads, G = H / K, D head width.
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from sglang.srt.model_executor.forward_batch_info import ForwardBatch
     from sglang.srt.model_executor.model_runner import ModelRunner
 
-# A chunk holds sequences up to this many times its shortest one, plus a slack that lets short ones mix freely: of keys
-# and, apart, of queries, since scores take keys × queries.
-CHUNK_RATIO = 2
-CHUNK_SLACK = 32
-QUERY_SLACK = 8
+# The longest sequence of a chunk has at most RATIO × the shortest one's length + SLACK; the slack lets short ones mix.
+# Keys and queries are limited separately, as the scores take keys × queries.
+_CHUNK_RATIO = 2
+_CHUNK_SLACK = 32
+_QUERY_SLACK = 8
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,13 @@ class Chunk:
     """[B, 1, E, L] True where a query may look."""
 
 
-def alike(rows: Sequence[int], lengths: Sequence[int], slack: int) -> list[list[int]]:
-    """`rows` grouped by similar length, each once: at most CHUNK_RATIO × the group's shortest + `slack`."""
+def group_by_length(rows: Sequence[int], lengths: Sequence[int], slack: int) -> list[list[int]]:
+    """`rows` grouped by similar length, each once: at most _CHUNK_RATIO × the group's shortest + `slack`."""
     groups: list[list[int]] = []
     limit = -1
     for row in sorted(rows, key=lengths.__getitem__):
         if lengths[row] > limit:
-            limit = CHUNK_RATIO * lengths[row] + slack
+            limit = _CHUNK_RATIO * lengths[row] + slack
             groups.append([])
         groups[-1].append(row)
     return groups
@@ -61,8 +61,8 @@ def alike(rows: Sequence[int], lengths: Sequence[int], slack: int) -> list[list[
 
 def chunk_rows(lengths: Sequence[int], new_lengths: Sequence[int]) -> list[list[int]]:
     """Rows with similar numbers of keys (`lengths`) and of queries (`new_lengths`), each row in one chunk."""
-    by_queries = alike(range(len(lengths)), new_lengths, QUERY_SLACK)
-    return [chunk for rows in by_queries for chunk in alike(rows, lengths, CHUNK_SLACK)]
+    by_queries = group_by_length(range(len(lengths)), new_lengths, _QUERY_SLACK)
+    return [chunk for rows in by_queries for chunk in group_by_length(rows, lengths, _CHUNK_SLACK)]
 
 
 def build_chunk(rows: Tensor, slots: Tensor, seq_lens: Tensor, new_lens: Tensor, starts: Tensor) -> Chunk:
@@ -104,7 +104,7 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, chunk: Chunk, scale: flo
 
 
 def refuse_unsupported(layer: "RadixAttention") -> None:
-    """Raises NotImplementedError for attention that this module would compute wrongly."""
+    """Raises NotImplementedError for kinds of attention that are not implemented here."""
     window = layer.sliding_window_size
     if window is not None and window > -1:
         kind = f"sliding-window attention (window {window})"
@@ -123,6 +123,8 @@ def refuse_unsupported(layer: "RadixAttention") -> None:
 
 
 class BatchedAttention(TorchNativeAttnBackend):  # type: ignore[misc]
+    """SGLang's attention backend on the CPU platform. `chunks` are those of the current forward pass."""
+
     def __init__(self, model_runner: "ModelRunner") -> None:
         super().__init__(model_runner)
         self.chunks: list[Chunk] = []

@@ -1,7 +1,7 @@
-"""Elementwise layers of the CPU platform in fewer passes over memory than SGLang's reference code takes.
+"""Elementwise layers of the CPU platform, in fewer passes over memory than SGLang's reference code.
 
-They are registered with SGLang's dispatch for platforms outside its tree. Each does the plain float32 case of its layer
-and leaves every other to the reference.
+They are registered with SGLang's dispatch for platforms outside its tree. Each computes the plain float32 case of its
+layer; every other case goes to the reference code.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def register(dispatch_key: str) -> None:
-    """Have SGLang's layers use these functions on the platform of that key."""
+    """Make SGLang's layers use these functions on the platform with that dispatch key."""
     from sglang.kernels.fused_op import BaseFusedOp
     from sglang.srt.layers.activation import SiluAndMul
     from sglang.srt.layers.layernorm import RMSNorm
@@ -42,7 +42,7 @@ def rms_norm(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """x [..., D], normed; with a residual of that shape, their normed sum and the sum itself.
 
-    `quant_linear` is the layer that follows; it tells kernels that fuse quantization what to prepare.
+    `quant_linear`, the layer that follows, matters to kernels that fuse quantization only.
     """
     plain = x.dtype == torch.float32 and layer.variance_size_override is None and layer.override_orig_dtype is None
     if not plain or post_residual_addition is not None:

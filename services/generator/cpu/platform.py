@@ -1,7 +1,7 @@
-"""SGLang on plain CPUs, through SGLang's own interface for platforms outside its tree.
+"""SGLang on CPUs without AMX, through its interface for platforms outside its tree.
 
 `pyproject.toml` registers `activate` in the entry-point group `sglang.srt.platforms`; SGLang calls it in each of its
-processes. Where CUDA is present it steps aside and SGLang serves as it always does.
+processes. Where CUDA is present, `activate` returns None and SGLang uses its own platform.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from sglang.srt.platforms.interface import SRTPlatform
 if TYPE_CHECKING:
     from sglang.srt.model_executor.model_runner import ModelRunner
 
-ATTENTION_BACKEND = "torch_native"
+_ATTENTION_BACKEND = "torch_native"
 
 
 def activate() -> str | None:
@@ -31,7 +31,7 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):  # type: ignore[misc]
         return False
 
     def get_default_attention_backend(self) -> str:
-        return ATTENTION_BACKEND
+        return _ATTENTION_BACKEND
 
     def get_mha_kv_pool_cls(self) -> type:
         from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
@@ -50,7 +50,7 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):  # type: ignore[misc]
         return SingleTokenAllocator
 
     def init_backend(self) -> None:
-        """Put batched attention in the place of `torch_native`, which goes sequence by sequence; and faster layers."""
+        """Replace the `torch_native` backend, which goes sequence by sequence, by BatchedAttention; register `ops`."""
         from sglang.srt.layers.attention.attention_registry import register_attention_backend
 
         from services.generator.cpu import ops
@@ -58,6 +58,6 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):  # type: ignore[misc]
 
         ops.register(self.get_dispatch_key_name())
 
-        @register_attention_backend(ATTENTION_BACKEND)
+        @register_attention_backend(_ATTENTION_BACKEND)
         def create(runner: "ModelRunner") -> BatchedAttention:
             return BatchedAttention(runner)

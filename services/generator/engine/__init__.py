@@ -1,0 +1,1 @@
+"""The SGLang server: its process, its HTTP client, and their supervisor."""

@@ -1,55 +1,29 @@
-"""Client of one SGLang server: its HTTP surface, and nothing of ours that it does not need.
-
-A group goes out as one POST of n independent requests with request ids of our own; its answer is one event stream in
-which every event names its request. Every status is checked, and a failure inside a 200 stream (SGLang answers so) is
-found too. The same client drives the simulated engine of the tests.
-"""
+"""HTTP client of one SGLang server. It drives the simulated engine of the tests, too."""
 
 import asyncio
-import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 import orjson
 
-Finish = Literal["stop", "length", "abort"]
+from services.generator.engine.responses import EngineError, StreamedResponse, addressee, parse_event
 
-CONTROL_TIMEOUT_S = 30.0
-ABORT_TIMEOUT_S = 10.0
-LONGEST_ERROR = 2000
-KEEPALIVE_S = 2.0
-"""SGLang closes a connection that idled for 5 s; a request sent into the closing one would be lost."""
-
-
-class EngineError(Exception):
-    """The engine refused, broke off or answered what it must not. `status` is None where no answer came."""
-
-    def __init__(self, route: str, detail: str, status: int | None = None) -> None:
-        code = "no answer" if status is None else f"HTTP {status}"
-        super().__init__(f"SGLang {route}: {code}: {detail[:LONGEST_ERROR]}")
-        self.route = route
-        self.status = status
+_CONTROL_TIMEOUT_S = 30.0
+_ABORT_TIMEOUT_S = 10.0
+_KEEPALIVE_S = 2.0
+"""Below the 5 s after which SGLang closes an idle connection: a request sent into a closing one would be lost."""
 
 
 @dataclass(frozen=True)
-class Endpoint:
-    """Where an engine listens, and the keys of its generation and its control routes."""
+class EngineEndpoint:
+    """An engine's URL, and the API keys of its generation routes and of its admin routes."""
 
     url: str
     api_key: str
     admin_key: str
-
-
-@dataclass(frozen=True)
-class Span:
-    """Tokens [start, end) of a response were sampled by the weights named `version`."""
-
-    version: str
-    start: int
-    end: int
 
 
 @dataclass(frozen=True)
@@ -72,99 +46,6 @@ class SamplingParams:
         }
 
 
-@dataclass
-class Response:
-    """One request's tokens so far; complete once `finish` is set.
-
-    ids and logprobs are equally long, the stop token counted once in each; spans then cover exactly [0, len(ids)).
-    """
-
-    rid: str
-    ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    spans: list[Span] = field(default_factory=list)
-    finish: Finish | None = None
-    message: str = ""
-
-    def extend(self, event: Mapping[str, Any]) -> int:
-        """Take one event in; returns the number of new tokens.
-
-        Raises EngineError where its arrays do not fit, or it is no event of the kind that SGLang sends.
-        """
-        try:
-            return self._take(event)
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-            detail = f"request {self.rid}: an event without the expected fields ({error!r}): {event}"
-            raise EngineError("/generate", detail, 200) from error
-
-    def _take(self, event: Mapping[str, Any]) -> int:
-        meta = event["meta_info"]
-        reason = meta["finish_reason"]
-        if reason is not None and reason["type"] == "abort":
-            # What an abort carries may repeat tokens that were sent already: it is dropped, not trained on.
-            self.finish, self.message = "abort", str(reason.get("message", ""))
-            return 0
-        ids = event["output_ids"]
-        entries = meta["output_token_logprobs"]
-        if len(entries) != len(ids) or not all(map(_fits, entries, ids)):
-            detail = f"request {self.rid}: tokens {ids} came with the log-probabilities {entries}"
-            raise EngineError("/generate", detail, 200)
-        self.ids += ids
-        self.logprobs += [entry[0] for entry in entries]
-        if reason is not None:
-            self._end(meta, reason["type"])
-        return len(ids)
-
-    def _end(self, meta: Mapping[str, Any], finish: str) -> None:
-        if finish not in ("stop", "length"):
-            raise EngineError("/generate", f"request {self.rid} ended with {finish!r}", 200)
-        if not self.ids:
-            raise EngineError("/generate", f"request {self.rid} ended without a token", 200)
-        self.spans = [Span(str(span["version"]), span["start"], span["end"]) for span in meta["weight_versions"]]
-        if meta["completion_tokens"] != len(self.ids) or not covers(self.spans, len(self.ids)):
-            counts = f"{meta['completion_tokens']} tokens announced, {len(self.ids)} came"
-            raise EngineError("/generate", f"request {self.rid}: {counts}, with the spans {self.spans}", 200)
-        self.finish = "stop" if finish == "stop" else "length"
-
-
-def _fits(entry: Sequence[Any], token: Any) -> bool:
-    """Whether [log-probability, token, …] is a finite number for this very token."""
-    return entry[1] == token and isinstance(token, int) and token >= 0 and math.isfinite(entry[0])
-
-
-def covers(spans: Sequence[Span], length: int) -> bool:
-    """Whether the spans follow one another from 0 to `length`, none empty."""
-    position = 0
-    for span in spans:
-        if span.start != position or span.end <= span.start:
-            return False
-        position = span.end
-    return position == length
-
-
-def parse_event(route: str, payload: bytes) -> dict[str, Any]:
-    """Raises EngineError for what is no JSON object, and for the failure that an object tells of."""
-    try:
-        event = orjson.loads(payload)
-    except orjson.JSONDecodeError as error:
-        raise EngineError(route, f"an event that is not JSON ({error}): {payload[:LONGEST_ERROR]!r}", 200) from error
-    if not isinstance(event, dict):
-        raise EngineError(route, f"an event that is no object: {event}", 200)
-    if "error" in event:
-        raise EngineError(route, str(event["error"]), 200)
-    return event
-
-
-def addressee(event: Mapping[str, Any], responses: Mapping[str, Response]) -> Response:
-    """The response that the event belongs to. Raises EngineError where it names none of `responses`."""
-    meta = event.get("meta_info")
-    rid = meta.get("id") if isinstance(meta, dict) else None
-    response = responses.get(str(rid))
-    if response is None:
-        raise EngineError("/generate", f"an event for the request {rid}, which was not asked or is complete", 200)
-    return response
-
-
 @dataclass(frozen=True)
 class TensorDescription:
     name: str
@@ -172,17 +53,25 @@ class TensorDescription:
     shape: tuple[int, ...]
 
 
-class Engine:
-    """Methods raise EngineError, closed ones too; control methods also take `timeout_s`, after which they raise it
-    without an answer.
+class EngineClient:
+    """The routes of SGLang that a generator uses.
+
+    - `generate`: a group is one POST of n independent requests with request ids of ours. The answer is one event
+      stream, in which each event names its request. It has no time limit; `silence` is what EngineSupervisor looks at.
+    - `abort` ends requests by their ids.
+    - `pause`, `begin_update`, `receive_bucket`, `end_update`, `resume`: a weight update, in this order.
+    - `init_group`, `destroy_group`: membership in a weight group.
+
+    Every HTTP status is checked, and so are errors that SGLang reports inside a stream of status 200. All methods but
+    `healthy` raise EngineError, also after `close`. Control methods raise it after `timeout_s` (abort: 10 s).
     """
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: EngineEndpoint) -> None:
         self._endpoint = endpoint
-        # A group is one long-lived connection; nothing is gained by queueing for a free one.
+        # A group is one long-lived connection: with a limit, groups would queue for connections.
         self._session = aiohttp.ClientSession(
             base_url=endpoint.url,
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=10.0),
         )
         self._streams = 0
@@ -192,11 +81,11 @@ class Engine:
         await self._session.close()
 
     def silence(self) -> float:
-        """Seconds since the last event of a response, while there are requests; else 0."""
+        """Seconds since the last event of any response; 0 while no request runs."""
         return time.monotonic() - self._heard_at if self._streams else 0.0
 
     async def healthy(self, timeout_s: float) -> bool:
-        """Whether the engine generates. False while it starts, and once closed."""
+        """Whether the engine answers its health route. False while it starts, and after `close`."""
         if self._session.closed:
             return False
         try:
@@ -207,10 +96,10 @@ class Engine:
 
     async def generate(
         self, rids: Sequence[str], prompt: Sequence[int], sampling: SamplingParams
-    ) -> AsyncGenerator[tuple[Response, int], None]:
-        """n responses to one prompt, as events come: the response so far, and how many of its tokens are new.
+    ) -> AsyncGenerator[tuple[StreamedResponse, int], None]:
+        """n responses to one prompt. Yields, for each event, the response so far and the number of its new tokens.
 
-        A response whose `finish` is set is complete; it comes once. Leaving the iterator aborts what still runs.
+        A response comes a last time when `finish` is set. Closing the iterator aborts the requests that still run.
         """
         body = {
             "rid": list(rids),
@@ -219,7 +108,7 @@ class Engine:
             "return_logprob": True,
             "stream": True,
         }
-        responses = {rid: Response(rid) for rid in rids}
+        responses = {rid: StreamedResponse(rid) for rid in rids}
         if not self._streams:
             self._heard_at = time.monotonic()
         self._streams += 1
@@ -237,18 +126,15 @@ class Engine:
             raise EngineError("/generate", f"the stream ended before the requests {sorted(responses)}", 200)
 
     async def abort(self, rids: Sequence[str]) -> None:
-        """End requests; unknown ones are ignored."""
-        await asyncio.gather(*(self._control("/abort_request", {"rid": rid}, ABORT_TIMEOUT_S) for rid in rids))
+        """End these requests. Unknown ids are ignored."""
+        await asyncio.gather(*(self._control("/abort_request", {"rid": rid}, _ABORT_TIMEOUT_S) for rid in rids))
 
-    async def pause(self, *, timeout_s: float = CONTROL_TIMEOUT_S) -> None:
-        """Halt generation; running requests give their cache back and will be prefilled anew."""
+    async def pause(self, *, timeout_s: float = _CONTROL_TIMEOUT_S) -> None:
+        """Halt generation. Running requests release their KV cache and are prefilled again after `resume`."""
         await self._control("/pause_generation", {"mode": "retract"}, timeout_s)
 
-    async def resume(self, *, timeout_s: float = CONTROL_TIMEOUT_S) -> None:
+    async def resume(self, *, timeout_s: float = _CONTROL_TIMEOUT_S) -> None:
         await self._control("/continue_generation", {}, timeout_s)
-
-    async def flush_cache(self, *, timeout_s: float = CONTROL_TIMEOUT_S) -> None:
-        await self._control("/flush_cache", {}, timeout_s)
 
     async def init_group(
         self, *, name: str, address: str, port: int, world_size: int, backend: str, timeout_s: float
@@ -264,7 +150,7 @@ class Engine:
         }
         await self._control("/init_weights_update_group", body, timeout_s)
 
-    async def destroy_group(self, name: str, *, timeout_s: float = CONTROL_TIMEOUT_S) -> None:
+    async def destroy_group(self, name: str, *, timeout_s: float = _CONTROL_TIMEOUT_S) -> None:
         await self._control("/destroy_weights_update_group", {"group_name": name}, timeout_s)
 
     async def begin_update(self, *, timeout_s: float) -> None:
@@ -273,7 +159,7 @@ class Engine:
     async def receive_bucket(
         self, group: str, tensors: Sequence[TensorDescription], *, version: str | None, timeout_s: float
     ) -> None:
-        """Receive one flattened broadcast and load it. `version` marks the last bucket: it flushes the cache too."""
+        """Receive one flattened bucket and load it. `version` comes with the last one, which also flushes the cache."""
         body = {
             "group_name": group,
             "names": [tensor.name for tensor in tensors],

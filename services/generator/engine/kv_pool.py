@@ -1,4 +1,4 @@
-"""How many tokens' keys and values a CPU holds: SGLang itself sizes its pool by free memory on GPUs only."""
+"""Size of the KV pool on a CPU, in tokens. On GPUs SGLang sizes it by free memory itself."""
 
 import os
 from pathlib import Path
@@ -7,8 +7,8 @@ from transformers import PretrainedConfig
 
 from dapo.spec import RunSpec
 
-MEMORY_SHARE = 8
-"""All generators' pools take one part in so many of the memory: learner, Redis and page cache live there too."""
+_MEMORY_DIVISOR = 8
+"""All generators' pools together take 1/8 of the memory, as learner, Redis and page cache need the rest."""
 _ELEMENT_BYTES = {"float32": 4, "bfloat16": 2}
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
@@ -21,7 +21,7 @@ def token_bytes(config: PretrainedConfig, dtype: str) -> int:
 
 
 def memory_bytes() -> int:
-    """Of the machine, or of this container where that is less."""
+    """Memory of this machine, or of this container if that is less."""
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for path in _CGROUP_LIMITS:
         if path.is_file() and (text := path.read_text().strip()).isdigit():
@@ -30,11 +30,11 @@ def memory_bytes() -> int:
 
 
 def pool_tokens(spec: RunSpec, bytes_per_token: int, memory: int) -> int:
-    """Room for all responses in flight at their longest, as far as `memory` bytes go, but for one response at least.
+    """Tokens for all responses in flight at their longest, within this generator's share of `memory` bytes.
 
-    Where it is less than all, SGLang retracts responses and generates them later.
+    Never less than one response needs. In a smaller pool than wanted, SGLang retracts responses and resumes them later.
     """
     generator = spec.resources.generator
     wanted = generator.max_running_requests * spec.longest_sequence
-    share = memory // MEMORY_SHARE // spec.generator_processes // bytes_per_token
+    share = memory // _MEMORY_DIVISOR // spec.generator_processes // bytes_per_token
     return max(spec.smallest_pool, min(wanted, share))

@@ -1,4 +1,4 @@
-"""The engine server and its client, started, watched and replaced as one."""
+"""Starts the engine server, watches it, and replaces it when it exits, hangs or is not to be trusted."""
 
 import asyncio
 import logging
@@ -6,34 +6,41 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from services.generator.engine.client import Engine
+from services.generator.engine.client import EngineClient
 from services.generator.engine.server import EngineServer, ServerError
-from services.generator.weights.member import FIXED_VERSION, Membership
+from services.generator.membership import FIXED_VERSION, Membership
 
 log = logging.getLogger(__name__)
 
-MAX_FAILED_STARTS = 3
-SILENCE_S = 60.0
-"""With requests running and no token for so long, the engine is asked for its health: far longer than any pause of a
-working engine, for which the answer costs nothing."""
-ANSWER_S = 60.0
-"""How long a silent engine may take to say that it is well. SGLang itself gives up on its scheduler after 20 s, so it
-is asked more than once."""
-POLL_S = 5.0
+_MAX_FAILED_STARTS = 3
+_SILENCE_S = 60.0
+"""After so long without a token of a running request, the engine's health is checked. It is far longer than any pause
+of a working engine."""
+_ANSWER_S = 60.0
+"""How long a silent engine may take to pass a health check. One check of SGLang fails after 20 s, so several are
+made."""
+_POLL_S = 5.0
 
 
 class EngineSupervisor:
-    """At most one engine lives. `watch` replaces it when its server exits or `fail` was called.
+    """Owns the engine: its server process (EngineServer) and its client (EngineClient), always replaced together.
 
-    Invariant: while `up` is false, or after a replacement, no version is vouched for until the learner sends weights.
+    `watch` replaces the engine when its server exits, when `fail` was called, or when it is stuck: no token for 60 s
+    while requests run and no weight command does, and then no passed health check for 60 s more.
+
+    Invariants: at most one engine lives; from a failure until the learner has sent weights to the new engine,
+    `membership.serving` is not set (with `fixed_weights`: until the new engine has started).
+
+    Nothing survives a restart of the process. A start waits for the server's own deadline; after three failed
+    starts in a row `watch` gives up with ServerError.
     """
 
     def __init__(self, server: EngineServer, membership: Membership, *, fixed_weights: bool) -> None:
-        """`fixed_weights`: no learner will send any, so those that the engine loads are version 0."""
+        """`fixed_weights`: no learner sends any, so the weights that the engine loads are those of version 0."""
         self._fixed_weights = fixed_weights
         self._server = server
         self._membership = membership
-        self._engine: Engine | None = None
+        self._engine: EngineClient | None = None
         self._failed = asyncio.Event()
         self._reason = ""
         self._commanded = False
@@ -42,19 +49,19 @@ class EngineSupervisor:
 
     @property
     def up(self) -> bool:
-        """Whether the engine may be spoken to."""
+        """Whether there is an engine that has not failed."""
         return self._engine is not None and not self._failed.is_set()
 
     @property
-    def engine(self) -> Engine:
-        """Raises RuntimeError before `start`. Calls of an engine that was replaced raise EngineError."""
+    def engine(self) -> EngineClient:
+        """The current engine. Calls on one that was replaced raise EngineError. Raises RuntimeError before `start`."""
         if self._engine is None:
             raise RuntimeError("the engine was not started")
         return self._engine
 
     async def start(self) -> None:
-        """Raises ServerError when the server does not come up."""
-        self._engine = Engine(await self._server.start())
+        """Start the first engine. Raises ServerError if the server does not start."""
+        self._engine = EngineClient(await self._server.start())
         await self._announce()
 
     async def _announce(self) -> None:
@@ -65,7 +72,7 @@ class EngineSupervisor:
 
     @contextmanager
     def command(self) -> Iterator[None]:
-        """While a weight command runs, silence says nothing: generation is halted, or waits for a collective."""
+        """While a weight command runs, which halts generation, the engine does not count as stuck."""
         self._commanded = True
         try:
             yield
@@ -74,16 +81,16 @@ class EngineSupervisor:
             self._commanded_at = time.monotonic()
 
     def fail(self, reason: str) -> None:
-        """Have the engine killed and started anew: its weights or its state are not to be trusted."""
+        """Have `watch` kill the engine and start another, as its weights or its state are not to be trusted."""
         self._membership.serving.clear()
         self._reason = reason
         self._failed.set()
 
     async def watch(self) -> None:
-        """Runs for ever. Raises ServerError when several starts in a row fail."""
+        """Replace failed engines, until cancelled. Raises ServerError after three failed starts in a row."""
         while True:
             reason = await self._next_failure()
-            log.warning("SGLang is started anew: %s", reason)
+            log.warning("restarting SGLang: %s", reason)
             self.fail(reason)
             await self._server.kill()
             await self.engine.close()
@@ -111,35 +118,35 @@ class EngineSupervisor:
             stuck.cancel()
 
     async def _wait_stuck(self) -> str:
-        """Return, with the reason, once the engine neither generates nor answers, as one that was stopped."""
+        """Return with the reason once the engine neither generates nor passes a health check."""
         while True:
-            await asyncio.sleep(POLL_S)
-            if self._silence() >= SILENCE_S and not await self._answers():
-                return f"no progress: no token for {self._silence():.0f} s, and no sign of health for {ANSWER_S:g} s"
+            await asyncio.sleep(_POLL_S)
+            if self._silence() >= _SILENCE_S and not await self._answers():
+                return f"no progress: no token for {self._silence():.0f} s, and no sign of health for {_ANSWER_S:g} s"
 
     async def _answers(self) -> bool:
         asked_at = time.monotonic()
-        while (left := asked_at + ANSWER_S - time.monotonic()) > 0:
-            # A token, or a command that halts generation, ends the question.
-            if await self.engine.healthy(timeout_s=left) or self._silence() < SILENCE_S:
+        while (left := asked_at + _ANSWER_S - time.monotonic()) > 0:
+            # A new token, or a weight command, ends the doubt.
+            if await self.engine.healthy(timeout_s=left) or self._silence() < _SILENCE_S:
                 return True
             await asyncio.sleep(min(1.0, left))
         return False
 
     def _silence(self) -> float:
-        """Seconds without a token for which there is no excuse."""
+        """Seconds without a token while requests ran, not counting weight commands."""
         if self._commanded:
             return 0.0
         return min(self.engine.silence(), time.monotonic() - self._commanded_at)
 
     async def _start_again(self) -> None:
-        for attempt in range(1, MAX_FAILED_STARTS + 1):
+        for attempt in range(1, _MAX_FAILED_STARTS + 1):
             try:
-                engine = Engine(await self._server.start())
+                engine = EngineClient(await self._server.start())
             except ServerError as error:
-                if attempt == MAX_FAILED_STARTS:
+                if attempt == _MAX_FAILED_STARTS:
                     raise
-                log.warning("start %d of %d failed: %s", attempt, MAX_FAILED_STARTS, error)
+                log.warning("start %d of %d failed: %s", attempt, _MAX_FAILED_STARTS, error)
             else:
                 self._engine = engine
                 self._failed.clear()

@@ -1,15 +1,23 @@
-"""Keeps the weights of a generator that does nothing but evaluate, for as long as it has prompts."""
+"""Keeps the weights of an evaluating generator unchanged while it has prompts."""
 
 import asyncio
 
-from services.generator.weights.member import Membership
+from services.generator.membership import Membership
 
-NOTICE_S = 1.0
-"""The learner looks at its members four times a second: after this time it sends one that keeps its weights none."""
+_NOTICE_S = 1.0
+"""The learner reads the member records four times a second, so after this time it starts no update of a member whose
+record says `evaluating`."""
 
 
 class WeightHold:
-    """Invariant: while `held`, the engine's weights do not change, unless the engine itself is lost."""
+    """Asks the learner, by the member record, to send this generator no weights for a while.
+
+    Invariant: while `held`, the engine's weights do not change; the Receiver refuses commands. If the engine is
+    replaced, `held` is false until `hold` was called again.
+
+    `hold` waits without limit: until the engine serves the wanted version, then one second for the learner to see the
+    record, then until an update under way is over. Nothing survives a restart.
+    """
 
     def __init__(self, membership: Membership) -> None:
         self._membership = membership
@@ -21,7 +29,7 @@ class WeightHold:
         return self._held and self._membership.serving.is_set()
 
     async def hold(self, step: int) -> None:
-        """Return once weights of version `step` or later are served and kept."""
+        """Return once weights of version `step` or later are served and held."""
         async with self._lock:
             if self.held and self._membership.serves(step):
                 return
@@ -29,12 +37,12 @@ class WeightHold:
             while not self._held:
                 await self._membership.wait_step(step)
                 await self._membership.keep_weights(True)
-                await asyncio.sleep(NOTICE_S)
+                await asyncio.sleep(_NOTICE_S)
                 await self._membership.wait_settled()
                 self._held = self._membership.serves(step)
 
     async def release(self) -> None:
-        """There are no prompts: the learner may send what it has sent the others meanwhile."""
+        """Let the learner send weights again."""
         async with self._lock:
             await self._let_go()
 

@@ -1,20 +1,17 @@
-"""The receiving end of the weight channel: the learner's commands come over the bus, the weights into SGLang.
-
-A command either ends with "done", or with "failed" and, where the engine may be stuck or half updated, with the engine
-killed and started anew: the member then comes back without a version and the learner sends everything again.
-"""
+"""The receiving end of the weight channel: commands come over the bus, tensors go straight into SGLang."""
 
 import asyncio
 import logging
 import time
 from collections.abc import Sequence
 
-from dapo.bus import Bus
+from dapo.bus.roles import GeneratorBus
 from dapo.v1 import messages_pb2 as pb
-from services.generator.engine.client import EngineError, TensorDescription
+from services.generator.engine.client import TensorDescription
+from services.generator.engine.responses import EngineError
 from services.generator.engine.supervisor import EngineSupervisor
+from services.generator.membership import Membership, version_name
 from services.generator.weights.hold import WeightHold
-from services.generator.weights.member import Membership, version_name
 
 log = logging.getLogger(__name__)
 
@@ -22,12 +19,32 @@ BLOCK_S = 1.0
 
 
 class UpdateFailed(Exception):
-    """A command that the engine did not carry out."""
+    """The command was refused; the engine is as it was before."""
 
 
 class Receiver:
+    """Carries out the learner's weight commands, one at a time and in order: join, update, leave.
+
+    Every command is answered with `done` or `failed`; an update also with `ready`, once generation is halted. A command
+    that fails inside the engine, or passes the deadline it carries, has the engine killed and replaced, as it may wait
+    in a collective or hold part of the weights. The member then has no version, and the learner has it join again.
+
+    Invariants:
+    - commands of a learner older than the newest one seen (`_incarnation`) are refused;
+    - a weight group belongs to one engine: `_joined` is false for the engine's successor;
+    - weights do not change while the WeightHold holds them.
+
+    After a restart of the process, `skip_old` passes over what was sent to the one before. Waits for commands without
+    limit, and for each at most its `deadline_s`.
+    """
+
     def __init__(
-        self, bus: Bus, generator_id: str, supervisor: EngineSupervisor, membership: Membership, hold: WeightHold
+        self,
+        bus: GeneratorBus,
+        generator_id: str,
+        supervisor: EngineSupervisor,
+        membership: Membership,
+        hold: WeightHold,
     ) -> None:
         self._bus = bus
         self._hold = hold
@@ -40,15 +57,15 @@ class Receiver:
         self._incarnation = 0
 
     async def skip_old(self) -> None:
-        """Pass over what was said to an earlier process of this name. To be called before the member is ready."""
-        self._after = await self._bus.last_command_id(self._id)
-        published = await self._bus.published_version()
+        """Skip commands to an earlier process of this name. To be called before the member is ready."""
+        self._after = await self._bus.weights.last_command_id(self._id)
+        published = await self._bus.weights.published_version()
         self._incarnation = published.incarnation if published is not None else 0
 
     async def run(self) -> None:
-        """Carry out commands in order, for ever."""
+        """Carry out commands, until cancelled."""
         while True:
-            for message_id, command in await self._bus.read_commands(self._id, self._after, block_s=BLOCK_S):
+            for message_id, command in await self._bus.weights.read_commands(self._id, self._after, block_s=BLOCK_S):
                 self._after = message_id
                 await self._handle(command)
 
@@ -56,7 +73,7 @@ class Receiver:
         kind = command.WhichOneof("command")
         try:
             if not self._supervisor.up:
-                raise UpdateFailed("the engine is being started anew")
+                raise UpdateFailed("the engine is being restarted")
             self._check_incarnation(command.incarnation)
             if self._hold.held:
                 raise UpdateFailed("an evaluation goes on, and its weights are kept")
@@ -66,7 +83,7 @@ class Receiver:
         except (UpdateFailed, EngineError, TimeoutError) as error:
             reason = f"past its deadline of {command.deadline_s:g} s" if isinstance(error, TimeoutError) else str(error)
             log.warning("weight command %d (%s) failed: %s", command.serial, kind, reason)
-            # Where the engine was reached it may wait in a collective or hold half of the weights.
+            # The engine may wait in a collective or hold part of the weights.
             if not isinstance(error, UpdateFailed):
                 self._supervisor.fail(f"weight command {kind} failed: {reason}")
             await self._reply(command, "failed", error=reason)
@@ -74,7 +91,7 @@ class Receiver:
             await self._reply(command, "done", pause_s=pause_s)
 
     def _check_incarnation(self, incarnation: int) -> None:
-        """A learner that was replaced may not know it yet: it must not disturb the group of its successor."""
+        """Raises UpdateFailed for a command of a learner that was replaced, and may not know it."""
         if incarnation < self._incarnation:
             raise UpdateFailed(
                 f"the learner's incarnation {incarnation} was replaced by {self._incarnation}; stop the older learner"
@@ -82,7 +99,7 @@ class Receiver:
         self._incarnation = incarnation
 
     async def _carry_out(self, command: pb.WeightCommand) -> float:
-        """Seconds that generation was halted."""
+        """Returns the seconds that generation was halted. Raises UpdateFailed, EngineError."""
         if command.HasField("join"):
             await self._join(command.join, command.deadline_s)
         elif command.HasField("update"):
@@ -108,7 +125,7 @@ class Receiver:
         except EngineError as error:
             if error.status is None:
                 raise
-            # The engine answered: it is as it was, and may be asked again.
+            # The engine answered with an error, so it is not stuck in the group.
             raise UpdateFailed(str(error)) from error
         self._group, self._group_engine = join.group_name, self._supervisor.replacements
 
@@ -148,7 +165,7 @@ class Receiver:
 
     async def _reply(self, command: pb.WeightCommand, phase: str, *, error: str = "", pause_s: float = 0.0) -> None:
         reply = pb.WeightReply(serial=command.serial, phase=phase, error=error, pause_s=pause_s)
-        await self._bus.send_reply(self._id, reply)
+        await self._bus.weights.send_reply(self._id, reply)
 
 
 def describe(tensors: Sequence[pb.TensorSpec]) -> list[TensorDescription]:

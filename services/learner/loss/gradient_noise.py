@@ -27,12 +27,12 @@ def gradient_sums(gradient: Tensor, mask: Tensor, update: int) -> dict[str, Tens
     }
 
 
-def noise_scale(sums: Mapping[str, Tensor], updates: int) -> float | None:
+def gradient_noise_scale(sums: Mapping[str, Tensor], updates: int) -> float | None:
     """tr(Σ) / |G|² in responses, both averaged over the updates; a batch of so many has as much signal as noise.
 
     None where the noise hides the signal, or an update has a single response.
     """
-    noise = signal = 0.0
+    covariance_trace = squared_norm = 0.0
     for update in range(updates):
         if f"gradient_{update}" not in sums:
             return None
@@ -42,6 +42,6 @@ def noise_scale(sums: Mapping[str, Tensor], updates: int) -> float | None:
             return None
         # Of responses scaled so that their mean, not their sum, is the gradient.
         variance = count * count / (count - 1) * (float(sums[f"gradient_squares_{update}"]) - whole / count)
-        noise += variance
-        signal += whole - variance / count
-    return noise / signal if signal > 0 else None
+        covariance_trace += variance
+        squared_norm += whole - variance / count
+    return covariance_trace / squared_norm if squared_norm > 0 else None

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dapo.spec import AlgorithmSpec
 from dapo.spec.tree.algorithm import LossAggregation
-from services.learner.step.minibatch import Denominators
+from services.learner.loss.denominators import Denominators
 
 LOG_RATIO_BOUND = 20.0
 """Log-ratios are clamped to ±20, so that exp stays finite in float32."""

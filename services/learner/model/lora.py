@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from dapo.spec.tree.training import LoraSpec
 
-ADAPTER = "default"
+_ADAPTER = "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class ServedWeight:
     def value(self) -> Tensor:
         """The weight: the parameter itself, or a new tensor with the adapter added in float32."""
         weight = self.parameters[0].detach()
-        return weight if self.delta is None else (weight.float() + self.delta(ADAPTER).float()).to(weight.dtype)
+        return weight if self.delta is None else (weight.float() + self.delta(_ADAPTER).float()).to(weight.dtype)
 
 
 def add_lora(causal: PreTrainedModel, lora: LoraSpec, seed: int) -> None:
@@ -63,7 +63,7 @@ def add_lora(causal: PreTrainedModel, lora: LoraSpec, seed: int) -> None:
     try:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            inject_adapter_in_model(config, causal, adapter_name=ADAPTER)
+            inject_adapter_in_model(config, causal, adapter_name=_ADAPTER)
     except ValueError as error:
         raise ValueError(f"lora.target_modules {lora.target_modules}: {error}") from error
     embeddings = (causal.get_input_embeddings(), causal.get_output_embeddings())

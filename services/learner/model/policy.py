@@ -10,7 +10,7 @@ from transformers.utils import is_flash_attn_2_available
 from services.learner.model.logprobs import LogprobHead
 from services.learner.model.lora import ServedWeight, served_weights
 
-CHECK_TOLERANCE = 1e-3
+_CHECK_TOLERANCE = 1e-3
 
 
 class TrainedModel(nn.Module):  # type: ignore[misc]
@@ -99,7 +99,7 @@ def check_head(causal: PreTrainedModel) -> None:
     ids = torch.tensor([[1, 2]])
     wanted = causal(input_ids=ids).logits.float()
     found = causal.get_output_embeddings()(causal.base_model(input_ids=ids).last_hidden_state).float()
-    if not torch.allclose(found, wanted, atol=CHECK_TOLERANCE, rtol=CHECK_TOLERANCE):
+    if not torch.allclose(found, wanted, atol=_CHECK_TOLERANCE, rtol=_CHECK_TOLERANCE):
         raise ValueError(
             f"model.path {causal.name_or_path}: {type(causal).__name__} transforms its logits after the output "
             "embedding, which the learner's log-probabilities would miss; use a model without such a transform"

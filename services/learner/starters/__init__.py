@@ -1,0 +1,1 @@
+"""Base models to begin with where no model hub can be reached."""

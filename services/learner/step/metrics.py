@@ -7,18 +7,18 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dapo.v1 import messages_pb2 as pb
-from services.learner.loss.gradient_noise import noise_scale
+from services.learner.loss.gradient_noise import gradient_noise_scale
 from services.learner.loss.policy import LOG_RATIO_BOUND, Objective, TokenInputs, kl_k3
-from services.learner.step.payloads import Sample
+from services.learner.step.payloads import TrainingSample
 
 Sums = Mapping[str, Tensor]
 
-HISTOGRAM_BOUND = 3.0
-HISTOGRAM_BINS = 1201
+_HISTOGRAM_BOUND = 3.0
+_HISTOGRAM_BINS = 1201
 """Log-ratios in [−3, 3] in steps of 0.005; what lies outside counts in the outermost bins."""
 
 
-class Tally:
+class MetricSums:
     """Sums (scalars or vectors) and maxima by name. Every rank adds under the same names."""
 
     def __init__(self) -> None:
@@ -113,7 +113,7 @@ def value_sums(old: Tensor, returns: Tensor, mask: Tensor) -> dict[str, Tensor]:
     }
 
 
-def lag_sums(samples: Sequence[Sample], step: int) -> dict[str, Tensor]:
+def lag_sums(samples: Sequence[TrainingSample], step: int) -> dict[str, Tensor]:
     """Response tokens of `samples` by how many versions ago they were sampled, where version `step` is trained."""
     tokens = [0, 0, 0]
     lags = 0
@@ -125,23 +125,23 @@ def lag_sums(samples: Sequence[Sample], step: int) -> dict[str, Tensor]:
 
 
 def ratio_histogram(log_ratio: Tensor) -> Tensor:
-    """Counts [HISTOGRAM_BINS] of the log-ratios [n] that are finite."""
-    bounded = log_ratio[log_ratio.isfinite()].clamp(-HISTOGRAM_BOUND, HISTOGRAM_BOUND)
-    bins = ((bounded / HISTOGRAM_BOUND + 1) * (HISTOGRAM_BINS - 1) / 2).round().long()
-    return torch.bincount(bins, minlength=HISTOGRAM_BINS).double()
+    """Counts [_HISTOGRAM_BINS] of the log-ratios [n] that are finite."""
+    bounded = log_ratio[log_ratio.isfinite()].clamp(-_HISTOGRAM_BOUND, _HISTOGRAM_BOUND)
+    bins = ((bounded / _HISTOGRAM_BOUND + 1) * (_HISTOGRAM_BINS - 1) / 2).round().long()
+    return torch.bincount(bins, minlength=_HISTOGRAM_BINS).double()
 
 
 def ratio_quantile(histogram: Tensor, share: float) -> float:
     """The ratio that `share` of the tokens do not exceed, to half a percent, within [0.05, 20]."""
     cumulative = histogram.cumsum(0)
     index = int((cumulative < share * cumulative[-1]).sum())
-    log_ratio = HISTOGRAM_BOUND * (2 * index / (HISTOGRAM_BINS - 1) - 1)
+    log_ratio = _HISTOGRAM_BOUND * (2 * index / (_HISTOGRAM_BINS - 1) - 1)
     return float(torch.tensor(log_ratio).exp())
 
 
-def step_metrics(tally: Tally, updates: int) -> dict[str, float]:
+def step_metrics(metric_sums: MetricSums, updates: int) -> dict[str, float]:
     """Means over the tokens in the loss, over all ranks, micro-batches and updates. No update, no metrics."""
-    tensors, maxima = tally.over_ranks()
+    tensors, maxima = metric_sums.over_ranks()
     if "tokens" not in tensors:
         return {"loss": 0.0}
     histogram = tensors["ratio_histogram"]
@@ -149,8 +149,8 @@ def step_metrics(tally: Tally, updates: int) -> dict[str, float]:
     metrics = {"loss": sums["loss"] / updates, **_policy_metrics(sums), **_mismatch_metrics(sums)}
     metrics |= {"ratio_p01": ratio_quantile(histogram, 0.01), "ratio_p99": ratio_quantile(histogram, 0.99)}
     metrics |= _lag_metrics(tensors)
-    if (noise := noise_scale(tensors, updates)) is not None:
-        metrics["gradient_noise_scale"] = noise
+    if (noise_scale := gradient_noise_scale(tensors, updates)) is not None:
+        metrics["gradient_noise_scale"] = noise_scale
     metrics["clipped_high_probability_max"] = maxima["clipped_high_probability_max"]
     if "value_loss" in sums:
         metrics |= {"value_loss": sums["value_loss"] / updates, "explained_variance": explained_variance(sums)}

@@ -10,21 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from services.learner.loss.denominators import Denominators
 from services.learner.step.packing import pack_tokens
-
-
-@dataclass(frozen=True, slots=True)
-class Denominators:
-    """Tokens and sequences in the loss of one mini-batch, over all micro-batches and ranks."""
-
-    tokens: int
-    sequences: int
-
-    @classmethod
-    def count(cls, indices: Iterable[int], loss_tokens: Sequence[int]) -> "Denominators":
-        """`loss_tokens[i]` is the number of tokens of sample i in the loss; 0 takes it out of both counts."""
-        tokens = [loss_tokens[i] for i in indices if loss_tokens[i] > 0]
-        return cls(tokens=sum(tokens), sequences=len(tokens))
 
 
 def split_updates(count: int, updates: int, *, seed: int, batch: int, epoch: int = 0) -> list[list[int]]:

@@ -7,7 +7,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from dapo.bus import Bus
+from dapo.bus.roles import LearnerBus
 from dapo.v1 import messages_pb2 as pb
 
 
@@ -16,7 +16,7 @@ class PayloadError(ValueError):
 
 
 @dataclass(slots=True)
-class Sample:
+class TrainingSample:
     """One response. `ids` is prompt then response, int32; the arrays below have one value a response token.
 
     `proximal` (π_old) is the sampler's `behaviour` unless the learner has recomputed it. `reference` (log π_ref),
@@ -57,7 +57,7 @@ def _array(name: str, data: bytes, dtype: str, count: int) -> NDArray:
     return np.frombuffer(data, dtype=dtype)
 
 
-def decode_sample(record: pb.TrainSample, data: bytes | None, vocabulary: int) -> Sample:
+def decode_sample(record: pb.TrainSample, data: bytes | None, vocabulary: int) -> TrainingSample:
     """Check a payload against its record. Raises PayloadError; what it returns fits a forward pass."""
     if data is None:
         raise PayloadError("the payload is missing")
@@ -82,16 +82,16 @@ def decode_sample(record: pb.TrainSample, data: bytes | None, vocabulary: int) -
     behaviour = np.where(mask, behaviour, np.float32(0))
     advantages = np.full(record.response_tokens, record.advantage, dtype=np.float32)
     versions = tuple((span.version.step, span.end - span.start) for span in payload.spans)
-    return Sample(ids, record.prompt_tokens, mask, behaviour, advantages, record.reward, versions)
+    return TrainingSample(ids, record.prompt_tokens, mask, behaviour, advantages, record.reward, versions)
 
 
 async def fetch_samples(
-    bus: Bus, records: Mapping[int, pb.TrainSample], vocabulary: int
-) -> tuple[dict[int, Sample], dict[int, str]]:
+    bus: LearnerBus, records: Mapping[int, pb.TrainSample], vocabulary: int
+) -> tuple[dict[int, TrainingSample], dict[int, str]]:
     """The samples of one rank's share by index, and what is wrong with those that cannot be used."""
     keys = [record.payload_key for record in records.values()]
-    blobs = await bus.get_payloads(keys) if keys else []
-    samples: dict[int, Sample] = {}
+    blobs = await bus.payloads.get(keys) if keys else []
+    samples: dict[int, TrainingSample] = {}
     problems: dict[int, str] = {}
     for (index, record), blob in zip(records.items(), blobs, strict=True):
         try:

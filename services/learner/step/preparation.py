@@ -16,16 +16,21 @@ from services.learner.loss import gae
 from services.learner.model.policy import PolicyModel, ValueModel
 from services.learner.step.batch import MicroBatch, collate
 from services.learner.step.engine import LearnerEngine
-from services.learner.step.metrics import Tally, mismatch_sums, value_sums
-from services.learner.step.payloads import Sample
+from services.learner.step.metrics import MetricSums, mismatch_sums, value_sums
+from services.learner.step.payloads import TrainingSample
 
-WHITENING_EPSILON = 1e-8
-MEASURED_AT_ONCE = 32
+_WHITENING_EPSILON = 1e-8
+_MEASURED_AT_ONCE = 32
 """Samples; a whole batch in one array may not fit."""
 
 
 class Preparation:
-    """Holds the frozen reference model; the policy and the value network it only asks."""
+    """Computes once per batch, before the first update, what does not change between its updates.
+
+    That is log π_old of the learner (`decoupled`), log π_ref, and with `gae` values, returns and advantages; they are
+    stored in the samples as float32, one a response token. It owns the frozen reference model, where there is one; the
+    policy and the value network it only asks.
+    """
 
     def __init__(
         self,
@@ -51,7 +56,12 @@ class Preparation:
     def needed(self) -> bool:
         return self.decoupled or self.reference is not None or self.value is not None
 
-    def run(self, micro_batches: Sequence[Sequence[Sample]], counted: Sequence[Sample], tally: Tally) -> None:
+    def run(
+        self,
+        micro_batches: Sequence[Sequence[TrainingSample]],
+        counted: Sequence[TrainingSample],
+        metric_sums: MetricSums,
+    ) -> None:
         """Fill in the samples of `micro_batches`; all ranks together, with equally many of them.
 
         `counted` are the samples that this rank speaks for: with several epochs two ranks may hold the same one.
@@ -64,10 +74,10 @@ class Preparation:
             if self.spec.algorithm.advantage_whitening:
                 held = [sample for samples in micro_batches for sample in samples]
                 self._whiten(held, counted)
-        self._measure(counted, tally)
+        self._measure(counted, metric_sums)
 
     @torch.no_grad()
-    def _forward(self, samples: Sequence[Sample]) -> None:
+    def _forward(self, samples: Sequence[TrainingSample]) -> None:
         batch = collate(samples, self.ranks.device, packed=self.packed)
         inputs = (batch.ids, batch.positions, batch.targets, batch.position_ids)
         if self.decoupled:
@@ -77,7 +87,7 @@ class Preparation:
         if self.value is not None:
             _store(samples, "values", batch, self.value(batch.ids, batch.positions, batch.position_ids))
 
-    def _estimate_advantages(self, samples: Sequence[Sample]) -> None:
+    def _estimate_advantages(self, samples: Sequence[TrainingSample]) -> None:
         if not samples:
             return
         algorithm = self.spec.algorithm
@@ -96,7 +106,7 @@ class Preparation:
             sample.advantages = advantages[row, : sample.response_tokens].astype(np.float32)
             sample.returns = returns[row, : sample.response_tokens].astype(np.float32)
 
-    def _whiten(self, held: Sequence[Sample], counted: Sequence[Sample]) -> None:
+    def _whiten(self, held: Sequence[TrainingSample], counted: Sequence[TrainingSample]) -> None:
         """Shift and scale all advantages to mean 0 and deviation 1 over the train batch's tokens."""
         mine = [sample.advantages[sample.mask].astype(np.float64) for sample in counted]
         sums = sum_named({"count": float(sum(map(len, mine))), "sum": float(sum(values.sum() for values in mine))})
@@ -104,17 +114,17 @@ class Preparation:
         squares = sum_named({"squares": float(sum(np.square(values - mean).sum() for values in mine))})["squares"]
         deviation = (squares / max(1.0, sums["count"])) ** 0.5
         for sample in held:
-            whitened = (sample.advantages - mean) / (deviation + WHITENING_EPSILON)
+            whitened = (sample.advantages - mean) / (deviation + _WHITENING_EPSILON)
             sample.advantages = np.where(sample.mask, whitened, 0.0).astype(np.float32)
 
-    def _measure(self, counted: Sequence[Sample], tally: Tally) -> None:
+    def _measure(self, counted: Sequence[TrainingSample], metric_sums: MetricSums) -> None:
         # At least once, so that every rank reports the same names.
-        for start in range(0, max(1, len(counted)), MEASURED_AT_ONCE):
-            batch = collate(counted[start : start + MEASURED_AT_ONCE], torch.device("cpu"))
+        for start in range(0, max(1, len(counted)), _MEASURED_AT_ONCE):
+            batch = collate(counted[start : start + _MEASURED_AT_ONCE], torch.device("cpu"))
             if self.decoupled:
-                tally.add(mismatch_sums(batch.proximal, batch.behaviour, batch.mask))
+                metric_sums.add(mismatch_sums(batch.proximal, batch.behaviour, batch.mask))
             if self.value is not None:
-                tally.add(value_sums(batch.values, batch.returns, batch.mask))
+                metric_sums.add(value_sums(batch.values, batch.returns, batch.mask))
 
     @torch.no_grad()
     def refresh_reference(self) -> None:
@@ -126,7 +136,7 @@ class Preparation:
                 frozen[name].copy_(weight.value())
 
 
-def _store(samples: Sequence[Sample], name: str, batch: MicroBatch, values: Tensor) -> None:
+def _store(samples: Sequence[TrainingSample], name: str, batch: MicroBatch, values: Tensor) -> None:
     """Values [n] of the masked tokens into the samples' arrays of that name."""
     rows = batch.padded(values).cpu().numpy()
     for row, sample in zip(rows, samples, strict=False):

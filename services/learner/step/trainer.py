@@ -11,21 +11,22 @@ from transformers import PreTrainedModel
 from dapo.spec import RunSpec
 from dapo.v1 import messages_pb2 as pb
 from services.learner.distributed import Ranks, min_ints
+from services.learner.loss.denominators import Denominators
 from services.learner.loss.gradient_noise import gradient_sums
 from services.learner.loss.policy import Objective, TokenInputs, policy_loss, value_loss
 from services.learner.model.policy import PolicyModel, ValueModel
 from services.learner.step.batch import MicroBatch, collate
 from services.learner.step.engine import LearnerEngine, rate_factor
-from services.learner.step.metrics import Tally, lag_sums, mismatch_sums, record_metrics, step_metrics, update_sums
-from services.learner.step.minibatch import BatchPlan, Denominators, plan_batch
+from services.learner.step.metrics import MetricSums, lag_sums, mismatch_sums, record_metrics, step_metrics, update_sums
+from services.learner.step.minibatch import BatchPlan, plan_batch
 from services.learner.step.packing import packs
-from services.learner.step.payloads import Sample
+from services.learner.step.payloads import TrainingSample
 from services.learner.step.preparation import Preparation
 
-Fetch = Callable[[dict[int, pb.TrainSample]], dict[int, Sample]]
+Fetch = Callable[[dict[int, pb.TrainSample]], dict[int, TrainingSample]]
 """Gives the usable samples of one rank's share; whoever provides it reports the others."""
 
-NOT_MINE = 2**62
+_NOT_MINE = 2**62
 
 
 def flat_samples(batch: pb.TrainBatch) -> list[tuple[pb.TrainGroup, pb.TrainSample]]:
@@ -37,12 +38,19 @@ def flat_samples(batch: pb.TrainBatch) -> list[tuple[pb.TrainGroup, pb.TrainSamp
 class Update:
     """One optimizer update as this rank runs it, with the denominators that all ranks share."""
 
-    micro_batches: list[list[Sample]]
+    micro_batches: list[list[TrainingSample]]
     totals: Denominators
 
 
 class Trainer:
-    """The policy's engine; the value network's with `gae`; and, where the objective asks for one, a reference model."""
+    """Trains one batch: plan, fetch, prepare, update. All ranks call `train` together, each with its share of samples.
+
+    Parts: `engine` (LearnerEngine of the policy), `value` (of the value network, with `gae`), `preparation`
+    (Preparation: what is computed once before the first update, and the frozen reference model). Losses and metrics are
+    normalised by token counts over all ranks and micro-batches, so they do not depend on how the work is cut.
+    Parameters and optimizer state are in the engines; CheckpointStore saves them. Otherwise nothing is kept from one
+    batch to the next.
+    """
 
     def __init__(
         self,
@@ -77,10 +85,10 @@ class Trainer:
         wanted = plan.rank_indices(self.ranks.rank)
         samples = fetch({index: records[index] for index in wanted})
         loss_tokens = self._agree_on_loss_tokens(len(records), wanted, samples)
-        tally = Tally()
+        metric_sums = MetricSums()
         if self.preparation.needed:
-            self._prepare(plan, loss_tokens, samples, tally)
-        metrics = self._run_updates(self._updates(plan, loss_tokens, samples), batch.batch, tally)
+            self._prepare(plan, loss_tokens, samples, metric_sums)
+        metrics = self._run_updates(self._updates(plan, loss_tokens, samples), batch.batch, metric_sums)
         self._refresh_reference(batch.batch)
         metrics |= record_metrics(batch, loss_tokens)
         return metrics | {"lr": rate, "train_s": time.monotonic() - started}
@@ -96,22 +104,26 @@ class Trainer:
         self.engine.set_learning_rate(rate)
         return rate
 
-    def _agree_on_loss_tokens(self, count: int, wanted: Sequence[int], samples: dict[int, Sample]) -> list[int]:
+    def _agree_on_loss_tokens(self, count: int, wanted: Sequence[int], samples: dict[int, TrainingSample]) -> list[int]:
         """Tokens in the loss of every sample: 0 where some rank could not use it, or nobody trains on it."""
-        mine = [NOT_MINE] * count
+        mine = [_NOT_MINE] * count
         for index in wanted:
             mine[index] = samples[index].loss_tokens if index in samples else 0
-        return [tokens if tokens < NOT_MINE else 0 for tokens in min_ints(mine)]
+        return [tokens if tokens < _NOT_MINE else 0 for tokens in min_ints(mine)]
 
-    def _prepare(self, plan: BatchPlan, loss_tokens: Sequence[int], samples: dict[int, Sample], tally: Tally) -> None:
+    def _prepare(
+        self, plan: BatchPlan, loss_tokens: Sequence[int], samples: dict[int, TrainingSample], metric_sums: MetricSums
+    ) -> None:
         packed = plan.whole(loss_tokens, self.spec.training.max_tokens_per_micro_batch)[self.ranks.rank]
         first_epoch = plan.shares[: self.spec.training.updates_per_step]
         counted = [index for update in first_epoch for index in update[self.ranks.rank] if loss_tokens[index]]
         self.preparation.run(
-            [[samples[index] for index in indices] for indices in packed], [samples[index] for index in counted], tally
+            [[samples[index] for index in indices] for indices in packed],
+            [samples[index] for index in counted],
+            metric_sums,
         )
 
-    def _updates(self, plan: BatchPlan, loss_tokens: Sequence[int], samples: dict[int, Sample]) -> list[Update]:
+    def _updates(self, plan: BatchPlan, loss_tokens: Sequence[int], samples: dict[int, TrainingSample]) -> list[Update]:
         """This rank's micro-batches of each update that has anything to train on."""
         updates = []
         for number in range(len(plan.shares)):
@@ -121,27 +133,27 @@ class Trainer:
                 updates.append(Update(mine, totals))
         return updates
 
-    def _run_updates(self, updates: Sequence[Update], step: int, tally: Tally) -> dict[str, float]:
+    def _run_updates(self, updates: Sequence[Update], step: int, metric_sums: MetricSums) -> dict[str, float]:
         frozen = self.value is not None and step < self.spec.value.warmup_steps
         norms, value_norms = [], []
         for number, update in enumerate(updates):
             for samples in update.micro_batches:
-                tally.add(lag_sums(samples, step))
+                metric_sums.add(lag_sums(samples, step))
                 micro_batch = collate(samples, self.ranks.device, packed=self.packed)
-                self._policy_micro_batch(micro_batch, update, tally, number=number, frozen=frozen)
-                self._value_micro_batch(micro_batch, update, tally)
+                self._policy_micro_batch(micro_batch, update, metric_sums, number=number, frozen=frozen)
+                self._value_micro_batch(micro_batch, update, metric_sums)
             if not frozen:
                 norms.append(self.engine.step())
             if self.value is not None:
                 value_norms.append(self.value.step())
         applied = [norm for norm in norms if isfinite(norm)]
-        metrics = step_metrics(tally, len(updates))
+        metrics = step_metrics(metric_sums, len(updates))
         metrics |= {"grad_norm": _mean(applied), "updates": float(len(applied))}
         metrics["skipped_updates"] = float(sum(not isfinite(norm) for norm in norms + value_norms))
         return metrics | ({"value_grad_norm": _mean(value_norms)} if self.value is not None else {})
 
     def _policy_micro_batch(
-        self, micro_batch: MicroBatch, update: Update, tally: Tally, *, number: int, frozen: bool
+        self, micro_batch: MicroBatch, update: Update, metric_sums: MetricSums, *, number: int, frozen: bool
     ) -> None:
         """Forward, and backward unless the policy rests while the value network warms up.
 
@@ -164,14 +176,14 @@ class Trainer:
         if not frozen:
             self.engine.backward(loss)
             gradient = self.engine.module.take_hidden_gradient() / self.ranks.world_size
-            tally.add(gradient_sums(gradient, micro_batch.mask, number))
+            metric_sums.add(gradient_sums(gradient, micro_batch.mask, number))
         sums, maxima = update_sums(inputs, self.objective)
-        tally.add(sums | {"loss": loss.detach()})
-        tally.add_maxima(maxima)
+        metric_sums.add(sums | {"loss": loss.detach()})
+        metric_sums.add_maxima(maxima)
         if number == 0 and not self.preparation.decoupled:
-            tally.add(mismatch_sums(inputs.current, inputs.behaviour, inputs.mask))
+            metric_sums.add(mismatch_sums(inputs.current, inputs.behaviour, inputs.mask))
 
-    def _value_micro_batch(self, micro_batch: MicroBatch, update: Update, tally: Tally) -> None:
+    def _value_micro_batch(self, micro_batch: MicroBatch, update: Update, metric_sums: MetricSums) -> None:
         if self.value is None:
             return
         values = micro_batch.padded(self.value(micro_batch.ids, micro_batch.positions, micro_batch.position_ids))
@@ -179,7 +191,7 @@ class Trainer:
             values, micro_batch.values, micro_batch.returns, micro_batch.mask, update.totals, clip=self.spec.value.clip
         )
         self.value.backward(loss)
-        tally.add({"value_loss": loss.detach()})
+        metric_sums.add({"value_loss": loss.detach()})
 
     def _refresh_reference(self, step: int) -> None:
         period = self.spec.algorithm.reference_refresh_steps

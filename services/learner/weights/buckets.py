@@ -1,7 +1,4 @@
-"""The weights as flattened buckets, in the layout of SGLang's load format `flattened_bucket`.
-
-A bucket is the concatenated bytes of its tensors, in order and without padding.
-"""
+"""The weights as flattened buckets, in the layout of SGLang's load format `flattened_bucket`."""
 
 from collections.abc import Iterator
 
@@ -26,9 +23,11 @@ def split_buckets(sizes: list[int], limit: int) -> list[list[int]]:
 
 
 class WeightBuckets:
-    """The policy's weights as they are served, cut into buckets once.
+    """The policy's weights as they are served, cut into buckets of at most `bucket_mib` MiB.
 
-    Flattening is a collective under ZeRO 3: all ranks take part.
+    A bucket is the concatenated bytes of its tensors, in order and without padding; a tensor that is larger than a
+    bucket has one for itself. The cut is made once and is the same for every version. Under ZeRO 3 a bucket is gathered
+    from all ranks when it is asked for, and released after it, so no rank holds the whole model.
     """
 
     def __init__(self, engine: LearnerEngine, bucket_mib: int) -> None:

@@ -6,30 +6,54 @@ a timeout and belongs in a thread of its own.
 """
 
 import time
+from collections.abc import Sequence
 from datetime import timedelta
+from typing import Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-LOOPBACK = "127.0.0.1"
-POLL_S = 0.005
+from dapo.host.addresses import listen
+
+_POLL_S = 0.005
 DEVICE_OF = {"gloo": "cpu", "nccl": "cuda"}
+Backend = Literal["gloo", "nccl"]
 
 
 class WeightGroupError(RuntimeError):
     """Joining or broadcasting failed or took too long; the group is of no further use."""
 
 
-class WeightGroup:
-    """Opened at once on a free port, so that the address can be sent to the receiver; `join` waits for it."""
+def choose_backend(wanted: Literal["auto", "gloo", "nccl"], sender: Sequence[str], receiver: Sequence[str]) -> Backend:
+    """What carries the weights between two workers that say which GPUs they use. `auto` is NCCL where both use some and
+    share none, since NCCL refuses two ranks on one GPU."""
+    if wanted != "auto":
+        return wanted
+    return "nccl" if sender and receiver and not set(sender) & set(receiver) else "gloo"
 
-    def __init__(self, name: str, world_size: int, backend: str, timeout_s: float) -> None:
+
+class WeightGroup:
+    """One process group of a sender and one SGLang server: `world_size` is 1 + its tensor-parallel ranks.
+
+    The constructor opens the group's TCP store on a free port of `address`, so that both can be sent to the receiver;
+    `join` waits for it there, `broadcast` sends, `close` aborts what is under way. A group that raised is of no further
+    use. Groups share nothing: the failure of one does not touch another.
+    """
+
+    def __init__(self, name: str, world_size: int, backend: Backend, timeout_s: float, address: str) -> None:
         self.name = name
         self.world_size = world_size
         self.backend = backend
+        listener = listen(address)
         self._store = dist.TCPStore(
-            LOOPBACK, 0, world_size, is_master=True, timeout=timedelta(seconds=timeout_s), wait_for_workers=False
+            address,
+            listener.getsockname()[1],
+            world_size,
+            is_master=True,
+            timeout=timedelta(seconds=timeout_s),
+            wait_for_workers=False,
+            master_listen_fd=listener.detach(),
         )
         self._group: dist.ProcessGroupGloo | dist.ProcessGroupNCCL | None = None
 
@@ -59,9 +83,11 @@ class WeightGroup:
             ) from error
 
     def broadcast(self, data: Tensor, timeout_s: float) -> None:
-        """Send `data`, contiguous bytes, to every other rank. Raises WeightGroupError."""
+        """Send `data`, contiguous bytes, to every other rank; gloo sends from the CPU. Raises WeightGroupError."""
         if self._group is None:
             raise WeightGroupError(f"weight group {self.name}: broadcast before join")
+        if self.backend == "gloo":
+            data = data.cpu()
         options = dist.BroadcastOptions()
         options.rootRank = 0
         options.timeout = timedelta(seconds=timeout_s)
@@ -81,7 +107,7 @@ class WeightGroup:
             if time.monotonic() > deadline:
                 self.close()
                 raise WeightGroupError(f"weight group {self.name}: broadcast took longer than {timeout_s:g} s")
-            time.sleep(POLL_S)
+            time.sleep(_POLL_S)
 
     def close(self) -> None:
         """Abort whatever is under way and free the group; the receiver's pending collective fails at once."""

@@ -3,7 +3,7 @@
 import hmac
 import ipaddress
 
-TOKEN_VARIABLE = "DAPO_API_TOKEN"
+from dapo.client import TOKEN_VARIABLE
 
 
 class UnsafeBind(ValueError):

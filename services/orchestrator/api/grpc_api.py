@@ -9,26 +9,18 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from dapo.spec.text.problem import SpecError
 from dapo.v1 import run_pb2 as pb
 from dapo.v1 import run_pb2_grpc
 from services.orchestrator.api.access import is_authorised
-from services.orchestrator.runs.service import BadCursor, RunConflict, RunNotFound, RunService, ServiceStopping
+from services.orchestrator.api.errors import ERRORS, Unauthorised, kind_of
+from services.orchestrator.runs.service import RunService
 
 _NAME = pb.DESCRIPTOR.services_by_name["RunService"].full_name
-_CODES: dict[type[Exception], grpc.StatusCode] = {
-    SpecError: grpc.StatusCode.INVALID_ARGUMENT,
-    BadCursor: grpc.StatusCode.INVALID_ARGUMENT,
-    RunNotFound: grpc.StatusCode.NOT_FOUND,
-    RunConflict: grpc.StatusCode.ALREADY_EXISTS,
-    ServiceStopping: grpc.StatusCode.UNAVAILABLE,
-}
-_Errors = (SpecError, BadCursor, RunNotFound, RunConflict, ServiceStopping)
+_KNOWN = tuple(ERRORS)
 
 
 async def _fail(context: Any, error: Exception) -> NoReturn:
-    code = next(code for kind, code in _CODES.items() if isinstance(error, kind))
-    await context.abort(code, str(error))
+    await context.abort(kind_of(error).grpc, str(error))
     raise AssertionError("abort raises")
 
 
@@ -41,7 +33,7 @@ class RunServicer(run_pb2_grpc.RunServiceServicer):
     async def _answer(self, call: Awaitable[pb.Run], context: Any) -> pb.Run:
         try:
             return await call
-        except _Errors as error:
+        except _KNOWN as error:
             await _fail(context, error)
 
     async def CreateRun(self, request: pb.CreateRunRequest, context: Any) -> pb.Run:  # noqa: N802
@@ -59,10 +51,10 @@ class RunServicer(run_pb2_grpc.RunServiceServicer):
     async def WatchRun(self, request: pb.WatchRunRequest, context: Any) -> AsyncIterator[pb.RunEvent]:  # noqa: N802
         try:
             events = self._service.watch(request.id, request.after)
-        except _Errors as error:
+        except _KNOWN as error:
             await _fail(context, error)
         async for event in events:
-            yield pb.RunEvent(id=event.id, kind=event.kind, data=json.dumps(event.data))
+            yield pb.RunEvent(id=event.id, kind=event.event.kind, data=json.dumps(event.event.data()))
 
 
 class _TokenCheck(grpc.aio.ServerInterceptor):  # type: ignore[misc]
@@ -86,7 +78,7 @@ def _refuse_like(handler: Any) -> Any:
 
     async def refuse(_: Any, context: Any) -> None:
         await context.abort(
-            grpc.StatusCode.UNAUTHENTICATED, "send the service's token as metadata 'authorization: Bearer <token>'"
+            ERRORS[Unauthorised].grpc, "send the service's token as metadata 'authorization: Bearer <token>'"
         )
 
     async def refuse_stream(request: Any, context: Any) -> AsyncIterator[Any]:

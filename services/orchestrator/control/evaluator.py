@@ -1,30 +1,21 @@
-"""Evaluates versions of the policy on the run's own generators, beside the training.
-
-Invariants: one evaluation goes on at a time, and of versions that fall due meanwhile the newest comes next; every
-problem of a set ends as measured or as failed; a problem's responses are never trained on. While the base model is
-evaluated no prompt is issued for training, so its figures are those of version 0 alone; the last version's are, too.
-Between them training goes on, and an evaluation says which versions sampled it.
-"""
+"""Evaluates versions of the policy on the run's own generators, beside the training."""
 
 import asyncio
 import logging
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from dapo.algo.batches import is_truncated
-from dapo.algo.evaluation import Judged, measure
-from dapo.bus import Bus, BusFull, Delivery
+from dapo.algo.evaluation import measure
+from dapo.bus import BusFull, Delivery, GroupRecord
 from dapo.bus.keys import EVALUATIONS, PROMPTS
-from dapo.bus.parts.groups import GroupRecord
-from dapo.contracts.verdicts import GRADER_FAILURES
-from dapo.data import Dataset
+from dapo.bus.roles import OrchestratorBus
+from dapo.contracts.events import Alert, Emit, EvaluationFinished, EvaluationProgress
 from dapo.records.samples import Sample
 from dapo.spec.run import RunSpec
 from dapo.spec.tree.graders import UnknownGrader, find_grader
 from dapo.v1 import messages_pb2 as pb
+from services.orchestrator.control.evaluation import EvaluationProblem, EvaluationSetting, VersionEvaluation
 from services.orchestrator.records.samples import make_sample
 
 log = logging.getLogger(__name__)
@@ -35,72 +26,27 @@ _ISSUED_AT_ONCE = 64
 _PROGRESS_S = 1.0
 
 Record = Callable[[Mapping[str, Any], Sequence[Sample]], None]
-Emit = Callable[[str, dict[str, Any]], Awaitable[None]]
-
-
-class EvaluationSetting(NamedTuple):
-    """One set as it is evaluated."""
-
-    name: str
-    dataset: Dataset
-    samples: int
-
-
-class _Problem(NamedTuple):
-    setting: EvaluationSetting
-    row: int
-
-
-@dataclass
-class _Results:
-    """Of one set, by row. A problem that failed has none."""
-
-    samples: dict[int, Sample] = field(default_factory=dict)
-    judged: dict[int, list[Judged]] = field(default_factory=dict)
-    graders: set[str] = field(default_factory=set)
-    version_min: int | None = None
-    version_max: int | None = None
-    failed: int = 0
-
-    def add(self, row: int, record: GroupRecord, sample: Sample) -> None:
-        self.samples[row] = sample
-        self.judged[row] = [_judged(grade) for grade in record.grades]
-        self.graders.add(record.task.grader)
-        for completion in (grade.completion for grade in record.grades):
-            oldest = completion.version_min
-            self.version_min = oldest if self.version_min is None else min(self.version_min, oldest)
-            self.version_max = max(self.version_max or 0, completion.version_max)
-
-
-class _Evaluation:
-    """Of one version, over all sets."""
-
-    def __init__(self, step: int, settings: Sequence[EvaluationSetting]) -> None:
-        self.step = step
-        self.began_s = time.monotonic()
-        # The sets take turns, so that versions that change meanwhile are the same for all.
-        turns = [
-            ((row + 0.5) / len(one.dataset), _Problem(one, row)) for one in settings for row in range(len(one.dataset))
-        ]
-        self.waiting = deque(problem for _, problem in sorted(turns, key=lambda turn: turn[0]))
-        self.in_flight: dict[str, _Problem] = {}
-        self.results = {one.name: _Results() for one in settings}
-        self.problems = len(self.waiting)
-
-    @property
-    def done(self) -> int:
-        return self.problems - len(self.waiting) - len(self.in_flight)
-
-    @property
-    def finished(self) -> bool:
-        return not self.waiting and not self.in_flight
 
 
 class Evaluator:
-    """`begin_if_due` tells it of versions, `issue` gives it room to send prompts, `take` brings it scored groups."""
+    """Evaluates the versions that are due.
+
+    The controller drives it: `begin_if_due` tells it of a version, `issue` gives it room to send prompts, `take` brings
+    it scored groups, `busy` says whether an evaluation goes on.
+
+    The evaluation under way is a VersionEvaluation; measuring its last group starts `_finish`, which measures the sets,
+    records them and begins the next one.
+
+    Invariants: one evaluation goes on at a time, and of versions that fall due meanwhile the newest comes next; every
+    problem of a set ends as measured or as failed; a problem's responses are never trained on. While the base model is
+    evaluated no prompt is issued for training, so its figures are those of version 0 alone, as the last version's are.
+    Between them training goes on, and an evaluation says which versions sampled it.
+
+    Nothing of an evaluation under way survives a restart; finished ones are in evaluations.jsonl.
+    """
 
     def __init__(
-        self, bus: Bus, spec: RunSpec, settings: Sequence[EvaluationSetting], *, record: Record, emit: Emit
+        self, bus: OrchestratorBus, spec: RunSpec, settings: Sequence[EvaluationSetting], *, record: Record, emit: Emit
     ) -> None:
         """`record` stores the measures of one set and its samples."""
         self._bus = bus
@@ -109,7 +55,7 @@ class Evaluator:
         self._record = record
         self._emit = emit
         self._issued = 0
-        self._current: _Evaluation | None = None
+        self._current: VersionEvaluation | None = None
         self._next: int | None = None
         self._newest = -1
         self._fresh: dict[str, dict[str, float]] = {}
@@ -145,7 +91,7 @@ class Evaluator:
             return
         if self._next is not None:
             message = f"the evaluation of step {self._next} is left out: that of step {self._current.step} goes on"
-            await self._emit("alert", {"message": f"{message}; raise evaluation.every_steps or prompts_in_flight"})
+            await self._emit(Alert(message=f"{message}; raise evaluation.every_steps or prompts_in_flight"))
         self._next = step
 
     def _is_due(self, step: int) -> bool:
@@ -157,13 +103,12 @@ class Evaluator:
         return evaluation.every_steps is not None and step % evaluation.every_steps == 0
 
     async def _begin(self, step: int) -> None:
-        self._current = _Evaluation(step, self._settings)
+        self._current = VersionEvaluation(step, self._settings)
         await self._tell_progress(self._current)
 
-    async def _tell_progress(self, current: _Evaluation) -> None:
+    async def _tell_progress(self, current: VersionEvaluation) -> None:
         self._told_s = time.monotonic()
-        progress = {"state": "going on", "step": current.step, "done": current.done, "problems": current.problems}
-        await self._emit("evaluation", progress)
+        await self._emit(EvaluationProgress(step=current.step, done=current.done, problems=current.problems))
 
     async def close(self) -> None:
         """Nothing of an evaluation goes on afterwards."""
@@ -185,7 +130,7 @@ class Evaluator:
             tasks = {f"e{self._issued + at:010d}": current.waiting[at] for at in range(count)}
             try:
                 prompts = [self._task(name, one, current.step) for name, one in tasks.items()]
-                await self._bus.issue_groups(prompts, epoch, stream=self._stream)
+                await self._bus.groups.issue(prompts, epoch, stream=self._stream)
             except BusFull as error:
                 log.warning("prompts of the evaluation wait until memory is free: %s", error)
                 return
@@ -205,7 +150,7 @@ class Evaluator:
             return at_once * resources.replicas
         return evaluation.prompts_in_flight or max(1, self._spec.training.prompts_per_step // _TRAINING_SHARE)
 
-    def _task(self, group_id: str, problem: _Problem, step: int) -> pb.PromptTask:
+    def _task(self, group_id: str, problem: EvaluationProblem, step: int) -> pb.PromptTask:
         evaluation = self._spec.evaluation
         row = problem.setting.dataset[problem.row]
         return pb.PromptTask(
@@ -231,9 +176,9 @@ class Evaluator:
         failed = record.state == "failed"
         texts: list[bytes | None] = []
         if not failed:
-            texts = await self._bus.get_payloads([grade.completion.text_key for grade in record.grades])
+            texts = await self._bus.payloads.get([grade.completion.text_key for grade in record.grades])
         state = "surplus" if failed else "evaluated"
-        await self._bus.settle_group(delivery, group_id, state, record.reason if failed else "", epoch)
+        await self._bus.groups.settle(delivery, group_id, state, record.reason if failed else "", epoch)
         problem = current.in_flight.pop(group_id, None) if current else None
         if current is None or problem is None:
             return
@@ -247,18 +192,18 @@ class Evaluator:
             self._finishing = asyncio.create_task(self._finish(current))
         if failed and results.failed == 1:
             message = f"problem {record.task.row_id} of {problem.setting.name} failed: {record.reason}"
-            await self._emit("alert", {"group_id": group_id, "message": message})
+            await self._emit(Alert(group_id=group_id, message=message))
         if not current.finished and time.monotonic() - self._told_s > _PROGRESS_S:
             await self._tell_progress(current)
 
-    async def _finish(self, current: _Evaluation) -> None:
+    async def _finish(self, current: VersionEvaluation) -> None:
         for setting in self._settings:
             row = await self._row(current, setting.name)
             samples = current.results[setting.name].samples
             await asyncio.to_thread(self._record, row, [samples[at] for at in sorted(samples)])
             if row["avg_at_k"] is not None:
                 self._fresh[setting.name] = {"step": current.step, "avg_at_k": row["avg_at_k"]["value"]}
-            await self._emit("evaluation", {"state": "finished", **row})
+            await self._emit(EvaluationFinished(row=row))
         self._current = None
         if self._next is not None:
             step, self._next = self._next, None
@@ -271,7 +216,7 @@ class Evaluator:
         except UnknownGrader:  # a row names it, and its verdicts say so
             return False
 
-    async def _row(self, current: _Evaluation, name: str) -> dict[str, Any]:
+    async def _row(self, current: VersionEvaluation, name: str) -> dict[str, Any]:
         """As in evaluations.jsonl. Where every problem failed there are no measures."""
         results, evaluation = current.results[name], self._spec.evaluation
         judged = [results.judged[at] for at in sorted(results.judged)]
@@ -291,10 +236,3 @@ class Evaluator:
             "top_p": evaluation.top_p,
             "elapsed_s": round(time.monotonic() - current.began_s, 3),
         }
-
-
-def _judged(grade: pb.Grade) -> Judged:
-    completion = grade.completion
-    # What a failed grading extracted is its error.
-    answer = "" if grade.reason in GRADER_FAILURES else grade.extracted
-    return Judged(grade.correct, answer, completion.response_tokens, is_truncated(completion))

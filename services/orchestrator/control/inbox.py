@@ -1,10 +1,11 @@
 """What happens to a run, as one queue: scored groups, finished steps, published versions, members, memory."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from dapo.bus import Bus, Delivery
+from dapo.bus import Delivery
+from dapo.bus.roles import OrchestratorBus
+from dapo.contracts.events import Emit, ServiceChanged
 from dapo.v1 import messages_pb2 as pb
 
 WORKER_ID = "orchestrator-0"
@@ -16,22 +17,28 @@ _MEMORY_POLL_S = 1.0
 _HEARTBEAT_S = 3.0
 _SCORED_AT_ONCE = 256
 
-Emit = Callable[[str, dict[str, Any]], Awaitable[None]]
-
 
 class Scored(NamedTuple):
+    """Groups whose last response was graded, or that failed."""
+
     deliveries: list[Delivery]
 
 
 class Step(NamedTuple):
+    """The learner has trained a batch."""
+
     report: pb.StepReport
 
 
 class Published(NamedTuple):
+    """Version `step` is served by every joined generator."""
+
     step: int
 
 
 class Memory(NamedTuple):
+    """Redis' memory was looked at."""
+
     used: int
     """Bytes, of the payload server."""
 
@@ -40,9 +47,15 @@ Item = Scored | Step | Published | Memory
 
 
 class Inbox:
-    """Follows the bus and puts what is new into `items`; tells watchers of generators that come and go itself."""
+    """Follows the bus and puts what is new into `items`, for the one task that decides.
 
-    def __init__(self, bus: Bus, emit: Emit, *, evaluates_only: bool) -> None:
+    Each follower is a task: the stream of scored groups, step reports, the published version (every 20 ms), members,
+    memory (every second), and this process's own heartbeat. Members become no items: a `service` event is emitted when
+    a generator changes state. A scored group is acknowledged by its settlement, so what was not settled is delivered
+    again to a successor; positions in the other streams are in memory, and a restart reads them from the start.
+    """
+
+    def __init__(self, bus: OrchestratorBus, emit: Emit, *, evaluates_only: bool) -> None:
         """`evaluates_only`: there is no learner, so version 0 counts as published once a generator serves it."""
         self._bus = bus
         self._emit = emit
@@ -64,26 +77,26 @@ class Inbox:
 
     async def _beat(self) -> None:
         while True:
-            await self._bus.heartbeat(ROLE, WORKER_ID)
+            await self._bus.registry.beat(ROLE, WORKER_ID)
             await asyncio.sleep(_HEARTBEAT_S)
 
     async def _scored(self) -> None:
         while True:
-            deliveries = await self._bus.consume("scored", WORKER_ID, count=_SCORED_AT_ONCE, block_s=_BLOCK_S)
+            deliveries = await self._bus.streams.consume("scored", WORKER_ID, count=_SCORED_AT_ONCE, block_s=_BLOCK_S)
             if deliveries:
                 await self.items.put(Scored(deliveries))
 
     async def _steps(self) -> None:
         after = "0"
         while True:
-            for entry_id, report in await self._bus.read_steps(after, block_s=_BLOCK_S):
+            for entry_id, report in await self._bus.batches.read_steps(after, block_s=_BLOCK_S):
                 after = entry_id
                 await self.items.put(Step(report))
 
     async def _versions(self) -> None:
         seen: int | None = None
         while True:
-            version = await self._bus.published_version()
+            version = await self._bus.weights.published_version()
             if version is not None and version.step != seen:
                 seen = version.step
                 await self.items.put(Published(seen))
@@ -94,13 +107,11 @@ class Inbox:
         states: dict[str, str] = {}
         served = False
         while True:
-            members = await self._bus.members()
+            members = await self._bus.weights.members()
             now = {m.generator_id: "ready" if m.state == "updating" else m.state for m in members}
             for generator, state in now.items():
                 if states.get(generator) != state:
-                    await self._emit("service", {"worker_id": generator, "role": "generator", "state": state})
-            for generator in states.keys() - now.keys():
-                await self._emit("alert", {"worker_id": generator, "message": f"{generator} sends no heartbeat"})
+                    await self._emit(ServiceChanged(worker_id=generator, role="generator", state=state))
             if self._evaluates_only and not served and any(m.HasField("version") for m in members):
                 served = True
                 await self.items.put(Published(0))
@@ -109,5 +120,5 @@ class Inbox:
 
     async def _memory(self) -> None:
         while True:
-            await self.items.put(Memory(await self._bus.payload_bytes()))
+            await self.items.put(Memory(await self._bus.payloads.used_bytes()))
             await asyncio.sleep(_MEMORY_POLL_S)

@@ -1,0 +1,1 @@
+"""Starts a run's processes on this machine, watches them and ends them."""

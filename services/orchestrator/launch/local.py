@@ -1,65 +1,143 @@
-"""The launcher `local`: a run's processes as children of this one, each the leader of its own session.
-
-The children get DAPO_* variables (see plan_processes), write to logs/<worker id>.log and die with this process.
-"""
+"""The launcher `local`: workers as child processes on this machine, each the leader of a session of its own."""
 
 import asyncio
 import logging
-import os
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from dapo.host.processes import PARENT_VARIABLE, end_sessions, read_process
-from dapo.spec.plan import ProcessPlan
-from services.orchestrator.launch.supervisor import Child
+from dapo.client import TOKEN_VARIABLE
+from dapo.host.addresses import ADDRESS, LOOPBACK
+from dapo.host.files import tail
+from dapo.host.processes import child_environment, end_sessions, python_command, read_process
+from dapo.records.folder import RunFolder
+from dapo.spec.workloads import Role, Workload
+from services.orchestrator.launch.devices import DeviceAllocator
+from services.orchestrator.launch.launcher import LaunchError, LogTail, RunTarget, WorkerState, WorkerStatus
 
 log = logging.getLogger(__name__)
 
 
-class LaunchError(RuntimeError):
-    """A process could not be started, or outlived its kill."""
+@dataclass
+class _Child:
+    worker_id: str
+    role: Role
+    process: asyncio.subprocess.Process
+    started: int
+    """Start time as in dapo.host.processes.ProcessEntry; 0 when the process was gone before it could be read."""
+
+    def status(self) -> WorkerStatus:
+        code = self.process.returncode
+        state = WorkerState.RUNNING if code is None else WorkerState.EXITED
+        return WorkerStatus(self.worker_id, self.role, state, code)
+
+
+@dataclass
+class _LocalRun:
+    logs: Path
+    children: dict[str, _Child] = field(default_factory=dict)
 
 
 class LocalLauncher:
-    """Starts each plan once; `stop` leaves none of their processes, nor of their descendants."""
+    """Implements Launcher. Owns child processes, their logs and their GPUs; nothing outside it sees a process.
 
-    def __init__(self, run_dir: Path) -> None:
-        self._logs = run_dir / "logs"
-        self.children: list[Child] = []
+    A worker writes to RUN_DIR/logs/<worker id>.log and advertises one address of this machine. `stop` leaves no process
+    of a run, nor any of their descendants. Workers die with this process, so `adopt` never finds any.
+    """
 
-    async def start(self, plans: Sequence[ProcessPlan]) -> list[Child]:
-        """Raises LaunchError when the operating system refuses a process."""
-        self._logs.mkdir(parents=True, exist_ok=True)
-        for plan in plans:
-            self.children.append(await self._spawn(plan))
-        return self.children
+    def __init__(self, devices: DeviceAllocator, *, address: str = LOOPBACK) -> None:
+        """`address`: of this machine, where the workers of a run reach each other."""
+        self._devices = devices
+        self._address = address
+        self._runs: dict[str, _LocalRun] = {}
 
-    async def _spawn(self, plan: ProcessPlan) -> Child:
-        path = self._logs / f"{plan.worker_id}.log"
-        env = {**os.environ, **plan.env, PARENT_VARIABLE: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
-        env.pop("DAPO_API_TOKEN", None)
-        with path.open("ab") as output:
-            try:
-                process = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    "-m",
-                    plan.module,
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    env=env,
-                    start_new_session=True,
-                )
-            except OSError as error:
-                raise LaunchError(f"cannot start {plan.worker_id} ({plan.module}): {error}") from error
-        log.info("started %s as process %d", plan.worker_id, process.pid)
-        entry = read_process(process.pid)
-        return Child(plan.role, plan.worker_id, process, entry.started if entry else 0, path)
+    async def apply(self, run: RunTarget, workloads: Sequence[Workload]) -> None:
+        lent = self._devices.assign(run.run_id, workloads)
+        state = self._runs.setdefault(run.run_id, _LocalRun(RunFolder(run.run_dir).logs))
+        state.logs.mkdir(parents=True, exist_ok=True)
+        wanted = {
+            worker_id: (workload, index)
+            for workload in workloads
+            for index, worker_id in enumerate(workload.worker_ids)
+        }
+        await self._end([child for worker, child in state.children.items() if worker not in wanted])
+        children = dict(state.children)
+        try:
+            for worker_id, (workload, index) in wanted.items():
+                known = children.get(worker_id)
+                if known is None or known.process.returncode is not None:
+                    environment = _environment(run, workload, index, lent.get(worker_id), self._address)
+                    locks = self._devices.locks(run.run_id) if worker_id in lent else ()
+                    children[worker_id] = await _spawn(workload, worker_id, environment, state.logs, locks)
+        finally:
+            state.children = {worker: children[worker] for worker in wanted if worker in children}
 
-    async def stop(self) -> None:
-        """End every process group within about ten seconds. Raises LaunchError naming pids that would not die."""
-        left = await end_sessions({child.process.pid: child.started for child in self.children})
+    async def observe(self, run_id: str) -> list[WorkerStatus]:
+        state = self._runs.get(run_id)
+        return [child.status() for child in state.children.values()] if state else []
+
+    async def logs(self, run_id: str, worker_id: str) -> LogTail:
+        path = self._runs[run_id].logs / f"{worker_id}.log"
+        return LogTail(str(path), tail(path))
+
+    async def stop(self, run_id: str) -> None:
+        if state := self._runs.get(run_id):
+            await self._end(list(state.children.values()))
+            del self._runs[run_id]
+        self._devices.release(run_id)
+
+    async def adopt(self, run: RunTarget, workloads: Sequence[Workload]) -> list[WorkerStatus]:
+        return []
+
+    async def _end(self, children: Sequence[_Child]) -> None:
+        """Within about ten seconds. Raises LaunchError naming pids that would not die."""
+        left = await end_sessions({child.process.pid: child.started for child in children})
         if left:
             raise LaunchError(f"processes {left} outlived SIGKILL")
-        await asyncio.gather(*(child.process.wait() for child in self.children))
+        await asyncio.gather(*(child.process.wait() for child in children))
+
+
+def _environment(
+    run: RunTarget, workload: Workload, index: int, devices: Sequence[str] | None, address: str
+) -> dict[str, str]:
+    """What a worker's environment holds beyond this process's own. `devices` None: it gets no GPU."""
+    environment = {
+        **workload.environment,
+        "DAPO_RUN_ID": run.run_id,
+        "DAPO_RUN_DIR": str(run.run_dir),
+        "DAPO_REDIS_URL": run.redis_url,
+        "DAPO_WORKER_ID": workload.worker_ids[index],
+        "DAPO_REPLICA": str(index),
+        "DAPO_REPLICAS": str(workload.replicas),
+        ADDRESS: address,
+        "CUDA_VISIBLE_DEVICES": ",".join(devices or ()),
+        "PYTHONUNBUFFERED": "1",
+    }
+    if not devices:
+        # More than one thread a process slows small models down on a CPU.
+        environment["OMP_NUM_THREADS"] = "1"
+    if run.payload_url is not None:
+        environment["DAPO_PAYLOAD_URL"] = run.payload_url
+    return environment
+
+
+async def _spawn(
+    workload: Workload, worker_id: str, environment: Mapping[str, str], logs: Path, locks: Sequence[int]
+) -> _Child:
+    """`locks`: descriptors that the process inherits. Raises LaunchError where the operating system refuses it."""
+    with (logs / f"{worker_id}.log").open("ab") as output:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *python_command(workload.module),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=child_environment(environment, without=[TOKEN_VARIABLE]),
+                start_new_session=True,
+                pass_fds=locks,
+            )
+        except OSError as error:
+            raise LaunchError(f"cannot start {worker_id} ({workload.module}): {error}") from error
+    log.info("started %s as process %d", worker_id, process.pid)
+    entry = read_process(process.pid)
+    return _Child(worker_id, workload.role, process, entry.started if entry else 0)

@@ -1,0 +1,1 @@
+"""Writes the run's folder: spec, provenance, metrics, evaluations, samples, summary."""

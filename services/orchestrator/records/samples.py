@@ -3,20 +3,20 @@
 Nothing here catches OSError: whether a full disk is borne is for the caller to decide, and a run should bear it.
 """
 
-import errno
 import math
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from dapo.algo.batches import is_truncated
-from dapo.bus.parts.groups import GroupRecord
+from dapo.bus import GroupRecord
 from dapo.contracts.prompts import prompt_text
-from dapo.records.samples import Response, Sample, evaluation_path, rotated_path, training_path
+from dapo.host.files import append_line, replacing
+from dapo.records.folder import RunFolder
+from dapo.records.samples import Sample, SampleResponse, evaluation_path
 from dapo.v1 import messages_pb2 as pb
 
-MAX_CHARACTERS = 32_768
+_MAX_CHARACTERS = 32_768
 """Of a prompt, a gold answer or a response; of a longer one the beginning and the end are kept."""
 _DIGITS = 6
 _LIMIT_BYTES = 64 << 20
@@ -44,9 +44,9 @@ def make_sample(record: GroupRecord, texts: Sequence[bytes | None], outcome: str
     )
 
 
-def _response(grade: pb.Grade, text: bytes | None) -> Response:
+def _response(grade: pb.Grade, text: bytes | None) -> SampleResponse:
     completion = grade.completion
-    return Response(
+    return SampleResponse(
         index=completion.index,
         text=None if text is None else _cut(text.decode(errors="replace")),
         correct=grade.correct,
@@ -69,9 +69,9 @@ def _number(value: float) -> float | None:
 
 
 def _cut(text: str) -> str:
-    if len(text) <= MAX_CHARACTERS:
+    if len(text) <= _MAX_CHARACTERS:
         return text
-    half = MAX_CHARACTERS // 2
+    half = _MAX_CHARACTERS // 2
     return f"{text[:half]}\n[… {len(text) - 2 * half:,} characters left out …]\n{text[-half:]}"
 
 
@@ -103,12 +103,13 @@ class SampleArchive:
         """
         if not self.wants(sample.step, sample.outcome):
             return
-        path = training_path(self._run_dir)
+        folder = RunFolder(self._run_dir)
+        path = folder.samples
         line = _line(sample)
         size = path.stat().st_size if path.exists() else 0
         if size and size + len(line) > self._limit_bytes:
-            os.replace(path, rotated_path(self._run_dir))
-        _append(path, line)
+            path.replace(folder.rotated_samples)
+        append_line(path, line)
         self._added[sample.step, sample.outcome] += 1
 
     def write_evaluation(self, set_name: str, step: int, samples: Sequence[Sample]) -> Path:
@@ -119,26 +120,10 @@ class SampleArchive:
         """
         path = evaluation_path(self._run_dir, set_name, step)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
-        try:
-            with part.open("wb") as file:
-                file.writelines(map(_line, samples))
-            os.replace(part, path)
-        except OSError:
-            part.unlink(missing_ok=True)
-            raise
+        with replacing(path) as scratch, scratch.open("wb") as file:
+            file.writelines(map(_line, samples))
         return path
 
 
 def _line(sample: Sample) -> bytes:
     return sample.model_dump_json().encode() + b"\n"
-
-
-def _append(path: Path, line: bytes) -> None:
-    """All of `line` or none of it."""
-    with path.open("ab", buffering=0) as file:
-        size = file.tell()
-        written = file.write(line)
-        if written != len(line):
-            file.truncate(size)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))

@@ -3,9 +3,9 @@
 from typing import NamedTuple
 
 from dapo.data import Dataset, DatasetError, open_source, open_splits
-from dapo.spec.tree.evaluation import HELD_OUT
 from dapo.spec.run import RunSpec
-from services.orchestrator.control.evaluator import EvaluationSetting
+from dapo.spec.tree.evaluation import HELD_OUT
+from services.orchestrator.control.evaluation import EvaluationSetting
 
 
 class Inputs(NamedTuple):

@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dapo.spec.load import missing_inputs, parse_spec
-from dapo.spec.text.problem import SpecError
+from dapo.spec.problem import SpecError
 from dapo.v1 import run_pb2 as pb
-from services.orchestrator.runs.events import Event
-from services.orchestrator.runs.execution import Execution
+from services.orchestrator.launch.launcher import Launcher
 from services.orchestrator.records.recorder import Recorder, RunDirError
+from services.orchestrator.runs.driver import RunDriver
+from services.orchestrator.runs.events import WatchedEvent
 
 
 class RunNotFound(LookupError):
@@ -36,16 +37,25 @@ def new_run_id(name: str, now: datetime) -> str:
 
 
 class RunService:
-    """Creates, shows, stops and watches runs. Without `redis_url` each run gets an embedded Valkey of its own."""
+    """Creates, shows, stops and watches runs; REST and gRPC are its two faces.
 
-    def __init__(self, *, state_dir: Path, redis_url: str | None = None) -> None:
+    Parts: a driver for each run, and the launcher that they share, which sees to it that runs do not share a GPU.
+    Without `redis_url` each run gets an embedded Valkey of its own. Restart: runs end with this process, and what they
+    have written stays.
+    """
+
+    def __init__(self, launcher: Launcher, *, state_dir: Path, redis_url: str | None = None) -> None:
+        self._launcher = launcher
         self._state_dir = state_dir
         self._redis_url = redis_url
-        self._runs: dict[str, Execution] = {}
+        self._runs: dict[str, RunDriver] = {}
         self._stopping = False
 
     async def create(self, spec_text: str, run_dir: str = "") -> pb.Run:
-        """Start a run. Raises SpecError for the spec, RunConflict for a folder that is taken or cannot be made."""
+        """Start a run.
+
+        Raises SpecError for the spec, RunConflict for a folder that is taken or cannot be made, ServiceStopping.
+        """
         if self._stopping:
             raise ServiceStopping("the service is shutting down: it takes no new run")
         spec = parse_spec(spec_text)
@@ -58,12 +68,12 @@ class RunService:
             recorder = Recorder(folder.resolve(), spec, run_id)
         except (RunDirError, OSError) as error:
             raise RunConflict(f"run_dir {folder}: {error}") from error
-        execution = Execution(run_id, spec, recorder, redis_url=self._redis_url, created_at=now)
-        self._runs[run_id] = execution
-        execution.start()
-        return execution.snapshot()
+        driver = RunDriver(run_id, spec, recorder, self._launcher, redis_url=self._redis_url, created_at=now)
+        self._runs[run_id] = driver
+        driver.start()
+        return driver.snapshot()
 
-    def _find(self, run_id: str) -> Execution:
+    def _find(self, run_id: str) -> RunDriver:
         try:
             return self._runs[run_id]
         except KeyError:
@@ -75,15 +85,15 @@ class RunService:
 
     async def list(self) -> list[pb.Run]:
         """Oldest first."""
-        return [await execution.read() for execution in self._runs.values()]
+        return list(await asyncio.gather(*(driver.read() for driver in list(self._runs.values()))))
 
     async def stop(self, run_id: str) -> pb.Run:
         """End the run's processes and return once they are gone; a run that has ended stays as it is."""
-        execution = self._find(run_id)
-        await execution.stop()
-        return await execution.read()
+        driver = self._find(run_id)
+        await driver.stop()
+        return await driver.read()
 
-    def watch(self, run_id: str, after: str = "") -> AsyncIterator[Event]:
+    def watch(self, run_id: str, after: str = "") -> AsyncIterator[WatchedEvent]:
         """Events after `after` until the run ends. Raises RunNotFound or BadCursor before the first."""
         events = self._find(run_id).events
         try:
@@ -94,4 +104,4 @@ class RunService:
     async def close(self) -> None:
         """Stop every run."""
         self._stopping = True
-        await asyncio.gather(*(execution.stop() for execution in self._runs.values()))
+        await asyncio.gather(*(driver.stop() for driver in self._runs.values()))

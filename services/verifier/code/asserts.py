@@ -1,4 +1,4 @@
-"""Tests in Python as they are read before they run: which of their statements count, and whose names they use.
+"""Static analysis of tests in Python: which statements are tests, and which names they take from the program.
 
 A test is a top-level statement that holds a check, or a function called test_…. A check is an `assert`, a
 `raise AssertionError`, a call of something `assert…` of the tests' own or of a module they import (NumPy's
@@ -11,22 +11,22 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 SOLUTION = "solution"
-"""By which tests may import the program."""
+"""Name of the module as which tests may import the program."""
 _WELL_KNOWN = {
     *("np", "numpy", "pd", "pandas", "scipy", "torch", "tf", "tensorflow", "jax", "jnp", "sklearn", "sympy"),
     *("plt", "matplotlib", "nx", "networkx"),
 }
-"""Names that stand for modules, whoever uses them."""
+"""Names that usually stand for modules."""
 Statement = tuple[bool, Any]
 """Whether it is a test, and its code."""
 
 
-class CannotTest(Exception):
-    """The tests ask for what cannot be done here, whatever the program."""
+class UnsupportedTests(Exception):
+    """The tests cannot be run here, whatever the program."""
 
 
 def read(source: str) -> tuple[ast.Module, list[Statement]]:
-    """The tests and their statements in order; functions called test_… come last. Raises CannotTest."""
+    """The tests and their statements in order; functions called test_… come last. Raises UnsupportedTests."""
     try:
         tree = ast.parse(source, "tests.py")
         _refuse_unittest(tree)
@@ -34,17 +34,18 @@ def read(source: str) -> tuple[ast.Module, list[Statement]]:
         statements = [(checks.is_test(one), _compile(one)) for one in tree.body]
         return tree, statements + [(True, _compile(one)) for one in _calls(tree)]
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise CannotTest(f"the asserts are no Python: {error}") from error
+        raise UnsupportedTests(f"the asserts are no Python: {error}") from error
 
 
 def count_tests(source: str, modules: Iterable[str] = ()) -> int:
-    """`modules` are those that programs may import. Raises CannotTest."""
+    """Number of tests. `modules` are those that programs may import. Raises UnsupportedTests."""
     tree, statements = read(source)
     _refuse_free_modules(tree, modules)
     return sum(is_test for is_test, _ in statements)
 
 
 def identifiers(tree: ast.AST) -> set[str]:
+    """All names, attributes and imported names."""
     found = set()
     for node in ast.walk(tree):
         match node:
@@ -66,7 +67,7 @@ def imported(tree: ast.AST) -> set[str]:
 
 
 def own_modules(tree: ast.AST) -> set[str]:
-    """Modules of the standard library that the tests seem to use, imported or not: no program may replace those."""
+    """Modules of the standard library that the tests use, imported or not. A program must not replace them."""
     return {name for name in _used_as_modules(tree) if name in sys.stdlib_module_names and name in sys.modules}
 
 
@@ -81,7 +82,7 @@ def _used_as_modules(tree: ast.AST) -> set[str]:
 
 
 def _bound(tree: ast.AST) -> set[str]:
-    """Names that the tests give a meaning of their own."""
+    """Names that the tests bind."""
     found = imported(tree)
     for node in ast.walk(tree):
         match node:
@@ -93,10 +94,10 @@ def _bound(tree: ast.AST) -> set[str]:
 
 
 def _refuse_free_modules(tree: ast.AST, modules: Iterable[str]) -> None:
-    """The program would say what they are. Raises CannotTest."""
+    """Raises UnsupportedTests for modules used without an import: the program would decide what they are."""
     free = (_used_as_modules(tree) & (_WELL_KNOWN | {_first(name) for name in modules})) - _bound(tree)
     if free:
-        raise CannotTest(
+        raise UnsupportedTests(
             f"the asserts use {', '.join(sorted(free))} without importing it, so the program would decide what it is: "
             "put the import before them"
         )
@@ -111,11 +112,11 @@ def _refuse_unittest(tree: ast.AST) -> None:
                 what = "unittest.main"
             case _:
                 continue
-        raise CannotTest(f"{what}: test cases of unittest are not run here. Write asserts, or functions test_…")
+        raise UnsupportedTests(f"{what}: test cases of unittest are not run here. Write asserts, or functions test_…")
 
 
 def _last(name: ast.AST) -> str:
-    """Of a dotted name."""
+    """Last part of a dotted name."""
     match name:
         case ast.Name(id=last) | ast.Attribute(attr=last):
             return last
@@ -140,7 +141,7 @@ def _compile(statement: ast.stmt) -> Any:
 
 
 class _Checks:
-    """What counts as a check in these tests."""
+    """Decides which statements of these tests are checks."""
 
     def __init__(self, tree: ast.Module) -> None:
         self._own = _bound(tree) | (_used_as_modules(tree) & sys.stdlib_module_names)
@@ -153,7 +154,7 @@ class _Checks:
     def is_test(self, statement: ast.stmt) -> bool:
         if isinstance(statement, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef)):
             return False
-        # What stands under `if __name__ == "__main__"` does not run, and so proves nothing.
+        # The body of `if __name__ == "__main__"` does not run.
         if isinstance(statement, ast.If) and "__name__" in identifiers(statement.test):
             return False
         return self._holds_check(statement)

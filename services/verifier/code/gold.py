@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 
 class BadGold(ValueError):
-    """Not a gold answer that `code` reads; says what is wrong with it."""
+    """The gold answer is not in a form that `code` reads. The message says why."""
 
 
 class Scripts(NamedTuple):
@@ -113,7 +113,7 @@ def _arguments(value: Any) -> list[Any]:
 
 
 def _results(inputs: Sequence[Any], outputs: Sequence[Any], *, unwrap: bool) -> list[Any]:
-    """As they are, but for strings beside strings, and, to `unwrap`, where each stands in a list of its own (TACO)."""
+    """Expected results. A string whose input is a string is JSON; `unwrap` takes each out of its list of one (TACO)."""
     if unwrap and all(isinstance(one, list) and len(one) == 1 for one in outputs):
         return [one[0] for one in outputs]
     return [

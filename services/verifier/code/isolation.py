@@ -1,4 +1,8 @@
-"""Walls around the template beside the filter, each put up where the kernel and the container allow it."""
+"""Isolation of the template beside its seccomp filter: no privileges, namespaces of its own, Landlock.
+
+Each layer is applied where the kernel and the container allow it, and left out where they do not: the seccomp filter
+alone already refuses files, sockets and processes.
+"""
 
 import ctypes
 import os
@@ -10,31 +14,36 @@ _NEW_NAMESPACES = 0x10000000 | 0x40000000 | 0x08000000 | 0x04000000
 """CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS."""
 _LANDLOCK_CREATE_RULESET, _LANDLOCK_RESTRICT_SELF = 444, 446
 _LANDLOCK_FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 5: 16}
-"""Rights over files that an ABI knows of, as the number of bits."""
+"""From this ABI version on, so many rights over files, one bit each."""
 _PR_SET_NO_NEW_PRIVS = 38
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def put_up() -> None:
-    """Files cannot be opened any more afterwards where the last one stands."""
-    for wall in (_become_nobody, _leave_namespaces, _leave_file_system):
+def isolate() -> None:
+    """Apply every layer that is allowed here, for good. Under Landlock this process can open no file afterwards."""
+    for layer in (_drop_privileges, _unshare_namespaces, _restrict_with_landlock):
         with suppress(OSError):
-            wall()
+            layer()
 
 
-def _become_nobody() -> None:
-    """Of use to root only, which alone may."""
+def _drop_privileges() -> None:
+    """Root becomes nobody. Raises OSError for any other user, who may not change its identity."""
     os.setgroups([])
     os.setresgid(_NOBODY, _NOBODY, _NOBODY)
     os.setresuid(_NOBODY, _NOBODY, _NOBODY)
 
 
-def _leave_namespaces() -> None:
+def _unshare_namespaces() -> None:
+    """A new user, network, IPC and host-name namespace each."""
     _check(_libc.unshare(_NEW_NAMESPACES))
 
 
-def _leave_file_system() -> None:
-    """Landlock with no rule: every right that it knows of is gone, also over TCP ports, and signals stay inside."""
+def _restrict_with_landlock() -> None:
+    """A ruleset without a rule denies every right that this kernel's Landlock handles.
+
+    These are rights over files; from ABI 4 on to bind and connect TCP ports; from ABI 6 on to send signals and connect
+    to abstract Unix sockets outside.
+    """
     abi = _check(_libc.syscall(_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), 1))
     bits = max(count for since, count in _LANDLOCK_FILE_RIGHTS.items() if since <= abi)
     rights = [(1 << bits) - 1]

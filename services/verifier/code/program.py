@@ -1,4 +1,4 @@
-"""A generated program in its process, behind the filter: run as a script, or its functions called by tests."""
+"""Runs a generated program in its confined process, as a script or as a server of calls by tests."""
 
 import atexit
 import builtins
@@ -11,23 +11,23 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from services.verifier.code.exchange import Line, ModuleName, Reference, Unsendable, decode, encode
+from services.verifier.code.rpc import ModuleName, NotSerializable, Reference, RpcConnection, decode_value, encode_value
 
-_RECURSION = 1000
+_RECURSION_LIMIT = 1000
 """Python's own limit, which a program may change."""
 
 
-def settle(stdin: Any, stdout: Any, stderr: Any) -> None:
+def reset_interpreter(stdin: Any, stdout: Any, stderr: Any) -> None:
     """Make this fork of the template look like a fresh interpreter."""
     sys.stdin, sys.stdout, sys.stderr = stdin, stdout, stderr
     sys.argv = ["solution.py"]
-    sys.setrecursionlimit(_RECURSION)
+    sys.setrecursionlimit(_RECURSION_LIMIT)
     random.seed(0)
     _run_threads_in_line()
 
 
 def _run_threads_in_line() -> None:
-    """A program gets no threads. Those it uses for a larger stack, or one after another, run where they are started."""
+    """Run a thread's function in `start`, as no threads are allowed. Suits programs that want a larger stack only."""
 
     def start(self: threading.Thread) -> None:
         try:
@@ -42,7 +42,7 @@ def _run_threads_in_line() -> None:
 
 
 def run_script(source: bytes) -> int:
-    """The exit status, as the interpreter would give it."""
+    """Execute the program. Returns the exit status that the interpreter would give."""
     try:
         status = _exit_status(lambda: _execute(source, "__main__"))
         atexit._run_exitfuncs()
@@ -93,28 +93,28 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 
 
-class _Counter:
-    """Serves the tests: does what they ask with the program's objects, which they hold by number."""
+class _CallServer:
+    """Executes the tests' requests on the program's objects, which the tests know by number."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: RpcConnection) -> None:
         self._line = line
         self._objects: list[Any] = []
         self._numbers: dict[int, int] = {}
 
     def serve(self, module: types.ModuleType) -> None:
-        """Until the tests are over. The module itself is object 0."""
+        """Serve until the tests end. The module itself is object 0."""
         self._objects.append(module)
         self._line.send({"names": [name for name in vars(module) if not name.startswith("__")]})
         while True:
             self._line.send(self._answer(self._line.receive()))
 
     def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        args = [decode(one, self._resolve) for one in request["args"]]
-        kwargs = {name: decode(one, self._resolve) for name, one in request["kwargs"].items()}
+        args = [decode_value(one, self._resolve) for one in request["args"]]
+        kwargs = {name: decode_value(one, self._resolve) for name, one in request["kwargs"].items()}
         try:
             value = self._encode(_OPERATIONS[request["do"]](*args, **kwargs))
             sys.stdout.flush()
-            # What a function did to its arguments: the tests have copies.
+            # The tests have copies of the arguments, so changes to them are sent back.
             changed = [self._encode(one) if isinstance(one, (list, dict, set, bytearray)) else None for one in args]
         except BaseException as error:  # noqa: BLE001 - the tests get whatever a program raises
             kinds = [kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins"]
@@ -122,7 +122,7 @@ class _Counter:
         return {"value": value, "changed": changed}
 
     def _encode(self, value: Any) -> Any:
-        return encode(value, self._refer)
+        return encode_value(value, self._refer)
 
     def _refer(self, value: Any) -> Reference | ModuleName:
         if isinstance(value, types.ModuleType):
@@ -134,13 +134,13 @@ class _Counter:
 
     def _resolve(self, reference: Reference | ModuleName) -> Any:
         if isinstance(reference, ModuleName):
-            raise Unsendable(reference.name)
+            raise NotSerializable(reference.name)
         return self._objects[reference.number]
 
 
-def run_functions(source: bytes, line: Line) -> int:
+def run_functions(source: bytes, line: RpcConnection) -> int:
     """Execute the program's definitions, then serve calls of them."""
     found: list[types.ModuleType] = []
     return _exit_status(lambda: found.append(_execute(source, "solution"))) or _exit_status(
-        lambda: _Counter(line).serve(found[0])
+        lambda: _CallServer(line).serve(found[0])
     )

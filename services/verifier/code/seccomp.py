@@ -1,7 +1,7 @@
-"""A seccomp filter that leaves a process memory, the clock, its open files and its end (Linux, x86-64 and ARM64).
+"""A seccomp filter that allows memory, the clock, open files and exit only (Linux on x86-64 and ARM64).
 
 Classic BPF over `struct seccomp_data`, see Documentation/userspace-api/seccomp_filter.rst in the kernel's sources.
-What is not allowed fails with EPERM, so that Python raises PermissionError where a program asks for more.
+Every other system call fails with EPERM, which Python raises as PermissionError.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ _X32 = 0x40000000
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _MODE_FILTER = 38, 22, 2
 
 
-class _Calls(NamedTuple):
+class _SystemCalls(NamedTuple):
     """System calls of an architecture, by number."""
 
     architecture: int
@@ -32,13 +32,13 @@ class _Calls(NamedTuple):
     executable: tuple[int, ...]
     """mmap, mprotect: allowed without PROT_EXEC."""
     stat: int
-    """newfstatat: allowed of an open file."""
+    """newfstatat: allowed with AT_EMPTY_PATH, that is of an open file."""
     clone3: int
-    """Answered with ENOSYS."""
+    """Fails with ENOSYS, so that the C library falls back to clone."""
 
 
 _CALLS = {
-    "x86_64": _Calls(
+    "x86_64": _SystemCalls(
         architecture=0xC000003E,
         # read write close fstat lseek munmap brk rt_sigaction rt_sigprocmask rt_sigreturn pread64 pwrite64 readv writev
         # mremap madvise nanosleep getpid exit gettimeofday getrusage times getuid getgid geteuid getegid getppid
@@ -52,7 +52,7 @@ _CALLS = {
         stat=262,
         clone3=435,
     ),
-    "aarch64": _Calls(
+    "aarch64": _SystemCalls(
         architecture=0xC00000B7,
         plain=(
             63, 64, 57, 80, 62, 215, 214, 134, 135, 139, 67, 68, 65, 66, 216, 233, 101, 172, 93, 169, 165, 153, 174,
@@ -65,14 +65,14 @@ _CALLS = {
 }  # fmt: skip
 
 
-class _Program(ctypes.Structure):
+class _SockFprog(ctypes.Structure):
     """struct sock_fprog."""
 
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
 
 
 def build_filter(machine: str) -> bytes:
-    """Instructions for a machine as `platform.machine` names it. Raises KeyError for one that is not known."""
+    """The filter's instructions for a machine, named as by `platform.machine`. Raises KeyError for an unknown one."""
     calls = _CALLS[machine]
     code = [
         (_LOAD, 0, 0, _ARCHITECTURE),
@@ -103,24 +103,24 @@ def build_filter(machine: str) -> bytes:
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
 
 
-def load() -> "Seccomp":
-    """Raises OSError on a machine whose system calls are not known here."""
+def load_filter() -> "SeccompFilter":
+    """The filter for this machine. Raises OSError if there is none."""
     machine = platform.machine()
     if platform.system() != "Linux" or machine not in _CALLS:
         raise OSError(errno.ENOSYS, f"no seccomp filter for {platform.system()} on {machine}")
-    return Seccomp(build_filter(machine))
+    return SeccompFilter(build_filter(machine))
 
 
-class Seccomp:
-    """A filter, ready to be put on this process."""
+class SeccompFilter:
+    """A filter that can be installed on this process."""
 
     def __init__(self, instructions: bytes) -> None:
         self._instructions = instructions  # the pointer below does not keep them
-        self._program = _Program(len(instructions) // 8, instructions)
+        self._program = _SockFprog(len(instructions) // 8, instructions)
         self._prctl = ctypes.CDLL(None, use_errno=True).prctl
 
     def install(self) -> None:
-        """For good, and for whatever this process becomes. Raises OSError."""
+        """Install it, irrevocably and across exec. Raises OSError."""
         nothing = ctypes.c_ulong(0)
         for arguments in (
             (_PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), nothing, nothing, nothing),

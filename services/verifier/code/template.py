@@ -1,11 +1,13 @@
-"""The template process, `python -m services.verifier.code.template MODULE …`; its parent is `jail.Jail`.
+"""The template process, `python -m services.verifier.code.template MODULE …`; its parent is `sandbox.Sandbox`.
 
-Over the socket on its standard input come requests, each a JSON object with the files of its children attached. For
-each, the children are forked, the last of them (the leader) is waited for, all are ended, and a reply goes back:
+A zygote: it imports once what programs may import, and each program is a fork of it. Requests come over the socket on
+its standard input, each a JSON object with the file descriptors of its children attached. For each request the children
+are forked, the last of them (the leader) is waited for, all are killed, and a reply goes back:
 
     {"children": [role, …], "timeout_s": …, "memory_mib": …, "output_kib": …}    → {"status": …}
 
-A child's files are, in this order: its standard input, output and error, its source, and the two ends of its line.
+A child's files are, in this order: its standard input, output and error, its source, and its two ends of the pipes to
+the other child.
 """
 
 import atexit
@@ -28,13 +30,13 @@ from typing import Any, NoReturn
 
 from dapo.host.processes import die_with_parent
 from services.verifier.code import isolation, program, seccomp, testing
-from services.verifier.code.exchange import Line
+from services.verifier.code.rpc import RpcConnection
 
-FILES = 6
-"""Of each child."""
-_HIGH = 128
-"""From here on descriptors are of no child's."""
-_TOP = 256
+_FILES_PER_CHILD = 6
+"""What each child is given."""
+_FIRST_SPARE_DESCRIPTOR = 128
+"""Descriptors from here on are used by no child."""
+_MAX_DESCRIPTORS = 256
 _STACK_BYTES = 64 << 20
 _VERDICT_BYTES = 64 << 20
 _NOT_CONFINED = 70
@@ -57,7 +59,7 @@ def main(modules: Sequence[str]) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     channel = socket.socket(fileno=os.dup(0))
     os.dup2(2, 1)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (_TOP, _TOP))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_MAX_DESCRIPTORS, _MAX_DESCRIPTORS))
     try:
         for name in (*_MODULES.split(), *modules):
             importlib.import_module(name)
@@ -67,8 +69,8 @@ def main(modules: Sequence[str]) -> None:
         return
     os.environ.clear()
     atexit._clear()
-    isolation.put_up()
-    die_with_parent(signal.SIGKILL)  # after the isolation: the kernel forgets it with the identity
+    isolation.isolate()
+    die_with_parent(signal.SIGKILL)  # after isolate(): the kernel clears it on a change of identity
     gc.collect()
     gc.freeze()
     with suppress(BrokenPipeError, ConnectionResetError):  # the parent is gone, perhaps with a reply unread
@@ -77,18 +79,26 @@ def main(modules: Sequence[str]) -> None:
 
 
 class _Template:
-    """Raises OSError on a machine that has no filter."""
+    """The loop of the template: one request at a time, each in new forks.
+
+    Invariants: no fork outlives its request; a fork runs a program only under its resource limits and the seccomp
+    filter (else it exits with _NOT_CONFINED); the template itself never reads a program or a test, so its memory, which
+    every fork inherits, holds no secret. It ends with its parent and keeps no state between requests.
+
+    Waits for a request without limit, for its leader at most `timeout_s`. Raises OSError if there is no filter for this
+    machine.
+    """
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
-        self._filter = seccomp.load()
+        self._filter = seccomp.load_filter()
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         self._own_bytes = pages * resource.getpagesize()
 
     def serve(self) -> None:
         """Until the parent closes its end."""
         while True:
-            message, files, _, _ = socket.recv_fds(self._channel, _MESSAGE_BYTES, _TOP)
+            message, files, _, _ = socket.recv_fds(self._channel, _MESSAGE_BYTES, _MAX_DESCRIPTORS)
             if not message:
                 return
             self._channel.send(json.dumps(self._run(json.loads(message), files)).encode())
@@ -99,7 +109,7 @@ class _Template:
         for index, role in enumerate(request["children"]):
             pid = os.fork()
             if pid == 0:
-                self._be_child(role, files[index * FILES : (index + 1) * FILES], request)
+                self._be_child(role, files[index * _FILES_PER_CHILD : (index + 1) * _FILES_PER_CHILD], request)
             living[pid] = role
         for file in files:
             os.close(file)
@@ -122,8 +132,8 @@ class _Template:
             _take_files(files)
             self._limit(role, request)
             source = _read_all(3)
-            line = Line(os.fdopen(4, "rb"), os.fdopen(5, "wb"))
-            program.settle(
+            line = RpcConnection(os.fdopen(4, "rb"), os.fdopen(5, "wb"))
+            program.reset_interpreter(
                 os.fdopen(0, closefd=False),
                 os.fdopen(1, "w", closefd=False),
                 os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False),
@@ -150,7 +160,7 @@ class _Template:
             (resource.RLIMIT_CORE, 0),
             (resource.RLIMIT_NPROC, 0),
             (resource.RLIMIT_MEMLOCK, 0),
-            (resource.RLIMIT_NOFILE, FILES),
+            (resource.RLIMIT_NOFILE, _FILES_PER_CHILD),
         ):
             hard = resource.getrlimit(kind)[1]
             most = most if hard == resource.RLIM_INFINITY else min(most, hard)
@@ -158,14 +168,14 @@ class _Template:
 
 
 def _take_files(files: Sequence[int]) -> None:
-    """Make them 0, 1, 2 …, and leave no other open."""
+    """Make them descriptors 0, 1, 2 …, and close all others."""
     for target, file in enumerate([_move_up(file) for file in files]):
         os.dup2(file, target)
-    os.closerange(FILES, _TOP)
+    os.closerange(_FILES_PER_CHILD, _MAX_DESCRIPTORS)
 
 
 def _move_up(file: int) -> int:
-    return fcntl.fcntl(file, fcntl.F_DUPFD, _HIGH)
+    return fcntl.fcntl(file, fcntl.F_DUPFD, _FIRST_SPARE_DESCRIPTOR)
 
 
 def _read_all(number: int) -> bytes:
@@ -173,24 +183,24 @@ def _read_all(number: int) -> bytes:
         return file.read()
 
 
-def _run_script(source: bytes, line: Line) -> int:
+def _run_script(source: bytes, line: RpcConnection) -> int:
     return program.run_script(source)
 
 
-def _run_asserts(source: bytes, line: Line) -> int:
+def _run_asserts(source: bytes, line: RpcConnection) -> int:
     return _run_tests(testing.run_asserts, source, line)
 
 
-def _run_calls(source: bytes, line: Line) -> int:
+def _run_calls(source: bytes, line: RpcConnection) -> int:
     return _run_tests(testing.run_calls, source, line)
 
 
-def _run_tests(run: Any, source: bytes, line: Line) -> int:
+def _run_tests(run: Any, source: bytes, line: RpcConnection) -> int:
     def tell(message: Any) -> None:
         os.write(1, json.dumps(message).encode() + b"\n")
 
     sys.stdout = io.StringIO()  # what tests print must not reach the verdict
-    run(source, testing.Program(line), tell)
+    run(source, testing.ProgramProxy(line), tell)
     return 0
 
 

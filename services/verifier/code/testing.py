@@ -1,9 +1,9 @@
-"""Tests that call a program's functions, in a process of their own.
+"""Runs tests that call a program's functions, in a process of their own.
 
-Invariant: a verdict depends on the program only through data that it gave without knowing what is expected. Values of
-plain types arrive as data; other objects of the program's stay with it, and here stand as a Remote. A Remote equals
-nothing but another Remote that the program calls equal, and arithmetic with it gives Remotes: so a program decides
-about its own objects, never about data (`abs(f(2) - 4) < 1e-6` cannot be won by an object that subtracts oddly).
+Invariant: a verdict depends on the program only through data that it sent without knowing what is expected. Values of
+plain types arrive as data; other objects stay in the program's process and are proxies here. A proxy equals only
+another proxy that the program calls equal, and arithmetic between proxies gives proxies. So a program decides about its
+own objects, never about data (`abs(f(2) - 4) < 1e-6` cannot be won by an object with an odd subtraction).
 
 What counts as a test is in `asserts.py`.
 """
@@ -17,19 +17,19 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from services.verifier.code.asserts import SOLUTION, CannotTest, identifiers, imported, own_modules, read
-from services.verifier.code.exchange import Line, ModuleName, Reference, Unsendable, decode, encode
+from services.verifier.code.asserts import SOLUTION, UnsupportedTests, identifiers, imported, own_modules, read
+from services.verifier.code.rpc import ModuleName, NotSerializable, Reference, RpcConnection, decode_value, encode_value
 
-_MESSAGE = 200
-"""Characters that are kept of what went wrong."""
+_MESSAGE_CHARACTERS = 200
+"""An error message is cut to this."""
 
 
-class _Remote:
-    """An object of the program's."""
+class _ObjectProxy:
+    """A proxy for an object in the program's process."""
 
     __slots__ = ("_number", "_program")
 
-    def __init__(self, program: "Program", number: int) -> None:
+    def __init__(self, program: "ProgramProxy", number: int) -> None:
         object.__setattr__(self, "_program", program)
         object.__setattr__(self, "_number", number)
 
@@ -45,63 +45,63 @@ class _Remote:
         self._program.do("setattr", self, name, value)
 
     def __instancecheck__(self, value: Any) -> Any:
-        return isinstance(value, _Remote) and self._program.do("isinstance", value, self)
+        return isinstance(value, _ObjectProxy) and self._program.do("isinstance", value, self)
 
 
 def _forwarding(operation: str) -> Callable[..., Any]:
-    def forward(self: _Remote, *args: Any) -> Any:
+    def forward(self: _ObjectProxy, *args: Any) -> Any:
         return self._program.do(operation, self, *args)
 
     return forward
 
 
 def _comparing(operation: str) -> Callable[..., Any]:
-    """With data, the program is not asked."""
+    """The program is asked only about a comparison of two of its own objects."""
 
-    def compare(self: _Remote, other: Any) -> Any:
-        return self._program.do(operation, self, other) if isinstance(other, _Remote) else NotImplemented
+    def compare(self: _ObjectProxy, other: Any) -> Any:
+        return self._program.do(operation, self, other) if isinstance(other, _ObjectProxy) else NotImplemented
 
     return compare
 
 
 def _computing(operation: str) -> Callable[..., Any]:
-    """What comes of it stays with the program. With data, which may be what is expected, the program is not asked."""
+    """The program is asked only where both operands are its own objects; a result that is data is not taken."""
 
-    def compute(self: _Remote, other: Any) -> Any:
-        found = self._program.do(operation, self, other) if isinstance(other, _Remote) else None
-        return found if isinstance(found, _Remote) else NotImplemented
+    def compute(self: _ObjectProxy, other: Any) -> Any:
+        found = self._program.do(operation, self, other) if isinstance(other, _ObjectProxy) else None
+        return found if isinstance(found, _ObjectProxy) else NotImplemented
 
     return compute
 
 
 for _operation in ("iter", "next", "len", "str", "repr", "bool", "hash", "getitem", "setitem", "delitem"):
-    setattr(_Remote, f"__{_operation}__", _forwarding(_operation))
+    setattr(_ObjectProxy, f"__{_operation}__", _forwarding(_operation))
 for _operation in ("eq", "ne", "lt", "le", "gt", "ge"):
-    setattr(_Remote, f"__{_operation}__", _comparing(_operation))
+    setattr(_ObjectProxy, f"__{_operation}__", _comparing(_operation))
 for _operation in ("add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow", "and_", "or_", "xor"):
-    setattr(_Remote, f"__{_operation.rstrip('_')}__", _computing(_operation))
+    setattr(_ObjectProxy, f"__{_operation.rstrip('_')}__", _computing(_operation))
 
 
-class Program:
-    """The other end of the line."""
+class ProgramProxy:
+    """The program, as the tests call it."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: RpcConnection) -> None:
         self._line = line
 
     def read(self, wanted: set[str]) -> dict[str, Any]:
-        """Those of the `wanted` names that the program defines at its top level; none where it did not get that far."""
+        """The `wanted` names that the program defines at its top level; none if it failed before it was asked."""
         try:
-            module = _Remote(self, 0)
+            module = _ObjectProxy(self, 0)
             return {name: self.do("getattr", module, name) for name in self._line.receive()["names"] if name in wanted}
         except Exception:  # noqa: BLE001 - what is no list of names is as good as none
             return {}
 
     def do(self, operation: str, *args: Any, **kwargs: Any) -> Any:
-        """Raises what the program raised (as the built-in exception next to it), or EOFError where it is gone."""
+        """Raises what the program raised, as its nearest built-in exception class; EOFError if it is gone."""
         request = {
             "do": operation,
-            "args": [encode(one, _refer) for one in args],
-            "kwargs": {name: encode(one, _refer) for name, one in kwargs.items()},
+            "args": [encode_value(one, _refer) for one in args],
+            "kwargs": {name: encode_value(one, _refer) for name, one in kwargs.items()},
         }
         self._line.send(request)
         reply = self._line.receive()
@@ -113,11 +113,11 @@ class Program:
         return self._decode(reply["value"])
 
     def _decode(self, data: Any) -> Any:
-        return decode(data, self._resolve)
+        return decode_value(data, self._resolve)
 
     def _resolve(self, reference: Reference | ModuleName) -> Any:
         if isinstance(reference, Reference):
-            return _Remote(self, reference.number)
+            return _ObjectProxy(self, reference.number)
         module = sys.modules.get(reference.name)
         if module is None or reference.name.partition(".")[0] == "services":
             raise ValueError(f"no module {reference.name!r}")
@@ -125,11 +125,11 @@ class Program:
 
 
 def _refer(value: Any) -> Reference:
-    if isinstance(value, _Remote):
+    if isinstance(value, _ObjectProxy):
         return Reference(value._number)
     if isinstance(value, types.ModuleType):  # it may be the program's choice, so it must not count as the tests' fault
         raise TypeError("a module cannot be passed to a program")
-    raise Unsendable(f"a {type(value).__name__} cannot be passed to a program")
+    raise NotSerializable(f"a {type(value).__name__} cannot be passed to a program")
 
 
 def _exception(name: str, message: str) -> Exception:
@@ -145,7 +145,7 @@ def _exception(name: str, message: str) -> Exception:
 
 
 class _RaisedByProgram(Exception):
-    """Marks what came over the line."""
+    """The cause of an exception that the program raised."""
 
 
 def _overwrite(mine: Any, changed: Any) -> None:
@@ -169,26 +169,26 @@ def _namespace(tree: ast.Module, program: dict[str, Any]) -> dict[str, Any]:
 
 
 def _passes(action: Callable[[], object]) -> str:
-    """Empty, or what went wrong. Raises CannotTest."""
+    """Run `action`. Returns an error message, empty on success. Raises UnsupportedTests."""
     try:
         action()
-    except (Unsendable, ModuleNotFoundError) as error:
+    except (NotSerializable, ModuleNotFoundError) as error:
         if isinstance(error.__cause__, _RaisedByProgram):
             return str(error)
-        raise CannotTest(f"{type(error).__name__}: {error}") from error
+        raise UnsupportedTests(f"{type(error).__name__}: {error}") from error
     except BaseException as error:  # noqa: BLE001 - tests fail by raising whatever they like
-        return f"{type(error).__name__}: {error}"[:_MESSAGE]
+        return f"{type(error).__name__}: {error}"[:_MESSAGE_CHARACTERS]
     return ""
 
 
 Tell = Callable[[Any], None]
-"""Write one line of the verdict."""
+"""Writes one result."""
 
 
-def run_asserts(source: bytes, program: Program, tell: Tell) -> None:
-    """Tells true, or what went wrong, for each test; {"bad_gold": …} where they cannot be run.
+def run_asserts(source: bytes, program: ProgramProxy, tell: Tell) -> None:
+    """For each test, writes true or an error message; {"bad_gold": …} if the tests cannot be run.
 
-    Where another statement fails, so do all tests after it; where none comes after it, it tells of one test more.
+    If a statement fails that is no test, so do all tests after it; if there is none, it counts as one more test.
     """
     try:
         tree, statements = read(source.decode())
@@ -203,12 +203,12 @@ def run_asserts(source: bytes, program: Program, tell: Tell) -> None:
                 broken = untold = wrong
         if untold:
             tell(untold)
-    except CannotTest as error:
+    except UnsupportedTests as error:
         tell({"bad_gold": str(error)})
 
 
-def run_calls(source: bytes, program: Program, tell: Tell) -> None:
-    """The same for {"function": name, "calls": [[arguments, result], …]}; a tuple equals the list of its items."""
+def run_calls(source: bytes, program: ProgramProxy, tell: Tell) -> None:
+    """The same for {"function": name, "calls": [[arguments, result], …]}. A tuple equals a list of the same items."""
     task = json.loads(source)
     names = program.read({task["function"], "Solution"})
     for arguments, expected in task["calls"]:
@@ -222,7 +222,7 @@ def run_calls(source: bytes, program: Program, tell: Tell) -> None:
 
 
 def _find_function(names: dict[str, Any], name: str) -> Any:
-    """At the top level, else a method of a `Solution`, as LeetCode has it."""
+    """A function at the top level, else a method of a class `Solution`, as in LeetCode."""
     return names[name] if name in names else getattr(names["Solution"](), name)
 
 
@@ -235,7 +235,7 @@ def _as_json(value: Any) -> Any:
 
 
 def _equal(found: Any, expected: Any) -> bool:
-    """As Python's ==, but True is not 1."""
+    """Python's ==, except that True does not equal 1."""
     if isinstance(found, list) and isinstance(expected, list):
         return len(found) == len(expected) and all(map(_equal, found, expected))
     return isinstance(found, bool) == isinstance(expected, bool) and operator.eq(found, expected) is True

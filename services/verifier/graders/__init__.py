@@ -1,4 +1,7 @@
-"""Graders by the type of their options. All here run in a killable process; `remote`, `judge` and `weighted` do not.
+"""The local graders, which run in killable processes: one module each, built from their options by `build_grader`.
+
+`remote` and `judge` are in services.verifier.remote, `weighted` is in services.verifier.grading.dispatch. `verdict`,
+`extraction`, `math_text` and `math_structure` are shared parts.
 
 No grader calls an empty answer correct, whatever the gold answer is.
 """
@@ -10,37 +13,44 @@ from dapo.spec.tree import graders as specs
 from services.verifier.graders.arithmetic import make_arithmetic
 from services.verifier.graders.code import make_code
 from services.verifier.graders.json_schema import make_json_schema
+from services.verifier.graders.math_dapo import grade_math_dapo
 from services.verifier.graders.math_verify import make_math_verify
 from services.verifier.graders.python import load_function
 from services.verifier.graders.reasoning_gym import make_reasoning_gym
 from services.verifier.graders.regex import make_regex
-from services.verifier.graders.texts import grade_exact, grade_math_dapo
 from services.verifier.graders.verdict import (
     MAX_EXTRACTED,
-    Grade,
-    Unbuildable,
+    GradeFunction,
+    GraderSetupError,
     Verdict,
-    encodable,
+    compare_texts,
     right,
     scored,
+    utf8_safe,
     wrong,
 )
 
 __all__ = [
     "MAX_EXTRACTED",
-    "Grade",
-    "Unbuildable",
+    "GradeFunction",
+    "GraderSetupError",
     "Verdict",
-    "build",
-    "encodable",
+    "build_grader",
     "is_local",
-    "read_text",
     "right",
     "scored",
+    "text_for_grader",
+    "utf8_safe",
     "wrong",
 ]
 
-_BUILDERS: dict[type[specs.AnyGrader], Callable[[Any], Grade]] = {
+
+def grade_exact(text: str, gold: str) -> Verdict:
+    """`exact`: the whole response equals the gold answer, white space at both ends aside."""
+    return compare_texts(text.strip(), gold.strip())
+
+
+_BUILDERS: dict[type[specs.AnyGrader], Callable[[Any], GradeFunction]] = {
     specs.ExactGrader: lambda options: grade_exact,
     specs.MathDapoGrader: lambda options: grade_math_dapo,
     specs.RegexGrader: make_regex,
@@ -54,21 +64,21 @@ _BUILDERS: dict[type[specs.AnyGrader], Callable[[Any], Grade]] = {
 
 
 def is_local(options: specs.AnyGrader) -> bool:
-    """Whether it runs in a grading process."""
+    """Whether a grader of these options runs in a grading process."""
     return type(options) in _BUILDERS
 
 
-def build(options: specs.AnyGrader) -> Grade:
-    """The function of a local grader. Imports what it needs. Raises Unbuildable."""
+def build_grader(options: specs.AnyGrader) -> GradeFunction:
+    """The grading function of a local grader, with its imports done. Raises GraderSetupError."""
     try:
         return _BUILDERS[type(options)](options)
     except ImportError as error:
         extra = "reasoning-gym" if isinstance(options, specs.ReasoningGymGrader) else "graders"
-        raise Unbuildable(f"a library is missing ({error}): pip install '.[{extra}]'") from error
+        raise GraderSetupError(f"a library is missing ({error}): pip install '.[{extra}]'") from error
 
 
-def read_text(options: specs.AnyGrader, text: str) -> str | None:
-    """What the grader gets of the response; None where it is longer than the grader reads."""
+def text_for_grader(options: specs.AnyGrader, text: str) -> str | None:
+    """The part of the response that the grader reads; None if the response is too long for it."""
     if options.READS_TAIL:
         return text[-options.max_characters :]
     return text if len(text) <= options.max_characters else None

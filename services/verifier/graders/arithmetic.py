@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from dapo.spec.tree.graders import ArithmeticGrader
 from services.verifier.graders.extraction import boxed_answer, marked_answer, tagged_answer
-from services.verifier.graders.verdict import Grade, Verdict, right, wrong
+from services.verifier.graders.verdict import GradeFunction, Verdict, right, wrong
 
 _MAX_CHARACTERS = 300
 _SIGNS = str.maketrans({"−": "-", "×": "*", "·": "*", "÷": "/", "$": " "})
@@ -27,16 +27,16 @@ _OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] =
 }
 
 
-class _Gold(NamedTuple):
+class _CountdownGold(NamedTuple):
     numbers: Counter[Fraction]
     target: Fraction
 
 
-class _Refused(ValueError):
+class _NotAnExpression(ValueError):
     """What stands there is no expression of + − * / and numbers."""
 
 
-def make_arithmetic(options: ArithmeticGrader) -> Grade:
+def make_arithmetic(options: ArithmeticGrader) -> GradeFunction:
     def grade(text: str, gold: str) -> Verdict:
         wanted = _read_gold(gold)
         if wanted is None:
@@ -46,7 +46,7 @@ def make_arithmetic(options: ArithmeticGrader) -> Grade:
             return wrong("no_answer")
         try:
             value, used = _evaluate(_plain(written, wanted.target))
-        except _Refused:
+        except _NotAnExpression:
             return wrong("bad_expression", written)
         except ZeroDivisionError:
             return wrong("division_by_zero", written)
@@ -58,11 +58,11 @@ def make_arithmetic(options: ArithmeticGrader) -> Grade:
     return grade
 
 
-def _read_gold(gold: str) -> _Gold | None:
+def _read_gold(gold: str) -> _CountdownGold | None:
     try:
         tree = json.loads(gold, parse_float=Fraction, parse_constant=_refuse)
         numbers = Counter(map(_number, tree["numbers"]))
-        return _Gold(numbers, _number(tree["target"])) if numbers else None
+        return _CountdownGold(numbers, _number(tree["target"])) if numbers else None
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
 
@@ -82,9 +82,9 @@ def _plain(written: str, target: Fraction) -> str:
     text = _LATEX.sub(lambda match: "*" if match[1] else "/" if match[2] else " ", written.translate(_SIGNS))
     expression, equals, result = text.strip().rstrip(".").partition("=")
     if len(text) > _MAX_CHARACTERS or not _ALLOWED.fullmatch(expression):
-        raise _Refused
+        raise _NotAnExpression
     if equals and (not _ALLOWED.fullmatch(result) or _evaluate(result)[0] != target):
-        raise _Refused
+        raise _NotAnExpression
     return expression
 
 
@@ -94,7 +94,7 @@ def _unsigned(used: Counter[Fraction], given: Counter[Fraction]) -> Counter[Frac
 
 
 def _evaluate(expression: str) -> tuple[Fraction, Counter[Fraction]]:
-    """Value, and how often each number stands in it. Raises _Refused, ZeroDivisionError."""
+    """Value, and how often each number stands in it. Raises _NotAnExpression, ZeroDivisionError."""
     used: Counter[Fraction] = Counter()
 
     def value(node: ast.expr) -> Fraction:
@@ -106,11 +106,11 @@ def _evaluate(expression: str) -> tuple[Fraction, Counter[Fraction]]:
             case ast.Constant(number) if isinstance(number, int | float):
                 found = Fraction(str(number))
             case _:
-                raise _Refused
+                raise _NotAnExpression
         used[found] += 1
         return found
 
     try:
         return value(ast.parse(expression.strip(), mode="eval").body), used
     except (SyntaxError, RecursionError, MemoryError) as error:
-        raise _Refused from error
+        raise _NotAnExpression from error

@@ -1,4 +1,4 @@
-"""`code`: a generated program passes tests."""
+"""`code`: a generated program is run against tests, see the package `services.verifier.code`."""
 
 import json
 import time
@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from dapo.spec.tree.graders import CodeGrader
-from services.verifier.code.asserts import CannotTest, count_tests
+from services.verifier.code.asserts import UnsupportedTests, count_tests
 from services.verifier.code.gold import Asserts, BadGold, Calls, Scripts, read_gold
-from services.verifier.code.jail import Jail, JailStartError, Outcome
-from services.verifier.graders.verdict import Grade, Unbuildable, Verdict, scored, wrong
+from services.verifier.code.sandbox import Sandbox, SandboxStartError, ScriptResult
+from services.verifier.graders.verdict import GradeFunction, GraderSetupError, Verdict, scored, wrong
 
-_LEAST_S = 0.1
+_MIN_TIMEOUT_S = 0.1
 _LANGUAGES = ("", "python", "python3", "py")
 
 
@@ -33,12 +33,12 @@ def extract_program(text: str) -> str:
     return program if "```" in text else text
 
 
-def make_code(options: CodeGrader) -> Grade:
-    """Raises Unbuildable where programs cannot be shut in."""
+def make_code(options: CodeGrader) -> GradeFunction:
+    """Raises GraderSetupError if programs cannot be confined on this machine."""
     try:
-        jail = Jail(options)
-    except JailStartError as error:
-        raise Unbuildable(str(error)) from error
+        sandbox = Sandbox(options)
+    except SandboxStartError as error:
+        raise GraderSetupError(str(error)) from error
 
     def grade(text: str, gold: str) -> Verdict:
         program = extract_program(text)
@@ -49,9 +49,9 @@ def make_code(options: CodeGrader) -> Grade:
         try:
             task = read_gold(gold)
             if isinstance(task, Scripts):
-                results = _run_scripts(jail, source, task, deadline)
+                results = _run_scripts(sandbox, source, task, deadline)
             else:
-                results = _run_tests(jail, source, task, deadline, tuple(options.modules))
+                results = _run_tests(sandbox, source, task, deadline, tuple(options.modules))
         except BadGold as error:
             return wrong("bad_gold", str(error))
         return _verdict(results, options.threshold)
@@ -60,21 +60,23 @@ def make_code(options: CodeGrader) -> Grade:
 
 
 def _verdict(results: Sequence[str], threshold: float) -> Verdict:
-    """From what went wrong with each test; empty for one that passed."""
+    """From an error message for each test; empty for one that passed."""
     passed = results.count("")
     first = next((f"; test {number}: {one}" for number, one in enumerate(results, 1) if one), "")
     return scored(passed / len(results), threshold, f"{passed} of {len(results)} tests{first}")
 
 
-def _run_scripts(jail: Jail, source: bytes, task: Scripts, deadline: float) -> list[str]:
+def _run_scripts(sandbox: Sandbox, source: bytes, task: Scripts, deadline: float) -> list[str]:
     results = []
     for given, expected in task.tests:
         left = deadline - time.monotonic()
-        results.append(_judge(jail.run_script(source, given.encode(), left), expected) if left > 0 else "no time left")
+        results.append(
+            _judge(sandbox.run_script(source, given.encode(), left), expected) if left > 0 else "no time left"
+        )
     return results
 
 
-def _judge(outcome: Outcome, expected: str) -> str:
+def _judge(outcome: ScriptResult, expected: str) -> str:
     if outcome.status is None:
         return "took too long"
     if outcome.status != 0:
@@ -89,7 +91,7 @@ def _lines(text: str) -> list[str]:
 
 
 def _run_tests(
-    jail: Jail, source: bytes, task: Calls | Asserts, deadline: float, modules: tuple[str, ...]
+    sandbox: Sandbox, source: bytes, task: Calls | Asserts, deadline: float, modules: tuple[str, ...]
 ) -> list[str]:
     """Raises BadGold."""
     if isinstance(task, Calls):
@@ -97,7 +99,7 @@ def _run_tests(
         tests = json.dumps({"function": task.function, "calls": task.tests})
     else:
         role, count, tests = "asserts", _count(task.source, modules), task.source
-    told, error = jail.run_tests(source, tests.encode(), role, max(deadline - time.monotonic(), _LEAST_S))
+    told, error = sandbox.run_tests(source, tests.encode(), role, max(deadline - time.monotonic(), _MIN_TIMEOUT_S))
     for one in told:
         if isinstance(one, dict):
             raise BadGold(one["bad_gold"])
@@ -109,7 +111,7 @@ def _run_tests(
 def _count(source: str, modules: tuple[str, ...]) -> int:
     try:
         count = count_tests(source, modules)
-    except CannotTest as error:
+    except UnsupportedTests as error:
         raise BadGold(str(error)) from error
     if not count:
         raise BadGold("nothing among the asserts checks anything: write an assert, or a function test_…")

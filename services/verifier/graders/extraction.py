@@ -7,7 +7,7 @@ sentence after "the answer is". Boxes that stand side by side ("\\boxed{1} or \\
 import re
 from typing import NamedTuple
 
-from services.verifier.graders.mathematics import is_unit
+from services.verifier.graders.math_text import is_unit
 
 _TOKEN = re.compile(r"(\\{1,4}(?:boxed|fbox)\s*\{)|\\.|([{}])", re.DOTALL)
 _JOINT = re.compile(r"(?:[^\S\n]|\$|\\[()\[\],;:! ]|\\q?quad|~|\\text(?:rm|bf)?\{|\{|\}|[,;]|\band\b|\bor\b)*")

@@ -7,23 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from dapo.spec.tree.graders import JsonSchemaGrader
-from services.verifier.graders.verdict import Grade, Unbuildable, Verdict, right, wrong
+from services.verifier.graders.verdict import GradeFunction, GraderSetupError, Verdict, right, wrong
 
 _FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[ \t]*$", re.MULTILINE)
-_SCHEMAS = 256
+_CACHED_SCHEMAS = 256
 
 
 class _BadSchema(ValueError):
     """It is no JSON schema."""
 
 
-def make_json_schema(options: JsonSchemaGrader) -> Grade:
-    """Raises Unbuildable where `schema_path` holds no schema, ImportError without the library jsonschema."""
+def make_json_schema(options: JsonSchemaGrader) -> GradeFunction:
+    """Raises GraderSetupError where `schema_path` holds no schema, ImportError without the library jsonschema."""
     import jsonschema  # noqa: F401 - here, and not at the first grading, it may be missing
     from referencing.exceptions import Unresolvable
 
     fixed = _read_file(options.schema_path) if options.schema_path else None
-    read_schema = lru_cache(_SCHEMAS)(_read_schema)
+    read_schema = lru_cache(_CACHED_SCHEMAS)(_read_schema)
 
     def grade(text: str, gold: str) -> Verdict:
         written = _last_block(text).strip()
@@ -53,9 +53,11 @@ def _read_file(path: str) -> str:
         text = Path(path).read_text(encoding="utf-8")
         _read_schema(text)
     except OSError as error:
-        raise Unbuildable(f"the schema {path} cannot be read: {error.strerror}. Give a file on this machine") from error
+        raise GraderSetupError(
+            f"the schema {path} cannot be read: {error.strerror}. Give a file on this machine"
+        ) from error
     except (_BadSchema, UnicodeDecodeError) as error:
-        raise Unbuildable(f"{path} is no JSON schema: {str(error).splitlines()[0]}. Mend it") from error
+        raise GraderSetupError(f"{path} is no JSON schema: {str(error).splitlines()[0]}. Mend it") from error
     return text
 
 

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 from dapo.spec.tree.graders import MathVerifyGrader
 from services.verifier.graders.extraction import final_answer
-from services.verifier.graders.mathematics import (
-    Unreadable,
+from services.verifier.graders.math_structure import equations, is_set, is_tuple, items, members, named_values
+from services.verifier.graders.math_text import (
+    UnreadableAnswer,
     agree,
     as_number,
     as_text,
@@ -29,11 +30,10 @@ from services.verifier.graders.mathematics import (
     may_be_unit,
     split_unit,
 )  # fmt: skip
-from services.verifier.graders.shapes import equations, is_set, is_tuple, items, members, named_values
-from services.verifier.graders.verdict import Grade, Verdict, right, wrong
+from services.verifier.graders.verdict import GradeFunction, Verdict, right, wrong
 
-_GOLDS = 1024
-_PARSED = 4096
+_CACHED_GOLDS = 1024
+_CACHED_EXPRESSIONS = 4096
 _BOX = re.compile(r"\\f?box(?:ed)?(?![a-zA-Z])")
 
 
@@ -47,8 +47,8 @@ class _Answer(NamedTuple):
     number: Fraction | None
 
 
-def make_math_verify(options: MathVerifyGrader) -> Grade:
-    read_gold = lru_cache(_GOLDS)(_read_gold)
+def make_math_verify(options: MathVerifyGrader) -> GradeFunction:
+    read_gold = lru_cache(_CACHED_GOLDS)(_read_gold)
     library = _Library()
 
     def grade(text: str, gold: str) -> Verdict:
@@ -56,14 +56,14 @@ def make_math_verify(options: MathVerifyGrader) -> Grade:
             return wrong("empty_gold")
         try:
             answer = _read(final_answer(text))
-        except Unreadable as error:
+        except UnreadableAnswer as error:
             return wrong("unreadable", str(error))
         if not answer.spelled:
             return wrong("no_answer")
         try:
             wanted = read_gold(gold)
             return _judge(_without_unit_of(wanted, answer), wanted, library, options.digits)
-        except Unreadable:
+        except UnreadableAnswer:
             return wrong("bad_gold", answer.text)
 
     return grade
@@ -79,7 +79,7 @@ def _read_gold(gold: str) -> _Answer:
 def _read(written: str) -> _Answer:
     text = clean(written)
     if _BOX.search(text):
-        raise Unreadable("a box within the answer")
+        raise UnreadableAnswer("a box within the answer")
     bare, unit = split_unit(text)
     return _answer(bare, unit) if is_unit(unit) else _answer(text)
 
@@ -190,7 +190,7 @@ class _Library:
         self._verify: Callable[..., bool] = verify
         self._configuration = [LatexExtractionConfig(normalization_config=normalisation)]
         self._undefined = (nan, zoo)
-        self.parse = lru_cache(_PARSED)(self._read)
+        self.parse = lru_cache(_CACHED_EXPRESSIONS)(self._read)
 
     def _read(self, text: str) -> Any:
         """A sympy object; None where there is none, or it holds a division by zero."""

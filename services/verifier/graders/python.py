@@ -6,23 +6,23 @@ from importlib import import_module
 from typing import Any, SupportsFloat
 
 from dapo.spec.tree.graders import PythonGrader
-from services.verifier.graders.verdict import Grade, Unbuildable, Verdict, scored, wrong
+from services.verifier.graders.verdict import GradeFunction, GraderSetupError, Verdict, scored, wrong
 
 _NO_SCORE = "not a number in [0, 1]"
 
 
-def load_function(options: PythonGrader) -> Grade:
-    """Raises Unbuildable where there is no such function; what else the module raises passes through."""
+def load_function(options: PythonGrader) -> GradeFunction:
+    """Raises GraderSetupError where there is no such function; what else the module raises passes through."""
     module, _, name = options.function.partition(":")
     try:
         function: Any = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise Unbuildable(
+        raise GraderSetupError(
             f"{options.function!r} cannot be imported: {error}. Correct the name, or install the module where the "
             "verifiers run (a folder in PYTHONPATH will do)"
         ) from error
     if not callable(function):
-        raise Unbuildable(f"{options.function!r} is no function but {type(function).__name__}. Name a function")
+        raise GraderSetupError(f"{options.function!r} is no function but {type(function).__name__}. Name a function")
 
     def grade(text: str, gold: str) -> Verdict:
         try:

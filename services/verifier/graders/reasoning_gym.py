@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from dapo.spec.tree.graders import ReasoningGymGrader
 from services.verifier.graders.extraction import final_answer, tagged_answer
-from services.verifier.graders.mathematics import Unreadable, require_visible
-from services.verifier.graders.verdict import Grade, Verdict, scored, wrong
+from services.verifier.graders.math_text import UnreadableAnswer, require_visible
+from services.verifier.graders.verdict import GradeFunction, Verdict, scored, wrong
 
 # fmt: off
 SUPPORTED = frozenset((
@@ -31,10 +31,10 @@ SUPPORTED = frozenset((
     "survo", "word_ladder", "word_sorting", "zebra_puzzles",
 ))
 # fmt: on
-_SCORERS = 32
+_CACHED_SCORERS = 32
 
 
-class _Gold(NamedTuple):
+class _TaskGold(NamedTuple):
     task: str
     entry: dict[str, Any]
 
@@ -44,11 +44,11 @@ def encode_gold(task: str, entry: dict[str, Any]) -> str:
     return json.dumps({"task": task, "answer": entry["answer"], "metadata": entry["metadata"]}, default=str)
 
 
-def make_reasoning_gym(options: ReasoningGymGrader) -> Grade:
+def make_reasoning_gym(options: ReasoningGymGrader) -> GradeFunction:
     """Raises ImportError without the library reasoning-gym."""
     import reasoning_gym
 
-    @lru_cache(_SCORERS)
+    @lru_cache(_CACHED_SCORERS)
     def scorer(task: str) -> Any:
         return reasoning_gym.create_dataset(task, seed=0, size=1)
 
@@ -62,7 +62,7 @@ def make_reasoning_gym(options: ReasoningGymGrader) -> Grade:
         try:
             require_visible(answer)
             score = float(scorer(wanted.task).score_answer(answer, wanted.entry))
-        except Unreadable as error:
+        except UnreadableAnswer as error:
             return wrong("unreadable", str(error))
         except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError):
             return wrong("unparsable", answer)
@@ -78,10 +78,10 @@ def _fair(score: float, answer: str, right_answer: Any) -> float:
     return min(max(score, 0.0), 1.0)
 
 
-def _read_gold(gold: str) -> _Gold | None:
+def _read_gold(gold: str) -> _TaskGold | None:
     try:
         tree = json.loads(gold)
         task, entry = str(tree["task"]), {"answer": tree["answer"], "metadata": tree["metadata"]}
     except (ValueError, TypeError, LookupError, RecursionError):
         return None
-    return _Gold(task, entry) if task in SUPPORTED else None
+    return _TaskGold(task, entry) if task in SUPPORTED else None

@@ -1,23 +1,23 @@
-"""`regex`: the last match of the user's pattern. A pattern that takes for ever is the pool's to end."""
+"""`regex`: the last match of the user's pattern. The pool ends a pattern that backtracks for ever."""
 
 import re
 from collections import deque
 
 from dapo.spec.tree.graders import RegexGrader
-from services.verifier.graders.verdict import Grade, Unbuildable, Verdict, compare, right, wrong
+from services.verifier.graders.verdict import GradeFunction, GraderSetupError, Verdict, compare_texts, right, wrong
 
 
-def make_regex(options: RegexGrader) -> Grade:
-    """Raises Unbuildable where the pattern is none."""
+def make_regex(options: RegexGrader) -> GradeFunction:
+    """Raises GraderSetupError where the pattern is none."""
     try:
         pattern = re.compile(options.pattern)
     except (re.error, OverflowError, RecursionError) as error:
-        raise Unbuildable(f"{options.pattern!r} is no regular expression: {error}. Mend it") from error
+        raise GraderSetupError(f"{options.pattern!r} is no regular expression: {error}. Mend it") from error
 
     def grade(text: str, gold: str) -> Verdict:
         answer = _last_match(pattern, text).strip()
         if options.compare:
-            return compare(answer, gold.strip())
+            return compare_texts(answer, gold.strip())
         return right("matched", answer) if answer else wrong("no_answer")
 
     return grade

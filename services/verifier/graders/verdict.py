@@ -1,4 +1,4 @@
-"""What a grader says of one response."""
+"""The verdict of a grader on one response, and how to make one."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -9,13 +9,13 @@ MAX_EXTRACTED = 200
 """Characters of the extracted answer that a verdict keeps."""
 
 
-class Unbuildable(Exception):
-    """A grader's options cannot be put to work on this machine; the text names the value and the cure."""
+class GraderSetupError(Exception):
+    """A grader cannot be set up here with its options. The message names the value and the cure."""
 
 
 class Verdict(NamedTuple):
     correct: bool
-    """What dynamic sampling and accuracy go by; where a score is graded, whether it reaches the threshold."""
+    """Used by dynamic sampling and accuracy. Of a graded score: whether it reaches the threshold."""
     score: float
     """In [0, 1]; 1.0 or 0.0 where there are no partial marks."""
     reason: str
@@ -27,22 +27,22 @@ class Verdict(NamedTuple):
 
     @property
     def failed(self) -> bool:
-        """The grading went wrong, so the verdict says nothing of the response."""
+        """The grading itself failed, so the verdict says nothing about the response."""
         return self.reason in GRADER_FAILURES
 
 
-Grade = Callable[[str, str], Verdict]
-"""(response, gold) -> verdict: pure, deterministic, and free to hang or crash, as it runs in a killable process."""
+GradeFunction = Callable[[str, str], Verdict]
+"""(response, gold) → verdict. Pure and deterministic; it may hang or crash, as it runs in a killable process."""
 
 
-def encodable(verdict: Verdict) -> Verdict:
-    """Its words as text that UTF-8 can hold: a lone surrogate, as of a program's exception, becomes `\\ud800`."""
-    parts = {_encodable(name): score for name, score in verdict.parts.items()}
-    extracted = _encodable(verdict.extracted)[:MAX_EXTRACTED]
-    return verdict._replace(reason=_encodable(verdict.reason), extracted=extracted, parts=parts)
+def utf8_safe(verdict: Verdict) -> Verdict:
+    """The same with text that UTF-8 can encode: a lone surrogate becomes `\\ud800`."""
+    parts = {_utf8_safe_text(name): score for name, score in verdict.parts.items()}
+    extracted = _utf8_safe_text(verdict.extracted)[:MAX_EXTRACTED]
+    return verdict._replace(reason=_utf8_safe_text(verdict.reason), extracted=extracted, parts=parts)
 
 
-def _encodable(text: str) -> str:
+def _utf8_safe_text(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -60,8 +60,8 @@ def scored(score: float, threshold: float, extracted: str = "") -> Verdict:
     return Verdict(correct, score, "passed" if correct else "below_threshold", extracted[:MAX_EXTRACTED])
 
 
-def compare(answer: str, gold: str) -> Verdict:
-    """Of two normal forms. An empty answer is never correct, whatever the gold answer is."""
+def compare_texts(answer: str, gold: str) -> Verdict:
+    """The verdict on two normal forms, correct if they are equal. An empty answer is never correct."""
     if not gold:
         return wrong("empty_gold", answer)
     if not answer:

@@ -1,4 +1,4 @@
-"""Every grader behind one call: local ones in the pool, the others over HTTP, weighted sums part by part."""
+"""Sends each request to its grader: local ones in the pool, remote ones over HTTP, weighted ones part by part."""
 
 import asyncio
 import math
@@ -6,22 +6,29 @@ from collections.abc import Mapping, Sequence
 
 from dapo.spec.tree.graders import BUILT_IN, AnyGrader, JudgeGrader, PythonGrader, RemoteGrader, WeightedGrader
 from dapo.spec.tree.reward import RewardSpec
-from services.verifier.graders import Unbuildable, Verdict, encodable, is_local, read_text, scored, wrong
-from services.verifier.grading.pool import GraderStartError, GradingPool, GradingRequest
+from services.verifier.graders import GraderSetupError, Verdict, is_local, scored, text_for_grader, utf8_safe, wrong
+from services.verifier.grading.pool import GraderStartError, GradingPool
 from services.verifier.remote.judge import Judge
-from services.verifier.remote.scores import Remote
+from services.verifier.remote.scorer import RemoteScorer
+from services.verifier.request import GradingRequest
 
 _ROUNDING = 1e-9
 """0.1 + 0.7 is less than 0.8 in floating point."""
 
 
 class Grading:
-    """Invariant: every request gets exactly one verdict, in order and in words that can be written; a grader that
-    fails costs the others nothing.
+    """All graders of a run behind one call.
 
-    `named` are the graders that the spec names (`RunSpec.named_graders`). A row of the data may name one of them or a
-    built-in one, and nothing else: data chooses among rules, it brings no code. Raises GraderStartError where one of
-    `named` cannot work here.
+    Parts: `_pool` (GradingPool) for local graders, `_services` (RemoteScorer, Judge) for remote ones. `run` must be
+    going on while `grade` is awaited.
+
+    `named` are the graders that the spec names (`RunSpec.named_graders`). A row of the data may name one of these or a
+    built-in one, and nothing else, so data cannot bring code. Raises GraderStartError if one of `named` cannot be set
+    up.
+
+    Invariants: every request gets exactly one verdict, in order, and as text that UTF-8 can encode; a grader that fails
+    affects no request of another. Nothing survives a restart. `grade` waits at most for the deadlines of the graders
+    (`reward.grader_timeout_s`; of `code` and remote ones their `timeout_s`) and for its place in the queue.
     """
 
     def __init__(self, named: Mapping[str, AnyGrader], reward: RewardSpec) -> None:
@@ -34,12 +41,12 @@ class Grading:
             processes=reward.grader_processes,
             memory_mib=reward.grader_memory_mib,
         )
-        self._services: dict[str, Remote | Judge] = {}
+        self._services: dict[str, RemoteScorer | Judge] = {}
         for name, grader in named.items():
             if isinstance(grader, (RemoteGrader, JudgeGrader)):
                 try:
-                    self._services[name] = Remote(grader) if isinstance(grader, RemoteGrader) else Judge(grader)
-                except Unbuildable as error:
+                    self._services[name] = RemoteScorer(grader) if isinstance(grader, RemoteGrader) else Judge(grader)
+                except GraderSetupError as error:
                     raise GraderStartError(f"{fields[name]}: {error}") from error
 
     @property
@@ -47,7 +54,7 @@ class Grading:
         return self._pool
 
     async def run(self) -> None:
-        """Keep what grades until cancelled. Raises GraderStartError."""
+        """Run the grading processes until cancelled. Raises GraderStartError."""
         try:
             await self._pool.run()
         finally:
@@ -55,12 +62,13 @@ class Grading:
                 await service.close()
 
     def is_local(self, name: str) -> bool:
-        """Whether a verdict of this grader waits for no service."""
+        """Whether this grader, and each part of a weighted one, runs in the pool."""
         grader = self._graders.get(name)
         parts = grader.parts if isinstance(grader, WeightedGrader) else (name,)
         return not any(part in self._services for part in parts)
 
     async def grade(self, requests: Sequence[GradingRequest]) -> list[Verdict]:
+        """A verdict for each request, in order."""
         by_grader: dict[str, list[int]] = {}
         for index, request in enumerate(requests):
             by_grader.setdefault(request.grader, []).append(index)
@@ -68,23 +76,23 @@ class Grading:
         found: dict[int, Verdict] = {}
         for chosen, verdicts in zip(by_grader.values(), await asyncio.gather(*parts), strict=True):
             found.update(zip(chosen, verdicts, strict=True))
-        return [encodable(found[index]) for index in range(len(requests))]
+        return [utf8_safe(found[index]) for index in range(len(requests))]
 
     async def _grade_alike(self, name: str, requests: Sequence[GradingRequest]) -> list[Verdict]:
-        """Requests of one grader."""
+        """Verdicts of requests that all name this grader."""
         options = self._graders.get(name)
         if options is None:
             return [wrong("unknown_grader", name)] * len(requests)
         if isinstance(options, WeightedGrader):
             return await self._grade_weighted(options, requests)
         if name in self._services:
-            return await self._grade_outside(self._services[name], options, requests)
+            return await self._grade_remote(self._services[name], options, requests)
         return await self._pool.grade(requests)
 
-    async def _grade_outside(
-        self, service: Remote | Judge, options: AnyGrader, requests: Sequence[GradingRequest]
+    async def _grade_remote(
+        self, service: RemoteScorer | Judge, options: AnyGrader, requests: Sequence[GradingRequest]
     ) -> list[Verdict]:
-        """A service sees no empty response, and none that is longer than it may be."""
+        """Empty and too long responses get their verdict here; all others go to the service."""
         found = [_verdict_unseen(options, request) for request in requests]
         asked = [request for request, verdict in zip(requests, found, strict=True) if verdict is None]
         answers = iter(await service.grade(asked))
@@ -94,23 +102,26 @@ class Grading:
         columns = await asyncio.gather(
             *(self._grade_alike(part, [r._replace(grader=part) for r in requests]) for part in options.parts)
         )
-        return [_combine(options, dict(zip(options.parts, row, strict=True))) for row in zip(*columns, strict=True)]
+        return [
+            weighted_verdict(options, dict(zip(options.parts, row, strict=True))) for row in zip(*columns, strict=True)
+        ]
 
 
 def _field(name: str, grader: AnyGrader, reward: RewardSpec) -> str:
-    """Where the spec names it."""
+    """The field of the spec that names this grader, for error messages."""
     field = f"reward.graders.{name}" if name in reward.graders else f"grader {name!r}"
     return f"{field}.function" if isinstance(grader, PythonGrader) and name in reward.graders else field
 
 
 def _verdict_unseen(options: AnyGrader, request: GradingRequest) -> Verdict | None:
+    """For an empty or too long response; None for any other."""
     if not request.text.strip():
         return wrong("no_answer")
-    return wrong("too_long") if read_text(options, request.text) is None else None
+    return wrong("too_long") if text_for_grader(options, request.text) is None else None
 
 
-def _combine(options: WeightedGrader, verdicts: Mapping[str, Verdict]) -> Verdict:
-    """The weighted mean of the parts' scores; of a part that failed, its failure."""
+def weighted_verdict(options: WeightedGrader, verdicts: Mapping[str, Verdict]) -> Verdict:
+    """The weighted mean of the parts' scores. If a part failed, its failure is that of the whole."""
     scores = {name: verdict.score for name, verdict in verdicts.items()}
     total = math.fsum(options.parts.values())
     score = math.fsum(options.parts[name] * verdict.score for name, verdict in verdicts.items()) / total

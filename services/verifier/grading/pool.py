@@ -1,8 +1,7 @@
-"""Grading and measuring in processes that the parent kills and starts anew.
+"""Grading and measuring in processes that are killed at a deadline and replaced.
 
-Invariant: every request gets exactly one verdict, and a hanging or crashing grading costs no other request its own.
-Measuring a text is a job of its own, so that a slow pattern of the user's costs no verdict either.
-The parent owns the deadline: alarms inside the process do not stop one long call in C, and threads cannot be killed.
+The parent keeps the deadlines: an alarm inside the process does not interrupt a long call in C, and a thread cannot be
+killed.
 """
 
 import asyncio
@@ -10,43 +9,48 @@ import json
 import logging
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from dapo.algo.text_statistics import TextStatistics
 from dapo.spec.tree.graders import AnyGrader, CodeGrader
-from services.verifier.graders import Verdict, read_text, wrong
-from services.verifier.grading.jobs import Job, JobQueue
-from services.verifier.grading.process import COMMAND, START_DEADLINE_S, GradingEnded, GradingHangs, GradingProcess
+from services.verifier.graders import Verdict, text_for_grader, wrong
+from services.verifier.grading.child_process import (
+    COMMAND,
+    START_DEADLINE_S,
+    GradingEnded,
+    GradingHangs,
+    GradingProcess,
+)
+from services.verifier.grading.jobs import GradingJob, JobQueue
+from services.verifier.request import GradingRequest
 
 log = logging.getLogger(__name__)
 
-START_ATTEMPTS = 3
+_START_ATTEMPTS = 3
 _CODE_SLACK_S = 5.0
-"""The sandbox of `code` ends programs at their own deadline; only where it fails to does the pool step in."""
+"""The sandbox of `code` ends programs at their own deadline; this much later the pool kills the process."""
 
 
 class GraderStartError(RuntimeError):
-    """A grading process does not come up, or a grader that the spec names cannot be made ready."""
-
-
-class GradingRequest(NamedTuple):
-    grader: str
-    text: str
-    gold: str
-    prompt: str = ""
-    """What the response answers, for graders outside the pool."""
+    """A grading process does not start, or a grader that the spec names cannot be set up."""
 
 
 class GradingPool:
-    """`run` must be going on while `grade` is awaited; `graders` are the local ones by name.
+    """`processes` grading processes that take jobs from one queue (JobQueue), oldest first.
 
-    A process may use `memory_mib` MiB of address space. A crash is judged on the second one, alone in its process, so
-    that a process killed from outside costs nobody a verdict; a hang is judged at once, after `timeout_s` (`code` has a
-    deadline of its own).
+    `graders` are the local ones by name. `run` must be going on while `grade` or `measure` is awaited.
 
-    A grader is built once in each process, outside any job's deadline: those in `required` (name → the spec's field)
-    before the first job, others when they are first asked for. One that cannot be built ends the pool with
-    GraderStartError where it is required; elsewhere its verdicts are `unavailable`.
+    Invariant: every request gets exactly one result; a job that hangs or crashes affects no other. A job that hangs
+    gets its verdict, `timeout`, at once. One that crashes is tried again, alone in its message, and gets `crash` the
+    second time, so a process killed from outside costs no verdict. Measuring a text is a job of its own, so a slow
+    reflection pattern costs no verdict either.
+
+    A grader is built once in each process: those in `required` (name → the spec's field) before its first job, others
+    when they are first asked for. If it cannot be built, the pool ends with GraderStartError where it is required; else
+    its verdicts are `unavailable` from then on.
+
+    Waits: for a job `timeout_s` (`code`: its own `timeout_s` and 5 s), for a process to start or a grader to be built
+    60 s, with three attempts. A process may use `memory_mib` MiB of address space. Nothing survives a restart.
     """
 
     def __init__(
@@ -69,7 +73,7 @@ class GradingPool:
         self._fatal_builds: Counter[str] = Counter()
 
     async def run(self) -> None:
-        """Keep the grading processes until cancelled. Raises GraderStartError."""
+        """Run the grading processes, replacing those that end, until cancelled. Raises GraderStartError."""
         async with asyncio.TaskGroup() as group:
             for _ in range(self._processes):
                 group.create_task(self._keep_process())
@@ -79,7 +83,7 @@ class GradingPool:
         verdicts: list[Verdict | asyncio.Future[Verdict]] = []
         for request in requests:
             options = self._graders[request.grader]
-            text = read_text(options, request.text)
+            text = text_for_grader(options, request.text)
             if text is None:
                 verdicts.append(wrong("too_long"))
             elif len(request.gold) > options.MAX_GOLD:
@@ -89,19 +93,21 @@ class GradingPool:
         return [verdict if isinstance(verdict, Verdict) else await verdict for verdict in verdicts]
 
     async def measure(self, texts: Sequence[str], reflection_patterns: Sequence[str]) -> list[TextStatistics | None]:
-        """Statistics of each text, in order; None where a text took too long or too much memory."""
+        """Statistics of each text, in order; None for one that took too long or too much memory."""
         patterns = list(reflection_patterns)
         results = [
             self._queue.submit(
-                Job(("measure", text, patterns), lambda reply: TextStatistics(*reply), _unmeasured, self._timeout_s)
+                GradingJob(
+                    ("measure", text, patterns), lambda reply: TextStatistics(*reply), _unmeasured, self._timeout_s
+                )
             )
             for text in texts
         ]
         return [await result for result in results]
 
-    def _grading(self, options: AnyGrader, request: GradingRequest, text: str) -> Job[Verdict]:
+    def _grading(self, options: AnyGrader, request: GradingRequest, text: str) -> GradingJob[Verdict]:
         message = ("grade", request.grader, text, request.gold)
-        job = Job(message, lambda reply: Verdict(*reply), wrong, self._timeout_s, request.grader)
+        job = GradingJob(message, lambda reply: Verdict(*reply), wrong, self._timeout_s, request.grader)
         if isinstance(options, CodeGrader):
             job.timeout_s, job.alone = options.timeout_s + _CODE_SLACK_S, True
         return job
@@ -119,14 +125,14 @@ class GradingPool:
                 await process.end()
 
     async def _start(self) -> GradingProcess:
-        for _ in range(START_ATTEMPTS):
+        for _ in range(_START_ATTEMPTS):
             process = await GradingProcess.start(self._configuration)
             if process is not None:
                 return process
         raise GraderStartError(f"`{' '.join(COMMAND)}` does not start: see its error above in this log")
 
     async def _serve(self, process: GradingProcess) -> None:
-        """Until the process has to go: raises GradingHangs or GradingEnded. Raises GraderStartError."""
+        """Send jobs to the process until it hangs or ends. Raises GradingHangs, GradingEnded, GraderStartError."""
         for name in self._required:
             await self._build(process, name)
         while True:
@@ -150,7 +156,7 @@ class GradingPool:
             raise
         except GradingEnded:
             self._fatal_builds[name] += 1
-            if self._fatal_builds[name] == START_ATTEMPTS:
+            if self._fatal_builds[name] == _START_ATTEMPTS:
                 self._give_up_grader(name, f"{name!r} ends the process that makes it ready: see its error above")
             raise
         if error is not None:
@@ -164,9 +170,9 @@ class GradingPool:
         log.error("the grader %r, which a row of the data names, is unavailable: %s", name, error)
         self._unavailable[name] = error
 
-    async def _work(self, process: GradingProcess, batch: Sequence[Job[Any]]) -> None:
-        """Conclude the jobs; those behind one that ends the process are queued again, and the end is raised."""
-        left: deque[Job[Any]] = deque()
+    async def _work(self, process: GradingProcess, batch: Sequence[GradingJob[Any]]) -> None:
+        """Have the jobs done. Where one hangs or crashes, queues those behind it again and raises."""
+        left: deque[GradingJob[Any]] = deque()
         for job in batch:
             if job.grader in self._unavailable:
                 job.conclude(job.give_up("unavailable", self._unavailable[job.grader]))
@@ -184,8 +190,8 @@ class GradingPool:
             job.conclude(job.read(reply))
 
 
-def _judge(left: deque[Job[Any]], end: Exception) -> None:
-    """Conclude the first job, with which the process ended, unless it gets a second try."""
+def _judge(left: deque[GradingJob[Any]], end: Exception) -> None:
+    """Conclude the first job, which the process was working on when it ended, unless it gets a second try."""
     culprit = left[0]
     if isinstance(end, GradingEnded) and not culprit.crashes:
         culprit.crashes += 1

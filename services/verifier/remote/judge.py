@@ -1,8 +1,8 @@
 """`judge`: a language model decides by a rubric, through an OpenAI-compatible API.
 
-The response is data that a model under pressure wrote, and may address the judge. So it stands between two lines with
-a mark, and only a verdict that repeats another mark counts. Both are digests of the very request: no response contains
-them, as it would have to contain its own digest, and the same request is put in the same words each time.
+The response may hold instructions to the judge. It is therefore put between two lines with a fence, and a verdict
+counts only if it repeats a second mark. Both are digests of the request, so no response can contain them (it would have
+to contain a digest of itself), and the same request always gives the same prompt.
 """
 
 import asyncio
@@ -14,9 +14,9 @@ from typing import Any
 
 from dapo.spec.tree.graders import JudgeGrader
 from services.verifier.graders import Verdict, scored, wrong
-from services.verifier.grading.pool import GradingRequest
-from services.verifier.remote.http import BadReply, Endpoint, Unavailable
-from services.verifier.remote.scores import is_score
+from services.verifier.remote.client import BadReply, ServiceClient, Unavailable
+from services.verifier.remote.scorer import is_score
+from services.verifier.request import GradingRequest
 
 _SYSTEM = """You grade an answer by a rubric.
 
@@ -33,11 +33,11 @@ _PART = "{fence} {name}\n{text}\n{fence} end of {name}"
 
 
 class Judge:
-    """Raises Unbuildable where its API key is missing."""
+    """Client of one judge model. Raises GraderSetupError if its API key is missing."""
 
     def __init__(self, options: JudgeGrader) -> None:
         self._options = options
-        self._endpoint = Endpoint(options.url.rstrip("/") + "/chat/completions", options)
+        self._endpoint = ServiceClient(options.url.rstrip("/") + "/chat/completions", options)
 
     async def close(self) -> None:
         await self._endpoint.close()
@@ -62,7 +62,7 @@ class Judge:
         return scored(score, self._options.threshold, reason)
 
     def _answer(self, reply: Any) -> str:
-        """What the judge said. Raises BadReply."""
+        """The text of the judge's message. Raises BadReply if there is none or it was cut off."""
         try:
             choice = reply["choices"][0]
             message = choice["message"]
@@ -77,7 +77,7 @@ class Judge:
 
 
 def _marks(request: GradingRequest) -> tuple[str, str]:
-    """(of the lines around data, of the verdict)."""
+    """(fence of the lines around data, id of the verdict)."""
     digest = hashlib.sha256(json.dumps([request.prompt, request.gold, request.text]).encode()).hexdigest()
     return f"#### {digest[:32]}", digest[32:44]
 
@@ -92,7 +92,7 @@ def _messages(rubric: str, request: GradingRequest, fence: str, verdict: str) ->
 
 
 def read_verdict(answer: str, verdict: str) -> tuple[float, str]:
-    """(score, reason) of the JSON object that ends the answer, which must carry the mark. Raises BadReply."""
+    """(score, reason) of the JSON object that ends the answer, whose id must be `verdict`. Raises BadReply."""
     last = _last_object(answer)
     if last.get("id") != verdict:
         raise BadReply(f"no verdict at the end of {answer[-120:]!r}")
@@ -104,11 +104,11 @@ def read_verdict(answer: str, verdict: str) -> tuple[float, str]:
 
 
 def _last_object(text: str) -> dict[str, Any]:
-    """The outermost JSON object after which only white space and a closing fence stand; empty where there is none."""
+    """The outermost JSON object that only white space and a closing fence follow; empty if there is none."""
     decoder = json.JSONDecoder()
     found: dict[str, Any] = {}
     start, end = 0, 0
-    unclosed = -1  # As far as an object could be read that was begun and never ended.
+    unclosed = -1  # Up to here reaches an object that was begun and never ended.
     at = text.find("{")
     while at >= 0:
         try:

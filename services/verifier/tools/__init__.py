@@ -1,0 +1,1 @@
+"""What the command line runs as processes: `dapo grade` (`grade`), `dapo data reasoning-gym` (`reasoning_rows`)."""

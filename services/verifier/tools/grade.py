@@ -1,4 +1,4 @@
-"""`python -m services.verifier.tools.grade FILE …`: verdicts of the rows of a jsonl file. Behind `dapo grade`.
+"""`python -m services.verifier.tools.grade FILE …`: grades the rows of a jsonl file. Run by `dapo grade`.
 
 Rows stream: memory holds a few batches of them, however long the file is.
 """
@@ -18,8 +18,8 @@ from dapo.spec.tree.reward import RewardSpec
 from services.verifier.graders import Verdict
 from services.verifier.grading.dispatch import Grading
 from services.verifier.grading.pool import GraderStartError
-from services.verifier.tools.report import Report, Tally, Unwritable, make_report, writing
-from services.verifier.tools.rows import Batch, Fields, Row, RowReader, TooManyMalformed
+from services.verifier.tools.report import GradeReport, GradeSummary, Unwritable, make_report, writing
+from services.verifier.tools.rows import ResponseFields, ResponseRow, RowBatch, RowReader, TooManyMalformed
 
 _RUN_ERROR = 1
 _USER_ERROR = 2
@@ -27,29 +27,29 @@ _INTERRUPTED = 130
 
 
 class _Pending(NamedTuple):
-    batch: Batch
+    batch: RowBatch
     verdicts: "asyncio.Task[list[Verdict]]"
 
 
 class GradeCommand:
     """Reads, grades and reports at the same time, with at most `ahead` batches between reading and reporting."""
 
-    def __init__(self, grading: Grading, reader: RowReader, report: Report, ahead: int) -> None:
+    def __init__(self, grading: Grading, reader: RowReader, report: GradeReport, ahead: int) -> None:
         self._grading = grading
         self._reader = reader
         self._report = report
-        self._tally = Tally()
+        self._summary = GradeSummary()
         self._warned = False
         self._queue: asyncio.Queue[_Pending | None] = asyncio.Queue(ahead)
 
-    async def run(self) -> Tally:
+    async def run(self) -> GradeSummary:
         """Raises GraderStartError, TooManyMalformed, Unwritable, OSError, each perhaps in an ExceptionGroup."""
         async with asyncio.TaskGroup() as group:
             serving = group.create_task(self._grading.run())
             group.create_task(self._read(group))
             await self._show()
             serving.cancel()
-        return self._tally
+        return self._summary
 
     async def _read(self, group: asyncio.TaskGroup) -> None:
         # In a thread, as a pipe may keep us waiting.
@@ -63,14 +63,14 @@ class GradeCommand:
             verdicts = await pending.verdicts
             with writing():
                 for malformed in pending.batch.malformed:
-                    self._tally.malformed += 1
+                    self._summary.malformed += 1
                     self._report.set_aside(malformed)
                 for row, verdict in zip(pending.batch.rows, verdicts, strict=True):
                     self._warn(row)
-                    self._tally.add(row, verdict)
+                    self._summary.add(row, verdict)
                     self._report.verdict(row, verdict)
 
-    def _warn(self, row: Row) -> None:
+    def _warn(self, row: ResponseRow) -> None:
         if not (self._warned or row.request.prompt or self._grading.is_local(row.request.grader)):
             self._warned = True
             sys.stderr.write(
@@ -79,25 +79,27 @@ class GradeCommand:
             )
 
 
-def _run(arguments: argparse.Namespace) -> Tally:
+def _run(arguments: argparse.Namespace) -> GradeSummary:
     reward = RewardSpec.model_validate_json(arguments.reward)
     graders = TypeAdapter(dict[str, GraderSpec]).validate_json(arguments.graders)
-    fields = Fields(arguments.response_field, arguments.gold_field, arguments.correct_field, arguments.prompt_field)
+    fields = ResponseFields(
+        arguments.response_field, arguments.gold_field, arguments.correct_field, arguments.prompt_field
+    )
     with ExitStack() as stack:
         if arguments.file == "-":
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # A thread that waits for input does not hear of Ctrl-C.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python cannot interrupt a thread that waits for input.
             file, name = sys.stdin.buffer, "stdin"
         else:
             file, name = stack.enter_context(open(arguments.file, "rb")), arguments.file
         reader = RowReader(file, name, reward.grader, fields, arguments.malformed_limit)
         report = stack.enter_context(make_report(arguments.file, as_json=arguments.json))
         command = GradeCommand(Grading(graders, reward), reader, report, 2 + 2 * reward.grader_processes)
-        tally = asyncio.run(command.run())
+        summary = asyncio.run(command.run())
     with writing():
         sys.stdout.flush()
-        report.summary(tally)
+        report.summary(summary)
         sys.stdout.flush()
-    return tally
+    return summary
 
 
 def _parse() -> argparse.Namespace:
@@ -143,10 +145,10 @@ def main() -> int:
         raise
 
 
-def _outcome(tally: Tally, file: str) -> int:
-    if not tally.graded:
+def _outcome(summary: GradeSummary, file: str) -> int:
+    if not summary.graded:
         return _fail(f"{file} has no row that could be graded", _RUN_ERROR)
-    if tally.failed == tally.graded:
+    if summary.failed == summary.graded:
         return _fail("every grading failed; the reasons are above", _RUN_ERROR)
     return 0
 
@@ -157,7 +159,7 @@ def _fail(message: str, code: int) -> int:
 
 
 def _drop_output() -> None:
-    """What is buffered goes nowhere, so that the end of the process does not stumble over it."""
+    """Send buffered output to /dev/null, so that flushing it at exit does not fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

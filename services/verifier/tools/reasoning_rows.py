@@ -1,4 +1,4 @@
-"""`python -m services.verifier.tools.reasoning_rows TASK OUT`, behind `dapo data reasoning-gym`: rows of a task."""
+"""`python -m services.verifier.tools.reasoning_rows TASK OUT`, run by `dapo data reasoning-gym`: rows of a task."""
 
 import argparse
 import sys
@@ -7,27 +7,29 @@ from pathlib import Path
 from typing import Any
 
 from dapo.data.errors import DatasetError
-from dapo.data.outputs import Output, check_output
+from dapo.data.outputs import check_output, open_output
 from services.verifier.graders.reasoning_gym import SUPPORTED, encode_gold
 
 _INSTRUCTION = "Write your final answer, and nothing else, between <answer> and </answer>."
 
 
-class Refused(ValueError):
-    """The task cannot be had; the message says why."""
+class CannotGenerate(ValueError):
+    """No rows of this task can be generated. The message says why."""
 
 
-def generate(task: str, rows: int, seed: int) -> Iterator[dict[str, Any]]:
-    """The same rows for the same arguments. Raises Refused, at once."""
+def generate_rows(task: str, rows: int, seed: int) -> Iterator[dict[str, Any]]:
+    """The same rows for the same arguments. Raises CannotGenerate, at once."""
     if task not in SUPPORTED:
         names = ", ".join(sorted(SUPPORTED))
-        raise Refused(
+        raise CannotGenerate(
             f"the task {task!r} is not supported, as its answers cannot be graded safely. Take one of {names}"
         )
     try:
         import reasoning_gym
     except ImportError as error:
-        raise Refused(f"the library reasoning-gym is missing ({error}): pip install '.[reasoning-gym]'") from error
+        raise CannotGenerate(
+            f"the library reasoning-gym is missing ({error}): pip install '.[reasoning-gym]'"
+        ) from error
     return (
         {
             "prompt": f"{entry['question']}\n\n{_INSTRUCTION}",
@@ -43,12 +45,11 @@ def write(rows: Iterable[dict[str, Any]], out: Path, *, force: bool) -> int:
     """How many were written. The file is complete or not there. Raises DatasetError, OSError."""
     check_output(out, [".jsonl"], [], force=force)
     written = 0
-    with Output(out) as output:
+    with open_output(out) as output:
         for row in rows:
             output.write(row)
             written += 1
         output.finish()
-        output.publish()
     return written
 
 
@@ -65,12 +66,14 @@ def main() -> int:
         return 0
     try:
         if arguments.out is None:
-            raise Refused("name the file to write: dapo data reasoning-gym TASK OUT.jsonl")
-        written = write(generate(arguments.task, arguments.rows, arguments.seed), arguments.out, force=arguments.force)
+            raise CannotGenerate("name the file to write: dapo data reasoning-gym TASK OUT.jsonl")
+        written = write(
+            generate_rows(arguments.task, arguments.rows, arguments.seed), arguments.out, force=arguments.force
+        )
     except KeyboardInterrupt:
         sys.stderr.write("error: interrupted\n")
         return 130
-    except (Refused, DatasetError) as error:
+    except (CannotGenerate, DatasetError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     except OSError as error:

@@ -16,11 +16,11 @@ from rich.text import Text
 from dapo.data.errors import Malformed
 from dapo.terminal import one_line
 from services.verifier.graders import Verdict
-from services.verifier.tools.rows import Row
+from services.verifier.tools.rows import ResponseRow
 
 _SHOWN_DISAGREEMENTS = 100
-_EXTRACTED = 60
-_GOLD = 40
+_EXTRACTED_CHARACTERS = 60
+_GOLD_CHARACTERS = 40
 
 
 class Disagreement(NamedTuple):
@@ -30,8 +30,8 @@ class Disagreement(NamedTuple):
     gold: str
 
 
-class Tally:
-    """Counts, and the time since it was made; of the disagreements it keeps the first hundred."""
+class GradeSummary:
+    """Counts of verdicts, the elapsed time, and the first hundred rows that the grader disagrees with."""
 
     def __init__(self) -> None:
         self._began_s = time.monotonic()
@@ -39,7 +39,7 @@ class Tally:
         self.graded = self.right = self.failed = self.malformed = self.labelled = self.differing = 0
         self.disagreements: list[Disagreement] = []
 
-    def add(self, row: Row, verdict: Verdict) -> None:
+    def add(self, row: ResponseRow, verdict: Verdict) -> None:
         self.graded += 1
         self.right += verdict.correct
         self.failed += verdict.failed
@@ -50,7 +50,9 @@ class Tally:
         if row.expected != verdict.correct:
             self.differing += 1
             if len(self.disagreements) < _SHOWN_DISAGREEMENTS:
-                self.disagreements.append(Disagreement(row.line, row.expected, verdict, row.request.gold[:_GOLD]))
+                self.disagreements.append(
+                    Disagreement(row.line, row.expected, verdict, row.request.gold[:_GOLD_CHARACTERS])
+                )
 
     def lines(self) -> list[Text]:
         """The summary."""
@@ -71,8 +73,8 @@ class Tally:
         for line, expected, verdict, gold in self.disagreements:
             text = Text(f"  line {line}: the row says {_word(expected)}, the grader {_word(verdict.correct)} (")
             text.append(f"{verdict.reason}), answer ")
-            text.append(one_line(verdict.extracted, _EXTRACTED, "cyan")).append(", gold ")
-            found.append(text.append(one_line(gold, _GOLD, "cyan")))
+            text.append(one_line(verdict.extracted, _EXTRACTED_CHARACTERS, "cyan")).append(", gold ")
+            found.append(text.append(one_line(gold, _GOLD_CHARACTERS, "cyan")))
         if self.differing > len(self.disagreements):
             found.append(Text(f"  … and {self.differing - len(self.disagreements):,} more"))
         return found
@@ -87,12 +89,12 @@ def _word(correct: bool) -> str:
 
 
 class Unwritable(Exception):
-    """Standard output takes no more, e.g. as its disk is full; says why."""
+    """Standard output cannot be written, e.g. because the disk is full. The message says why."""
 
 
 @contextmanager
 def writing() -> Iterator[None]:
-    """Raises Unwritable where what is written within cannot be, and BrokenPipeError where its reader has gone."""
+    """Around writes to standard output: raises Unwritable if they fail, BrokenPipeError if the reader has gone."""
     try:
         yield
     except BrokenPipeError:
@@ -101,18 +103,18 @@ def writing() -> Iterator[None]:
         raise Unwritable(f"standard output cannot be written: {error.strerror or error}") from error
 
 
-class Report(Protocol):
-    """Shows verdicts as they come; a context manager around them. Entering raises Unwritable, all else OSError."""
+class GradeReport(Protocol):
+    """Shows verdicts as they come. A context manager: entering raises Unwritable, all else OSError."""
 
-    def __enter__(self) -> "Report": ...
+    def __enter__(self) -> "GradeReport": ...
     def __exit__(self, *_: object) -> None: ...
-    def verdict(self, row: Row, verdict: Verdict) -> None: ...
+    def verdict(self, row: ResponseRow, verdict: Verdict) -> None: ...
     def set_aside(self, malformed: Malformed) -> None: ...
-    def summary(self, tally: Tally) -> None: ...
+    def summary(self, summary: GradeSummary) -> None: ...
 
 
 class JsonReport:
-    """JSON lines on stdout, all else on stderr; there a progress bar, where that is a terminal and stdout is none."""
+    """JSON lines on stdout, all else on stderr, with a progress bar if only stderr is a terminal."""
 
     def __init__(self, size_bytes: int | None) -> None:
         self._console = Console(stderr=True)
@@ -126,7 +128,7 @@ class JsonReport:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def verdict(self, row: Row, verdict: Verdict) -> None:
+    def verdict(self, row: ResponseRow, verdict: Verdict) -> None:
         found = {"line": row.line, "correct": verdict.correct, "score": verdict.score, "reason": verdict.reason}
         found |= {"extracted": verdict.extracted} | ({"parts": dict(verdict.parts)} if verdict.parts else {})
         sys.stdout.write(json.dumps(found) + "\n")
@@ -135,8 +137,8 @@ class JsonReport:
     def set_aside(self, malformed: Malformed) -> None:
         self._console.print(one_line(str(malformed), 300, "yellow"), soft_wrap=True)
 
-    def summary(self, tally: Tally) -> None:
-        _print_summary(self._console, tally)
+    def summary(self, summary: GradeSummary) -> None:
+        _print_summary(self._console, summary)
 
 
 class TableReport:
@@ -155,11 +157,13 @@ class TableReport:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def verdict(self, row: Row, verdict: Verdict) -> None:
+    def verdict(self, row: ResponseRow, verdict: Verdict) -> None:
         word, colour = ("failed", "yellow") if verdict.failed else (_word(verdict.correct), "")
         text = Text(f"{row.line:>8}  ")
         text.append(f"{word:<7}", colour or ("green" if verdict.correct else "red"))
-        text.append(f"  {verdict.score:.3f}  {verdict.reason:<16}  ").append(one_line(verdict.extracted, _EXTRACTED))
+        text.append(f"  {verdict.score:.3f}  {verdict.reason:<16}  ").append(
+            one_line(verdict.extracted, _EXTRACTED_CHARACTERS)
+        )
         if row.expected is not None and row.expected != verdict.correct:
             text.append(f"  (the row says {_word(row.expected)})", "magenta")
         self._console.print(text, soft_wrap=True)
@@ -168,12 +172,12 @@ class TableReport:
     def set_aside(self, malformed: Malformed) -> None:
         self._console.print(one_line(f"malformed: {malformed}", 300, "yellow"), soft_wrap=True)
 
-    def summary(self, tally: Tally) -> None:
-        _print_summary(self._console, tally)
+    def summary(self, summary: GradeSummary) -> None:
+        _print_summary(self._console, summary)
 
 
-def _print_summary(console: Console, tally: Tally) -> None:
-    for line in tally.lines():
+def _print_summary(console: Console, summary: GradeSummary) -> None:
+    for line in summary.lines():
         console.print(line, soft_wrap=True)
 
 
@@ -195,6 +199,6 @@ class _Progress:
         self._bar.update(self._task, completed=position)
 
 
-def make_report(path: str, *, as_json: bool) -> Report:
+def make_report(path: str, *, as_json: bool) -> GradeReport:
     size = None if path == "-" else os.path.getsize(path)
     return JsonReport(size) if as_json else TableReport(size)

@@ -7,41 +7,45 @@ from dapo.data.errors import Malformed, RowError
 from dapo.data.rows import encodable, find, gold_text, kind, read_message
 from dapo.data.tables import MAX_LINE_BYTES, Line, check_length, parse_object, read_lines
 from dapo.v1 import messages_pb2 as pb
-from services.verifier.grading.pool import GradingRequest
+from services.verifier.request import GradingRequest
 
-_BATCH = 32
-_SHOWN = 5
+_BATCH_ROWS = 32
+_SHOWN_MALFORMED = 5
 
 
 class TooManyMalformed(ValueError):
     """More rows are malformed than may be set aside."""
 
 
-class Fields(NamedTuple):
+class ResponseFields(NamedTuple):
+    """Names of the fields of a row."""
+
     response: str
     gold: str
     correct: str
     prompt: str
 
 
-class Row(NamedTuple):
+class ResponseRow(NamedTuple):
+    """A response to be graded, of one line."""
+
     line: int
     end: int
-    """Bytes of the file up to the end of the row."""
+    """Position in the file after the row, in bytes."""
     request: GradingRequest
     expected: bool | None
-    """What the row says of itself."""
+    """The row's own label, if it has one: whether the response is correct."""
 
 
-class Batch(NamedTuple):
-    rows: list[Row]
+class RowBatch(NamedTuple):
+    rows: list[ResponseRow]
     malformed: list[Malformed]
 
 
 class RowReader:
-    """Holds no row that it has given out, and no more than MAX_LINE_BYTES of a line."""
+    """Reads rows in batches. Keeps none in memory, and of a line at most MAX_LINE_BYTES."""
 
-    def __init__(self, file: BinaryIO, name: str, grader: str, fields: Fields, malformed_limit: int) -> None:
+    def __init__(self, file: BinaryIO, name: str, grader: str, fields: ResponseFields, malformed_limit: int) -> None:
         self._lines = enumerate(read_lines(file), 1)
         self._name = name
         self._grader = grader
@@ -51,9 +55,9 @@ class RowReader:
         self._malformed = 0
         self._first: list[Malformed] = []
 
-    def take(self) -> Batch | None:
+    def take(self) -> RowBatch | None:
         """The next rows; None at the end. Raises TooManyMalformed, and OSError with the file's name."""
-        batch = Batch([], [])
+        batch = RowBatch([], [])
         lines = self._next_lines()
         for number, line in lines:
             self._position += line.length
@@ -70,7 +74,7 @@ class RowReader:
         lines: list[tuple[int, Line]] = []
         size = 0
         try:
-            while len(lines) < _BATCH and size < MAX_LINE_BYTES and (item := next(self._lines, None)) is not None:
+            while len(lines) < _BATCH_ROWS and size < MAX_LINE_BYTES and (item := next(self._lines, None)) is not None:
                 lines.append(item)
                 size += len(item[1].start)
         except OSError as error:
@@ -79,7 +83,7 @@ class RowReader:
 
     def _count(self, malformed: list[Malformed]) -> None:
         self._malformed += len(malformed)
-        self._first += malformed[: _SHOWN - len(self._first)]
+        self._first += malformed[: _SHOWN_MALFORMED - len(self._first)]
         if self._malformed > self._limit:
             raise TooManyMalformed(
                 "\n".join(
@@ -87,7 +91,7 @@ class RowReader:
                 )
             )
 
-    def _row(self, number: int, line: Line) -> Row:
+    def _row(self, number: int, line: Line) -> ResponseRow:
         check_length(line.length)
         raw, fields = parse_object(line.start), self._fields
         response = find(raw, fields.response)
@@ -96,7 +100,7 @@ class RowReader:
         encodable(response, fields.response)
         gold = gold_text(find(raw, fields.gold), fields.gold)
         request = GradingRequest(self._grader, response, gold, _prompt(raw, fields.prompt))
-        return Row(number, self._position, request, _expected(raw, fields.correct))
+        return ResponseRow(number, self._position, request, _expected(raw, fields.correct))
 
 
 def _optional(raw: dict[str, Any], field: str) -> Any:
@@ -107,7 +111,7 @@ def _optional(raw: dict[str, Any], field: str) -> Any:
 
 
 def _prompt(raw: dict[str, Any], field: str) -> str:
-    """As graders get it in training; empty where the row has none."""
+    """The prompt in the words that graders get in training; empty if the row has none."""
     match value := _optional(raw, field):
         case None:
             return ""

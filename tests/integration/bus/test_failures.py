@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from dapo.bus import Bus, BusError, BusFull, BusUnavailable, Outcome
 from dapo.bus.server.embedded import EmbeddedValkey
+from dapo.contracts.events import Alert
 from dapo.v1 import messages_pb2 as pb
 from tests.support.bus import (
     drive,
@@ -40,7 +41,7 @@ def test_a_server_that_does_not_answer_is_named_with_the_cure() -> None:
         with pytest.raises(BusUnavailable) as caught:
             connect(f"redis://user:secret@{address}/0")
     text = str(caught.value)
-    assert f"redis://user:***@{address}/0" in text
+    assert f"redis://***@{address}/0" in text
     assert "secret" not in text
     assert "resources.redis.url" in text
 
@@ -92,7 +93,7 @@ def test_an_old_server_is_refused(valkey: EmbeddedValkey, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
 def test_a_server_that_evicts_is_refused_with_the_cure(tmp_path: Path, policy: str) -> None:
     async def scenario(bus: Bus) -> None:
-        await bus.control.client.config_set("maxmemory-policy", policy)
+        await bus.control_server.client.config_set("maxmemory-policy", policy)
 
     with EmbeddedValkey(tmp_path, memory_mib=16) as server:
         drive(server.url, scenario)
@@ -104,45 +105,45 @@ def test_a_server_that_evicts_is_refused_with_the_cure(tmp_path: Path, policy: s
 
 def test_a_full_server_refuses_new_work_and_can_still_be_drained(tmp_path: Path) -> None:
     async def scenario(bus: Bus) -> None:
-        epoch, learner = await make_kept(bus, 2), await bus.acquire_epoch("learner")
-        await bus.issue_groups([], epoch)
-        await bus.create_run("{}", "runs/x", "now")
+        epoch, learner = await make_kept(bus, 2), await bus.lease.acquire("learner")
+        await bus.groups.issue([], epoch)
+        await bus.runs.create("{}", "runs/x", "now")
         blobs: dict[str, bytes] = {}
 
         async def fill() -> None:
             for index in range(1000):
-                blob = {bus.payload_key(group_id(9), index, 1): bytes(1 << 18)}
-                await bus.put_payloads(blob)
+                blob = {bus.payloads.payload_key(group_id(9), index, 1): bytes(1 << 18)}
+                await bus.payloads.put(blob)
                 blobs.update(blob)
 
         with pytest.raises(BusFull, match=r"memory limit.*resources\.redis\.memory_mib"):
             await fill()
         assert blobs
         # The refused blob itself is gone again, so there is a little room: take it away.
-        await bus.control.client.config_set("maxmemory", await bus.payload_bytes() - (1 << 19))
-        assert [len(blob or b"") for blob in await bus.get_payloads(list(blobs))] == [1 << 18] * len(blobs)
+        await bus.control_server.client.config_set("maxmemory", await bus.payloads.used_bytes() - (1 << 19))
+        assert [len(blob or b"") for blob in await bus.payloads.get(list(blobs))] == [1 << 18] * len(blobs)
 
         with pytest.raises(BusFull):
             await issue(bus, 10)
-        epoch = await bus.acquire_epoch("orchestrator")
-        assert await bus.issued_total() == 2
+        epoch = await bus.lease.acquire("orchestrator")
+        assert await bus.groups.issued_total() == 2
         with pytest.raises(BusFull):
-            await bus.write_completions([make_completion(bus, group_id(9), 0)])
+            await bus.groups.write_completions([make_completion(bus, group_id(9), 0)])
 
-        await bus.heartbeat("generator", "generator-0")
-        await bus.set_run_state("running")
-        await bus.emit_event("alert", {"text": "memory is full"})
-        await bus.cut_batch(make_batch(bus, 0, [0]), epoch)
-        await bus.record_step(pb.StepReport(batch=0), [group_id(0)], learner)
-        await bus.commit_checkpoint(0, learner)
-        assert await bus.close_open_groups("memory is full", epoch) == 1
+        await bus.registry.beat("generator", "generator-0")
+        await bus.runs.set_state("running")
+        await bus.runs.emit(Alert(message="memory is full"))
+        await bus.batches.cut(make_batch(bus, 0, [0]), epoch)
+        await bus.batches.record_step(pb.StepReport(batch=0), [group_id(0)], learner)
+        await bus.batches.commit_checkpoint(0, learner)
+        assert await bus.groups.close_open("memory is full", epoch) == 1
         assert await stored_payloads(bus) == set(blobs)
-        await bus.delete_payloads(list(blobs))
+        await bus.payloads.delete(list(blobs))
 
         await issue(bus, 5)
-        await generate(bus, await bus.consume("prompts", "generator-0", count=10, block_s=0))
+        await generate(bus, await bus.streams.consume("prompts", "generator-0", count=10, block_s=0))
         await score(bus)
-        assert (await bus.ledger_counts())["scored"] == 3
+        assert (await bus.groups.ledger())["scored"] == 3
 
     with EmbeddedValkey(tmp_path, memory_mib=8) as small:
         drive(small.url, scenario)
@@ -153,13 +154,13 @@ def test_many_commands_may_be_under_way_and_be_cancelled(valkey: EmbeddedValkey)
 
     async def main() -> None:
         bus = await Bus.connect(valkey.url, "crowd")
-        beats = [asyncio.create_task(bus.heartbeat("learner", f"worker-{number}")) for number in range(500)]
+        beats = [asyncio.create_task(bus.registry.beat("learner", f"worker-{number}")) for number in range(500)]
         await asyncio.sleep(0)
         for beat in beats[::3]:
             beat.cancel()
         ended = await asyncio.gather(*beats, return_exceptions=True)
         assert {type(one) for one in ended} <= {type(None), asyncio.CancelledError}
-        await asyncio.gather(*(bus.heartbeat("learner", f"worker-{number}") for number in range(300)))
+        await asyncio.gather(*(bus.registry.beat("learner", f"worker-{number}") for number in range(300)))
         await bus.close()
 
     asyncio.run(main())
@@ -167,12 +168,12 @@ def test_many_commands_may_be_under_way_and_be_cancelled(valkey: EmbeddedValkey)
 
 def test_scripts_are_sent_again_to_a_server_that_forgot_them(valkey: EmbeddedValkey) -> None:
     async def scenario(bus: Bus) -> None:
-        await bus.control.client.script_flush()
+        await bus.control_server.client.script_flush()
         await issue(bus, 100)
-        assert await bus.issued_total() == 100
-        await bus.control.client.script_flush()
+        assert await bus.groups.issued_total() == 100
+        await bus.control_server.client.script_flush()
         completions = [make_completion(bus, group_id(group), 0) for group in range(100)]
-        assert await bus.write_completions(completions) == [Outcome.WRITTEN] * 100
+        assert await bus.groups.write_completions(completions) == [Outcome.WRITTEN] * 100
 
     drive(valkey.url, scenario)
 
@@ -180,34 +181,37 @@ def test_scripts_are_sent_again_to_a_server_that_forgot_them(valkey: EmbeddedVal
 def test_a_server_that_came_back_empty_is_reported_and_then_usable(valkey: EmbeddedValkey) -> None:
     async def scenario(bus: Bus) -> None:
         await issue(bus, 1)
-        await bus.consume("prompts", "generator-0", count=1, block_s=0)
-        await bus.control.client.flushall()
+        await bus.streams.consume("prompts", "generator-0", count=1, block_s=0)
+        await bus.control_server.client.flushall()
         with pytest.raises(BusError, match="has lost the run"):
-            await bus.consume("prompts", "generator-0", count=1, block_s=0)
+            await bus.streams.consume("prompts", "generator-0", count=1, block_s=0)
         with pytest.raises(BusError, match="no run 'test-run'"):
-            await bus.read_spec()
+            await bus.runs.spec()
         await issue(bus, 1)
-        assert len(await bus.consume("prompts", "generator-0", count=1, block_s=0)) == 1
+        assert len(await bus.streams.consume("prompts", "generator-0", count=1, block_s=0)) == 1
 
     drive(valkey.url, scenario)
 
 
 def test_how_the_embedded_server_ended_can_be_asked(tmp_path: Path) -> None:
     server = EmbeddedValkey(tmp_path, memory_mib=16)
-    assert server.exit_code() is None
+    assert server.failure() is None
     with server:
-        assert server.exit_code() is None
+        assert server.failure() is None
         assert server.pid is not None
         psutil.Process(server.pid).kill()
-        assert server.exit_code() == -9
+        failure = server.failure()
+    assert failure is not None
+    assert failure.startswith(f"the embedded Valkey was ended by signal 9\nend of {server.log}:\n")
+    assert "Ready to accept connections" in failure
 
 
 def test_a_short_outage_is_survived(tmp_path: Path) -> None:
     async def scenario(bus: Bus) -> None:
         await issue(bus, 3)
-        await bus.control.client.connection_pool.disconnect()
-        await bus.control.client.client_kill_filter(_type="normal", skipme=True)
-        assert await bus.issued_total() == 3
+        await bus.control_server.client.connection_pool.disconnect()
+        await bus.control_server.client.client_kill_filter(_type="normal", skipme=True)
+        assert await bus.groups.issued_total() == 3
 
     with EmbeddedValkey(tmp_path, memory_mib=16) as server:
         drive(server.url, scenario)
@@ -215,13 +219,13 @@ def test_a_short_outage_is_survived(tmp_path: Path) -> None:
 
 def test_a_server_that_dies_is_unavailable_not_a_crash(tmp_path: Path) -> None:
     async def scenario(bus: Bus) -> None:
-        waiting = asyncio.create_task(bus.consume("prompts", "generator-0", count=1, block_s=60))
+        waiting = asyncio.create_task(bus.streams.consume("prompts", "generator-0", count=1, block_s=60))
         await asyncio.sleep(0.2)
         server.kill()
         with pytest.raises(BusUnavailable, match=r"No Redis at redis://127\.0\.0\.1"):
             await waiting
         with pytest.raises(BusUnavailable):
-            await bus.write_completions([make_completion(bus, group_id(0), 0)])
+            await bus.groups.write_completions([make_completion(bus, group_id(0), 0)])
 
     server = EmbeddedValkey(tmp_path, memory_mib=16)
     with server:

@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from dapo.bus import Bus, BusUnavailable, streams
+from dapo.bus import Bus, BusUnavailable
+from dapo.bus.parts import streams
 from dapo.bus.server.embedded import EmbeddedValkey
 from tests.support.bus import drive, generate, group_id, issue, make_completion, stream_length
 
@@ -12,8 +13,8 @@ from tests.support.bus import drive, generate, group_id, issue, make_completion,
 def test_work_is_shared_and_delivered_once(valkey: EmbeddedValkey) -> None:
     async def scenario(first: Bus, second: Bus) -> None:
         await issue(first, 10)
-        one = await first.consume("prompts", "generator-0", count=6, block_s=0)
-        two = await second.consume("prompts", "generator-1", count=6, block_s=0)
+        one = await first.streams.consume("prompts", "generator-0", count=6, block_s=0)
+        two = await second.streams.consume("prompts", "generator-1", count=6, block_s=0)
         assert (len(one), len(two)) == (6, 4)
         assert not {delivery.data for delivery in one} & {delivery.data for delivery in two}
 
@@ -22,12 +23,12 @@ def test_work_is_shared_and_delivered_once(valkey: EmbeddedValkey) -> None:
 
 def test_a_blocked_consumer_wakes_up_for_work(valkey: EmbeddedValkey) -> None:
     async def scenario(bus: Bus, other: Bus) -> None:
-        waiting = asyncio.create_task(bus.consume("prompts", "generator-0", count=1, block_s=60))
+        waiting = asyncio.create_task(bus.streams.consume("prompts", "generator-0", count=1, block_s=60))
         await asyncio.sleep(0.2)
         assert not waiting.done()
         await issue(other, 1)
         assert [one.data for one in await waiting] == [b"g0000000000"]
-        assert await bus.consume("prompts", "generator-0", count=1, block_s=0.05) == []
+        assert await bus.streams.consume("prompts", "generator-0", count=1, block_s=0.05) == []
 
     drive(valkey.url, scenario, buses=2)
 
@@ -35,19 +36,22 @@ def test_a_blocked_consumer_wakes_up_for_work(valkey: EmbeddedValkey) -> None:
 def test_the_slow_keep_their_work_and_the_dead_lose_it(valkey: EmbeddedValkey) -> None:
     async def scenario(slow: Bus, dead: Bus, peer: Bus) -> None:
         await issue(peer, 4)
-        await slow.heartbeat("generator", "generator-0", ttl_s=60)
-        await dead.heartbeat("generator", "generator-1", ttl_s=0.3)
-        await slow.consume("prompts", "generator-0", count=2, block_s=0)
-        lost = await dead.consume("prompts", "generator-1", count=2, block_s=0)
-        assert await peer.claim_dead("prompts", "generator", "generator-2", count=10) == []
+        await slow.registry.beat("generator", "generator-0", ttl_s=60)
+        await dead.registry.beat("generator", "generator-1", ttl_s=0.3)
+        await slow.streams.consume("prompts", "generator-0", count=2, block_s=0)
+        lost = await dead.streams.consume("prompts", "generator-1", count=2, block_s=0)
+        assert await peer.streams.claim_dead("prompts", "generator", "generator-2", count=10) == []
         await asyncio.sleep(0.4)
-        assert await peer.control.client.exists(peer.keys.heartbeat("generator", "generator-1")) == 0
-        claimed = await peer.claim_dead("prompts", "generator", "generator-2", count=10)
+        assert await peer.control_server.client.exists(peer.keys.heartbeat("generator", "generator-1")) == 0
+        claimed = await peer.streams.claim_dead("prompts", "generator", "generator-2", count=10)
         assert [(one.message_id, one.data) for one in claimed] == [(one.message_id, one.data) for one in lost]
         assert [one.attempt for one in claimed] == [2, 2]
-        assert await peer.claim_dead("prompts", "generator", "generator-2", count=10) == [], "however long they idle"
+        assert await peer.streams.claim_dead("prompts", "generator", "generator-2", count=10) == [], (
+            "however long they idle"
+        )
         names = [
-            one["name"] for one in await peer.control.client.xinfo_consumers(peer.keys.stream("prompts"), "generator")
+            one["name"]
+            for one in await peer.control_server.client.xinfo_consumers(peer.keys.stream("prompts"), "generator")
         ]
         assert sorted(names) == [b"generator-0/process0", b"generator-2/process2"], "the dead consumer is forgotten"
 
@@ -57,11 +61,11 @@ def test_the_slow_keep_their_work_and_the_dead_lose_it(valkey: EmbeddedValkey) -
 def test_claims_come_in_portions_and_never_twice(valkey: EmbeddedValkey) -> None:
     async def scenario(dead: Bus, left: Bus, right: Bus) -> None:
         await issue(dead, 9)
-        await dead.consume("prompts", "generator-0", count=9, block_s=0)
-        await dead.control.client.delete(dead.keys.heartbeat("generator", "generator-0"))
+        await dead.streams.consume("prompts", "generator-0", count=9, block_s=0)
+        await dead.control_server.client.delete(dead.keys.heartbeat("generator", "generator-0"))
         portions = await asyncio.gather(
             *(
-                bus.claim_dead("prompts", "generator", f"generator-{at}", count=3)
+                bus.streams.claim_dead("prompts", "generator", f"generator-{at}", count=3)
                 for at, bus in ((1, left), (2, right)) * 2
             )
         )
@@ -74,11 +78,11 @@ def test_claims_come_in_portions_and_never_twice(valkey: EmbeddedValkey) -> None
 def test_a_restarted_worker_gets_back_what_its_predecessor_held(valkey: EmbeddedValkey) -> None:
     async def scenario(before: Bus, after: Bus) -> None:
         await issue(before, 1)
-        await before.heartbeat("generator", "generator-0", ttl_s=60)
-        (held,) = await before.consume("prompts", "generator-0", count=1, block_s=0)
-        await after.heartbeat("generator", "generator-0", ttl_s=60)
-        assert await after.consume("prompts", "generator-0", count=1, block_s=0) == []
-        (claimed,) = await after.claim_dead("prompts", "generator", "generator-0", count=1)
+        await before.registry.beat("generator", "generator-0", ttl_s=60)
+        (held,) = await before.streams.consume("prompts", "generator-0", count=1, block_s=0)
+        await after.registry.beat("generator", "generator-0", ttl_s=60)
+        assert await after.streams.consume("prompts", "generator-0", count=1, block_s=0) == []
+        (claimed,) = await after.streams.claim_dead("prompts", "generator", "generator-0", count=1)
         assert (claimed.message_id, claimed.attempt) == (held.message_id, 2)
 
     drive(valkey.url, scenario, buses=2)
@@ -87,8 +91,8 @@ def test_a_restarted_worker_gets_back_what_its_predecessor_held(valkey: Embedded
 def test_a_worker_that_never_beat_is_alive_from_its_first_read(valkey: EmbeddedValkey) -> None:
     async def scenario(fresh: Bus, peer: Bus) -> None:
         await issue(fresh, 1)
-        await fresh.consume("prompts", "generator-0", count=1, block_s=0)
-        assert await peer.claim_dead("prompts", "generator", "generator-1", count=1) == []
+        await fresh.streams.consume("prompts", "generator-0", count=1, block_s=0)
+        assert await peer.streams.claim_dead("prompts", "generator", "generator-1", count=1) == []
 
     drive(valkey.url, scenario, buses=2)
 
@@ -97,31 +101,31 @@ def test_a_delivery_that_was_cut_off_is_handed_out_later(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server has delivered, the reply never arrives: the entries would be pending for ever with a living worker."""
-    monkeypatch.setattr(streams, "BLOCK_SLICE_S", 0.2)
+    monkeypatch.setattr(streams, "BLOCK_SLICE_S", 1.0)
 
     async def scenario(bus: Bus, other: Bus) -> None:
         await issue(other, 2)
-        kept = await bus.consume("prompts", "generator-0", count=1, block_s=0)
+        kept = await bus.streams.consume("prompts", "generator-0", count=1, block_s=0)
         await asyncio.sleep(0.05)
-        deliver = bus.control.once.xreadgroup
+        deliver = bus.control_server.once.xreadgroup
 
         async def deliver_and_break(*args: object, **options: object) -> object:
             await deliver(*args, **options)
             raise ConnectionResetError("the reply was lost")
 
-        monkeypatch.setattr(bus.control.once, "xreadgroup", deliver_and_break)
+        monkeypatch.setattr(bus.control_server.once, "xreadgroup", deliver_and_break)
         with pytest.raises(BusUnavailable, match="the reply was lost"):
-            await bus.consume("prompts", "generator-0", count=1, block_s=0)
-        monkeypatch.setattr(bus.control.once, "xreadgroup", deliver)
+            await bus.streams.consume("prompts", "generator-0", count=1, block_s=0)
+        monkeypatch.setattr(bus.control_server.once, "xreadgroup", deliver)
 
         await issue(other, 3)
-        (third,) = await bus.consume("prompts", "generator-0", count=5, block_s=0)
+        (third,) = await bus.streams.consume("prompts", "generator-0", count=5, block_s=0)
         assert third.data == b"g0000000002"
-        await asyncio.sleep(0.3)
-        (found,) = await bus.consume("prompts", "generator-0", count=5, block_s=0)
+        await asyncio.sleep(1.2)
+        (found,) = await bus.streams.consume("prompts", "generator-0", count=5, block_s=0)
         assert (found.data, found.attempt) == (b"g0000000001", 2)
         assert kept[0].data == b"g0000000000"
-        assert await bus.consume("prompts", "generator-0", count=5, block_s=0) == []
+        assert await bus.streams.consume("prompts", "generator-0", count=5, block_s=0) == []
 
     drive(valkey.url, scenario, buses=2)
 
@@ -129,7 +133,7 @@ def test_a_delivery_that_was_cut_off_is_handed_out_later(
 def test_entries_that_cannot_be_read_go_to_the_dead_letters(valkey: EmbeddedValkey) -> None:
     async def scenario(bus: Bus) -> None:
         await issue(bus, 2)
-        prompts = await bus.consume("prompts", "generator-0", count=2, block_s=0)
+        prompts = await bus.streams.consume("prompts", "generator-0", count=2, block_s=0)
         spoilt: list[dict[str, bytes]] = [
             {"data": b"\xff\xff\xff", "group": b"g0000000000"},
             {"data": b"\xff\xff\xff", "group": b"../g"},
@@ -137,19 +141,19 @@ def test_entries_that_cannot_be_read_go_to_the_dead_letters(valkey: EmbeddedValk
             {"data": make_completion(bus, "nonsense", 0).SerializeToString()},
         ]
         for fields in spoilt:
-            await bus.control.client.xadd(bus.keys.stream("completions"), fields)
-        await bus.control.client.xadd(bus.keys.stream("prompts"), {"data": b"\x00" * 100})
+            await bus.control_server.client.xadd(bus.keys.stream("completions"), fields)
+        await bus.control_server.client.xadd(bus.keys.stream("prompts"), {"data": b"\x00" * 100})
         await generate(bus, prompts[1:])
 
-        good = await bus.consume("completions", "verifier-0", count=100, block_s=0)
+        good = await bus.streams.consume("completions", "verifier-0", count=100, block_s=0)
         assert len(good) == 4
-        assert await bus.consume("prompts", "generator-0", count=10, block_s=0) == []
-        letters = await bus.read_dead_letters()
+        assert await bus.streams.consume("prompts", "generator-0", count=10, block_s=0) == []
+        letters = await bus.dead_letters.read()
         assert len(letters) == 5
         assert {one["reason"] for one in letters} == {"malformed"}
         assert letters[-1]["group"] == group_id(0)
         assert bytes.fromhex(letters[-1]["data"]) == b"\xff\xff\xff"
-        record = await bus.read_group(group_id(0))
+        record = await bus.groups.read(group_id(0))
         assert (record.state, record.reason) == ("failed", "malformed"), "nobody waits for a completion that is lost"
         assert await stream_length(bus, "completions") == 4
         assert await stream_length(bus, "prompts") == 0
@@ -160,8 +164,8 @@ def test_entries_that_cannot_be_read_go_to_the_dead_letters(valkey: EmbeddedValk
 def test_roles_and_streams_must_match(valkey: EmbeddedValkey) -> None:
     async def scenario(bus: Bus) -> None:
         with pytest.raises(ValueError, match="'prompts' is consumed by role 'generator', not 'verifier'"):
-            await bus.claim_dead("prompts", "verifier", "verifier-0", count=1)
+            await bus.streams.claim_dead("prompts", "verifier", "verifier-0", count=1)
         with pytest.raises(ValueError, match="stream 'grades' is none of"):
-            await bus.consume("grades", "verifier-0", count=1, block_s=0)
+            await bus.streams.consume("grades", "verifier-0", count=1, block_s=0)
 
     drive(valkey.url, scenario)

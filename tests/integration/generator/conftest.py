@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from dapo.bus.server.embedded import EmbeddedValkey
-from tests.support.generator import make_spec
-from tests.support.generator_runs import GROUP_SIZE
+from tests.support.generator.kit import make_spec
+from tests.support.generator.runs import GROUP_SIZE
 from tests.support.models import save_model
 
 

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
 from services.generator.engine import server as server_module
-from services.generator.engine.client import Engine, Response, SamplingParams, TensorDescription
+from services.generator.engine.client import EngineClient, SamplingParams, TensorDescription
+from services.generator.engine.responses import StreamedResponse
 from services.generator.engine.server import SglangServer
-from tests.support.generator import make_spec
+from tests.support.generator.kit import make_spec
 from tests.support.models import ARCHITECTURES, VOCABULARY, batched_logprobs, save, tiny_model
 from tests.support.weights import WeightSender, named_weights, split_buckets
 
@@ -95,7 +96,7 @@ class Served:
     """A running server and the model that it holds. The tests of an architecture share it on one event loop."""
 
     loop: asyncio.Runner
-    engine: Engine
+    engine: EngineClient
     model: PreTrainedModel
     log_path: Path
     numbers: Iterator[int] = field(default_factory=count)
@@ -103,17 +104,17 @@ class Served:
     events: int = 0
     """Of all responses so far."""
 
-    async def collect(self, group: Group) -> list[Response]:
+    async def collect(self, group: Group) -> list[StreamedResponse]:
         rids = [f"r{next(self.numbers):08d}" for _ in range(group.copies)]
         sampling = SamplingParams(0.0, group.response_tokens, group.stop)
-        done: list[Response] = []
+        done: list[StreamedResponse] = []
         async for response, _ in self.engine.generate(rids, group.prompt, sampling):
             self.events += 1
             if response.finish is not None:
                 done.append(response)
         return done
 
-    async def answer(self, batch: Batch) -> list[list[Response]]:
+    async def answer(self, batch: Batch) -> list[list[StreamedResponse]]:
         return list(await asyncio.gather(*map(self.collect, batch)))
 
     def check(self, batch: Batch) -> None:
@@ -148,9 +149,9 @@ class Served:
         self.model = model
 
 
-def check_greedy(model: PreTrainedModel, batch: Batch, answers: list[list[Response]]) -> None:
+def check_greedy(model: PreTrainedModel, batch: Batch, answers: list[list[StreamedResponse]]) -> None:
     """Every response is the greedy one of `model`, with its log-probabilities."""
-    by_sequence: dict[tuple[int, ...], list[tuple[Group, Response]]] = {}
+    by_sequence: dict[tuple[int, ...], list[tuple[Group, StreamedResponse]]] = {}
     for group, responses in zip(batch, answers, strict=True):
         assert len(responses) == group.copies
         for response in responses:
@@ -165,8 +166,8 @@ def check_greedy(model: PreTrainedModel, batch: Batch, answers: list[list[Respon
             assert error <= TOLERANCE, f"{group}: log-probabilities differ by {error:.1e}"
 
 
-async def start(server: SglangServer) -> Engine:
-    return Engine(await server.start())
+async def start(server: SglangServer) -> EngineClient:
+    return EngineClient(await server.start())
 
 
 @pytest.fixture(scope="module", params=list(ARCHITECTURES))
@@ -220,7 +221,7 @@ def test_new_weights_answer_as_transformers_with_them(served: Served) -> None:
 def test_retraction_by_pauses_changes_nothing(served: Served) -> None:
     """At each pause what is in flight gives its cache back, and is then prefilled anew, prompt and response."""
 
-    async def interrupted() -> list[list[Response]]:
+    async def interrupted() -> list[list[StreamedResponse]]:
         generation = asyncio.create_task(served.answer(PAUSED))
         for new_events in (1, 100, 150):
             enough = served.events + new_events

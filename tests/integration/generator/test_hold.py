@@ -14,7 +14,7 @@ from dapo.spec import RunSpec
 from dapo.v1 import messages_pb2 as pb
 from services.generator.tokens import PromptCodec
 from services.generator.worker import Generator
-from tests.support.generator import Learner, make_spec, make_task, until
+from tests.support.generator.kit import Learner, make_spec, make_task, until
 from tests.support.models import save_model
 from tests.support.simulator.engine import SimulatedServer, SimulatorOptions
 
@@ -33,14 +33,14 @@ async def evaluating(folder: Path, spec: RunSpec, **options: float) -> AsyncIter
     """A bus, the orchestrator's epoch and the learner of a generator that evaluates."""
     with EmbeddedValkey(folder / "redis", 128) as valkey:
         bus = await Bus.connect(valkey.url, "pin")
-        await bus.create_run(spec.model_dump_json(), "", "")
+        await bus.runs.create(spec.model_dump_json(), "", "")
         server = SimulatedServer(SimulatorOptions(**options))
         generator = Generator(bus, spec, NAME, server, PromptCodec(spec.model.path), evaluates=True)
         task = asyncio.create_task(generator.run())
         learner = Learner(bus, NAME)
         try:
             await learner.wait_state("ready", has_version=False)
-            yield bus, await bus.acquire_epoch("orchestrator"), learner
+            yield bus, await bus.lease.acquire("orchestrator"), learner
         finally:
             task.cancel()
             await asyncio.wait([task])
@@ -50,7 +50,7 @@ async def evaluating(folder: Path, spec: RunSpec, **options: float) -> AsyncIter
 async def ask(bus: Bus, epoch: int, number: int, *, step: int, stream: str = EVALUATIONS) -> str:
     task = make_task(number, "abc>")
     task.group_id, task.evaluation, task.issued_version = f"e{number:010d}", "exam", step
-    await bus.issue_groups([task], epoch, stream=stream)
+    await bus.groups.issue([task], epoch, stream=stream)
     return task.group_id
 
 
@@ -59,7 +59,7 @@ async def versions(bus: Bus, count: int) -> set[tuple[int, int]]:
     found: list[pb.Completion] = []
     async with asyncio.timeout(60):
         while len(found) < count:
-            entries = await bus.consume("completions", "verifier-0", count=100, block_s=0.5)
+            entries = await bus.streams.consume("completions", "verifier-0", count=100, block_s=0.5)
             found += [pb.Completion.FromString(entry.data) for entry in entries]
     return {(completion.version_min, completion.version_max) for completion in found}
 
@@ -111,9 +111,9 @@ def test_prompts_for_training_are_left_to_the_others(tmp_path: Path, spec: RunSp
     async def scenario() -> None:
         async with evaluating(tmp_path, spec) as (bus, epoch, learner):
             await learner.announce(pb.Version(incarnation=1, step=0))
-            await bus.issue_groups([make_task(0, "abc>")], epoch)
+            await bus.groups.issue([make_task(0, "abc>")], epoch)
             await ask(bus, epoch, 1, step=0)
             assert await versions(bus, 4) == {(0, 0)}
-            assert (await bus.ledger_counts())["issued"] == 1
+            assert (await bus.groups.ledger())["issued"] == 1
 
     asyncio.run(scenario())

@@ -10,9 +10,10 @@ import pytest
 
 from dapo.v1 import messages_pb2 as pb
 from services.generator.engine import supervisor
-from services.generator.engine.client import Engine, EngineError, SamplingParams
-from tests.support.generator import Learner, running, until
-from tests.support.generator_runs import FIRST, GROUP_SIZE, NAME, check_payloads, new_run, serving, some_completions
+from services.generator.engine.client import EngineClient, SamplingParams
+from services.generator.engine.responses import EngineError
+from tests.support.generator.kit import Learner, running, until
+from tests.support.generator.runs import FIRST, GROUP_SIZE, NAME, check_payloads, new_run, serving, some_completions
 from tests.support.paths import REPO
 from tests.support.simulator.engine import SimulatedServer, SimulatorOptions
 
@@ -61,7 +62,7 @@ def test_a_route_that_hangs_costs_the_engine_and_the_member_comes_back(redis_url
 def test_calls_of_a_replaced_engine_are_typed_errors() -> None:
     async def scenario() -> None:
         server = SimulatedServer()
-        engine = Engine(await server.start())
+        engine = EngineClient(await server.start())
         await engine.close()
         with pytest.raises(EngineError, match="replaced"):
             await engine.pause()
@@ -74,7 +75,7 @@ def test_calls_of_a_replaced_engine_are_typed_errors() -> None:
 
 
 def test_an_engine_that_freezes_is_replaced(redis_url: str, spec, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in (("SILENCE_S", 0.5), ("ANSWER_S", 0.5), ("POLL_S", 0.05)):
+    for name, seconds in (("_SILENCE_S", 0.5), ("_ANSWER_S", 0.5), ("_POLL_S", 0.05)):
         monkeypatch.setattr(supervisor, name, seconds)
 
     async def scenario() -> None:
@@ -93,7 +94,7 @@ def test_an_engine_that_freezes_is_replaced(redis_url: str, spec, monkeypatch: p
 
 
 def test_an_engine_that_is_slow_and_well_is_kept(redis_url: str, spec, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in (("SILENCE_S", 0.2), ("ANSWER_S", 5.0), ("POLL_S", 0.05)):
+    for name, seconds in (("_SILENCE_S", 0.2), ("_ANSWER_S", 5.0), ("_POLL_S", 0.05)):
         monkeypatch.setattr(supervisor, name, seconds)
 
     async def scenario() -> None:
@@ -146,8 +147,8 @@ def test_a_replaced_learner_is_refused_and_harms_nothing(redis_url: str, spec) -
 def test_a_new_generator_knows_of_the_newest_learner(redis_url: str, spec) -> None:
     async def scenario() -> None:
         async with new_run(redis_url, "knows", spec.model_dump_json()) as run:
-            epoch = await run.bus.acquire_epoch("learner")
-            await run.bus.set_published_version(pb.Version(incarnation=7, step=3), epoch)
+            epoch = await run.bus.lease.acquire("learner")
+            await run.bus.weights.publish_version(pb.Version(incarnation=7, step=3), epoch)
             async with running(run.bus, spec, NAME, SimulatedServer()):
                 old = Learner(run.bus, NAME, 6)
                 await old.wait_state("ready", has_version=False)
@@ -168,7 +169,7 @@ def test_a_killed_workers_group_is_finished_by_another(redis_url: str, spec, tmp
             await until(some_completions(run), "the first completion")
             victim.send_signal(signal.SIGKILL)
             await victim.wait()
-            assert (await run.bus.ledger_counts())["issued"] > 0
+            assert (await run.bus.groups.ledger())["issued"] > 0
             async with running(run.bus, spec, "generator-2", SimulatedServer()):
                 successor = Learner(run.bus, "generator-2")
                 await successor.wait_state("ready", has_version=False)

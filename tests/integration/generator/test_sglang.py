@@ -10,13 +10,14 @@ from transformers import Qwen2ForCausalLM
 
 from dapo.bus import Bus, Delivery
 from dapo.bus.server.embedded import EmbeddedValkey
-from dapo.contracts.arrays import decode_ids, decode_logprobs
 from dapo.spec import RunSpec
 from dapo.v1 import messages_pb2 as pb
-from services.generator.engine.client import Engine, EngineError, Response, SamplingParams
+from services.generator.engine.client import EngineClient, SamplingParams
+from services.generator.engine.responses import EngineError, StreamedResponse
 from services.generator.engine.server import SglangServer
 from services.generator.worker import Generator, request_id
-from tests.support.generator import WAIT_S, Learner, make_spec, make_task, running, until
+from tests.support.arrays import decode_ids, decode_logprobs
+from tests.support.generator.kit import WAIT_S, Learner, make_spec, make_task, running, until
 from tests.support.models import ALPHABET, EOS, VOCABULARY, greedy, save_model, tiny_qwen2, token_logprobs
 from tests.support.weights import WeightSender
 
@@ -44,10 +45,12 @@ class Run:
         self.sender: WeightSender | None = None
 
     @property
-    def engine(self) -> Engine:
+    def engine(self) -> EngineClient:
         return self.generator.supervisor.engine
 
-    async def collect(self, group: int, prompt: list[int], count: int, sampling: SamplingParams) -> dict[str, Response]:
+    async def collect(
+        self, group: int, prompt: list[int], count: int, sampling: SamplingParams
+    ) -> dict[str, StreamedResponse]:
         rids = [request_id(f"g{group:010d}", index, 0) for index in range(count)]
         return {
             response.rid: response
@@ -86,7 +89,7 @@ def shared(models: tuple[Path, list[Qwen2ForCausalLM]], tmp_path_factory: pytest
 def test_greedy_output_and_logprobs_equal_transformers(shared: Run, models) -> None:
     sampling = SamplingParams(0.0, 24, (EOS,))
 
-    async def all_prompts() -> list[dict[str, Response]]:
+    async def all_prompts() -> list[dict[str, StreamedResponse]]:
         calls = [shared.collect(100 + i, encode(text), 3, sampling) for i, text in enumerate(PROMPTS)]
         return await asyncio.gather(*calls)
 
@@ -110,8 +113,8 @@ def test_abort_ends_some_requests_of_a_group_and_leaves_the_others(shared: Run) 
     sampling = SamplingParams(1.0, 400, ())
     rids = [request_id("g0000000300", index, 0) for index in range(4)]
 
-    async def generate() -> dict[str, Response]:
-        ended: dict[str, Response] = {}
+    async def generate() -> dict[str, StreamedResponse]:
+        ended: dict[str, StreamedResponse] = {}
         aborted = False
         async for response, _ in shared.engine.generate(rids, encode("ab>"), sampling):
             if not aborted:
@@ -144,11 +147,11 @@ def test_refusals_are_typed_errors(shared: Run) -> None:
 def test_prompts_wait_until_the_learner_has_sent_weights(shared: Run, models) -> None:
     """After the broadcast, greedy output equals transformers on the new weights, and the prompt is answered."""
 
-    async def scenario() -> dict[str, Response]:
-        epoch = await shared.bus.acquire_epoch("orchestrator")
-        await shared.bus.issue_groups([make_task(1, "abc>")], epoch)
+    async def scenario() -> dict[str, StreamedResponse]:
+        epoch = await shared.bus.lease.acquire("orchestrator")
+        await shared.bus.groups.issue([make_task(1, "abc>")], epoch)
         await asyncio.sleep(1.0)
-        assert (await shared.bus.ledger_counts())["issued"] == 1
+        assert (await shared.bus.groups.ledger())["issued"] == 1
         shared.sender = await shared.learner.join(f"{NAME}-1")
         done = await shared.learner.publish(shared.sender, models[1][1], pb.Version(incarnation=1, step=0), buckets=3)
         assert (done.phase, done.error) == ("done", "")
@@ -164,13 +167,13 @@ def test_prompts_wait_until_the_learner_has_sent_weights(shared: Run, models) ->
 def test_a_group_is_written_with_payloads_texts_and_versions(shared: Run, models) -> None:
     async def written() -> list[tuple[pb.Completion, pb.CompletionPayload, bytes]]:
         async def generated() -> bool:
-            return (await shared.bus.ledger_counts())["generated"] >= 1
+            return (await shared.bus.groups.ledger())["generated"] >= 1
 
         await until(generated, "group generated")
-        entries = await shared.bus.consume("completions", "verifier-0", count=10, block_s=1.0)
+        entries = await shared.bus.streams.consume("completions", "verifier-0", count=10, block_s=1.0)
         completions = [pb.Completion.FromString(entry.data) for entry in entries]
-        payloads = await shared.bus.get_payloads([completion.payload_key for completion in completions])
-        texts = await shared.bus.get_payloads([completion.text_key for completion in completions])
+        payloads = await shared.bus.payloads.get([completion.payload_key for completion in completions])
+        texts = await shared.bus.payloads.get([completion.text_key for completion in completions])
         return [
             (completion, pb.CompletionPayload.FromString(payload or b""), text or b"")
             for completion, payload, text in zip(completions, payloads, texts, strict=True)
@@ -179,8 +182,8 @@ def test_a_group_is_written_with_payloads_texts_and_versions(shared: Run, models
     found = shared.run(written())
     assert sorted(completion.index for completion, _, _ in found) == [0, 1, 2, 3]
     for completion, payload, text in found:
-        ids, logprobs = list(decode_ids(payload.response_ids)), list(decode_logprobs(payload.logprobs))
-        assert list(decode_ids(payload.prompt_ids)) == encode("abc>")
+        ids, logprobs = decode_ids(payload.response_ids), decode_logprobs(payload.logprobs)
+        assert decode_ids(payload.prompt_ids) == encode("abc>")
         assert completion.response_tokens == len(ids) == len(logprobs)
         assert completion.finish_reason == (pb.FINISH_REASON_STOP if ids[-1] == EOS else pb.FINISH_REASON_LENGTH)
         assert ids.count(EOS) <= 1
@@ -196,27 +199,27 @@ def test_a_prompt_of_an_evaluation_is_sampled_in_its_own_way(shared: Run, models
     """A nucleus of nothing but the likeliest token gives the greedy response, cut where the evaluation cuts it."""
 
     async def written() -> list[pb.CompletionPayload]:
-        epoch = await shared.bus.acquire_epoch("orchestrator")
+        epoch = await shared.bus.lease.acquire("orchestrator")
         task = make_task(2, "abcdef>")
         task.group_id, task.evaluation = "e0000000002", "exam"
         task.sampling.CopyFrom(pb.Sampling(temperature=1.0, top_p=1e-6, max_response_tokens=5))
-        await shared.bus.issue_groups([task], epoch)
+        await shared.bus.groups.issue([task], epoch)
         entries: list[Delivery] = []
         async with asyncio.timeout(WAIT_S):
             while len(entries) < task.group_size:
-                entries += await shared.bus.consume("completions", "verifier-0", count=10, block_s=1.0)
+                entries += await shared.bus.streams.consume("completions", "verifier-0", count=10, block_s=1.0)
         keys = [pb.Completion.FromString(entry.data).payload_key for entry in entries]
-        return [pb.CompletionPayload.FromString(data or b"") for data in await shared.bus.get_payloads(keys)]
+        return [pb.CompletionPayload.FromString(data or b"") for data in await shared.bus.payloads.get(keys)]
 
     expected = greedy(models[1][1], encode("abcdef>"), 5)
-    assert [list(decode_ids(payload.response_ids)) for payload in shared.run(written())] == [expected] * 4
+    assert [decode_ids(payload.response_ids) for payload in shared.run(written())] == [expected] * 4
 
 
 def test_spans_tell_which_weights_sampled_each_token_across_an_update(shared: Run, models) -> None:
     """16 streams in flight: each token's log-probability is that of its own version's model."""
     prompt, sampling = encode("hello>"), SamplingParams(1.0, 300, ())
 
-    async def scenario() -> dict[str, Response]:
+    async def scenario() -> dict[str, StreamedResponse]:
         generation = asyncio.create_task(shared.collect(600, prompt, 16, sampling))
         await asyncio.sleep(0.3)
         assert shared.sender is not None
@@ -241,7 +244,7 @@ def test_spans_tell_which_weights_sampled_each_token_across_an_update(shared: Ru
 def test_an_update_past_its_deadline_costs_the_engine_and_the_member_comes_back(shared: Run, models) -> None:
     """The sender never broadcasts: SGLang is killed, started anew, and served again under a new group."""
 
-    async def scenario() -> dict[str, Response]:
+    async def scenario() -> dict[str, StreamedResponse]:
         old = shared.engine
         bucket = pb.WeightBucket(tensors=[pb.TensorSpec(name="model.norm.weight", dtype="float32", shape=[64])])
         update = pb.UpdateWeights(group_name=f"{NAME}-1", version=pb.Version(incarnation=1, step=2), buckets=[bucket])
@@ -271,7 +274,7 @@ def test_the_smallest_pool_of_a_spec_serves_the_longest_sequence(tmp_path: Path)
     server = SglangServer(spec, device="cpu", log_path=tmp_path / "sglang.log")
 
     async def lengths() -> list[int]:
-        engine = Engine(await server.start())
+        engine = EngineClient(await server.start())
         prompt = [1] * spec.data.max_prompt_tokens
         found = []
         for number, stop in enumerate([(), (VOCABULARY,), ()]):

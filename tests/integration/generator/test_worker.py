@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from dapo.bus import Bus, Delivery
+from dapo.bus import Delivery
 from dapo.bus.keys import PROMPTS
+from dapo.bus.parts.streams import Streams
 from dapo.bus.server.embedded import EmbeddedValkey
 from dapo.v1 import messages_pb2 as pb
 from services.generator import worker, writer
-from tests.support.generator import Learner, running, until
-from tests.support.generator_runs import (
+from tests.support.bus import read_alerts
+from tests.support.generator.kit import Learner, running, until
+from tests.support.generator.runs import (
     FIRST,
     GROUP_SIZE,
     NAME,
@@ -42,7 +44,7 @@ def test_every_response_of_every_group_is_written_once(redis_url: str, spec) -> 
                 member = await until(idle(learner), "nothing running")
                 assert member.generated_tokens == sum(c.response_tokens for c in completions)
                 assert 0 < member.busy_s <= member.up_s
-            assert await run.bus.members() == []
+            assert await run.bus.weights.members() == []
 
     asyncio.run(scenario())
 
@@ -92,7 +94,7 @@ def test_unusable_prompts_fail_their_groups_with_a_reason(redis_url: str, spec) 
                 groups = await run.issue(["a" * 401, "", "abc>"])
                 await run.wait_count("failed", 2)
                 await run.wait_count("generated", 1)
-            letters = {letter["group"]: letter for letter in await run.bus.read_dead_letters()}
+            letters = {letter["group"]: letter for letter in await run.bus.dead_letters.read()}
             assert letters[groups[0]]["reason"] == "prompt_too_long"
             assert "401 tokens > data.max_prompt_tokens = 400" in letters[groups[0]]["detail"]
             assert letters[groups[1]]["reason"] == "prompt_empty"
@@ -144,15 +146,15 @@ def called(server: SimulatedServer, route: str, times: int):
 def test_prompts_are_taken_a_few_at_a_time(redis_url: str, spec, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that one generator does not take all while another, as free, is between two reads."""
     taken: list[int] = []
-    consume = Bus.consume
+    consume = Streams.consume
 
-    async def counted(bus: Bus, stream: str, *args: Any, **options: Any) -> list[Delivery]:
-        found = await consume(bus, stream, *args, **options)
+    async def counted(streams: Streams, stream: str, *args: Any, **options: Any) -> list[Delivery]:
+        found = await consume(streams, stream, *args, **options)
         if stream == PROMPTS:
             taken.append(len(found))
         return found
 
-    monkeypatch.setattr(Bus, "consume", counted)
+    monkeypatch.setattr(Streams, "consume", counted)
 
     async def scenario() -> None:
         async with new_run(redis_url, "few", spec.model_dump_json()) as run:
@@ -160,7 +162,7 @@ def test_prompts_are_taken_a_few_at_a_time(redis_url: str, spec, monkeypatch: py
             async with serving(run, spec, SimulatedServer()):
                 await run.wait_count("generated", 40)
         assert sum(taken) == 40
-        assert max(taken) == worker.READ_LIMIT
+        assert max(taken) == worker._READ_LIMIT
 
     asyncio.run(scenario())
 
@@ -168,7 +170,7 @@ def test_prompts_are_taken_a_few_at_a_time(redis_url: str, spec, monkeypatch: py
 def test_a_full_server_is_told_of_and_waited_for(
     redis_url: str, spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "FULL_ALERT_S", 1.0)
+    monkeypatch.setattr(writer, "_FULL_ALERT_S", 1.0)
 
     async def scenario(payload_url: str) -> None:
         async with (
@@ -182,7 +184,7 @@ def test_a_full_server_is_told_of_and_waited_for(
             await payloads.config_set("maxmemory", 1)
             await run.issue(["abc>"])
             alert = await until(told(run), "an alert")
-            assert (await run.bus.ledger_counts())["issued"] == 1
+            assert (await run.bus.groups.ledger())["issued"] == 1
             await payloads.config_set("maxmemory", 1 << 26)
             assert alert["worker_id"] == NAME
             assert "completions wait" in alert["message"]
@@ -194,8 +196,7 @@ def test_a_full_server_is_told_of_and_waited_for(
 
 def told(run: Run):
     async def condition() -> dict | None:
-        events = await run.bus.read_events("0", block_s=0)
-        return next((data for _, kind, data in events if kind == "alert"), None)
+        return next(iter(await read_alerts(run.bus)), None)
 
     return condition
 
@@ -207,9 +208,9 @@ def test_responses_of_a_closed_group_are_aborted_and_dropped(redis_url: str, spe
             async with serving(run, spec, server) as learner:
                 await run.issue(["abc>"] * 4)
                 await until(some_completions(run), "the first completion")
-                assert await run.bus.close_open_groups("drain", run.epoch) == 4
+                assert await run.bus.groups.close_open("drain", run.epoch) == 4
                 await until(idle(learner), "nothing running")
                 assert server.engine.calls["/abort_request"] > 0
-                assert (await run.bus.ledger_counts())["surplus"] == 4
+                assert (await run.bus.groups.ledger())["surplus"] == 4
 
     asyncio.run(scenario())

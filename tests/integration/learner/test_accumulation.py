@@ -52,7 +52,7 @@ def wanted(model_dir: Path) -> dict[str, dict[str, float]]:
 
 def plain_update(model_dir: Path, aggregation: str) -> dict[str, float]:
     sys.path.insert(0, str(RANK.parent))
-    from learner_rank import make_samples
+    from rank import make_samples
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)

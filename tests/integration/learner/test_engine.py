@@ -22,7 +22,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plain_pytorch(model_dir: Path, batches: int) -> dict[str, Any]:
     """The same steps without DeepSpeed, micro-batches or helpers: log-softmax of all logits and the paper's formula."""
     sys.path.insert(0, str(RANK.parent))
-    from learner_rank import make_samples
+    from rank import make_samples
     from transformers import AutoModelForCausalLM
 
     from services.learner.step.minibatch import split_updates
@@ -162,7 +162,7 @@ def test_resume_is_exact_and_the_export_is_the_model(tmp_path: Path, model_dir: 
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from services.learner.checkpoint import CheckpointError, read_latest
-    from services.learner.model.export import export
+    from services.learner.export import export
 
     case = {"spec": make_spec(model_dir, stage=stage), "batches": 3, "samples": 24, "checkpoint_after": 2}
     resume = {**case, "resume": True, "checkpoint_after": 3}

@@ -16,7 +16,7 @@ from tests.support.learner.kit import make_spec, model_directory, run_ranks  # n
 def test_lora_resumes_exactly_and_exports_the_merged_model(tmp_path: Path, stage: int, ranks: int) -> None:
     from transformers import AutoModelForCausalLM
 
-    from services.learner.model.export import export
+    from services.learner.export import export
 
     model_dir = model_directory(tmp_path)
     spec: dict[str, Any] = make_spec(model_dir, stage=stage, kl_coefficient=0.01, reference_refresh_steps=1)

@@ -64,7 +64,7 @@ def run_ranks(folder: Path, ranks: int) -> dict[str, dict[str, Any]]:
     processes = [
         subprocess.Popen(
             command,
-            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env={**common, "RANK": str(rank)},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,

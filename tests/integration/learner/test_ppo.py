@@ -118,7 +118,7 @@ class PlainPPO:
 @pytest.fixture(scope="module")
 def wanted(model_dir: Path) -> PlainPPO:
     sys.path.insert(0, str(RANK.parent))
-    from learner_rank import make_samples
+    from rank import make_samples
 
     plain = PlainPPO(model_dir)
     for number in range(BATCHES):

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -23,7 +22,7 @@ from dapo.contracts.arrays import encode_ids, encode_logprobs  # noqa: E402
 from dapo.spec import RunSpec  # noqa: E402
 from dapo.v1 import messages_pb2 as pb  # noqa: E402
 from services.learner.checkpoint import read_latest  # noqa: E402
-from tests.support.bus import RUN, group_id, make_kept  # noqa: E402
+from tests.support.bus import RUN, group_id, make_kept, read_alerts  # noqa: E402
 from tests.support.learner.weight_receiver import Receiver  # noqa: E402
 from tests.support.models import save_model  # noqa: E402
 from tests.support.paths import REPO  # noqa: E402
@@ -61,7 +60,7 @@ def make_batch(bus: Bus, number: int) -> pb.TrainBatch:
     for group in (2 * number, 2 * number + 1):
         samples = [
             pb.TrainSample(
-                payload_key=bus.payload_key(group_id(group), index, 1),
+                payload_key=bus.payloads.payload_key(group_id(group), index, 1),
                 prompt_tokens=len(PROMPT),
                 response_tokens=len(RESPONSE),
                 advantage=1.0 - 0.3 * index,
@@ -74,16 +73,12 @@ def make_batch(bus: Bus, number: int) -> pb.TrainBatch:
 
 
 async def start_ranks(url: str, run_dir: Path, ranks: int = RANKS) -> list[asyncio.subprocess.Process]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     processes = []
     for rank in range(ranks):
         environment = {
-            **os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks),
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO),
+            **os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO),
             "DAPO_RUN_ID": RUN, "DAPO_REDIS_URL": url, "DAPO_WORKER_ID": f"learner-{rank}",
-            "DAPO_RUN_DIR": str(run_dir), "DAPO_WEIGHT_BACKEND": "gloo",
+            "DAPO_RUN_DIR": str(run_dir), "DAPO_REPLICA": str(rank), "DAPO_REPLICAS": str(ranks),
         }  # fmt: skip
         with (run_dir / f"learner-{rank}.log").open("ab") as log:
             process = await asyncio.create_subprocess_exec(
@@ -142,21 +137,21 @@ def test_two_ranks_train_publish_stop_resume_and_end(valkey: EmbeddedValkey, tmp
     spec = make_spec(tmp_path / "model")
 
     async def scenario(bus: Bus, processes: list[asyncio.subprocess.Process]) -> None:
-        await bus.create_run(spec.model_dump_json(), str(tmp_path), "2026-01-01T00:00:00Z")
+        await bus.runs.create(spec.model_dump_json(), str(tmp_path), "2026-01-01T00:00:00Z")
         epoch = await make_kept(bus, 6, GROUP_SIZE)
         batches = [make_batch(bus, number) for number in range(3)]
         keys = payload_keys(batches)
-        await bus.put_payloads(dict.fromkeys(keys, payload()))
+        await bus.payloads.put(dict.fromkeys(keys, payload()))
         lost = batches[1].groups[0].samples[0].payload_key
-        await bus.delete_payloads([lost])
+        await bus.payloads.delete([lost])
         for batch in batches:
-            await bus.cut_batch(batch, epoch)
+            await bus.batches.cut(batch, epoch)
         receiver = Receiver(bus, "generator-0")
         receiving = asyncio.create_task(receiver.run())
 
         def served(incarnation: int) -> Callable[[], Awaitable[bool]]:
             async def reached() -> bool:
-                return await bus.published_version() == pb.Version(incarnation=incarnation, step=3)
+                return await bus.weights.published_version() == pb.Version(incarnation=incarnation, step=3)
 
             return reached
 
@@ -174,7 +169,7 @@ def test_two_ranks_train_publish_stop_resume_and_end(valkey: EmbeddedValkey, tmp
         await until(served(2), processes)
         for before, after in zip(first_life, receiver.received[-1], strict=True):
             assert torch.equal(before, after)
-        await bus.cut_batch(pb.TrainBatch(batch=3, end=True), epoch)
+        await bus.batches.cut(pb.TrainBatch(batch=3, end=True), epoch)
         assert await exit_codes(processes) == [0, 0]
 
         latest = read_latest(tmp_path)
@@ -182,7 +177,7 @@ def test_two_ranks_train_publish_stop_resume_and_end(valkey: EmbeddedValkey, tmp
         assert latest[1].step == 3
         assert [path.name for path in (tmp_path / "checkpoints").glob("step-*")] == ["step-000003"]
         state = load_file(latest[0] / "hf" / "model.safetensors")
-        commands = [command for _, command in await bus.read_commands("generator-0", "0", block_s=0.1)]
+        commands = [command for _, command in await bus.weights.read_commands("generator-0", "0", block_s=0.1)]
         update = [command.update for command in commands if command.HasField("update")][-1]
         names = [(t.name, list(t.shape)) for bucket in update.buckets for t in bucket.tensors]
         sent = received_tensors(receiver, names)
@@ -190,18 +185,18 @@ def test_two_ranks_train_publish_stop_resume_and_end(valkey: EmbeddedValkey, tmp
         for name, tensor in state.items():
             assert torch.equal(sent[name], tensor), name
 
-        reports = [report for _, report in await bus.read_steps("0", block_s=0.1)]
+        reports = [report for _, report in await bus.batches.read_steps("0", block_s=0.1)]
         assert [report.batch for report in reports] == [0, 1, 2]
         assert [report.metrics["trained_responses"] for report in reports] == [8, 7, 8]
         assert [report.metrics["staleness_max"] for report in reports] == [0, 1, 1]
-        alerts = [data for _, kind, data in await bus.read_events("0", block_s=0.1) if kind == "alert"]
+        alerts = await read_alerts(bus)
         assert [(alert["kind"], alert["payload_key"]) for alert in alerts] == [("payload_unusable", lost)]
-        letters = await bus.read_dead_letters()
+        letters = await bus.dead_letters.read()
         assert [(letter["group"], letter["reason"]) for letter in letters] == [(group_id(2), "payload_unusable")]
         assert letters[0]["detail"] == f"{lost}: the payload is missing"
-        ledger = await bus.ledger_counts()
+        ledger = await bus.groups.ledger()
         assert {name: count for name, count in ledger.items() if count} == {"trained": 6}
-        assert await bus.get_payloads(keys) == [None] * len(keys)
+        assert await bus.payloads.get(keys) == [None] * len(keys)
         receiving.cancel()
 
     play(valkey.url, scenario)
@@ -218,38 +213,38 @@ def test_full_memory_forces_a_checkpoint_while_idle_and_a_replaced_learner_write
     filler = {f"filler{number}": bytes(2**20) for number in range(48)}
 
     async def scenario(bus: Bus, processes: list[asyncio.subprocess.Process]) -> None:
-        await bus.create_run(spec.model_dump_json(), str(tmp_path), "2026-01-01T00:00:00Z")
+        await bus.runs.create(spec.model_dump_json(), str(tmp_path), "2026-01-01T00:00:00Z")
         epoch = await make_kept(bus, 4, GROUP_SIZE)
         batches = [make_batch(bus, number) for number in range(2)]
-        await bus.put_payloads(dict.fromkeys(payload_keys(batches), payload()))
+        await bus.payloads.put(dict.fromkeys(payload_keys(batches), payload()))
 
         def trained(count: int) -> Callable[[], Awaitable[bool]]:
             async def reached() -> bool:
-                return len(await bus.read_steps("0", block_s=0)) == count
+                return len(await bus.batches.read_steps("0", block_s=0)) == count
 
             return reached
 
         async def freed() -> bool:
-            return await bus.get_payloads(payload_keys(batches[:1])) == [None] * 2 * GROUP_SIZE
+            return await bus.payloads.get(payload_keys(batches[:1])) == [None] * 2 * GROUP_SIZE
 
         def latest_step() -> int | None:
             latest = read_latest(tmp_path)
             return latest and latest[1].step
 
-        await bus.cut_batch(batches[0], epoch)
+        await bus.batches.cut(batches[0], epoch)
         processes += await start_ranks(valkey.url, tmp_path, ranks=1)
         await until(trained(1), processes)
         assert latest_step() is None
-        await bus.put_payloads(filler)
+        await bus.payloads.put(filler)
         await until(freed, processes)
         assert latest_step() == 1
 
-        await bus.delete_payloads(list(filler))
-        await bus.cut_batch(batches[1], epoch)
+        await bus.payloads.delete(list(filler))
+        await bus.batches.cut(batches[1], epoch)
         await until(trained(2), processes)
         assert latest_step() == 1
-        await bus.acquire_epoch("learner")
-        await bus.cut_batch(pb.TrainBatch(batch=2, end=True), epoch)
+        await bus.lease.acquire("learner")
+        await bus.batches.cut(pb.TrainBatch(batch=2, end=True), epoch)
         assert await exit_codes(processes) == [1]
         assert latest_step() == 1
         assert [path.name for path in (tmp_path / "checkpoints").glob("step-*")] == ["step-000001"]

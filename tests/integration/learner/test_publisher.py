@@ -13,7 +13,8 @@ from dapo.bus.server.embedded import EmbeddedValkey  # noqa: E402
 from dapo.spec.tree.training import WeightSyncSpec  # noqa: E402
 from dapo.v1 import messages_pb2 as pb  # noqa: E402
 from services.learner.weights import publisher as publisher_module  # noqa: E402
-from services.learner.weights.publisher import FAILURE_LIMIT, Publisher, WeightSyncError  # noqa: E402
+from services.learner.weights.publisher import _FAILURE_LIMIT, Publisher, WeightSyncError  # noqa: E402
+from tests.support.bus import read_alerts  # noqa: E402
 from tests.support.learner.weight_receiver import Receiver  # noqa: E402
 
 WAIT_S = 60.0
@@ -39,7 +40,7 @@ class Stage:
         self.epoch = epoch
         self.receivers = receivers
         spec = WeightSyncSpec(**{"join_deadline_s": 20.0, "update_deadline_s": 20.0, **deadlines})
-        self.publisher = Publisher(bus, epoch, spec, "gloo", SPECS, queue_limit=0)
+        self.publisher = Publisher(bus, epoch, spec, SPECS, 0, address="127.0.0.1", devices=())
 
     async def joined(self, count: int) -> None:
         async def enough() -> bool:
@@ -54,7 +55,7 @@ class Stage:
         return await self.publisher.finish(step)
 
     async def published(self) -> tuple[int, int] | None:
-        version = await self.bus.published_version()
+        version = await self.bus.weights.published_version()
         return None if version is None else (version.incarnation, version.step)
 
 
@@ -65,7 +66,7 @@ def play(server: EmbeddedValkey, faults: dict[str, str | None], scenario: Scenar
     async def main() -> None:
         bus = await Bus.connect(server.url, "test-run")
         receivers = [Receiver(bus, name, fault) for name, fault in faults.items()]
-        stage = Stage(bus, await bus.acquire_epoch("learner"), receivers, **deadlines)
+        stage = Stage(bus, await bus.lease.acquire("learner"), receivers, **deadlines)
         tasks = [asyncio.create_task(receiver.run()) for receiver in receivers]
         try:
             await scenario(stage)
@@ -108,7 +109,7 @@ def test_every_member_gets_every_bucket_and_then_the_version_is_published(valkey
 def test_a_failing_member_is_left_behind_and_comes_back(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    monkeypatch.setattr(publisher_module, "RETRY_S", 0.1)
+    monkeypatch.setattr(publisher_module, "_RETRY_S", 0.1)
 
     async def scenario(stage: Stage) -> None:
         good, bad = stage.receivers
@@ -117,7 +118,7 @@ def test_a_failing_member_is_left_behind_and_comes_back(
         assert await stage.published() == (stage.epoch, 0)
         assert_received(good, 1)
         assert bad.received == []
-        alerts = [data for _, kind, data in await stage.bus.read_events("0", block_s=0.1) if kind == "alert"]
+        alerts = await read_alerts(stage.bus)
         assert [(alert["kind"], alert["generator"]) for alert in alerts] == [("weight_update_failed", bad.name)]
         bad.fault = None
         await stage.joined(2)
@@ -137,8 +138,7 @@ def test_a_member_that_never_joins_holds_up_nobody(valkey: EmbeddedValkey) -> No
         assert stage.receivers[1].received == []
 
         async def alerted() -> bool:
-            events = await stage.bus.read_events("0", block_s=0.1)
-            return any(data.get("kind") == "weight_join_failed" for _, _, data in events)
+            return any(alert.get("kind") == "weight_join_failed" for alert in await read_alerts(stage.bus))
 
         await until(alerted, stage.publisher)
 
@@ -181,10 +181,10 @@ def test_a_run_whose_generators_are_all_gone_goes_on(valkey: EmbeddedValkey) -> 
 def test_a_member_that_fails_again_and_again_ends_the_learner(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch, fault: str, phase: str
 ) -> None:
-    monkeypatch.setattr(publisher_module, "RETRY_S", 0.0)
+    monkeypatch.setattr(publisher_module, "_RETRY_S", 0.0)
 
     async def scenario(stage: Stage) -> None:
-        pattern = rf"generator-0: {FAILURE_LIMIT} .* in phase {phase}: .* weight_sync\.{phase}_deadline_s \(now 1 s\)"
+        pattern = rf"generator-0: {_FAILURE_LIMIT} .* in phase {phase}: .* weight_sync\.{phase}_deadline_s \(now 1 s\)"
 
         async def keep_trying() -> None:
             while True:
@@ -193,8 +193,8 @@ def test_a_member_that_fails_again_and_again_ends_the_learner(
 
         with pytest.raises(WeightSyncError, match=pattern):
             await keep_trying()
-        alerts = [data["kind"] for _, kind, data in await stage.bus.read_events("0", block_s=0.1) if kind == "alert"]
-        assert alerts == [f"weight_{phase}_failed"] * FAILURE_LIMIT
+        alerts = [alert["kind"] for alert in await read_alerts(stage.bus)]
+        assert alerts == [f"weight_{phase}_failed"] * _FAILURE_LIMIT
 
     play(valkey, {"generator-0": fault}, scenario, update_deadline_s=1.0, join_deadline_s=1.0)
 
@@ -202,13 +202,13 @@ def test_a_member_that_fails_again_and_again_ends_the_learner(
 def test_an_update_that_succeeds_forgives_the_failures_before_it(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publisher_module, "RETRY_S", 0.0)
+    monkeypatch.setattr(publisher_module, "_RETRY_S", 0.0)
 
     async def scenario(stage: Stage) -> None:
         (receiver,) = stage.receivers
         for step in range(2):
             receiver.fault = "refuse-update"
-            for _ in range(FAILURE_LIMIT - 1):
+            for _ in range(_FAILURE_LIMIT - 1):
                 await stage.joined(1)
                 await stage.publish(step)
             receiver.fault = None
@@ -224,14 +224,14 @@ def test_a_member_is_not_judged_by_what_was_read_before_its_update(
 ) -> None:
     async def scenario(stage: Stage) -> None:
         await stage.joined(1)
-        read = stage.bus.members
+        read = stage.bus.weights.members
 
         async def slow_members() -> list[pb.Member]:
             members = await read()
             await stage.publish(0)
             return members
 
-        monkeypatch.setattr(stage.bus, "members", slow_members)
+        monkeypatch.setattr(stage.bus.weights, "members", slow_members)
         await stage.publisher.refresh()
         assert [channel.served for channel in stage.publisher._channels.values()] == [
             pb.Version(incarnation=stage.epoch, step=0)

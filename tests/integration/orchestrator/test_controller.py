@@ -3,10 +3,11 @@
 import pytest
 
 from dapo.bus import Bus
+from dapo.bus.parts.groups import Groups
 from dapo.bus.server.embedded import EmbeddedValkey
 from dapo.v1 import messages_pb2 as pb
-from services.orchestrator.control.controller import ControllerError
-from tests.support.orchestrator import PROMPTS, STEPS, Seen, make_spec, run_scripted, some_uniform
+from services.orchestrator.control.alerts import ControllerError
+from tests.support.orchestrator.control import PROMPTS, STEPS, Seen, make_spec, run_scripted, some_uniform
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +105,10 @@ def alerts_with(seen: Seen, text: str) -> list[str]:
 def test_prompts_that_a_full_server_refused_are_issued_later_and_once(tmp_path):
     async def react(bus: Bus, kind: str, data: dict) -> None:
         if data.get("state") == "running":
-            await bus.control.client.config_set("maxmemory", 1 << 16)
+            await bus.control_server.client.config_set("maxmemory", 1 << 16)
         elif "prompts wait" in data.get("message", ""):
-            assert await bus.issued_total() == 0
-            await bus.control.client.config_set("maxmemory", 1 << 26)
+            assert await bus.groups.issued_total() == 0
+            await bus.control_server.client.config_set("maxmemory", 1 << 26)
 
     spec = make_spec(tmp_path, staleness=1)
     with EmbeddedValkey(tmp_path / "valkey", 64) as server:
@@ -122,18 +123,20 @@ def test_prompts_that_a_full_server_refused_are_issued_later_and_once(tmp_path):
 def test_while_memory_is_short_no_prompt_is_issued_that_can_wait_for_a_step(tmp_path, monkeypatch):
     issues: list[tuple[int, int]] = []
     spec = make_spec(tmp_path, staleness=4, memory_mib=16)
-    issue = Bus.issue_groups
+    issue = Groups.issue
 
     async def react(bus: Bus, kind: str, data: dict) -> None:
         if data.get("state") == "running":
-            await bus.put_payloads({bus.payload_key("ballast", index, 0): bytes(1 << 20) for index in range(15)})
+            await bus.payloads.put(
+                {bus.payloads.payload_key("ballast", index, 0): bytes(1 << 20) for index in range(15)}
+            )
         elif "no new prompts" in data.get("message", ""):
-            monkeypatch.setattr(Bus, "issue_groups", watched)
+            monkeypatch.setattr(Groups, "issue", watched)
 
-    async def watched(bus: Bus, tasks: list[pb.PromptTask], epoch: int) -> None:
-        cut, trained = await bus.control.client.hmget(bus.keys.log, "next", "trained")
+    async def watched(groups: Groups, tasks: list[pb.PromptTask], epoch: int) -> None:
+        cut, trained = await groups._control.client.hmget(groups._keys.log, "next", "trained")
         issues.append((int(cut or 0), int(trained or -1) + 1))
-        await issue(bus, tasks, epoch)
+        await issue(groups, tasks, epoch)
 
     with EmbeddedValkey(tmp_path / "valkey", 64) as server:
         _, seen = run_scripted(server, "crowded", spec, some_uniform, react, learn_s=0.2)

@@ -10,9 +10,9 @@ from dapo.bus import Bus
 from dapo.bus.server.embedded import EmbeddedValkey
 from dapo.data import DatasetError
 from dapo.records.evaluations import read_evaluations
-from services.orchestrator.control.evaluator import _Evaluation
+from services.orchestrator.control.evaluator import VersionEvaluation
 from services.orchestrator.runs.inputs import open_inputs
-from tests.support.orchestrator import PROMPTS, STEPS, Seen, Workers, make_spec, run_scripted
+from tests.support.orchestrator.control import PROMPTS, STEPS, Seen, Workers, make_spec, run_scripted
 
 PROBLEMS, SAMPLES = 6, 3
 
@@ -70,7 +70,7 @@ def test_the_base_model_is_evaluated_before_anything_is_issued_for_training(valk
 
     async def react(bus: Bus, kind: str, data: dict) -> None:
         if kind == "evaluation" and data["state"] == "finished" and data["step"] == 0:
-            orders.extend(await bus.open_groups())
+            orders.extend(await bus.groups.open_ids())
 
     _, seen = run_scripted(valkey, "base", evaluated(tmp_path), mixed, react)
     assert orders == [], "prompts for training were issued while version 0 was evaluated"
@@ -123,7 +123,7 @@ def test_the_learner_is_there_until_the_last_evaluation_is_over(valkey, tmp_path
 
     async def react(bus: Bus, kind: str, data: dict) -> None:
         if kind == "evaluation" and data["step"] == STEPS:
-            batches = await bus.read_batches(-1, block_s=0.1)
+            batches = await bus.batches.read(-1, block_s=0.1)
             ends.append(any(batch.end for batch in batches))
 
     run_scripted(valkey, "learner", evaluated(tmp_path), mixed, react)
@@ -137,7 +137,7 @@ def test_sets_take_turns(valkey, tmp_path):
     small.write_text('{"prompt": "s0", "answer": "a"}\n{"prompt": "s1", "answer": "a"}\n')
     sets = {**spec.evaluation.sets, "small": spec.evaluation.sets["exam"].model_copy(update={"path": str(small)})}
     spec = spec.model_copy(update={"evaluation": spec.evaluation.model_copy(update={"sets": sets})})
-    evaluation = _Evaluation(0, open_inputs(spec).evaluation)
+    evaluation = VersionEvaluation(0, open_inputs(spec).evaluation)
     assert "".join(problem.setting.name[0] for problem in evaluation.waiting) == "eeseeese"
 
 
@@ -156,7 +156,7 @@ def test_beside_training_only_so_many_prompts_are_in_flight(valkey, tmp_path):
 
     async def react(bus: Bus, kind: str, data: dict) -> None:
         if kind == "evaluation" and 0 < data["step"] < STEPS:
-            at_once.append(sum(group_id[0] == "e" for group_id in await bus.open_groups()))
+            at_once.append(sum(group_id[0] == "e" for group_id in await bus.groups.open_ids()))
 
     spec = evaluated(tmp_path, every_steps=5, prompts_in_flight=2)
     run_scripted(valkey, "few", spec, mixed, react, learn_s=0.3)

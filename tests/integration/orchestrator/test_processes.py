@@ -1,19 +1,22 @@
-"""Launcher and supervisor with real processes."""
+"""The local launcher with real processes."""
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
 import textwrap
-import time
+from dataclasses import replace
 
 import pytest
 
 from dapo.host.processes import end_sessions, family, is_alive, read_process
-from dapo.spec.plan import ProcessPlan
+from dapo.spec.workloads import Resources, Workload
+from services.orchestrator.launch.devices import DeviceAllocator
+from services.orchestrator.launch.launcher import LaunchError, RunTarget, WorkerState, WorkerStatus
 from services.orchestrator.launch.local import LocalLauncher
-from services.orchestrator.launch.supervisor import Supervisor
 from tests.support.paths import REPO
+from tests.support.waiting import eventually
 
 # Ignores TERM, and has a child in a session of its own that does so too.
 STUBBORN = """
@@ -39,81 +42,192 @@ sys.exit(3)
 DONE = "print('all trained')"
 
 
+RUN = "r-1"
+
+
 @pytest.fixture
-def plan(tmp_path):
-    def make(role: str, source: str, **env: str) -> ProcessPlan:
+def workload(tmp_path):
+    def make(role: str, source: str, replicas: int = 1, **env: str) -> Workload:
         (tmp_path / f"scripted_{role}.py").write_text(source)
-        return ProcessPlan(role, f"{role}-0", f"scripted_{role}", {"PYTHONPATH": f"{tmp_path}:{REPO}", **env})
+        return Workload(role, role, replicas, f"scripted_{role}", {"PYTHONPATH": f"{tmp_path}:{REPO}", **env})
 
     return make
 
 
-async def eventually(condition, timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "the awaited condition did not come about"
-        await asyncio.sleep(0.05)
+def make_launcher(tmp_path, devices: tuple[str, ...] = ()) -> LocalLauncher:
+    return LocalLauncher(DeviceAllocator(devices, tmp_path / "locks"))
 
 
-def test_a_failure_names_the_service_and_shows_the_end_of_its_log(plan, tmp_path):
+def target(tmp_path, run_id: str = RUN, payload_url: str | None = None) -> RunTarget:
+    return RunTarget(run_id, "redis://u:secret@127.0.0.1:7000", payload_url, tmp_path / run_id)
+
+
+async def ended(launcher: LocalLauncher, worker_id: str) -> WorkerStatus:
+    async with asyncio.timeout(30):
+        while True:
+            found = next(one for one in await launcher.observe(RUN) if one.worker_id == worker_id)
+            if found.state != WorkerState.RUNNING:
+                return found
+            await asyncio.sleep(0.05)
+
+
+def test_a_failure_has_its_code_and_the_end_of_its_log(workload, tmp_path):
     async def scenario():
-        launcher = LocalLauncher(tmp_path / "run")
-        children = await launcher.start([plan("generator", FAILING), plan("verifier", POLITE)])
+        launcher = make_launcher(tmp_path)
+        await launcher.apply(target(tmp_path), [workload("generator", FAILING), workload("verifier", POLITE)])
         try:
-            return await asyncio.wait_for(Supervisor(children).first_failure(), 30)
+            status = await ended(launcher, "generator-0")
+            return status, await launcher.logs(RUN, "generator-0")
         finally:
-            await launcher.stop()
+            await launcher.stop(RUN)
 
-    failure = asyncio.run(scenario())
-    assert failure.headline == "generator-0 exited with code 3"
-    lines = failure.log_end.splitlines()
+    status, log = asyncio.run(scenario())
+    assert str(status) == "generator-0 exited with code 3"
+    lines = log.text.splitlines()
     assert len(lines) == 30
     assert lines[-1] == "model.path /none: holds no config.json"
-    assert failure.log == tmp_path / "run/logs/generator-0.log"
-    assert "end of" in str(failure)
+    assert log.source == str(tmp_path / RUN / "logs/generator-0.log")
 
 
-def test_the_learner_may_end_once_it_is_expected_to(plan, tmp_path):
+def test_applying_again_starts_only_what_is_missing_or_has_ended(workload, tmp_path):
     async def scenario():
-        launcher = LocalLauncher(tmp_path / "run")
-        children = await launcher.start([plan("learner", DONE), plan("verifier", POLITE)])
-        supervisor = Supervisor(children)
-        supervisor.expect_end("learner")
-        watch = asyncio.create_task(supervisor.first_failure())
-        await asyncio.wait_for(supervisor.wait_for_role("learner"), 30)
-        await asyncio.sleep(0.2)
-        early = watch.done()
-        os.kill(children[1].process.pid, 9)
-        failure = await asyncio.wait_for(watch, 30)
-        await launcher.stop()
-        return early, failure.headline
+        launcher = make_launcher(tmp_path)
+        polite, done = workload("verifier", POLITE), workload("learner", DONE)
+        await launcher.apply(target(tmp_path), [polite, done])
+        assert (await ended(launcher, "learner-0")).code == 0
+        await launcher.apply(target(tmp_path), [workload("verifier", POLITE, replicas=3), done])
+        grown = [(one.worker_id, one.state.value) for one in await launcher.observe(RUN)]
+        logs = tmp_path / RUN / "logs"
+        await eventually(lambda: all("up" in (logs / f"verifier-{at}.log").read_text() for at in range(3)))
+        await launcher.apply(target(tmp_path), [polite])
+        shrunk = [(one.worker_id, one.state.value) for one in await launcher.observe(RUN)]
+        await launcher.stop(RUN)
+        texts = [(logs / f"verifier-{at}.log").read_text() for at in range(3)]
+        return grown, shrunk, await launcher.observe(RUN), texts
 
-    assert asyncio.run(scenario()) == (False, "verifier-0 was ended by signal 9")
+    grown, shrunk, after, logs = asyncio.run(scenario())
+    assert [worker for worker, _ in grown] == ["verifier-0", "verifier-1", "verifier-2", "learner-0"]
+    assert {state for _, state in grown[:3]} == {"running"}
+    assert shrunk == [("verifier-0", "running")]
+    assert after == []
+    assert logs == ["up\n"] * 3  # none was started twice
 
 
-def test_code_0_is_a_failure_when_nobody_expects_it(plan, tmp_path):
+ENVIRONMENT = """
+import json, os
+known = ("DAPO", "CUDA", "OMP")
+print(json.dumps({name: value for name, value in os.environ.items() if name.startswith(known)}))
+"""
+
+
+def test_every_worker_knows_its_run_and_its_place(workload, tmp_path, monkeypatch):
+    monkeypatch.setenv("DAPO_API_TOKEN", "secret")
+
     async def scenario():
-        launcher = LocalLauncher(tmp_path / "run")
-        children = await launcher.start([plan("learner", DONE)])
-        failure = await asyncio.wait_for(Supervisor(children).first_failure(), 30)
-        await launcher.stop()
-        return failure.headline
+        launcher = make_launcher(tmp_path, ("0", "1", "2"))
+        on_gpu = replace(workload("learner", ENVIRONMENT, replicas=2), resources=Resources("auto", 1))
+        on_cpu = workload("verifier", ENVIRONMENT)
+        await launcher.apply(target(tmp_path, payload_url="redis://p"), [on_gpu, on_cpu])
+        for worker in ("learner-0", "learner-1", "verifier-0"):
+            await ended(launcher, worker)
+        logs = [await launcher.logs(RUN, one.worker_id) for one in await launcher.observe(RUN)]
+        await launcher.stop(RUN)
+        return {env["DAPO_WORKER_ID"]: env for env in (json.loads(one.text) for one in logs)}
 
-    assert asyncio.run(scenario()) == "learner-0 exited with code 0"
+    found = asyncio.run(scenario())
+    for worker_id, env in found.items():
+        assert env["DAPO_RUN_ID"] == RUN
+        assert env["DAPO_RUN_DIR"] == str(tmp_path / RUN)
+        assert env["DAPO_REDIS_URL"] == "redis://u:secret@127.0.0.1:7000"
+        assert env["DAPO_PAYLOAD_URL"] == "redis://p"
+        assert env["DAPO_WORKER_ID"] == worker_id
+        assert env["DAPO_ADDRESS"] == "127.0.0.1"
+        assert "DAPO_API_TOKEN" not in env
+    assert [(found[f"learner-{at}"]["DAPO_REPLICA"], found[f"learner-{at}"]["DAPO_REPLICAS"]) for at in (0, 1)] == [
+        ("0", "2"),
+        ("1", "2"),
+    ]
+    assert [found[worker]["CUDA_VISIBLE_DEVICES"] for worker in ("learner-0", "learner-1", "verifier-0")] == [
+        "0",
+        "1",
+        "",
+    ]
+    assert found["verifier-0"]["OMP_NUM_THREADS"] == "1"
 
 
-def test_stop_ends_processes_that_ignore_term_and_their_children_elsewhere(plan, tmp_path):
+def test_a_second_run_beside_the_first_gets_other_gpus(workload, tmp_path):
+    async def gpus(launcher: LocalLauncher, run_id: str) -> list[str]:
+        on_gpu = replace(workload("learner", ENVIRONMENT, replicas=2), resources=Resources("auto", 1))
+        await launcher.apply(target(tmp_path, run_id), [on_gpu])
+        logs = tmp_path / run_id / "logs"
+        texts = [logs / f"learner-{at}.log" for at in (0, 1)]
+        await eventually(lambda: all("CUDA_VISIBLE_DEVICES" in path.read_text() for path in texts))
+        return [json.loads(path.read_text())["CUDA_VISIBLE_DEVICES"] for path in texts]
+
+    async def scenario():
+        first = make_launcher(tmp_path, ("0", "1", "2", "3", "4"))
+        other_service = make_launcher(tmp_path, ("0", "1", "2", "3", "4"))
+        found = [await gpus(first, "a"), await gpus(other_service, "b")]
+        with pytest.raises(LaunchError, match="1 are free"):
+            await gpus(first, "c")
+        await first.stop("a")
+        found.append(await gpus(other_service, "d"))
+        await other_service.stop("b")
+        await other_service.stop("d")
+        return found
+
+    assert asyncio.run(scenario()) == [["0", "1"], ["2", "3"], ["0", "1"]]
+
+
+def test_a_gpu_stays_with_the_worker_of_a_service_that_was_killed(tmp_path):
+    (tmp_path / "scripted.py").write_text("import time\nprint('up', flush=True)\ntime.sleep(600)")
+    service = textwrap.dedent(f"""
+        import asyncio, time
+        from pathlib import Path
+        from dapo.spec.workloads import Resources, Workload
+        from services.orchestrator.launch.devices import DeviceAllocator
+        from services.orchestrator.launch.launcher import RunTarget
+        from services.orchestrator.launch.local import LocalLauncher
+        async def main():
+            launcher = LocalLauncher(DeviceAllocator(("0",), Path({str(tmp_path / "locks")!r})))
+            environment = {{"PYTHONPATH": {str(tmp_path)!r}}}
+            worker = Workload("learner", "learner", 1, "scripted", environment, Resources("auto", 1))
+            await launcher.apply(RunTarget("a", "redis://x", None, Path({str(tmp_path / "a")!r})), [worker])
+            status = launcher._runs["a"].children["learner-0"]
+            print(status.process.pid, flush=True)
+            time.sleep(600)
+        asyncio.run(main())
+    """)
+    killed = subprocess.Popen([sys.executable, "-c", service], cwd=REPO, stdout=subprocess.PIPE, text=True)
+    assert killed.stdout is not None
+    worker = int(killed.stdout.readline())
+    killed.kill()
+    killed.wait()
+    killed.stdout.close()
+    ours = DeviceAllocator(("0",), tmp_path / "locks")
+    on_gpu = [Workload("learner", "learner", 1, "scripted", {}, Resources("auto", 1))]
+    with pytest.raises(LaunchError, match="0 are free"):
+        ours.assign("b", on_gpu)
+    os.kill(worker, 9)
+    asyncio.run(eventually(lambda: (entry := read_process(worker)) is None or entry.zombie))
+    assert ours.assign("b", on_gpu) == {"learner-0": ("0",)}
+
+
+def test_stop_ends_processes_that_ignore_term_and_their_children_elsewhere(workload, tmp_path):
     pids = tmp_path / "pids"
 
     async def scenario():
-        launcher = LocalLauncher(tmp_path / "run")
-        await launcher.start([plan("generator", STUBBORN, PIDS=str(pids)), plan("verifier", POLITE)])
+        launcher = make_launcher(tmp_path)
+        await launcher.apply(
+            target(tmp_path), [workload("generator", STUBBORN, PIDS=str(pids)), workload("verifier", POLITE)]
+        )
         await eventually(lambda: pids.exists() and len(pids.read_text().split()) == 2)
         found = [int(pid) for pid in pids.read_text().split()]
         assert {entry.pid for entry in family([found[0]])} == set(found)
-        leaders = {child.process.pid: child.started for child in launcher.children}
+        leaders = {entry.pid: entry.started for entry in family([os.getpid()]) if entry.parent == os.getpid()}
+        assert set(found[:1]) < set(leaders)
         assert await end_sessions(leaders, term_s=0.5) == []
-        await launcher.stop()
+        await launcher.stop(RUN)
         return found + list(leaders)
 
     assert not [pid for pid in asyncio.run(scenario()) if (entry := read_process(pid)) and not entry.zombie]

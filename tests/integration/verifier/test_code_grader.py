@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dapo.spec.tree.graders import CodeGrader
-from services.verifier.graders import Grade, Unbuildable, build
+from services.verifier.graders import GradeFunction, GraderSetupError, build_grader
 from tests.support.verifier.code import RIGHT, fenced, gold
 
 ADD = "def add(a, b):\n    return a + b"
@@ -31,11 +31,11 @@ class Stack:
 
 
 @pytest.fixture(scope="module")
-def grade() -> Grade:
-    return build(CodeGrader(timeout_s=10))
+def grade() -> GradeFunction:
+    return build_grader(CodeGrader(timeout_s=10))
 
 
-def test_a_right_program_passes_and_a_partly_right_one_gets_its_share(grade: Grade) -> None:
+def test_a_right_program_passes_and_a_partly_right_one_gets_its_share(grade: GradeFunction) -> None:
     assert grade(fenced(RIGHT), gold()).correct
     half = grade(fenced("print(3)"), gold())
     assert (half.correct, half.score, half.reason) == (False, 0.5, "below_threshold")
@@ -61,12 +61,12 @@ def test_a_right_program_passes_and_a_partly_right_one_gets_its_share(grade: Gra
         "def f(n):\n    return n and 1 + f(n - 1)\nassert f(20000) == 20000\nprint(sum(map(int, input().split())))",
     ],
 )
-def test_what_programs_usually_do_works(grade: Grade, program: str) -> None:
+def test_what_programs_usually_do_works(grade: GradeFunction, program: str) -> None:
     verdict = grade(fenced(program), gold())
     assert verdict.correct, verdict
 
 
-def test_the_last_python_block_counts(grade: Grade) -> None:
+def test_the_last_python_block_counts(grade: GradeFunction) -> None:
     for text in (
         fenced("print(0)") + fenced(RIGHT),
         fenced(RIGHT) + fenced("ls", "bash") + "```python\nprint(0)",
@@ -97,20 +97,20 @@ def test_the_last_python_block_counts(grade: Grade) -> None:
         gold(inputs=[], outputs=[], asserts="assert add(float('inf'), 1) == float('inf')"),
     ],
 )
-def test_functions_are_called(grade: Grade, tests: str) -> None:
+def test_functions_are_called(grade: GradeFunction, tests: str) -> None:
     assert grade(fenced(ADD), tests).correct, grade(fenced(ADD), tests)
     wrong = grade(fenced("def add(a, b):\n    return a - b if type(a) is type(b) is int else None"), tests)
     assert not wrong.correct, wrong
     assert not wrong.failed, wrong
 
 
-def test_a_leetcode_solution_is_found(grade: Grade) -> None:
+def test_a_leetcode_solution_is_found(grade: GradeFunction) -> None:
     program = "class Solution:\n    def add(self, a, b):\n        return a + b"
     assert grade(fenced(program), gold(fn_name="add", inputs=[[1, 2]], outputs=[3])).correct
     assert grade(fenced(program), gold(asserts="assert Solution().add(1, 2) == 3")).correct
 
 
-def test_objects_of_the_program_can_be_used(grade: Grade) -> None:
+def test_objects_of_the_program_can_be_used(grade: GradeFunction) -> None:
     asserts = """
 s = Stack()
 s.push(4)
@@ -135,13 +135,13 @@ assert not s
     assert verdict.correct, verdict
 
 
-def test_what_a_function_does_to_its_arguments_is_seen(grade: Grade) -> None:
+def test_what_a_function_does_to_its_arguments_is_seen(grade: GradeFunction) -> None:
     asserts = "a, b = [3, 1], {}\nchange(a, b)\nassert a == [1, 3]\nassert b == {'k': {1, 2}}"
     program = "def change(a, b):\n    a.sort()\n    b['k'] = {1, 2}"
     assert grade(fenced(program), gold(asserts=asserts)).correct
 
 
-def test_an_output_of_a_test_is_taken_as_it_is(grade: Grade) -> None:
+def test_an_output_of_a_test_is_taken_as_it_is(grade: GradeFunction) -> None:
     tests = gold(tests=[{"input": [[3]], "output": [3]}], fn_name="f")
     assert grade(fenced("def f(x):\n    return x"), tests).correct
     assert not grade(fenced("def f(x):\n    return x[0]"), tests).correct
@@ -149,7 +149,7 @@ def test_an_output_of_a_test_is_taken_as_it_is(grade: Grade) -> None:
     assert grade(fenced("def f(x):\n    return x"), texts).correct
 
 
-def test_what_only_prepares_tests_earns_nothing_and_may_fail_them(grade: Grade) -> None:
+def test_what_only_prepares_tests_earns_nothing_and_may_fail_them(grade: GradeFunction) -> None:
     asserts = "print('hello')\nimport random\nrandom.seed(0)\nassert f(1) == 1\n"
     assert grade(fenced("def f(x):\n    return 2"), gold(asserts=asserts)).score == 0
     honest = fenced("def f(x):\n    return x")
@@ -185,34 +185,34 @@ def test_what_only_prepares_tests_earns_nothing_and_may_fail_them(grade: Grade) 
         "[" * 100_000,
     ],
 )
-def test_a_gold_answer_that_cannot_be_read_is_a_failure_of_the_grading(grade: Grade, bad: str) -> None:
+def test_a_gold_answer_that_cannot_be_read_is_a_failure_of_the_grading(grade: GradeFunction, bad: str) -> None:
     verdict = grade(fenced(ADD), bad)
     assert (verdict.reason, verdict.failed, verdict.score) == ("bad_gold", True, 0)
 
 
-def test_grading_is_deterministic(grade: Grade) -> None:
+def test_grading_is_deterministic(grade: GradeFunction) -> None:
     program = "import random\nprint({'a', 'b', 'c', 'd'}, random.random(), hash('x'))"
     seen = gold(tests=[{"input": "", "output": "?"}])
     outputs = {
         grade(fenced(program + "\nraise Exception(f'{random.random()} {hash(\"x\")}')"), seen).extracted
         for _ in range(3)
     }
-    other = build(CodeGrader(timeout_s=10))
+    other = build_grader(CodeGrader(timeout_s=10))
     outputs.add(other(fenced(program + "\nraise Exception(f'{random.random()} {hash(\"x\")}')"), seen).extracted)
     assert len(outputs) == 1
 
 
 def test_further_modules_are_there_where_the_spec_names_them() -> None:
     pytest.importorskip("numpy")
-    grade = build(CodeGrader(timeout_s=20, modules=["numpy"]))
+    grade = build_grader(CodeGrader(timeout_s=20, modules=["numpy"]))
     tests = gold(fn_name="f", inputs=[[[1, 2]]], outputs=[[2, 4]])
     verdict = grade(fenced("import numpy as np\ndef f(x):\n    return np.array(x) * 2"), tests)
     assert verdict.correct, verdict
-    with pytest.raises(Unbuildable, match="no_such_module"):
-        build(CodeGrader(modules=["no_such_module"]))
+    with pytest.raises(GraderSetupError, match="no_such_module"):
+        build_grader(CodeGrader(modules=["no_such_module"]))
 
 
-def test_large_tests_go_through(grade: Grade) -> None:
+def test_large_tests_go_through(grade: GradeFunction) -> None:
     numbers = list(range(300_000))
     tests = gold(fn_name="f", inputs=[[numbers]], outputs=[sum(numbers)])
     assert grade(fenced("f = sum"), tests).correct

@@ -12,8 +12,9 @@ import textwrap
 import pytest
 
 from dapo.spec.tree.graders import CodeGrader
-from services.verifier.code.jail import Jail
-from services.verifier.grading.pool import GradingPool, GradingRequest
+from services.verifier.code.sandbox import Sandbox
+from services.verifier.grading.pool import GradingPool
+from services.verifier.request import GradingRequest
 from tests.support.verifier.code import RIGHT, descendants, fenced, gold
 
 
@@ -56,22 +57,22 @@ def test_a_template_whose_parent_ends_says_nothing(busy: bool) -> None:
 
 
 def test_a_template_that_is_gone_is_told_in_words() -> None:
-    jail = Jail(CodeGrader())
-    jail._process.kill()
-    jail._process.wait()
+    sandbox = Sandbox(CodeGrader())
+    sandbox._process.kill()
+    sandbox._process.wait()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    jail._channel.close()
-    jail._channel = ours
+    sandbox._channel.close()
+    sandbox._channel = ours
     with theirs:
         theirs.shutdown(socket.SHUT_WR)
         with pytest.raises(ConnectionError, match="template of the `code` grader is gone"):
-            jail.run_script(b"", b"", 1.0)
-    jail.close()
+            sandbox.run_script(b"", b"", 1.0)
+    sandbox.close()
 
 
 CONFINED = """
 import ctypes, errno, json, struct, sys
-from services.verifier.graders import Unbuildable, build
+from services.verifier.graders import GraderSetupError, build_grader
 from dapo.spec.tree.graders import CodeGrader
 LOAD, EQUAL, RETURN = 0x20, 0x15, 0x06
 def deny(number, argument=None):
@@ -88,8 +89,8 @@ def deny(number, argument=None):
     assert libc.prctl(u(22), u(2), ctypes.byref(Program(len(code), data)), u(0), u(0)) == 0
 DENIED
 try:
-    grade = build(CodeGrader(timeout_s=10))
-except Unbuildable as error:
+    grade = build_grader(CodeGrader(timeout_s=10))
+except GraderSetupError as error:
     sys.exit(f"unbuildable: {error}")
 print(*grade("print(sum(map(int, input().split())))", sys.argv[1])[:3])
 print(*grade("open('/etc/passwd')", sys.argv[1])[:2])

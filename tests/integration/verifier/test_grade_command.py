@@ -15,7 +15,7 @@ import pytest
 from dapo.contracts.prompts import prompt_text
 from dapo.data import open_source
 from dapo.spec.tree.data import SourceSpec
-from services.verifier.tools.rows import Fields, RowReader
+from services.verifier.tools.rows import ResponseFields, RowReader
 from tests.support.paths import REPO
 from tests.support.verifier.http_service import Answer, serving
 
@@ -249,7 +249,9 @@ def test_a_line_without_end_is_set_aside_and_not_held(tmp_path: Path) -> None:
         file.write(b"\n" + row)
     tracemalloc.start()
     with path.open("rb") as file:
-        batch = RowReader(file, "rows.jsonl", "exact", Fields("response", "gold", "correct", "prompt"), 1).take()
+        batch = RowReader(
+            file, "rows.jsonl", "exact", ResponseFields("response", "gold", "correct", "prompt"), 1
+        ).take()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     rest = grade(path, "--grader", "math_dapo", "--json")

@@ -15,7 +15,7 @@ from dapo.spec.tree.graders import AnyGrader, RegexGrader
 from dapo.spec.tree.reward import RewardSpec
 from services.verifier.graders import Verdict
 from services.verifier.grading.dispatch import Grading
-from services.verifier.grading.pool import GradingRequest
+from services.verifier.request import GradingRequest
 from tests.support.verifier.hostile_texts import MATHS, TEXTS, WRAPPERS
 
 for library in ("math_verify", "jsonschema", "reasoning_gym"):
@@ -66,7 +66,8 @@ def grading_processes() -> int:
             try:
                 parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
                 found += (
-                    parent == os.getpid() and b"services.verifier.grading.child" in (entry / "cmdline").read_bytes()
+                    parent == os.getpid()
+                    and b"services.verifier.grading.child_main" in (entry / "cmdline").read_bytes()
                 )
             except OSError:
                 continue

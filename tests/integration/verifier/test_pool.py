@@ -11,7 +11,8 @@ import pytest
 from dapo.algo.text_statistics import measure_text
 from dapo.spec.tree.graders import ExactGrader, MathDapoGrader, PythonGrader
 from services.verifier.graders import Verdict
-from services.verifier.grading.pool import START_ATTEMPTS, GraderStartError, GradingPool, GradingRequest
+from services.verifier.grading.pool import _START_ATTEMPTS, GraderStartError, GradingPool
+from services.verifier.request import GradingRequest
 
 GRADERS = {
     "exact": ExactGrader(),
@@ -51,7 +52,7 @@ def grading_processes() -> list[int]:
                 command = (entry / "cmdline").read_bytes()
             except OSError:
                 continue
-            if parent == os.getpid() and b"services.verifier.grading.child" in command:
+            if parent == os.getpid() and b"services.verifier.grading.child_main" in command:
                 found.append(int(entry.name))
     return found
 
@@ -123,7 +124,7 @@ def test_a_process_killed_from_outside_costs_no_verdict() -> None:
     async def use(pool: GradingPool) -> None:
         assert (await pool.grade(ask("good")))[0].correct
         # A process may still be starting when it is killed; as many failed starts in a row as allowed end the pool.
-        for _ in range(START_ATTEMPTS - 1):
+        for _ in range(_START_ATTEMPTS - 1):
             for pid in grading_processes():
                 os.kill(pid, signal.SIGKILL)
             assert all(verdict.correct for verdict in await pool.grade(ask(*["good"] * 100)))
@@ -296,6 +297,6 @@ def test_a_process_that_cannot_start_is_an_error_that_names_its_command() -> Non
         pool = GradingPool(GRADERS, timeout_s=TIMEOUT_S, processes=1, memory_mib=2**50)
         with pytest.raises(ExceptionGroup) as caught:
             await pool.run()
-        assert caught.group_contains(GraderStartError, match=r"services\.verifier\.sandbox` does not start")
+        assert caught.group_contains(GraderStartError, match=r"services\.verifier\.grading\.child_main` does not start")
 
     asyncio.run(main())

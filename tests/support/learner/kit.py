@@ -31,7 +31,7 @@ def run_ranks(tmp_path: Path, cases: list[dict[str, Any]], ranks: int) -> list[d
     processes = []
     for rank in range(ranks):
         environment = {
-            **os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks),
+            **os.environ, "RANK": str(rank), "WORLD_SIZE": str(ranks),
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO),
         }  # fmt: skip
         command = [sys.executable, str(RANK), str(tmp_path / "cases.json"), str(tmp_path / "out.json")]

@@ -12,14 +12,15 @@ import numpy as np
 import torch
 
 from dapo.spec import RunSpec
-from services.learner.distributed import Ranks, join_ranks
+from services.learner.distributed import Ranks
 from services.learner.model.logprobs import LogprobHead
 from services.learner.model.lora import add_lora
 from services.learner.model.policy import PolicyModel
 from services.learner.step.batch import collate
 from services.learner.step.engine import LearnerEngine
-from services.learner.step.payloads import Sample
+from services.learner.step.payloads import TrainingSample
 from services.learner.weights.buckets import WeightBuckets
+from tests.support.learner.meeting import join_on_cpu
 from tests.support.models import VOCABULARY, tiny_model
 
 UPDATES = 2
@@ -27,18 +28,18 @@ RESPONSES = (11, 3, 7, 1, 9, 4)
 CHUNK_TOKENS = 4
 
 
-def make_samples(update: int) -> list[Sample]:
+def make_samples(update: int) -> list[TrainingSample]:
     rng = np.random.default_rng(update)
     samples = []
     for response in RESPONSES:
         ids = rng.integers(0, VOCABULARY, 3 + response).astype(np.int32)
         weights = rng.standard_normal(response).astype(np.float32)
         mask = np.ones(response, dtype=bool)
-        samples.append(Sample(ids, 3, mask, behaviour=weights, advantages=weights, reward=1.0))
+        samples.append(TrainingSample(ids, 3, mask, behaviour=weights, advantages=weights, reward=1.0))
     return samples
 
 
-def share(samples: list[Sample], ranks: Ranks) -> list[Sample]:
+def share(samples: list[TrainingSample], ranks: Ranks) -> list[TrainingSample]:
     """The last sample is rank 1's, where there is one, and so has fewer chunks of logits than rank 0."""
     if ranks.world_size == 1:
         return samples
@@ -80,7 +81,7 @@ def run_case(case: dict[str, Any], ranks: Ranks, folder: Path) -> dict[str, Any]
 
 def main() -> None:
     cases: list[dict[str, Any]] = json.loads(Path(sys.argv[1]).read_text())
-    ranks = join_ranks("cpu")
+    ranks = join_on_cpu()
     LogprobHead.chunk_bytes = 4 * VOCABULARY * CHUNK_TOKENS
     folder = Path(sys.argv[2]).parent
     results = [run_case(case, ranks, folder / f"case{number}") for number, case in enumerate(cases)]

@@ -1,6 +1,6 @@
 """One learner rank for the tests: trains given samples through the real engine, and writes what came out.
 
-`python learner_rank.py CASES.json OUT.json` with the launcher's environment; each case has a new engine.
+`python rank.py CASES.json OUT.json` with the launcher's environment; each case has a new engine.
 """
 
 import json
@@ -14,15 +14,16 @@ import torch
 from dapo.spec import RunSpec
 from dapo.v1 import messages_pb2 as pb
 from services.learner.checkpoint import CheckpointStore
-from services.learner.distributed import Ranks, join_ranks
+from services.learner.distributed import Ranks
 from services.learner.model.lora import add_lora
 from services.learner.model.policy import PolicyModel, TrainedModel, ValueModel, load_causal
 from services.learner.step.engine import LearnerEngine
-from services.learner.step.payloads import Sample
+from services.learner.step.payloads import TrainingSample
 from services.learner.step.trainer import Trainer
+from tests.support.learner.meeting import join_on_cpu
 
 
-def make_samples(seed: int, count: int, vocabulary: int) -> list[Sample]:
+def make_samples(seed: int, count: int, vocabulary: int) -> list[TrainingSample]:
     rng = np.random.default_rng(seed)
     samples = []
     for _ in range(count):
@@ -30,11 +31,13 @@ def make_samples(seed: int, count: int, vocabulary: int) -> list[Sample]:
         ids = rng.integers(0, vocabulary, prompt + response).astype(np.int32)
         behaviour = (-2.3 + 0.3 * rng.standard_normal(response)).astype(np.float32)
         advantage = np.full(response, rng.standard_normal(), dtype=np.float32)
-        samples.append(Sample(ids, prompt, np.ones(response, dtype=bool), behaviour, advantage, float(advantage[0])))
+        samples.append(
+            TrainingSample(ids, prompt, np.ones(response, dtype=bool), behaviour, advantage, float(advantage[0]))
+        )
     return samples
 
 
-def make_batch(number: int, samples: list[Sample]) -> pb.TrainBatch:
+def make_batch(number: int, samples: list[TrainingSample]) -> pb.TrainBatch:
     records = [
         pb.TrainSample(prompt_tokens=s.prompt_tokens, response_tokens=s.response_tokens, in_loss=True) for s in samples
     ]
@@ -90,13 +93,13 @@ def run_case(case: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     }
 
 
-def pick(records: dict[int, pb.TrainSample], samples: dict[int, Sample]) -> dict[int, Sample]:
+def pick(records: dict[int, pb.TrainSample], samples: dict[int, TrainingSample]) -> dict[int, TrainingSample]:
     return {index: samples[index] for index in records if index in samples}
 
 
 def main() -> None:
     cases: list[dict[str, Any]] = json.loads(Path(sys.argv[1]).read_text())
-    ranks = join_ranks("cpu")
+    ranks = join_on_cpu()
     results = [run_case(case, ranks) for case in cases]
     if ranks.leads:
         Path(sys.argv[2]).write_text(json.dumps(results))

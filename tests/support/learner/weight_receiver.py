@@ -31,14 +31,14 @@ class Receiver:
         self.member = pb.Member(generator_id=name, tensor_parallel=1, state="ready")
 
     async def announce(self) -> None:
-        await self.bus.heartbeat("generator", self.name, ttl_s=120)
-        await self.bus.publish_member(self.member)
+        await self.bus.registry.beat("generator", self.name, ttl_s=120)
+        await self.bus.weights.publish_member(self.member)
 
     async def run(self) -> None:
         await self.announce()
         after = "0"
         while True:
-            for position, command in await self.bus.read_commands(self.name, after, block_s=0.2):
+            for position, command in await self.bus.weights.read_commands(self.name, after, block_s=0.2):
                 after = position
                 await self.obey(command)
 
@@ -58,7 +58,7 @@ class Receiver:
                 await self.reply(command, "done")
 
     async def reply(self, command: pb.WeightCommand, phase: str, error: str = "") -> None:
-        await self.bus.send_reply(self.name, pb.WeightReply(serial=command.serial, phase=phase, error=error))
+        await self.bus.weights.send_reply(self.name, pb.WeightReply(serial=command.serial, phase=phase, error=error))
 
     def join(self, join: pb.JoinGroup) -> None:
         store = dist.TCPStore(join.master_address, join.master_port, join.world_size, False, TIMEOUT)

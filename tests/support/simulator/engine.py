@@ -19,7 +19,7 @@ import orjson
 from aiohttp import web
 
 from dapo.host.ports import HOST, free_port
-from services.generator.engine.client import Endpoint
+from services.generator.engine.client import EngineEndpoint
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # aiohttp takes 0 for "wait as long as it takes".
@@ -275,7 +275,7 @@ class SimulatedServer:
         self._runner: web.AppRunner | None = None
         self._gone = asyncio.Event()
 
-    async def start(self) -> Endpoint:
+    async def start(self) -> EngineEndpoint:
         await asyncio.sleep(self.options.start_s)
         self.starts += 1
         self._gone = asyncio.Event()
@@ -286,7 +286,7 @@ class SimulatedServer:
         )
         await self._runner.setup()
         await web.TCPSite(self._runner, HOST, port).start()
-        return Endpoint(f"http://{HOST}:{port}", "generation", "control")
+        return EngineEndpoint(f"http://{HOST}:{port}", "generation", "control")
 
     async def wait_exit(self) -> str:
         await self._gone.wait()

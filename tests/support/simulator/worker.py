@@ -16,7 +16,7 @@ from tests.support.simulator.engine import SimulatedServer, SimulatorOptions
 
 async def generate() -> None:
     bus = await Bus.connect(os.environ["DAPO_REDIS_URL"], os.environ["DAPO_RUN_ID"])
-    spec = RunSpec.model_validate_json(await bus.read_spec())
+    spec = RunSpec.model_validate_json(await bus.runs.spec())
     options = SimulatorOptions(step_s=float(os.environ["SIM_STEP_S"]), mean_tokens=float(os.environ["SIM_MEAN_TOKENS"]))
     worker_id = os.environ["DAPO_WORKER_ID"]
     await Generator(bus, spec, worker_id, SimulatedServer(options), PromptCodec(spec.model.path)).run()

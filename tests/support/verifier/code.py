@@ -6,6 +6,16 @@ from pathlib import Path
 
 SUM = {"tests": [{"input": "1 2\n", "output": "3\n"}, {"input": "40 2", "output": "42"}]}
 RIGHT = "print(sum(map(int, input().split())))"
+ASSERTS = """
+assert area(2, 3) == 6
+assert abs(area(0.5, 4) - 2.0) < 1e-9
+assert area(1, 7) in (7, 7.0)
+assert area(2, 2) != 5 and area(2, 2) == 4
+result = area(3, 3)
+assert isinstance(result, int) and result == 9
+assert area(10, 10) > 99
+"""
+"""Tests of a right `area(a, b)`."""
 
 
 def fenced(program: str, language: str = "python") -> str:

@@ -6,8 +6,7 @@ import time
 from fractions import Fraction
 from typing import Any
 
-from services.verifier.graders import Verdict
-from services.verifier.graders.texts import grade_exact
+from services.verifier.graders import Verdict, grade_exact
 
 
 def misbehave(text: str, gold: str) -> Verdict:

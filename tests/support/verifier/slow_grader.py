@@ -2,7 +2,7 @@
 
 import time
 
-from services.verifier.graders.texts import grade_exact
+from services.verifier.graders import grade_exact
 
 time.sleep(1.5)
 

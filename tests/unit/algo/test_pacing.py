@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from dapo.algo.dynamic_sampling import LOWEST_UPPER_BOUND, KeepRate
+from dapo.algo.dynamic_sampling import _LOWEST_UPPER_BOUND, KeepRate
 from dapo.algo.pacing import Cut, Pacing
 
 
@@ -96,7 +96,7 @@ class PacedRun(RuleBasedStateMachine):
     @invariant()
     def in_flight_is_bounded(self) -> None:
         # A bound that rises again leaves what it admitted before, so the least bound counts.
-        assert len(self.in_flight) <= (self.staleness + 1) * self.size / LOWEST_UPPER_BOUND
+        assert len(self.in_flight) <= (self.staleness + 1) * self.size / _LOWEST_UPPER_BOUND
 
     @invariant()
     def nobody_waits_for_nothing(self) -> None:
@@ -215,7 +215,7 @@ def test_pitfall_07_a_keep_rate_of_zero_keeps_refilling_and_stays_bounded() -> N
         most = max(most, pacing.in_flight)
         pacing.dropped(waiting.pop(0))
     assert pacing.cut() is None
-    assert most == 8 / LOWEST_UPPER_BOUND
+    assert most == 8 / _LOWEST_UPPER_BOUND
     pacing.kept(waiting.pop(0))
     assert pacing.ready == 1, "and one informative group is taken up as ever"
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dapo.algo.dynamic_sampling import LOWEST_UPPER_BOUND, KeepRate, is_informative
-from dapo.algo.frontier import Frontier, FrontierState, Part
+from dapo.algo.dynamic_sampling import _LOWEST_UPPER_BOUND, KeepRate, is_informative
+from dapo.algo.frontier import DataPart, Frontier, FrontierState
 from dapo.algo.shaping import shaped_reward
 from tests.unit.algo.test_advantages import make_spec
 
@@ -58,7 +58,7 @@ def test_keep_rate_bounds_its_window_from_above(kept: list[bool], confidence: fl
         rate.observe(one)
     real = kept[-20:]
     assert rate.mean == (pytest.approx(sum(real) / len(real)) if real else 1.0)
-    assert max(rate.mean, LOWEST_UPPER_BOUND) - 1e-12 <= rate.upper(confidence) <= 1
+    assert max(rate.mean, _LOWEST_UPPER_BOUND) - 1e-12 <= rate.upper(confidence) <= 1
     assert rate.upper(confidence) <= rate.upper(0.9999) + 1e-12
 
 
@@ -84,7 +84,7 @@ def test_pitfall_07_a_keep_rate_of_zero_degrades_with_an_alert() -> None:
     assert rate.is_low(0.05)
     for _ in range(5000):
         rate.observe(False)
-    assert rate.upper(0.9) == LOWEST_UPPER_BOUND
+    assert rate.upper(0.9) == _LOWEST_UPPER_BOUND
     for _ in range(512):
         rate.observe(True)
     assert not rate.is_low(0.05)
@@ -99,7 +99,7 @@ def test_keep_rate_refuses_a_confidence_that_bounds_nothing(confidence: float) -
 
 @given(st.integers(1, 60), st.integers(0, 2**31), st.booleans())
 def test_frontier_gives_every_row_once_an_epoch(rows: int, seed: int, shuffle: bool) -> None:
-    frontier = Frontier([Part(rows)], seed=seed, shuffle=shuffle)
+    frontier = Frontier([DataPart(rows)], seed=seed, shuffle=shuffle)
     for epoch in range(3):
         items = [frontier.next() for _ in range(rows)]
         assert [(item.epoch, item.cursor) for item in items] == [(epoch, cursor) for cursor in range(rows)]
@@ -108,12 +108,12 @@ def test_frontier_gives_every_row_once_an_epoch(rows: int, seed: int, shuffle: b
             assert [item.row for item in items] == list(range(rows))
 
 
-parts = st.lists(st.builds(Part, st.integers(1, 12), st.floats(0.05, 4)), min_size=1, max_size=4)
+parts = st.lists(st.builds(DataPart, st.integers(1, 12), st.floats(0.05, 4)), min_size=1, max_size=4)
 
 
 @given(parts, st.integers(0, 2**31), st.booleans(), st.integers(1, 6))
 def test_an_epoch_holds_the_promised_number_of_each_part(
-    parts: list[Part], seed: int, shuffle: bool, epochs: int
+    parts: list[DataPart], seed: int, shuffle: bool, epochs: int
 ) -> None:
     frontier = Frontier(parts, seed=seed, shuffle=shuffle)
     in_all: Counter[int] = Counter()
@@ -135,7 +135,7 @@ def test_an_epoch_holds_the_promised_number_of_each_part(
 
 
 @given(parts, st.integers(0, 99), st.sets(st.integers(0, 80)))
-def test_frontier_goes_on_from_any_state(parts: list[Part], seed: int, restored_at: set[int]) -> None:
+def test_frontier_goes_on_from_any_state(parts: list[DataPart], seed: int, restored_at: set[int]) -> None:
     straight = Frontier(parts, seed=seed, shuffle=True)
     restarted = Frontier(parts, seed=seed, shuffle=True)
     for position in range(80):
@@ -145,14 +145,14 @@ def test_frontier_goes_on_from_any_state(parts: list[Part], seed: int, restored_
 
 
 def test_without_shuffling_parts_follow_each_other_and_halves_take_turns() -> None:
-    frontier = Frontier([Part(4, 0.5), Part(2, 2)], seed=0, shuffle=False)
+    frontier = Frontier([DataPart(4, 0.5), DataPart(2, 2)], seed=0, shuffle=False)
     epochs = [[frontier.next().row for _ in range(len(frontier))] for _ in range(3)]
     assert epochs == [[0, 1, 4, 5, 4, 5], [2, 3, 4, 5, 4, 5], [0, 1, 4, 5, 4, 5]]
 
 
 def test_frontier_order_depends_on_seed_and_epoch_and_is_fixed_for_good() -> None:
     def order(seed: int, epoch: int) -> list[int]:
-        frontier = Frontier([Part(10)], seed=seed, shuffle=True, state=FrontierState(epoch, 0))
+        frontier = Frontier([DataPart(10)], seed=seed, shuffle=True, state=FrontierState(epoch, 0))
         return [frontier.next().row for _ in range(10)]
 
     assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
@@ -162,10 +162,10 @@ def test_frontier_order_depends_on_seed_and_epoch_and_is_fixed_for_good() -> Non
 @pytest.mark.parametrize("state", [FrontierState(0, 5), FrontierState(-1, 0), FrontierState(0, -1)])
 def test_frontier_refuses_a_state_outside_the_dataset(state: FrontierState) -> None:
     with pytest.raises(ValueError, match="outside an epoch of 5 prompts"):
-        Frontier([Part(5)], seed=0, shuffle=True, state=state)
+        Frontier([DataPart(5)], seed=0, shuffle=True, state=state)
 
 
-@pytest.mark.parametrize("parts", [[], [Part(0)], [Part(3), Part(0)]])
-def test_frontier_refuses_an_empty_dataset(parts: list[Part]) -> None:
+@pytest.mark.parametrize("parts", [[], [DataPart(0)], [DataPart(3), DataPart(0)]])
+def test_frontier_refuses_an_empty_dataset(parts: list[DataPart]) -> None:
     with pytest.raises(ValueError, match=r"data\.path"):
         Frontier(parts, seed=0, shuffle=True)

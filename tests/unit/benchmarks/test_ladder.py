@@ -75,7 +75,7 @@ def test_rungs_are_on_the_toy_of_the_demo() -> None:
     assert last.algorithm == demo.algorithm
 
 
-@pytest.mark.parametrize("technique", variants.TAKEN_AWAY)
+@pytest.mark.parametrize("technique", variants._TAKEN_AWAY)
 def test_leaving_one_out_takes_back_what_its_rung_set(technique: str) -> None:
     variant = variants.without(technique)
     (number,) = [i for i, path in enumerate(RUNGS) if path.stem.endswith(technique)]
@@ -93,9 +93,9 @@ def test_variants_train_on_equally_many_responses_and_differ_in_nothing_else(tas
         for one in compared
         for variant in one.variants.values()
     ]
-    assert {spec.asynchrony.max_staleness + 1 for spec in specs} == {figures.LEAD}
+    assert {spec.asynchrony.max_staleness + 1 for spec in specs} == {figures._LEAD}
     for spec in specs:
-        assert spec.training.prompts_per_step * spec.sampling.group_size == variants.RESPONSES
+        assert spec.training.prompts_per_step * spec.sampling.group_size == variants._RESPONSES
     differing = {"sampling": {"group_size"}, "training": {"prompts_per_step"}, "name": True, "algorithm": True}
     first, *others = (spec.model_dump(exclude={**differing, "value": True}) for spec in specs)
     assert all(other == first for other in others)
@@ -163,14 +163,14 @@ def test_spread_over_seeds_needs_two() -> None:
 
 
 def test_a_finished_run_is_used_again_only_with_the_same_settings(tmp_path: Path) -> None:
-    variant = variants.rung(variants.DAPO)
+    variant = variants.rung(variants._DAPO)
     spec, longer = (variants.make_spec(variant, "reverse", inputs=tmp_path, seed=1, steps=n) for n in (3, 4))
     moved = variants.make_spec(variant, "reverse", inputs=tmp_path / "elsewhere", seed=1, steps=3)
-    job = runs.Job("reverse", variant.key, 1, spec, tmp_path)
+    job = runs.TrainingJob("reverse", variant.key, 1, spec, tmp_path)
     assert runs.load_finished(job) is None
     (tmp_path / "spec.yaml").write_text(dump_yaml(spec))
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
-    (tmp_path / runs.MEMORY_FILE).write_text('{"peak_rss_bytes": 5}')
+    (tmp_path / runs._MEMORY_FILE).write_text('{"peak_rss_bytes": 5}')
     (tmp_path / "summary.json").write_text(json.dumps({"state": "failed"}))
     assert runs.load_finished(job) is None
     (tmp_path / "summary.json").write_text(json.dumps({"state": "succeeded"}))

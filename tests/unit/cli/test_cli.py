@@ -8,10 +8,10 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from dapo.cli.client import _parse_events
 from dapo.cli.main import app
 from dapo.cli.progress import LiveDisplay, Pace, PlainDisplay, Waiting, duration, show
 from dapo.cli.train import summary_lines
+from dapo.contracts.events import Alert, ServiceChanged, StateChanged, StepFinished
 from tests.support.paths import REPO
 
 EXAMPLES = sorted((REPO / "examples").glob("*.yaml"))
@@ -111,16 +111,16 @@ def test_what_is_awaited_follows_the_events():
     waiting = Waiting(10)
     assert "Redis" in waiting.text
     for worker, role in (("generator-0", "generator"), ("generator-1", "generator"), ("learner-0", "learner")):
-        waiting.update("service", {"worker_id": worker, "role": role, "state": "launched"})
+        waiting.update(ServiceChanged(worker_id=worker, role=role, state="launched"))
     assert waiting.text == "starting SGLang (generator-0, generator-1) and loading the model…"
     for worker in ("generator-0", "generator-1"):
-        waiting.update("service", {"worker_id": worker, "role": "generator", "state": "ready"})
+        waiting.update(ServiceChanged(worker_id=worker, role="generator", state="ready"))
     assert "first weights" in waiting.text
-    waiting.update("state", {"state": "running"})
+    waiting.update(StateChanged(state="running"))
     assert "first batch" in waiting.text
-    waiting.update("step", {"step": 1})
+    waiting.update(StepFinished(row={"step": 1}))
     assert waiting.text == ""
-    waiting.update("state", {"state": "draining"})
+    waiting.update(StateChanged(state="draining"))
     assert "last steps" in waiting.text
 
 
@@ -140,10 +140,10 @@ ROW = {"step": 3, "accuracy_mean": 0.25, "reward_mean": None, "generated_tokens_
 def test_off_a_terminal_each_step_is_one_plain_line():
     out = io.StringIO()
     with PlainDisplay(Console(file=out, width=40), 10) as display:
-        display.event("state", {"state": "starting"})
-        display.event("state", {"state": "starting"})
-        display.event("alert", {"message": "look [here]"})
-        display.event("step", ROW)
+        display.event(StateChanged(state="starting"))
+        display.event(StateChanged(state="starting"))
+        display.event(Alert(message="look [here]"))
+        display.event(StepFinished(row=ROW))
     lines = out.getvalue().splitlines()
     assert lines[1] == "alert: look [here]"
     assert len(lines) == 3
@@ -154,7 +154,7 @@ def test_off_a_terminal_each_step_is_one_plain_line():
 def test_the_live_display_shows_the_last_step():
     out = io.StringIO()
     with LiveDisplay(Console(file=out, force_terminal=True, width=120), 10) as display:
-        display.event("step", ROW)
+        display.event(StepFinished(row=ROW))
         display.note("stopping…")
     text = out.getvalue()
     assert "0.250" in text
@@ -166,15 +166,6 @@ def test_show():
     assert show({"x": float("nan")}, "x", "{:.1f}") == "–"
     assert show({}, "x", "{:.1f}") == "–"
     assert show({"x": 2}, "x", "{:.1f}") == "2.0"
-
-
-def test_server_sent_events_are_read_back():
-    lines = ["id: 1-0", "event: state", 'data: {"state": "running"}', "", "id: 2-0", "event: step", "data: {}", ""]
-    events = list(_parse_events(iter(lines)))
-    assert [(event.id, event.kind, event.data) for event in events] == [
-        ("1-0", "state", {"state": "running"}),
-        ("2-0", "step", {}),
-    ]
 
 
 def test_the_summary_in_words():

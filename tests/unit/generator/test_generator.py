@@ -12,21 +12,20 @@ from transformers import Gemma2Config, MistralConfig, PretrainedConfig, Qwen2Con
 from dapo.bus import RETRIES, attempt_number
 from dapo.spec import RunSpec
 from dapo.v1 import messages_pb2 as pb
-from services.generator.engine.client import EngineError, Response, Span, addressee, covers, parse_event
 from services.generator.engine.kv_pool import pool_tokens, token_bytes
-from services.generator.engine.served_model import UnservableModel, check_served, read_config
+from services.generator.engine.model_check import UnsupportedModel, check_served, read_config
+from services.generator.engine.responses import EngineError, Span, StreamedResponse, addressee, covers, parse_event
 from services.generator.engine.server import (
-    CPU_MALLOC,
+    _CPU_MALLOC,
     ServerError,
-    log_tail,
-    pick_device,
+    engine_device,
     server_environment,
     server_flags,
 )
-from services.generator.tokens import CONTEXT_RESERVE_TOKENS, Limits, PromptError, stop_ids
-from services.generator.weights.member import parse_version, version_name
-from services.generator.worker import MAX_DELIVERIES, request_id
-from services.generator.writer import Finished, build_payload
+from services.generator.membership import parse_version, version_name
+from services.generator.tokens import _CONTEXT_RESERVE_TOKENS, LengthLimits, PromptError, stop_ids
+from services.generator.worker import _MAX_DELIVERIES, request_id
+from services.generator.writer import FinishedResponse, build_payload
 
 
 def event(ids: list[int], finish: dict[str, Any] | None = None, **meta: Any) -> dict[str, Any]:
@@ -41,7 +40,7 @@ def spans(*cuts: int) -> list[dict[str, Any]]:
 @given(st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=5), min_size=1, max_size=6))
 def test_a_response_is_the_sum_of_its_events(parts: list[list[int]]) -> None:
     total = sum(map(len, parts))
-    response = Response("r")
+    response = StreamedResponse("r")
     for part in parts[:-1]:
         assert response.extend(event(part)) == len(part)
         assert response.finish is None
@@ -59,7 +58,7 @@ def test_a_response_is_the_sum_of_its_events(parts: list[list[int]]) -> None:
 )
 def test_a_response_whose_counts_disagree_is_refused(tokens: int, cuts: tuple[int, ...]) -> None:
     with pytest.raises(EngineError, match="request r"):
-        Response("r").extend(
+        StreamedResponse("r").extend(
             event([1, 2, 3], {"type": "length"}, completion_tokens=tokens, weight_versions=spans(*cuts))
         )
 
@@ -68,9 +67,9 @@ def test_logprobs_of_other_tokens_are_refused() -> None:
     odd = event([1, 2])
     odd["meta_info"]["output_token_logprobs"][1][1] = 7
     with pytest.raises(EngineError, match="log-probabilities"):
-        Response("r").extend(odd)
+        StreamedResponse("r").extend(odd)
     with pytest.raises(EngineError, match="log-probabilities"):
-        Response("r").extend({**odd, "output_ids": [1]})
+        StreamedResponse("r").extend({**odd, "output_ids": [1]})
 
 
 @pytest.mark.parametrize("logprob", [None, float("nan"), float("-inf"), "x"])
@@ -78,7 +77,7 @@ def test_a_logprob_that_is_no_finite_number_is_refused(logprob: Any) -> None:
     odd = event([1, 2])
     odd["meta_info"]["output_token_logprobs"][1][0] = logprob
     with pytest.raises(EngineError, match="request r"):
-        Response("r").extend(odd)
+        StreamedResponse("r").extend(odd)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +97,7 @@ def test_a_logprob_that_is_no_finite_number_is_refused(logprob: Any) -> None:
 )
 def test_events_of_another_kind_are_refused(odd: dict[str, Any]) -> None:
     with pytest.raises(EngineError, match="request r"):
-        Response("r").extend(odd)
+        StreamedResponse("r").extend(odd)
 
 
 @pytest.mark.parametrize("odd", [b"", b"{", b'{"a": NaN}', b"[1]", b'{"error": null}', b'{"error": {"message": "m"}}'])
@@ -110,18 +109,18 @@ def test_an_event_must_be_an_object_that_tells_of_no_failure(odd: bytes) -> None
 @pytest.mark.parametrize("odd", [{}, {"meta_info": []}, {"meta_info": {}}, {"meta_info": {"id": "other"}}])
 def test_an_event_for_nobody_is_refused(odd: dict[str, Any]) -> None:
     with pytest.raises(EngineError, match="was not asked"):
-        addressee(odd, {"r": Response("r")})
+        addressee(odd, {"r": StreamedResponse("r")})
 
 
 @pytest.mark.parametrize(("token", "version"), [(2**31, "1.0"), (1, "base"), (1, "None")])
 def test_what_a_payload_cannot_hold_is_refused(token: int, version: str) -> None:
-    response = Response("r", [token], [-0.5], [Span(version, 0, 1)], "length")
+    response = StreamedResponse("r", [token], [-0.5], [Span(version, 0, 1)], "length")
     with pytest.raises(EngineError, match="request r"):
-        build_payload(Finished("g", 0, 0, [1], response))
+        build_payload(FinishedResponse("g", 0, 0, [1], response))
 
 
 def test_what_an_abort_repeats_is_dropped() -> None:
-    response = Response("r", ids=[1], logprobs=[-0.5])
+    response = StreamedResponse("r", ids=[1], logprobs=[-0.5])
     assert response.extend(event([1], {"type": "abort", "message": "gone"})) == 0
     assert (response.ids, response.finish, response.message) == ([1], "abort", "gone")
 
@@ -136,7 +135,7 @@ def test_spans_cover_a_response_only_without_gap_or_overlap(lengths: list[int]) 
     assert not covers([*whole, whole[-1]], ends[-1])
 
 
-@given(st.integers(0, 10**10 - 1), st.integers(0, 9999), st.integers(1, MAX_DELIVERIES), st.integers(0, RETRIES - 1))
+@given(st.integers(0, 10**10 - 1), st.integers(0, 9999), st.integers(1, _MAX_DELIVERIES), st.integers(0, RETRIES - 1))
 def test_request_ids_have_one_width(group: int, index: int, delivery: int, retry: int) -> None:
     assert len(request_id(f"g{group:010d}", index, attempt_number(delivery, retry))) == 21
 
@@ -163,7 +162,7 @@ def test_stop_ids_of_all_sources() -> None:
 
 
 def test_limits_leave_room_for_a_full_response() -> None:
-    limits = Limits(prompt_tokens=10, response_tokens=5, context_tokens=12 + CONTEXT_RESERVE_TOKENS)
+    limits = LengthLimits(prompt_tokens=10, response_tokens=5, context_tokens=12 + _CONTEXT_RESERVE_TOKENS)
     limits.check(7)
     for tokens, reason in ((0, "prompt_empty"), (8, "prompt_too_long"), (11, "prompt_too_long")):
         with pytest.raises(PromptError) as caught:
@@ -224,9 +223,9 @@ def test_only_a_hub_name_may_reach_for_the_hub(tmp_path: Path) -> None:
 
 def test_a_users_own_malloc_settings_win(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-    assert server_environment(make_spec(), device="cpu")["GLIBC_TUNABLES"] == CPU_MALLOC
+    assert server_environment(make_spec(), device="cpu")["GLIBC_TUNABLES"] == _CPU_MALLOC
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0")
-    assert server_environment(make_spec(), device="cpu")["GLIBC_TUNABLES"] == f"{CPU_MALLOC}:glibc.malloc.hugetlb=0"
+    assert server_environment(make_spec(), device="cpu")["GLIBC_TUNABLES"] == f"{_CPU_MALLOC}:glibc.malloc.hugetlb=0"
     assert "GLIBC_TUNABLES" not in server_environment(make_spec(), device="cuda")
 
 
@@ -251,32 +250,26 @@ def test_a_window_that_the_engine_would_ignore_is_refused(config: PretrainedConf
     assert spec.longest_sequence == 22_528
     for device in ("cpu", "cuda"):
         if device in refused:
-            with pytest.raises(UnservableModel, match=r"model\.path m: .* looks back on 4096 tokens"):
+            with pytest.raises(UnsupportedModel, match=r"model\.path m: .* looks back on 4096 tokens"):
                 check_served(spec, config, device)
         else:
             check_served(spec, config, device)
 
 
 def test_a_model_without_a_configuration_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UnservableModel, match=f"model.path {tmp_path}"):
+    with pytest.raises(UnsupportedModel, match=f"model.path {tmp_path}"):
         read_config(str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "no-such-architecture"}')
-    with pytest.raises(UnservableModel, match="no-such-architecture"):
+    with pytest.raises(UnsupportedModel, match="no-such-architecture"):
         read_config(str(tmp_path))
 
 
 def test_a_gpu_that_is_asked_for_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert pick_device("auto", 1) == pick_device("cpu", 1) == "cpu"
+    assert engine_device("auto", 1) == engine_device("cpu", 1) == "cpu"
     with pytest.raises(ServerError, match=r"resources\.generator\.device"):
-        pick_device("cuda", 1)
+        engine_device("cuda", 1)
     with pytest.raises(ServerError, match=r"tensor_parallel = 2 .*auto"):
-        pick_device("auto", 2)
+        engine_device("auto", 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    assert (pick_device("auto", 2), pick_device("cuda", 2), pick_device("cpu", 1)) == ("cuda", "cuda", "cpu")
-
-
-def test_log_tail(tmp_path: Path) -> None:
-    path = tmp_path / "log"
-    path.write_text("".join(f"line {i}\n" for i in range(100)))
-    assert log_tail(path, 2) == "line 98\nline 99"
+    assert (engine_device("auto", 2), engine_device("cuda", 2), engine_device("cpu", 1)) == ("cuda", "cuda", "cpu")

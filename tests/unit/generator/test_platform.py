@@ -12,16 +12,16 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from services.generator.cpu import ops
 from services.generator.cpu.attention import (
-    CHUNK_RATIO,
-    CHUNK_SLACK,
-    QUERY_SLACK,
+    _CHUNK_RATIO,
+    _CHUNK_SLACK,
+    _QUERY_SLACK,
     BatchedAttention,
     attend,
     build_chunk,
     chunk_rows,
     refuse_unsupported,
 )
-from services.generator.cpu.platform import ATTENTION_BACKEND, CpuPlatform, activate
+from services.generator.cpu.platform import _ATTENTION_BACKEND, CpuPlatform, activate
 
 
 @pytest.mark.parametrize(("cuda", "platform"), [(True, None), (False, "services.generator.cpu.platform:CpuPlatform")])
@@ -60,7 +60,7 @@ def test_init_backend_puts_attention_and_layers_in_place(monkeypatch: pytest.Mon
         RMSNorm: (ops.rms_norm, key),
         RotaryEmbedding: (ops.rotary, key),
     }
-    create = attention_registry.ATTENTION_BACKENDS[ATTENTION_BACKEND]
+    create = attention_registry.ATTENTION_BACKENDS[_ATTENTION_BACKEND]
     assert isinstance(create(SimpleNamespace()), BatchedAttention)
 
 
@@ -96,20 +96,20 @@ def test_chunks_hold_each_row_once_and_bound_padding(sequences: list[tuple[int, 
     chunks = chunk_rows(lengths, new)
     assert sorted(row for chunk in chunks for row in chunk) == list(range(len(lengths)))
     for chunk in chunks:
-        for counts, slack in ((lengths, CHUNK_SLACK), (new, QUERY_SLACK)):
+        for counts, slack in ((lengths, _CHUNK_SLACK), (new, _QUERY_SLACK)):
             inside = [counts[row] for row in chunk]
-            assert max(inside) <= CHUNK_RATIO * min(inside) + slack
+            assert max(inside) <= _CHUNK_RATIO * min(inside) + slack
 
 
 @given(st.lists(st.integers(1, 3000), min_size=1, max_size=60))
 def test_decoding_takes_no_more_chunks_than_the_bound_asks_for(lengths: list[int]) -> None:
     inside = [[lengths[row] for row in chunk] for chunk in chunk_rows(lengths, [1] * len(lengths))]
     for chunk, following in pairwise(inside):
-        assert min(following) > CHUNK_RATIO * min(chunk) + CHUNK_SLACK
+        assert min(following) > _CHUNK_RATIO * min(chunk) + _CHUNK_SLACK
 
 
 LENGTHS = st.one_of(st.integers(1, 8), st.integers(1, 200), st.integers(1, 2000))
-AT_CHUNK_LIMITS = [1, CHUNK_RATIO + CHUNK_SLACK, CHUNK_RATIO + CHUNK_SLACK + 1, 2000]
+AT_CHUNK_LIMITS = [1, _CHUNK_RATIO + _CHUNK_SLACK, _CHUNK_RATIO + _CHUNK_SLACK + 1, 2000]
 
 
 @pytest.mark.parametrize(("heads", "key_heads"), [(4, 4), (4, 2), (6, 2), (4, 1)])

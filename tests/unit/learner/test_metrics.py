@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 
 from services.learner.step.metrics import (  # noqa: E402
-    Tally,
+    MetricSums,
     _lag_metrics,
     explained_variance,
     lag_sums,
@@ -19,7 +19,7 @@ from services.learner.step.metrics import (  # noqa: E402
     ratio_quantile,
     value_sums,
 )
-from services.learner.step.payloads import Sample  # noqa: E402
+from services.learner.step.payloads import TrainingSample  # noqa: E402
 
 
 @given(st.lists(st.floats(-4, 4), min_size=1, max_size=200), st.sampled_from([0.01, 0.5, 0.99]))
@@ -57,10 +57,10 @@ def test_explained_variance_is_1_for_a_perfect_critic_and_0_for_a_constant_one()
 
 def test_tokens_are_told_apart_by_the_versions_that_sampled_them() -> None:
     """A response may be begun by one version and ended by another; shares are of tokens, not of responses."""
-    tally = Tally()
-    tally.add(lag_sums([make_sample((5, 6), (7, 2)), make_sample((7, 8))], step=7))
-    tally.add(lag_sums([make_sample((3, 4))], step=7))
-    assert _lag_metrics(tally._sums) == {
+    metric_sums = MetricSums()
+    metric_sums.add(lag_sums([make_sample((5, 6), (7, 2)), make_sample((7, 8))], step=7))
+    metric_sums.add(lag_sums([make_sample((3, 4))], step=7))
+    assert _lag_metrics(metric_sums._sums) == {
         "token_lag_mean": pytest.approx((6 * 2 + 4 * 4) / 20),
         "token_lag_0_share": 0.5,
         "token_lag_1_share": 0.0,
@@ -69,12 +69,12 @@ def test_tokens_are_told_apart_by_the_versions_that_sampled_them() -> None:
     assert _lag_metrics(lag_sums([make_sample()], step=7)) == {}
 
 
-def make_sample(*versions: tuple[int, int]) -> Sample:
+def make_sample(*versions: tuple[int, int]) -> TrainingSample:
     nothing = np.zeros(0, dtype=np.float32)
-    return Sample(np.zeros(1, np.int32), 1, np.zeros(0, bool), nothing, nothing, 0.0, versions)
+    return TrainingSample(np.zeros(1, np.int32), 1, np.zeros(0, bool), nothing, nothing, 0.0, versions)
 
 
-def test_a_tally_adds_up_what_lies_on_different_devices() -> None:
+def test_metric_sums_add_up_what_lies_on_different_devices() -> None:
     """On a GPU, preparation measures on the CPU and updates on the GPU."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 

@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.learner.step.minibatch import Denominators, pack, partition, plan_batch, schedule, split_updates
+from services.learner.loss.denominators import Denominators
+from services.learner.step.minibatch import pack, partition, plan_batch, schedule, split_updates
 
 lengths_lists = st.lists(st.integers(1, 200), min_size=1, max_size=60)
 

@@ -14,7 +14,7 @@ pytest.importorskip("transformers")
 from services.learner.model.policy import PolicyModel, TrainedModel, ValueModel  # noqa: E402
 from services.learner.step.batch import MicroBatch, collate  # noqa: E402
 from services.learner.step.packing import pack_tokens, packs  # noqa: E402
-from services.learner.step.payloads import Sample  # noqa: E402
+from services.learner.step.payloads import TrainingSample  # noqa: E402
 from tests.support.models import VOCABULARY, tiny_model  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -22,7 +22,7 @@ SHAPES = [(3, 9), (1, 1), (5, 2), (2, 14)]
 """Prompt and response tokens."""
 
 
-def make_samples() -> list[Sample]:
+def make_samples() -> list[TrainingSample]:
     rng = np.random.default_rng(0)
     samples = []
     for prompt, response in SHAPES:
@@ -30,7 +30,7 @@ def make_samples() -> list[Sample]:
         mask = rng.random(response) < 0.8
         mask[0] = True
         values = rng.standard_normal((2, response)).astype(np.float32)
-        samples.append(Sample(ids, prompt, mask, behaviour=values[0], advantages=values[1], reward=1.0))
+        samples.append(TrainingSample(ids, prompt, mask, behaviour=values[0], advantages=values[1], reward=1.0))
     return samples
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dapo.records.curves import PANELS, draw_curves, plot_run, running_mean, series
+from dapo.records.curves import _PANELS, draw_curves, plot_run, running_mean, series
 from dapo.records.json_lines import read_json_lines
 from dapo.telemetry.logs import configure
 from dapo.telemetry.metrics import BY_NAME, METRICS
@@ -29,7 +29,7 @@ def test_each_metric_is_declared_once_with_a_meaning():
 
 
 def test_every_drawn_metric_is_declared():
-    assert {name for panel in PANELS for name in panel.names} <= BY_NAME.keys()
+    assert {name for panel in _PANELS for name in panel.names} <= BY_NAME.keys()
 
 
 @pytest.mark.parametrize(

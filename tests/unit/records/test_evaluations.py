@@ -11,14 +11,15 @@ from rich.console import Console
 from dapo.algo.evaluation import Judged, measure
 from dapo.cli import evaluate
 from dapo.cli.progress import Waiting, evaluation_text
-from dapo.records.evaluations import EVALUATIONS, points, read_evaluations
+from dapo.contracts.events import EvaluationFinished, EvaluationProgress, ServiceChanged, StateChanged
+from dapo.records.evaluations import points, read_evaluations
 from dapo.records.model_comparison import compare, comparison_json, draw_comparison, gain, read_result
 from dapo.records.samples import evaluation_path
 from dapo.spec import dump_yaml
 from tests.support.spec import spec
 
 PNG = b"\x89PNG"
-NOTHING = evaluate.Wanted((), None, None, None, None, None, None, None, None, None, ())
+NOTHING = evaluate.EvaluationOptions((), None, None, None, None, None, None, None, None, None, ())
 
 
 def write_run(folder: Path, right: list[int], samples: int = 4, name: str = "exam", step: int = 0) -> Path:
@@ -27,7 +28,7 @@ def write_run(folder: Path, right: list[int], samples: int = 4, name: str = "exa
     row = {"step": step, "set": name, **measure(problems).as_json(), "failed_problems": 0}
     row |= {"version_min": step, "version_max": step, "temperature": 1.0, "top_p": 0.7, "elapsed_s": 1.0}
     folder.mkdir(exist_ok=True)
-    with (folder / EVALUATIONS).open("a") as file:
+    with (folder / "evaluations.jsonl").open("a") as file:
         file.write(json.dumps(row) + "\n")
     path = evaluation_path(folder, name, step)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +85,7 @@ def test_models_without_a_common_set_or_a_measure_are_shown_all_the_same(tmp_pat
     folder = tmp_path / "two"
     folder.mkdir()
     row = {"step": 0, "set": "b", "problems": 0, "avg_at_k": None, "failed_problems": 3}
-    (folder / EVALUATIONS).write_text(json.dumps(row) + "\n")
+    (folder / "evaluations.jsonl").write_text(json.dumps(row) + "\n")
     two = read_result("two", folder)
     texts = [printed(table) for table in compare([one, two])]
     assert "avg@1" in texts[0]
@@ -103,12 +104,12 @@ def test_a_finished_evaluation_in_a_line(tmp_path: Path) -> None:
 
 def test_what_is_awaited_names_the_evaluation() -> None:
     waiting = Waiting(0)
-    waiting.update("service", {"worker_id": "generator-0", "role": "generator", "state": "ready"})
+    waiting.update(ServiceChanged(worker_id="generator-0", role="generator", state="ready"))
     assert waiting.text == "waiting for the generators…"
-    waiting.update("state", {"state": "running"})
-    waiting.update("evaluation", {"state": "going on", "step": 0, "done": 3, "problems": 9})
+    waiting.update(StateChanged(state="running"))
+    waiting.update(EvaluationProgress(step=0, done=3, problems=9))
     assert waiting.text == "evaluating step 0: 3 of 9 problems…"
-    waiting.update("evaluation", {"state": "finished", "step": 0})
+    waiting.update(EvaluationFinished(row={"step": 0}))
     assert waiting.text == ""
 
 
@@ -143,7 +144,7 @@ def test_a_run_is_evaluated_with_its_own_sets_and_its_base_beside_it(
     monkeypatch.setattr(evaluate, "run_module", lambda *arguments: exported.append(arguments))
     plans = evaluate._plans(str(run), NOTHING._replace(samples=16), True, tmp_path / "out")
     assert [label for label, _ in plans] == ["model (base)", "run"]
-    assert exported == [("services.learner.model.export", str(run), str(tmp_path / "out"))]
+    assert exported == [("services.learner.export", str(run), str(tmp_path / "out"))]
     (_, first), (_, second) = plans
     assert first.model.path == base
     assert second.model.path == str(tmp_path / "out")
@@ -207,7 +208,7 @@ def test_models_of_unlike_k_or_unlike_problems_are_not_thrown_together(tmp_path:
 def test_without_answers_there_is_no_majority(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", [4, 0])
     (row,) = read_evaluations(run)
-    (run / EVALUATIONS).write_text(json.dumps({**row, "maj_at_k": None}) + "\n")
+    (run / "evaluations.jsonl").write_text(json.dumps({**row, "maj_at_k": None}) + "\n")
     assert "maj" not in evaluation_text(read_evaluations(run)[0])
     result = read_result("run", run)
     assert "–" in printed(compare([result])[0])

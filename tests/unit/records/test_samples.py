@@ -12,7 +12,7 @@ from dapo.records.answers import changed_first, collect_answers, spread
 from dapo.records.samples import (
     Group,
     SampleFile,
-    Wanted,
+    SampleFilter,
     evaluation_files,
     evaluation_sets,
     last_steps,
@@ -22,7 +22,7 @@ from dapo.records.samples import (
     training_files,
 )
 from dapo.v1 import messages_pb2 as pb
-from services.orchestrator.records.samples import MAX_CHARACTERS, SampleArchive, make_sample
+from services.orchestrator.records.samples import _MAX_CHARACTERS, SampleArchive, make_sample
 from tests.support.paths import REPO
 from tests.support.samples import HOSTILE, over_steps, record, sample
 
@@ -74,14 +74,14 @@ def test_invalid_utf8_and_numbers_that_are_not_finite_are_replaced():
 
 
 def test_long_texts_keep_beginning_and_end():
-    text = "b" * MAX_CHARACTERS + "middle" + "e" * MAX_CHARACTERS
-    made = make_sample(record(prompt=text), [text.encode(), b"x" * MAX_CHARACTERS], "kept")
+    text = "b" * _MAX_CHARACTERS + "middle" + "e" * _MAX_CHARACTERS
+    made = make_sample(record(prompt=text), [text.encode(), b"x" * _MAX_CHARACTERS], "kept")
     kept = made.responses[0].text
     assert kept == made.prompt
-    assert kept.startswith("b" * (MAX_CHARACTERS // 2) + "\n[… ")
-    assert kept.endswith("…]\n" + "e" * (MAX_CHARACTERS // 2))
-    assert f"{MAX_CHARACTERS + 6:,} characters left out" in kept
-    assert made.responses[1].text == "x" * MAX_CHARACTERS
+    assert kept.startswith("b" * (_MAX_CHARACTERS // 2) + "\n[… ")
+    assert kept.endswith("…]\n" + "e" * (_MAX_CHARACTERS // 2))
+    assert f"{_MAX_CHARACTERS + 6:,} characters left out" in kept
+    assert made.responses[1].text == "x" * _MAX_CHARACTERS
 
 
 @pytest.mark.parametrize(("texts", "outcome"), [([b"one"], "kept"), ([b"one", b"two"], "surplus")])
@@ -200,7 +200,7 @@ def test_evaluations_come_by_step_and_other_files_are_left_alone(tmp_path):
     archive = SampleArchive(tmp_path, 0)
     for step in (1_000_000, 20, 3):
         archive.write_evaluation("aime", step, [sample(step + 1, evaluation="aime", outcome="evaluated")])
-    (tmp_path / "evaluations" / "aime" / ".step-000030.jsonl.part").write_text("half")
+    (tmp_path / "evaluations" / "aime" / ".step-000030.jsonl.host-1.part").write_text("half")
     (tmp_path / "evaluations" / "empty").mkdir()
     assert evaluation_sets(tmp_path) == ["aime"]
     files = evaluation_files(tmp_path, "aime")
@@ -214,30 +214,30 @@ def test_evaluations_come_by_step_and_other_files_are_left_alone(tmp_path):
 )
 def test_high_variance_is_a_quarter_to_three_quarters(right, of, high):
     group = Group(0, sample(verdicts=[index < right for index in range(of)]))
-    assert Wanted(high_variance=True).group(group) is high
+    assert SampleFilter(high_variance=True).group(group) is high
 
 
 def test_filters_hold_together():
     # Response 1 is truncated.
     mixed = sample(verdicts=(True, False, False))
-    assert [r.index for r in Wanted(correct=False).responses(mixed)] == [1, 2]
-    assert [r.index for r in Wanted(correct=True).responses(mixed)] == [0]
-    assert [r.index for r in Wanted(truncated=True).responses(mixed)] == [1]
-    assert [r.index for r in Wanted(correct=False, truncated=True).responses(mixed)] == [1]
-    assert Wanted(correct=True, truncated=True).responses(mixed) == []
+    assert [r.index for r in SampleFilter(correct=False).responses(mixed)] == [1, 2]
+    assert [r.index for r in SampleFilter(correct=True).responses(mixed)] == [0]
+    assert [r.index for r in SampleFilter(truncated=True).responses(mixed)] == [1]
+    assert [r.index for r in SampleFilter(correct=False, truncated=True).responses(mixed)] == [1]
+    assert SampleFilter(correct=True, truncated=True).responses(mixed) == []
 
 
 def test_a_prompt_is_found_by_row_id_or_text():
     group = Group(0, sample(row_id="train.jsonl:1", prompt="Was ist die STRASSE?"))
     for text, found in {"train.jsonl:1": True, "train.jsonl": False, "straße": True, "Weg": False, "": True}.items():
-        assert Wanted(prompt=text).group(group) is found
+        assert SampleFilter(prompt=text).group(group) is found
 
 
 def test_the_newest_come_last():
     found = [Group(step, sample(step, number=step, verdicts=(step % 2 == 0, False))) for step in (0, 1, 2, 4, 3)]
-    assert [group.step for group in newest(found, Wanted(), 2)] == [4, 3]
-    assert [group.step for group in newest(found, Wanted(correct=True), 2)] == [2, 4]
-    assert [group.step for group in newest(found, Wanted(steps={1}), 2)] == [1]
+    assert [group.step for group in newest(found, SampleFilter(), 2)] == [4, 3]
+    assert [group.step for group in newest(found, SampleFilter(correct=True), 2)] == [2, 4]
+    assert [group.step for group in newest(found, SampleFilter(steps={1}), 2)] == [1]
     assert last_steps(found, 2) == {3, 4}
 
 

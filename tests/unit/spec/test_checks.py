@@ -1,5 +1,6 @@
 """Values that do not go together are refused with the field, its value and the cure."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -10,8 +11,8 @@ from pydantic import ValidationError
 from dapo.algo.text_statistics import has_reflection
 from dapo.spec import RunSpec, SpecError, parse_spec
 from dapo.spec.budget import MIB, format_bytes, payload_budget
-from dapo.spec.checks.consistency import find_warnings
-from dapo.spec.text.yaml_text import write_yaml
+from dapo.spec.checks.all import find_warnings
+from dapo.spec.yaml_text import write_yaml
 from tests.support.spec import spec, tree
 
 REFUSED: list[tuple[dict[str, Any], str, list[str]]] = [
@@ -185,9 +186,10 @@ def test_any_reflection_patterns_are_refused_by_name_or_can_be_searched_for(patt
 def test_all_problems_come_at_once_and_in_machine_form() -> None:
     with pytest.raises(SpecError) as refusal:
         parse_spec(write_yaml(tree(sampling__top_p=0.7, sampling__top_k=5, data__prompt_template="x")))
-    fields = [problem["field"] for problem in refusal.value.as_dicts()]
+    problems = refusal.value.problems
+    fields = [problem.field for problem in problems]
     assert fields == ["data.prompt_template", "sampling.top_p", "sampling.top_k"]
-    assert set(refusal.value.as_dicts()[0]) == {"field", "value", "message"}
+    assert set(dataclasses.asdict(problems[0])) == {"field", "value", "message"}
 
 
 def test_pydantic_error_names_the_field_too() -> None:

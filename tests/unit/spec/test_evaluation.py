@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from dapo.spec import RunSpec, dump_yaml, parse_spec
 from dapo.spec.load import missing_inputs
-from dapo.spec.plan import plan_processes
 from dapo.spec.tree.evaluation import DAPO_TEMPLATE
+from dapo.spec.workloads import plan_workloads
 from tests.support.spec import spec, tree
 
 
@@ -71,21 +71,16 @@ def test_what_does_not_go_together_is_refused_in_words(settings: dict[str, Any],
     assert says in refused(**settings)
 
 
-def test_a_run_without_steps_starts_no_learner(tmp_path: Path) -> None:
+def test_a_run_without_steps_starts_no_learner() -> None:
     made = spec(training__steps=0, evaluation__sets={"a": {"path": "a.jsonl"}})
-    plans = plan_processes(
-        made, run_id="r", run_dir=tmp_path, redis_url="redis://h", payload_url=None, master_port=1, cuda_devices=()
-    )
-    assert {plan.role for plan in plans} == {"generator", "verifier"}
+    assert {workload.role for workload in plan_workloads(made)} == {"generator", "verifier"}
 
 
-def test_a_dedicated_generator_is_one_more_and_takes_a_share_of_gpus(tmp_path: Path) -> None:
+def test_a_dedicated_generator_is_one_more_and_takes_a_share_of_gpus() -> None:
     made = spec(evaluation__dedicated_generator=True, evaluation__sets={"a": {"path": "a.jsonl"}})
-    arguments = {"run_id": "r", "run_dir": tmp_path, "redis_url": "redis://h", "payload_url": None, "master_port": 1}
-    plans = plan_processes(made, **arguments, cuda_devices=("0", "1", "2"))
-    generators = [plan for plan in plans if plan.role == "generator"]
-    assert [plan.env.get("DAPO_EVALUATES") for plan in generators] == [None, "1"]
-    assert [plan.env["CUDA_VISIBLE_DEVICES"] for plan in generators] == ["1", "2"]
+    generators = [workload for workload in plan_workloads(made) if workload.role == "generator"]
+    assert [workload.environment.get("DAPO_EVALUATES") for workload in generators] == [None, "1"]
+    assert [(workload.replicas, workload.resources.gpus) for workload in generators] == [(1, 1), (1, 1)]
 
 
 def test_a_set_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ import re
 import pytest
 
 from dapo.spec.reference import render
-from dapo.spec.text.fields import field_rows, locate, section_names
-from dapo.spec.text.yaml_text import read_yaml
+from dapo.spec.tree.fields import field_rows, locate, section_names
 from dapo.spec.tree.training import MetricsSpec
+from dapo.spec.yaml_text import read_yaml
 from tests.support.paths import REPO
 
 PAGE = REPO / "docs" / "spec.md"

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from dapo.spec.checks.consistency import find_warnings
+from dapo.spec.checks.all import find_warnings
 from tests.support.spec import spec
 
 

@@ -69,7 +69,7 @@ def test_numbers_must_be_finite(number: float) -> None:
 
 def test_importing_the_spec_loads_nothing_heavy() -> None:
     heavy = {"torch", "transformers", "sglang", "deepspeed", "redis", "grpc", "numpy", "fastapi", "services"}
-    program = "import sys, dapo.spec, dapo.spec.plan, dapo.spec.reference; print(*sys.modules)"
+    program = "import sys, dapo.spec, dapo.spec.preview, dapo.spec.reference; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert "dapo.spec.run" in loaded
     assert heavy.isdisjoint(loaded)

@@ -7,20 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dapo.spec.tree.graders import BUILT_IN, ExactGrader, MathDapoGrader, RegexGrader
-from services.verifier.graders import MAX_EXTRACTED, Unbuildable, Verdict, build, read_text
-from services.verifier.graders.minerva import normalise
+from services.verifier.graders import MAX_EXTRACTED, GraderSetupError, Verdict, build_grader, text_for_grader
+from services.verifier.graders.math_dapo import normalise
 from tests.support.paths import SHARED
 
 DATA = SHARED / "data"
 MATH_DAPO = MathDapoGrader()
-grade_exact = build(ExactGrader())
+grade_exact = build_grader(ExactGrader())
 
 
 def grade_math_dapo(text: str, gold: str) -> Verdict:
     """As the pool does: the grader reads what its options let it read."""
-    read = read_text(MATH_DAPO, text)
+    read = text_for_grader(MATH_DAPO, text)
     assert read is not None
-    return build(MATH_DAPO)(read, gold)
+    return build_grader(MATH_DAPO)(read, gold)
 
 
 @pytest.mark.parametrize(
@@ -91,11 +91,11 @@ def test_exact_compares_the_whole_response_without_outer_white_space() -> None:
 
 @given(st.text(max_size=400), st.text(max_size=40), st.sampled_from(["exact", "math_dapo"]))
 def test_any_text_gets_a_short_verdict(text: str, gold: str, name: str) -> None:
-    verdict = build(BUILT_IN[name])(text, gold)
+    verdict = build_grader(BUILT_IN[name])(text, gold)
     assert len(verdict.extracted) <= MAX_EXTRACTED
     assert verdict.score == float(verdict.correct)
     assert verdict.correct == (verdict.reason == "equal")
-    assert verdict == build(BUILT_IN[name])(text, gold)
+    assert verdict == build_grader(BUILT_IN[name])(text, gold)
 
 
 @given(st.integers(), st.text(max_size=200), st.sampled_from(["Answer: %d", "Answer: $%d$", "answer : \\boxed{%d}"]))
@@ -110,9 +110,9 @@ def test_an_integer_has_one_normal_form(number: int) -> None:
 
 
 def test_a_grader_of_the_whole_response_reads_none_that_is_too_long() -> None:
-    assert read_text(ExactGrader(max_characters=3), "abc") == "abc"
-    assert read_text(ExactGrader(max_characters=3), "abcd") is None
-    assert read_text(MathDapoGrader(max_characters=3), "abcd") == "bcd"
+    assert text_for_grader(ExactGrader(max_characters=3), "abc") == "abc"
+    assert text_for_grader(ExactGrader(max_characters=3), "abcd") is None
+    assert text_for_grader(MathDapoGrader(max_characters=3), "abcd") == "bcd"
 
 
 @pytest.mark.parametrize(
@@ -128,20 +128,20 @@ def test_a_grader_of_the_whole_response_reads_none_that_is_too_long() -> None:
     ],
 )
 def test_regex_takes_the_last_match(pattern: str, text: str, gold: str, reason: str) -> None:
-    verdict = build(RegexGrader(pattern=pattern))(text, gold)
+    verdict = build_grader(RegexGrader(pattern=pattern))(text, gold)
     assert (verdict.correct, verdict.reason) == (reason == "equal", reason)
 
 
 def test_regex_as_a_rule_for_the_form() -> None:
-    grade = build(RegexGrader(pattern=r"^<think>.+</think>", compare=False))
+    grade = build_grader(RegexGrader(pattern=r"^<think>.+</think>", compare=False))
     assert grade("<think>a</think> 3", "").correct
     assert grade("3", "").reason == "no_answer"
-    assert build(RegexGrader(pattern="x*", compare=False))("abc", "").reason == "no_answer"
+    assert build_grader(RegexGrader(pattern="x*", compare=False))("abc", "").reason == "no_answer"
 
 
 def test_a_pattern_that_is_none_is_named() -> None:
-    with pytest.raises(Unbuildable, match=r"'\(' is no regular expression: .* Mend it"):
-        build(RegexGrader(pattern="("))
+    with pytest.raises(GraderSetupError, match=r"'\(' is no regular expression: .* Mend it"):
+        build_grader(RegexGrader(pattern="("))
 
 
 def test_every_gold_of_dapo_math_17k_grades_right_and_its_neighbour_wrong() -> None:

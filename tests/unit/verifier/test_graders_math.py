@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dapo.spec.tree.graders import MathVerifyGrader
-from services.verifier.graders import Verdict, build
+from services.verifier.graders import Verdict, build_grader
 from services.verifier.graders.extraction import final_answer, tagged_answer
 from tests.support.paths import SHARED
 
 pytest.importorskip("math_verify", reason="pip install '.[graders]'")
 
 DATA = SHARED / "data"
-grade: Callable[[str, str], Verdict] = build(MathVerifyGrader())
+grade: Callable[[str, str], Verdict] = build_grader(MathVerifyGrader())
 
 
 def boxed(answer: str, gold: str) -> Verdict:
@@ -254,9 +254,9 @@ def test_a_gold_that_cannot_be_read_is_a_failure_and_no_reward(gold: str) -> Non
 
 
 def test_numbers_are_compared_to_so_many_decimals() -> None:
-    assert build(MathVerifyGrader(digits=2))("\\boxed{3.14}", "3.1416").correct
-    assert not build(MathVerifyGrader(digits=3))("\\boxed{3.14}", "3.1416").correct
-    assert not build(MathVerifyGrader(digits=0))("\\boxed{0}", "0.4").correct
+    assert build_grader(MathVerifyGrader(digits=2))("\\boxed{3.14}", "3.1416").correct
+    assert not build_grader(MathVerifyGrader(digits=3))("\\boxed{3.14}", "3.1416").correct
+    assert not build_grader(MathVerifyGrader(digits=0))("\\boxed{0}", "0.4").correct
 
 
 @settings(deadline=None)

@@ -14,9 +14,9 @@ import pytest
 
 from dapo.data import DatasetError
 from dapo.spec.tree.graders import ReasoningGymGrader
-from services.verifier.graders import build
+from services.verifier.graders import build_grader
 from services.verifier.graders.reasoning_gym import SUPPORTED, encode_gold
-from services.verifier.tools.reasoning_rows import Refused, generate, main, write
+from services.verifier.tools.reasoning_rows import CannotGenerate, generate_rows, main, write
 
 reasoning_gym = pytest.importorskip("reasoning_gym", reason="pip install '.[reasoning-gym]'")
 
@@ -27,12 +27,12 @@ SLOW = {"futoshiki"}
 
 @pytest.fixture(scope="module")
 def grade():
-    return build(ReasoningGymGrader())
+    return build_grader(ReasoningGymGrader())
 
 
 @pytest.mark.parametrize("task", sorted(SUPPORTED - SLOW))
 def test_a_task_takes_its_own_answer_and_no_other(task: str, grade) -> None:
-    rows = list(generate(task, ROWS, seed=3))
+    rows = list(generate_rows(task, ROWS, seed=3))
     for row in rows:
         own = grade(f"I think 1.\n<answer>{row['answer']}</answer>", row["gold"])
         if row["answer"].strip():
@@ -44,7 +44,7 @@ def test_a_task_takes_its_own_answer_and_no_other(task: str, grade) -> None:
 
 
 def test_listing_all_candidates_is_no_way_to_hedge(grade) -> None:
-    for row in generate("course_schedule", 4, seed=1):
+    for row in generate_rows("course_schedule", 4, seed=1):
         for listing in ("True False", "True or False", "False, True"):
             verdict = grade(f"<answer>{listing}</answer>", row["gold"])
             assert (verdict.correct, verdict.score) == (False, 0.0)
@@ -81,8 +81,8 @@ HELPED = {"chain_sum", "cryptarithm", "jugs", "knights_knaves", "prime_factoriza
 
 @pytest.mark.parametrize("task", ["countdown", "game_of_life_halting", "number_sorting", "n_queens", "nonsense", ""])
 def test_other_tasks_are_refused(task: str, grade) -> None:
-    with pytest.raises(Refused, match=r"is not supported.*Take one of ab, acre"):
-        generate(task, 1, seed=0)
+    with pytest.raises(CannotGenerate, match=r"is not supported.*Take one of ab, acre"):
+        generate_rows(task, 1, seed=0)
     gold = encode_gold(task, {"answer": "1", "metadata": {}})
     assert grade("<answer>1</answer>", gold).reason == "bad_gold"
 
@@ -95,21 +95,21 @@ def test_an_unreadable_gold_is_a_failure(gold: str, grade) -> None:
 @pytest.mark.parametrize("answer", ["١٢", "1２", "1\u200b", "9" * 5000, "1e999999999", "[" * 5000, "\ud800"])
 @pytest.mark.parametrize("task", ["chain_sum", "prime_factorization", "group_anagrams", "jugs", "decimal_arithmetic"])
 def test_a_hostile_answer_is_wrong(task: str, answer: str, grade) -> None:
-    (row,) = generate(task, 1, seed=2)
+    (row,) = generate_rows(task, 1, seed=2)
     verdict = grade(f"<answer>{answer}</answer>", row["gold"])
     assert (verdict.correct, verdict.failed) == (False, False)
 
 
 def test_rows_are_the_same_for_the_same_seed(tmp_path: Path) -> None:
     first, second = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
-    assert write(generate("gcd", 5, seed=1), first, force=False) == 5
-    write(generate("gcd", 5, seed=1), second, force=False)
+    assert write(generate_rows("gcd", 5, seed=1), first, force=False) == 5
+    write(generate_rows("gcd", 5, seed=1), second, force=False)
     assert first.read_bytes() == second.read_bytes()
     row = json.loads(first.read_text().splitlines()[0])
     assert set(row) == {"prompt", "gold", "grader", "answer"}
     with pytest.raises(DatasetError, match=r"a\.jsonl is there already: give --force"):
-        write(generate("gcd", 5, seed=2), first, force=False)
-    write(generate("gcd", 5, seed=2), first, force=True)
+        write(generate_rows("gcd", 5, seed=2), first, force=False)
+    write(generate_rows("gcd", 5, seed=2), first, force=True)
     assert first.read_bytes() != second.read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "b.jsonl"]
 

@@ -19,10 +19,10 @@ from dapo.spec.tree.graders import (
     ReasoningGymGrader,
     WeightedGrader,
 )
-from services.verifier.graders import Unbuildable, build, right, wrong
-from services.verifier.grading.dispatch import _combine
+from services.verifier.graders import GraderSetupError, build_grader, right, wrong
+from services.verifier.grading.dispatch import weighted_verdict
 
-arithmetic = build(ArithmeticGrader())
+arithmetic = build_grader(ArithmeticGrader())
 COUNTDOWN = json.dumps({"numbers": [3, 4, 1], "target": 13})
 
 
@@ -83,7 +83,7 @@ def test_anything_else_is_wrong(written: str, reason: str) -> None:
 
 
 def test_numbers_at_most_once_each() -> None:
-    grade = build(ArithmeticGrader(use_all=False))
+    grade = build_grader(ArithmeticGrader(use_all=False))
     assert grade("<answer>3+4</answer>", '{"numbers": [3, 4, 1], "target": 7}').correct
     assert grade("<answer>3+3+1</answer>", '{"numbers": [3, 4, 1], "target": 7}').reason == "wrong_numbers"
 
@@ -147,19 +147,19 @@ def test_a_missing_library_is_named_when_the_grader_is_built(
     options: AnyGrader, library: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(Unbuildable, match=rf"missing \(.*{library}.*pip install '\.\[{extra}\]'"):
-        build(options)
+    with pytest.raises(GraderSetupError, match=rf"missing \(.*{library}.*pip install '\.\[{extra}\]'"):
+        build_grader(options)
 
 
 def test_a_weighted_mean_reaches_a_threshold_that_floating_point_misses() -> None:
     options = WeightedGrader(parts={"a": 0.1, "b": 0.7, "c": 0.2}, threshold=0.8)
     verdicts = {"a": right("equal"), "b": right("equal"), "c": wrong("different")}
-    assert _combine(options, verdicts).correct
-    assert not _combine(options, verdicts | {"a": wrong("different")}).correct
+    assert weighted_verdict(options, verdicts).correct
+    assert not weighted_verdict(options, verdicts | {"a": wrong("different")}).correct
 
 
 pytest.importorskip("jsonschema", reason="pip install '.[graders]'")
-conforms = build(JsonSchemaGrader())
+conforms = build_grader(JsonSchemaGrader())
 SCHEMA = json.dumps(
     {
         "type": "object",
@@ -213,11 +213,11 @@ def test_a_gold_that_is_no_schema_is_a_failure(schema: str) -> None:
 def test_one_schema_for_all_rows(tmp_path: Path) -> None:
     path = tmp_path / "schema.json"
     path.write_text(SCHEMA)
-    grade = build(JsonSchemaGrader(schema_path=str(path)))
+    grade = build_grader(JsonSchemaGrader(schema_path=str(path)))
     assert grade('{"a": 1}', "").correct
     assert not grade("{}", "").correct
     path.write_text("{")
-    with pytest.raises(Unbuildable, match=r"schema\.json is no JSON schema"):
-        build(JsonSchemaGrader(schema_path=str(path)))
-    with pytest.raises(Unbuildable, match=r"absent.json cannot be read: No such file"):
-        build(JsonSchemaGrader(schema_path=str(tmp_path / "absent.json")))
+    with pytest.raises(GraderSetupError, match=r"schema\.json is no JSON schema"):
+        build_grader(JsonSchemaGrader(schema_path=str(path)))
+    with pytest.raises(GraderSetupError, match=r"absent.json cannot be read: No such file"):
+        build_grader(JsonSchemaGrader(schema_path=str(tmp_path / "absent.json")))

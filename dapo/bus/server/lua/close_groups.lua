@@ -1,8 +1,12 @@
--- ARGV: epoch, reason, most groups to close in this step. Those for training, oldest first. Returns the number closed.
+-- ARGV: epoch, reason, group ids. Those that are still open become surplus. Returns the number closed.
 local refused = fence("orchestrator", ARGV[1])
 if refused then return refused end
-local ids = redis.call("ZRANGE", prefix .. "open", 0, 0, "BYSCORE", "LIMIT", 0, tonumber(ARGV[3]))
-for _, id in ipairs(ids) do
-  move(id, redis.call("HGET", group_key(id), "state"), "surplus", ARGV[2])
+local closed = 0
+for at = 3, #ARGV do
+  local state = redis.call("HGET", group_key(ARGV[at]), "state")
+  if IS_OPEN[state] then
+    move(ARGV[at], state, "surplus", ARGV[2])
+    closed = closed + 1
+  end
 end
-return #ids
+return closed

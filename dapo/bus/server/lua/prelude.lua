@@ -1,5 +1,5 @@
 -- Shared by every script. KEYS[1] is the run's key prefix: it names the slot, and all other keys derive from it.
--- The tables ALLOWED, IS_OPEN, IS_DISCARDED and READER stand above (see lua.py).
+-- The tables ALLOWED, IS_OPEN, IS_DISCARDED and READER stand above (see scripts.py).
 local prefix = KEYS[1]
 
 local function group_key(id)
@@ -12,6 +12,16 @@ local function fence(role, epoch)
   if newest ~= epoch then
     return redis.error_reply("FENCED " .. role .. " epoch " .. epoch .. ", newest " .. (newest or "none"))
   end
+end
+
+-- A request that cannot be told from its effect carries a nonce, and its reply is remembered for ten minutes: longer than
+-- a connection's tries at it take. `reply_to` gives the reply, or false for a request that was not carried out.
+local function reply_to(nonce)
+  return redis.call("GET", prefix .. "reply:" .. nonce)
+end
+
+local function remember(nonce, reply)
+  redis.call("SET", prefix .. "reply:" .. nonce, reply, "PX", 600000)
 end
 
 local function acknowledge(stream, message_id)

@@ -1,0 +1,34 @@
+"""Entries that nobody can process."""
+
+from dapo.bus.parts.part import Part, new_nonce
+
+KEPT = 10_000
+"""Dead letters kept, about; older ones leave."""
+
+
+class DeadLetters(Part):
+    """What was taken out of circulation, with the reason.
+
+    Keys: `dead`, a stream of about 10,000 entries.
+    Promises: the letter, the failure of its group, the acknowledgement of its entry and the notice on `scored` are one
+    step, so nothing waits for a group whose entry is gone.
+    Restart: all of it is in Redis and outlives the run's end.
+    """
+
+    async def file(
+        self, group_id: str, reason: str, detail: str, stream: str = "", message_id: str = "", data: bytes = b""
+    ) -> bytes:
+        """Files an entry; fails `group_id`, if any, and acknowledges the message, in one step.
+
+        b"written", or b"closed" where the group was scored or settled before.
+        """
+        return await self._script("fail_group", new_nonce(), group_id, reason, detail, stream, message_id, data, KEPT)
+
+    async def read(self, count: int = 100) -> list[dict[str, str]]:
+        """The newest first: id, group, reason, detail, stream, message_id, data (hexadecimal)."""
+        found = await self._control.run(self._control.client.xrevrange, self._keys.dead, count=count)
+        letters = []
+        for entry, fields in found:
+            letter = {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
+            letters.append({**letter, "id": entry.decode(), "data": fields[b"data"].hex()})
+        return letters

@@ -1,0 +1,43 @@
+"""Which workers are alive, and where they are reached."""
+
+from collections.abc import Sequence
+
+from dapo.bus.parts.part import Part
+
+
+class Registry(Part):
+    """The workers of a run: whether they live, and what they say of their own hosts.
+
+    Keys: `alive:<role>:<worker id>`, whose value names the instance and which expires; `address:<what>`, which expires.
+    Promises: a worker is alive exactly while its key exists. A process that was started anew under an old id replaces
+    its predecessor with its first beat.
+    Restart: of a process, nothing is kept in it. Of Redis, beats come back with the next of each worker; one that died
+    meanwhile stays dead, because the time of expiry is kept on disk.
+    """
+
+    async def beat(self, role: str, worker_id: str, ttl_s: float = 10) -> None:
+        """States that this instance of the worker lives for another `ttl_s`."""
+        beat = self._keys.heartbeat(role, worker_id)
+        await self._write("SET", beat, self._context.instance, "PX", round(ttl_s * 1000))
+
+    async def beat_first(self, role: str, worker_id: str, ttl_s: float) -> None:
+        """As `beat`, where no instance of the worker is alive; otherwise nothing."""
+        beat = self._keys.heartbeat(role, worker_id)
+        await self._write("SET", beat, self._context.instance, "PX", round(ttl_s * 1000), "NX")
+
+    async def alive(self, role: str, worker_ids: Sequence[str]) -> set[str]:
+        """Those of the workers that are alive at this moment."""
+        if not worker_ids:
+            return set()
+        beats = [self._keys.heartbeat(role, worker_id) for worker_id in worker_ids]
+        found = await self._control.run(self._control.client.mget, beats)
+        return {worker_id for worker_id, beat in zip(worker_ids, found, strict=True) if beat is not None}
+
+    async def announce(self, what: str, address: str, ttl_s: float) -> None:
+        """States that `what` is reached at `address` (`host:port`) for another `ttl_s`."""
+        await self._write("SET", self._keys.address(what), address, "PX", round(ttl_s * 1000))
+
+    async def find(self, what: str) -> str | None:
+        """The address at which `what` was last said to be reached; None where nobody says so now."""
+        found = await self._control.run(self._control.client.get, self._keys.address(what))
+        return None if found is None else found.decode()

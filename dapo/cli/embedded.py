@@ -1,0 +1,77 @@
+"""The run service as a child process of the command line."""
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from dapo.cli.children import SAFE_PATH
+from dapo.client import TOKEN_VARIABLE, ServiceError
+from dapo.host.files import tail
+from dapo.host.processes import child_environment, python_command
+
+_END_S = 20.0
+
+
+class EmbeddedService:
+    """`python -m services.orchestrator` as a child in a session of its own: Ctrl-C reaches only the command line.
+
+    It dies with this process. Its log starts in `folder` and is moved to the run's logs once there is a run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Raises ServiceError, with the end of its log, when it does not start; OSError for a folder that cannot be
+        written."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._log = folder / f".orchestrator-{os.getpid()}.log"
+        self.token = secrets.token_urlsafe(24)
+        command = python_command("services.orchestrator", "--die-with-parent")
+        env = child_environment({**SAFE_PATH, TOKEN_VARIABLE: self.token})
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=env, start_new_session=True
+            )
+        try:
+            self.url = self._read_url()
+        except BaseException:
+            self.close()
+            raise
+
+    def _read_url(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            code = self._process.wait()
+            raise ServiceError(f"the run service ended with exit code {code}\n{tail(self._log)}")
+        ready = json.loads(line)
+        return f"http://{ready['host']}:{ready['port']}"
+
+    def move_log(self, path: Path) -> None:
+        """The open log goes on under its new name."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._log.replace(path)
+        self._log = path
+
+    def close(self) -> None:
+        """Ask it to stop its runs and end; kill it when it does not."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(_END_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        if self._log.name.startswith("."):
+            self._log.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()

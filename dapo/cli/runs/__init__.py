@@ -1,0 +1,1 @@
+"""`dapo runs`: what runs have written, read from their folders."""

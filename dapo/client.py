@@ -1,0 +1,145 @@
+"""The typed client of the run API: start runs on a run service, watch them and stop them.
+
+with RunClient("http://127.0.0.1:8400", token) as client:
+    run = client.create(spec_yaml)
+    for event in client.events(run["id"]):
+        print(event.kind, event.data)
+    print(client.get(run["id"])["state"])
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any, NamedTuple, Self, TypedDict, cast
+
+import httpx
+
+TOKEN_VARIABLE = "DAPO_API_TOKEN"
+"""Environment variable that holds the bearer token of a run service."""
+_CONNECT_S = 10.0
+_ANSWER_S = 60.0
+
+
+class ServiceError(RuntimeError):
+    """The run service does not answer, failed at a request, or went away."""
+
+
+class RefusedRequest(ServiceError):
+    """The service refused a request, e.g. an invalid spec or an unknown run; the message is the service's own."""
+
+
+class Run(TypedDict):
+    """What the service says of a run."""
+
+    id: str
+    state: str
+    """starting, running, draining, succeeded, failed or stopped."""
+    run_dir: str
+    """Folder of the run on the service's machine."""
+    message: str
+    """Why the run failed or stopped; "" otherwise."""
+    step: int
+    """Finished steps."""
+    steps_total: int
+    created_at: str
+    """ISO 8601, in UTC."""
+    ledger: dict[str, int]
+    """Number of groups by ledger state."""
+
+
+class RunEvent(NamedTuple):
+    """Something that happened in a run."""
+
+    id: str
+    kind: str
+    """state, step, service, evaluation or alert."""
+    data: dict[str, Any]
+
+
+class RunClient:
+    """A connection to one run service over REST. Not safe to share between threads.
+
+    Every method raises ServiceError where the service does not answer within a minute or fails, and RefusedRequest
+    where it refuses.
+    """
+
+    def __init__(self, base_url: str, token: str = "") -> None:
+        """`base_url` is e.g. http://127.0.0.1:8400; `token` is the service's DAPO_API_TOKEN, "" where it has none."""
+        self._http = httpx.Client(
+            base_url=base_url,
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+            timeout=httpx.Timeout(_CONNECT_S, read=_ANSWER_S),
+            trust_env=False,
+        )
+
+    def close(self) -> None:
+        """Close the connection; runs go on."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def create(self, spec_yaml: str, run_dir: str = "") -> Run:
+        """Start a run of the RunSpec in `spec_yaml` (YAML or JSON text) and return it while it starts.
+
+        `run_dir` is a path on the service's machine; "": runs/<id> under the service's directory.
+        Raises RefusedRequest where the spec is invalid or the folder holds a run already.
+        """
+        return self._run("POST", "/v1/runs", {"spec": spec_yaml, "run_dir": run_dir})
+
+    def get(self, run_id: str) -> Run:
+        """The run as it is now. Raises RefusedRequest where there is none of that id."""
+        return self._run("GET", f"/v1/runs/{run_id}")
+
+    def stop(self, run_id: str) -> Run:
+        """End the run; returns once its processes are gone. Raises RefusedRequest where there is none of that id."""
+        return self._run("POST", f"/v1/runs/{run_id}/stop")
+
+    def events(self, run_id: str) -> Iterator[RunEvent]:
+        """All events of the run from the first on, then each as it comes, until the run ends.
+
+        Raises RefusedRequest where there is none of that id, ServiceError where the service goes away.
+        """
+        timeout = httpx.Timeout(_CONNECT_S, read=None)
+        try:
+            with self._http.stream("GET", f"/v1/runs/{run_id}/events", timeout=timeout) as response:
+                if response.is_error:
+                    response.read()
+                    raise _error(response)
+                yield from _parse_events(response.iter_lines())
+        except httpx.HTTPError as error:
+            raise ServiceError(f"the run service went away: {error}") from error
+
+    def _run(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Run:
+        try:
+            response = self._http.request(method, path, json=body)
+        except httpx.HTTPError as error:
+            raise ServiceError(f"the run service does not answer: {error}") from error
+        if response.is_error:
+            raise _error(response)
+        return cast(Run, response.json())
+
+
+def _error(response: httpx.Response) -> ServiceError:
+    """Of an answer that is an error: the refusal in the service's words, or whatever else came."""
+    if response.is_client_error:
+        try:
+            return RefusedRequest(response.json()["error"]["message"])
+        except (ValueError, KeyError, TypeError):
+            pass  # It comes from another server, such as a proxy.
+    return ServiceError(f"the run service answered {response.status_code}: {response.text.strip()}")
+
+
+def _parse_events(lines: Iterator[str]) -> Iterator[RunEvent]:
+    """The events of a stream of server-sent events."""
+    fields: dict[str, str] = {}
+    for line in lines:
+        if line:
+            name, _, value = line.partition(": ")
+            fields[name] = value
+        elif fields:
+            yield RunEvent(fields["id"], fields["event"], json.loads(fields["data"]))
+            fields = {}

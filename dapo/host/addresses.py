@@ -1,0 +1,71 @@
+"""The address under which this host is reached by the other workers of a run, and the network interface that has it."""
+
+import fcntl
+import ipaddress
+import os
+import socket
+import struct
+from urllib.parse import urlsplit
+
+ADDRESS = "DAPO_ADDRESS"
+"""Environment variable: the address to advertise, where a launcher knows it (a pod's, or loopback for one machine)."""
+LOOPBACK = "127.0.0.1"
+_SIOCGIFADDR, _SIOCGIFNETMASK = 0x8915, 0x891B
+_DISCARD_PORT = 9
+
+
+def advertised_address(redis_url: str) -> str:
+    """What the launcher says (DAPO_ADDRESS), else the address from which this host reaches the run's Redis.
+
+    Whoever else reaches that Redis is expected to reach this address, too.
+
+    Raises OSError where Redis' host name cannot be resolved or there is no way to it.
+    """
+    if given := os.environ.get(ADDRESS):
+        return given
+    host = urlsplit(redis_url).hostname
+    if host is None:  # A Unix socket: everybody is on this machine.
+        return LOOPBACK
+    family, kind, protocol, _, target = socket.getaddrinfo(host, _DISCARD_PORT, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        # Of a datagram socket, connecting sends nothing: the kernel only chooses the way.
+        probe.connect(target)
+        return str(probe.getsockname()[0])
+
+
+def listen(address: str, port: int = 0) -> socket.socket:
+    """A TCP listener on this address alone; port 0: a free one. Raises OSError where the address is not this host's."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    return socket.create_server((address, port), family=family)
+
+
+def interface_of(address: str) -> str | None:
+    """Name of the network interface that has an IPv4 address, or whose network holds it where that is loopback (all of
+    127.0.0.0/8 is `lo`); None where there is none, and for IPv6."""
+    try:
+        wanted = ipaddress.IPv4Address(address)
+    except ValueError:
+        return None
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        for _, name in socket.if_nameindex():
+            try:
+                own, mask = (_ask(asking, request, name) for request in (_SIOCGIFADDR, _SIOCGIFNETMASK))
+            except OSError:  # An interface without an IPv4 address.
+                continue
+            network = ipaddress.IPv4Network(f"{own}/{mask}", strict=False)
+            if wanted == own or (wanted.is_loopback and wanted in network):
+                return name
+    return None
+
+
+def _ask(asking: socket.socket, request: int, name: str) -> ipaddress.IPv4Address:
+    reply = fcntl.ioctl(asking.fileno(), request, struct.pack("256s", name.encode()[:15]))
+    return ipaddress.IPv4Address(reply[20:24])
+
+
+def bind_collectives(address: str) -> None:
+    """Have gloo and NCCL of this process use the interface of `address`. To be called before torch is imported."""
+    interface = interface_of(address)
+    if interface is not None:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)

@@ -1,0 +1,71 @@
+"""The files of a run's folder, by name."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Where a run's records lie. Nothing here says that a file is there."""
+
+    path: Path
+
+    @property
+    def spec(self) -> Path:
+        """The RunSpec with its defaults, written first: a folder that has it holds a run."""
+        return self.path / "spec.yaml"
+
+    @property
+    def provenance(self) -> Path:
+        """Where the run came from: versions, commit, machine, hashes."""
+        return self.path / "provenance.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One line a step (names: dapo/telemetry/metrics.py)."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def evaluations(self) -> Path:
+        """One line for each evaluation of one set (dapo/records/evaluations.py)."""
+        return self.path / "evaluations.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        """Groups of training with their verdicts, one a line (dapo/records/samples.py)."""
+        return self.path / "samples.jsonl"
+
+    @property
+    def rotated_samples(self) -> Path:
+        """Where the groups go that made `samples` too long."""
+        return self.path / "samples.1.jsonl"
+
+    @property
+    def evaluation_samples(self) -> Path:
+        """A folder for each evaluation set, and in it a file of samples for each step."""
+        return self.path / "evaluations"
+
+    @property
+    def events(self) -> Path:
+        """One line an event, as watchers are told it, under the id of the run's stream in Redis."""
+        return self.path / "events.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        """How the run ended."""
+        return self.path / "summary.json"
+
+    @property
+    def curves(self) -> Path:
+        """The picture of `metrics` (dapo/records/curves.py)."""
+        return self.path / "curves.png"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The learner's checkpoints (services/learner/checkpoint.py)."""
+        return self.path / "checkpoints"
+
+    @property
+    def logs(self) -> Path:
+        """Logs of the run's processes."""
+        return self.path / "logs"

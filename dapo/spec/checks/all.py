@@ -1,0 +1,48 @@
+"""All checks across fields, in the order in which their problems are shown.
+
+A problem refuses the spec; a warning is shown and the run goes on.
+"""
+
+from collections.abc import Callable, Iterator
+
+from dapo.spec.checks.data import data, model_path
+from dapo.spec.checks.evaluation import evaluation
+from dapo.spec.checks.graders import graders
+from dapo.spec.checks.metrics import reflection_patterns
+from dapo.spec.checks.no_effect import fields_without_effect
+from dapo.spec.checks.resources import devices, payload_memory
+from dapo.spec.checks.reward import reward_values
+from dapo.spec.checks.sampling import batch_division, distribution, group_size
+from dapo.spec.checks.training import training_course, training_memory
+from dapo.spec.checks.warnings import unusual_algorithm, unusual_training
+from dapo.spec.problem import Problem
+from dapo.spec.tree.run import RunTree
+
+Check = Callable[[RunTree], Iterator[Problem]]
+
+_PROBLEMS: tuple[Check, ...] = (
+    model_path,
+    data,
+    distribution,
+    group_size,
+    batch_division,
+    reward_values,
+    graders,
+    evaluation,
+    fields_without_effect,
+    training_course,
+    training_memory,
+    devices,
+    payload_memory,
+    reflection_patterns,
+)
+_WARNINGS: tuple[Check, ...] = (unusual_algorithm, unusual_training)
+
+
+def find_problems(spec: RunTree) -> list[Problem]:
+    return [problem for check in _PROBLEMS for problem in check(spec)]
+
+
+def find_warnings(spec: RunTree) -> list[Problem]:
+    """Choices that are allowed and rarely meant. Shown to the user, never fatal."""
+    return [problem for check in _WARNINGS for problem in check(spec)]

@@ -1,0 +1,45 @@
+"""What no single field of `resources` can tell: which device does what, and whether memory is enough."""
+
+from collections.abc import Iterator
+
+from dapo.spec.budget import MIB, format_bytes, payload_budget
+from dapo.spec.problem import Problem
+from dapo.spec.tree.resources import ENGINE_RESERVE_TOKENS
+from dapo.spec.tree.run import RunTree
+
+
+def devices(spec: RunTree) -> Iterator[Problem]:
+    resources = spec.resources
+    on_cpu = [name for name in ("generator", "learner") if getattr(resources, name).device == "cpu"]
+    if spec.weight_sync.backend == "nccl" and on_cpu:
+        fields = " and ".join(f"resources.{name}.device = cpu" for name in on_cpu)
+        yield Problem("weight_sync.backend", "nccl", f"NCCL joins GPUs only, but {fields}. Set gloo, or auto")
+    if resources.generator.device == "cpu" and resources.generator.tensor_parallel > 1:
+        yield Problem(
+            "resources.generator.tensor_parallel",
+            str(resources.generator.tensor_parallel),
+            "splits a model over GPUs, but resources.generator.device = cpu. Set 1, and more "
+            "resources.generator.replicas for more throughput",
+        )
+    pool = resources.generator.max_total_tokens
+    if pool is not None and pool < spec.smallest_pool:
+        yield Problem(
+            "resources.generator.max_total_tokens",
+            str(pool),
+            f"does not hold one sequence: data.max_prompt_tokens + sampling.max_response_tokens and what SGLang keeps "
+            f"back = {spec.data.max_prompt_tokens} + {spec.sampling.max_response_tokens} + {ENGINE_RESERVE_TOKENS}. "
+            f"Set at least {spec.smallest_pool}, or shorten them",
+        )
+
+
+def payload_memory(spec: RunTree) -> Iterator[Problem]:
+    budget = payload_budget(spec)
+    # Without training no payload waits for a checkpoint.
+    if spec.training.steps and not budget.fits:
+        yield Problem(
+            "resources.redis.memory_mib",
+            str(spec.resources.redis.memory_mib),
+            f"the payloads of this run do not fit: {budget.explain()}, more than {format_bytes(budget.limit)}. "
+            f"Set at least {-(-budget.needed // MIB)}, lower checkpoint.every_steps, or set "
+            "sampling.expected_response_tokens to the mean length that you expect",
+        )

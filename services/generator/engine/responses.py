@@ -1,0 +1,130 @@
+"""What SGLang answers: events of a stream, the responses that they add up to, and failures.
+
+No event is trusted: one that does not fit its response raises EngineError.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import orjson
+
+Finish = Literal["stop", "length", "abort"]
+
+_ERROR_CHARACTERS = 2000
+"""Of what SGLang answered, so many are quoted in an error."""
+
+
+class EngineError(Exception):
+    """The engine refused a request, broke off, or sent a malformed answer. `status` is None without an answer."""
+
+    def __init__(self, route: str, detail: str, status: int | None = None) -> None:
+        code = "no answer" if status is None else f"HTTP {status}"
+        super().__init__(f"SGLang {route}: {code}: {detail[:_ERROR_CHARACTERS]}")
+        self.route = route
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Span:
+    """Tokens [start, end) of a response were sampled by the weights named `version`."""
+
+    version: str
+    start: int
+    end: int
+
+
+@dataclass
+class StreamedResponse:
+    """One request's tokens so far; complete once `finish` is set.
+
+    ids and logprobs are equally long, the stop token counted once in each; spans then cover exactly [0, len(ids)).
+    """
+
+    rid: str
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
+    finish: Finish | None = None
+    message: str = ""
+
+    def extend(self, event: Mapping[str, Any]) -> int:
+        """Add one event. Returns the number of new tokens.
+
+        Raises EngineError where fields are missing, or ids, logprobs and spans do not match.
+        """
+        try:
+            return self._take(event)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            detail = f"request {self.rid}: an event without the expected fields ({error!r}): {event}"
+            raise EngineError("/generate", detail, 200) from error
+
+    def _take(self, event: Mapping[str, Any]) -> int:
+        meta = event["meta_info"]
+        reason = meta["finish_reason"]
+        if reason is not None and reason["type"] == "abort":
+            # The tokens of an abort event may repeat earlier ones, so they are dropped.
+            self.finish, self.message = "abort", str(reason.get("message", ""))
+            return 0
+        ids = event["output_ids"]
+        entries = meta["output_token_logprobs"]
+        if len(entries) != len(ids) or not all(map(_fits, entries, ids)):
+            detail = f"request {self.rid}: tokens {ids} came with the log-probabilities {entries}"
+            raise EngineError("/generate", detail, 200)
+        self.ids += ids
+        self.logprobs += [entry[0] for entry in entries]
+        if reason is not None:
+            self._end(meta, reason["type"])
+        return len(ids)
+
+    def _end(self, meta: Mapping[str, Any], finish: str) -> None:
+        if finish not in ("stop", "length"):
+            raise EngineError("/generate", f"request {self.rid} ended with {finish!r}", 200)
+        if not self.ids:
+            raise EngineError("/generate", f"request {self.rid} ended without a token", 200)
+        self.spans = [Span(str(span["version"]), span["start"], span["end"]) for span in meta["weight_versions"]]
+        if meta["completion_tokens"] != len(self.ids) or not covers(self.spans, len(self.ids)):
+            counts = f"{meta['completion_tokens']} tokens announced, {len(self.ids)} came"
+            raise EngineError("/generate", f"request {self.rid}: {counts}, with the spans {self.spans}", 200)
+        self.finish = "stop" if finish == "stop" else "length"
+
+
+def _fits(entry: Sequence[Any], token: Any) -> bool:
+    """Whether `entry`, [logprob, token, …], holds a finite logprob for this token."""
+    return entry[1] == token and isinstance(token, int) and token >= 0 and math.isfinite(entry[0])
+
+
+def covers(spans: Sequence[Span], length: int) -> bool:
+    """Whether the spans follow one another from 0 to `length`, none empty."""
+    position = 0
+    for span in spans:
+        if span.start != position or span.end <= span.start:
+            return False
+        position = span.end
+    return position == length
+
+
+def parse_event(route: str, payload: bytes) -> dict[str, Any]:
+    """One event as a JSON object. Raises EngineError for anything else, and for an error that SGLang reports."""
+    try:
+        event = orjson.loads(payload)
+    except orjson.JSONDecodeError as error:
+        raise EngineError(
+            route, f"an event that is not JSON ({error}): {payload[:_ERROR_CHARACTERS]!r}", 200
+        ) from error
+    if not isinstance(event, dict):
+        raise EngineError(route, f"an event that is no object: {event}", 200)
+    if "error" in event:
+        raise EngineError(route, str(event["error"]), 200)
+    return event
+
+
+def addressee(event: Mapping[str, Any], responses: Mapping[str, StreamedResponse]) -> StreamedResponse:
+    """The response that the event belongs to. Raises EngineError if it is none of `responses`."""
+    meta = event.get("meta_info")
+    rid = meta.get("id") if isinstance(meta, dict) else None
+    response = responses.get(str(rid))
+    if response is None:
+        raise EngineError("/generate", f"an event for the request {rid}, which was not asked or is complete", 200)
+    return response

@@ -1,0 +1,61 @@
+"""What REST takes and gives, as pydantic models: the source of the OpenAPI document."""
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from dapo.v1 import run_pb2 as pb
+
+
+class CreateRun(BaseModel):
+    spec: str | dict[str, Any] = Field(description="The RunSpec: YAML or JSON text, or a JSON object.")
+    run_dir: str = Field("", description="Folder of the run; empty: runs/<id> under the service's directory.")
+
+
+class RunView(BaseModel):
+    id: str
+    state: str = Field(description="starting, running, draining, succeeded, failed or stopped.")
+    run_dir: str
+    message: str = Field(description="Why the run failed or stopped; empty otherwise.")
+    step: int
+    steps_total: int
+    created_at: str
+    ledger: dict[str, int] = Field(description="Ledger state to number of groups.")
+
+
+class RunList(BaseModel):
+    runs: list[RunView]
+
+
+class FieldProblem(BaseModel):
+    field: str
+    value: Any = None
+    message: str
+
+
+class ErrorDetail(BaseModel):
+    code: str = Field(description="invalid_spec, invalid_request, not_found, conflict, stopping or unauthorised.")
+    message: str
+    problems: list[FieldProblem] = []
+
+
+class ErrorBody(BaseModel):
+    error: ErrorDetail
+
+
+def state_name(state: pb.RunState) -> str:
+    """RUN_STATE_RUNNING -> running."""
+    return pb.RunState.Name(state).removeprefix("RUN_STATE_").lower()
+
+
+def view(run: pb.Run) -> RunView:
+    return RunView(
+        id=run.id,
+        state=state_name(run.state),
+        run_dir=run.run_dir,
+        message=run.message,
+        step=run.step,
+        steps_total=run.steps_total,
+        created_at=run.created_at,
+        ledger=dict(run.ledger),
+    )

@@ -1,0 +1,63 @@
+"""What a person should be told while a run goes on, each once: a low keep rate, full memory, groups that fail."""
+
+from dapo.algo.dynamic_sampling import KeepRate
+from dapo.contracts.events import Alert, Emit
+from dapo.spec.budget import ISSUE_SHARE, MIB
+from dapo.spec.run import RunSpec
+
+_HOPELESS_BATCHES = 4
+"""Failed groups in a row, without one that was graded, after which the run gives up: this many batches' worth."""
+
+
+class ControllerError(RuntimeError):
+    """The run cannot go on, e.g. because every group fails."""
+
+
+class RunAlerts:
+    """Emits an alert when a condition begins, and again only after it has ended. Nothing survives a restart."""
+
+    def __init__(self, spec: RunSpec, keep_rate: KeepRate, emit: Emit) -> None:
+        self._spec = spec
+        self._keep_rate = keep_rate
+        self._emit = emit
+        self._failures_in_a_row = 0
+        self._told_keep_rate = False
+        self.crowded = False
+        """The payloads take more of Redis' memory than the share above which no prompts are issued."""
+
+    async def group_failed(self, group_id: str, reason: str) -> None:
+        """Raises ControllerError after four batches' worth of groups that all failed."""
+        self._failures_in_a_row += 1
+        if (self._failures_in_a_row - 1) % self._spec.training.prompts_per_step == 0:
+            message = f"group {group_id} failed: {reason} ({self._failures_in_a_row} in a row)"
+            await self._emit(Alert(group_id=group_id, message=message))
+        if self._failures_in_a_row >= _HOPELESS_BATCHES * self._spec.training.prompts_per_step:
+            raise ControllerError(
+                f"the last {self._failures_in_a_row} groups all failed, the last one ({group_id}) with the reason "
+                f"{reason!r}: see the dead letters and the generators' logs"
+            )
+
+    def group_graded(self) -> None:
+        self._failures_in_a_row = 0
+
+    async def check_keep_rate(self) -> None:
+        """An alert each time the measured keep rate sinks below the spec's bound."""
+        bound = self._spec.asynchrony.low_keep_rate_alert
+        low = self._keep_rate.is_low(bound)
+        if low and not self._told_keep_rate:
+            rate = self._keep_rate.mean
+            message = f"dynamic sampling keeps only {rate:.1%} of the groups (alert below {bound:.1%})"
+            await self._emit(Alert(message=message, keep_rate=rate))
+        self._told_keep_rate = low
+
+    async def check_memory(self, used_bytes: int) -> None:
+        """An alert each time the payloads' memory rises above the share at which no more prompts are issued."""
+        memory_mib = self._spec.resources.redis.memory_mib
+        crowded = used_bytes > ISSUE_SHARE * memory_mib * MIB
+        if crowded and not self.crowded:
+            message = (
+                f"Redis holds {used_bytes / MIB:.0f} MiB, above {ISSUE_SHARE:.0%} of resources.redis.memory_mib = "
+                f"{memory_mib}: no new prompts until a checkpoint frees memory"
+            )
+            await self._emit(Alert(message=message))
+        self.crowded = crowded

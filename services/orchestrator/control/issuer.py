@@ -1,0 +1,70 @@
+"""Prompts for training, from the data to the bus."""
+
+from dapo.algo.frontier import Frontier
+from dapo.algo.pacing import Pacing
+from dapo.bus import BusFull
+from dapo.bus.roles import OrchestratorBus
+from dapo.contracts.events import Alert, Emit
+from dapo.data import Dataset
+from dapo.spec.run import RunSpec
+from dapo.v1 import messages_pb2 as pb
+
+
+class PromptIssuer:
+    """Draws rows from the frontier (seeded shuffle, epochs) and issues them as groups, whose ids it numbers.
+
+    A prompt that was drawn is issued once, in order: where Redis is full it waits here, pacing counts it as issued, and
+    nothing else is drawn before it is gone. State: the frontier's position, the next number, the prompts that wait;
+    none of it survives a restart.
+    """
+
+    def __init__(self, bus: OrchestratorBus, spec: RunSpec, dataset: Dataset, pacing: Pacing, emit: Emit) -> None:
+        self._bus = bus
+        self._spec = spec
+        self._dataset = dataset
+        self._pacing = pacing
+        self._emit = emit
+        self._frontier = Frontier(dataset.parts, seed=spec.seed, shuffle=spec.data.shuffle)
+        self._drawn = 0
+        self._waiting: list[pb.PromptTask] = []
+        self._told_full = False
+
+    @property
+    def waiting(self) -> bool:
+        """Prompts were drawn that Redis did not take yet."""
+        return bool(self._waiting)
+
+    async def issue(self, count: int, version: int, epoch: int) -> None:
+        """Draw and issue `count` prompts under the published step `version`. Raises Fenced."""
+        self._waiting = [self._draw(version) for _ in range(count)]
+        for task in self._waiting:
+            self._pacing.issued(task.group_id)
+        await self.send(epoch)
+
+    async def send(self, epoch: int) -> None:
+        """Issue what was drawn; where Redis is full, the same prompts are tried at the next call. Raises Fenced."""
+        try:
+            await self._bus.groups.issue(self._waiting, epoch)
+        except BusFull as error:
+            if not self._told_full:
+                await self._emit(Alert(message=f"prompts wait until memory is free: {error}"))
+            self._told_full = True
+        else:
+            self._waiting, self._told_full = [], False
+
+    def _draw(self, version: int) -> pb.PromptTask:
+        item = self._frontier.next()
+        row = self._dataset[item.row]
+        task = pb.PromptTask(
+            group_id=f"g{self._drawn:010d}",
+            epoch=item.epoch,
+            cursor=item.cursor,
+            row_id=row.row_id,
+            prompt=row.prompt,
+            gold=row.gold,
+            grader=row.grader or self._spec.reward.grader,
+            group_size=self._spec.sampling.group_size,
+            issued_version=version,
+        )
+        self._drawn += 1
+        return task

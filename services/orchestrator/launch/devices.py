@@ -1,0 +1,99 @@
+"""The GPUs of this machine, each lent to one run at a time."""
+
+import fcntl
+import logging
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from dapo.spec.workloads import Workload
+from services.orchestrator.launch.launcher import LaunchError
+
+log = logging.getLogger(__name__)
+
+LOCKS = Path("/tmp/dapo-devices")
+"""Of all users and run services of the machine: one file a GPU, locked while a run has it."""
+
+
+class DeviceAllocator:
+    """Lends GPUs to runs. Invariant: no GPU is with two runs, of this process or of any other on the machine.
+
+    A GPU is held by an advisory lock on a file. The workers that use it hold the lock, too (`locks`), so that it stays
+    locked after a run service was killed, until they are gone; then the kernel drops it. A crash leaves nothing behind.
+    """
+
+    def __init__(self, devices: Sequence[str], locks: Path = LOCKS) -> None:
+        """`devices` as in CUDA_VISIBLE_DEVICES; see `dapo.host.devices`."""
+        self._devices = tuple(devices)
+        self._folder = locks
+        self._held: dict[str, dict[str, int]] = {}
+
+    def assign(self, run_id: str, workloads: Sequence[Workload]) -> dict[str, tuple[str, ...]]:
+        """Worker id → GPUs of the run's workers that use some, the learner's ranks before the generators.
+
+        Where the machine has no GPU, workers get none; one that has fewer than the run needs lends it all, and each
+        worker sees all of them. A run that has GPUs keeps them. Raises LaunchError where other runs hold too many.
+        """
+        order = sorted(workloads, key=lambda workload: workload.role != "learner")
+        needs = [(worker, workload.resources.gpus) for workload in order for worker in workload.worker_ids]
+        needs = [(worker, count) for worker, count in needs if count]
+        wanted = sum(count for _, count in needs)
+        if not self._devices or not wanted:
+            return {}
+        lent = self._lend(run_id, min(wanted, len(self._devices)))
+        if len(lent) < wanted:
+            return {worker: lent for worker, _ in needs}
+        assigned, start = {}, 0
+        for worker, count in needs:
+            assigned[worker] = lent[start : start + count]
+            start += count
+        return assigned
+
+    def locks(self, run_id: str) -> tuple[int, ...]:
+        """Descriptors of the run's locks, for its workers to inherit."""
+        return tuple(self._held.get(run_id, {}).values())
+
+    def release(self, run_id: str) -> None:
+        """The run's GPUs are free for others; a run without any is passed over."""
+        for descriptor in self._held.pop(run_id, {}).values():
+            os.close(descriptor)
+
+    def _lend(self, run_id: str, count: int) -> tuple[str, ...]:
+        """`count` GPUs, first those that the run has. Raises LaunchError, and lends none, where too few are free."""
+        held = self._held.setdefault(run_id, {})
+        fresh: list[str] = []
+        for device in self._devices:
+            if len(held) == count:
+                break
+            if device not in held and (descriptor := self._lock(device)) is not None:
+                held[device] = descriptor
+                fresh.append(device)
+        if len(held) < count:
+            free = len(held)
+            for device in fresh:
+                os.close(held.pop(device))
+            raise LaunchError(
+                f"the run needs {count} of this machine's {len(self._devices)} GPUs, and {free} are free: other runs "
+                "hold the rest. Wait for them or stop them, ask for fewer replicas, or set resources.*.device to cpu"
+            )
+        return tuple(device for device in self._devices if device in held)[:count]
+
+    def _lock(self, device: str) -> int | None:
+        """A descriptor that holds the GPU; None where somebody else does."""
+        if not self._folder.exists():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder.chmod(0o1777)
+        path = self._folder / f"{re.sub(r'[^A-Za-z0-9_-]', '_', device)}.lock"
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            # Another user's file may be read, and a lock needs no more; the kernel may refuse to create over it.
+            descriptor = os.open(path, flags)
+        except FileNotFoundError:
+            descriptor = os.open(path, flags | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        return descriptor

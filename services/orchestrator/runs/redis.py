@@ -1,0 +1,77 @@
+"""The Redis of one run: a server of others, or a Valkey of its own in the run's folder."""
+
+import asyncio
+import logging
+import shutil
+from pathlib import Path
+
+from dapo.bus import Bus, BusError
+from dapo.bus.server.embedded import EmbeddedValkey
+from dapo.spec.budget import server_memory_mib
+from dapo.spec.tree.resources import RedisResources
+
+log = logging.getLogger(__name__)
+
+_CLEANING_S = 10.0
+
+
+class RunRedis:
+    """Provides the run's bus and takes it down again.
+
+    An embedded Valkey keeps its data in RUN_DIR/redis, which goes only when the run has succeeded. On a server of
+    others the run's record, events, ledger and dead letters stay behind, and nothing on one for payloads alone.
+    """
+
+    def __init__(self, run_id: str, run_dir: Path, resources: RedisResources, default_url: str | None) -> None:
+        """`default_url`: of the service's server, where the spec names none; None: an embedded one is started."""
+        self._run_id = run_id
+        self._folder = run_dir / "redis"
+        self._resources = resources
+        self._external = resources.url or default_url
+        self._valkey: EmbeddedValkey | None = None
+        self._start: asyncio.Future[EmbeddedValkey] | None = None
+        self.bus: Bus | None = None
+        """While it is open."""
+
+    @property
+    def url(self) -> str:
+        """Once it is open."""
+        if self._external is not None:
+            return self._external
+        assert self._valkey is not None
+        return self._valkey.url
+
+    async def open(self) -> Bus:
+        """Raises BusUnavailable, OSError."""
+        if self._external is None:
+            self._folder.mkdir(exist_ok=True)
+            self._valkey = EmbeddedValkey(self._folder, server_memory_mib(self._resources.memory_mib))
+            self._start = asyncio.ensure_future(asyncio.to_thread(self._valkey.start))
+            await asyncio.shield(self._start)
+        self.bus = await Bus.connect(self.url, self._run_id, payload_url=self._resources.payload_url)
+        return self.bus
+
+    async def failure(self) -> str | None:
+        """How the embedded Valkey ended, if it did: the services' own errors only say that Redis is gone."""
+        return None if self._valkey is None else await asyncio.to_thread(self._valkey.failure)
+
+    async def close(self, *, succeeded: bool, answers: bool) -> None:
+        """`answers`: the server answered a moment ago, so that a server of others can be cleaned."""
+        if self.bus is not None:
+            bus, self.bus = self.bus, None
+            if answers and (self._valkey is None or self._resources.payload_url):
+                await self._clean(bus)
+            await bus.close()
+        if self._valkey is not None and self._start is not None:
+            # A stop may come while it is starting.
+            await asyncio.wait({self._start})
+            await asyncio.to_thread(self._valkey.stop)
+            if succeeded:
+                await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+
+    async def _clean(self, bus: Bus) -> None:
+        try:
+            async with asyncio.timeout(_CLEANING_S):
+                await bus.runs.delete_work()
+        except (BusError, TimeoutError) as error:
+            log.warning("keys %s* are left in Redis: %s", bus.keys.prefix, str(error) or f"{_CLEANING_S:.0f} s passed")

@@ -1,0 +1,100 @@
+"""`math_dapo`: DAPO's rule (arXiv 2503.14476). The last "Answer: …" is compared in Minerva's normal form.
+
+The normal form is that of Lewkowycz et al. (arXiv 2206.14858, appendix D.1, listing 1).
+
+The rules are the paper's, in its order, with one change: integers are brought to one spelling. Well-formed thousands
+separators, a plus sign and leading zeros go ("1,000" = "1000", "073" = "73", "-1,000" = "-1000"), while "1,2", which
+the paper's rule turns into 12, stays a pair.
+"""
+
+import re
+from functools import lru_cache
+
+from services.verifier.graders.verdict import Verdict, compare_texts
+
+_ANSWER = re.compile(r"(?i)Answer\s*:\s*([^\n]+)")
+_REPLACED = (
+    ("an ", ""),
+    ("a ", ""),
+    (".$", "$"),
+    ("\\$", ""),
+    ("\\ ", ""),
+    (" ", ""),
+    ("mbox", "text"),
+    (",\\text{and}", ","),
+    ("\\text{and}", ","),
+    ("\\text{m}", "\\text{}"),
+)
+# fmt: off
+_WORDS = (
+    "square", "ways", "integers", "dollars", "mph", "inches", "ft", "hours", "km", "units", "\\ldots", "sue",
+    "points", "feet", "minutes", "digits", "cents", "degrees", "cm", "gm", "pounds", "meters", "meals", "edges",
+    "students", "childrentickets", "multiples",
+)
+# fmt: on
+_MARKUP = (
+    "\\text{s}",
+    "\\text{.}",
+    "\\text{\ns}",
+    "\\text{}^2",
+    "\\text{}^3",
+    "\\text{\n}",
+    "\\text{}",
+    "\\mathrm{th}",
+    "^\\circ",
+    "^{\\circ}",
+    "\\;",
+    ",\\!",
+    "{,}",
+    '"',
+    "\\dots",
+)
+_REMOVED = (*_WORDS, *_MARKUP)
+_WRAPPERS = tuple(re.compile(rf"\\{name}\{{(.*?)\}}") for name in ("text", "textbf", "overline"))
+_BOXED = re.compile(r"\\boxed\{(.*)\}")
+_SHORT_FRACTION = re.compile(r"frac([^{])(.)")
+_SHORT_ROOT = re.compile(r"sqrt([^{])")
+_INTEGER = re.compile(r"([+-]?)([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)")
+
+
+def grade_math_dapo(text: str, gold: str) -> Verdict:
+    """`text` is the end of the response: the caller cuts it to the 300 characters that the rule reads."""
+    answers = _ANSWER.findall(text)
+    return compare_texts(normalise(answers[-1]) if answers else "", _normal_gold(gold))
+
+
+@lru_cache(maxsize=4096)
+def _normal_gold(gold: str) -> str:
+    return normalise(gold)
+
+
+def normalise(answer: str) -> str:
+    """Answers that are equal by Minerva's rule have equal normal forms. May be empty, e.g. for "units"."""
+    text = answer.rpartition("=")[2]
+    for old, new in _REPLACED:
+        text = text.replace(old, new)
+    for expression in _REMOVED:
+        text = text.replace(expression, "")
+    return _canonical_integer(_plain_latex(text).strip())
+
+
+def _plain_latex(text: str) -> str:
+    parts = text.split("$")
+    if len(parts) > 2:  # only what stands in the first pair of dollar signs
+        text = parts[1]
+    for wrapper in _WRAPPERS:
+        text = wrapper.sub(r"\1", text)
+    text = _BOXED.sub(r"\1", text)
+    text = _SHORT_FRACTION.sub(r"frac{\1}{\2}", text)
+    text = _SHORT_ROOT.sub(r"sqrt{\1}", text)
+    return text.replace("$", "")
+
+
+def _canonical_integer(text: str) -> str:
+    match = _INTEGER.fullmatch(text)
+    if match is None:
+        return text
+    digits = match[2].replace(",", "").lstrip("0")
+    if not digits:
+        return "0"
+    return f"-{digits}" if match[1] == "-" else digits

@@ -1,0 +1,218 @@
+"""A mathematical answer as text: its cleaned spelling, numbers, units, and whether it is too costly for sympy."""
+
+import re
+import unicodedata
+from fractions import Fraction
+from math import prod
+
+_MAX_CHARACTERS = 500
+"""Of an answer that is compared by its meaning; a longer one can only be equal as text."""
+_NEAR = Fraction(1, 100)
+_MAX_DEPTH = 24
+_MAX_DIGITS = 120
+_MAX_EXPONENT = 5000
+_MAX_EXPANDED = 100
+"""Exponent of a group with letters, which sympy may multiply out."""
+_MAX_COMMANDS = 60
+_MAX_EQUATIONS = 6
+
+_SIGNS = str.maketrans(
+    {
+        "−": "-", "×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ",
+        "≥": r"\ge ", "≠": r"\neq ", "±": r"\pm ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "°": r"^\circ ",
+        "²": "^2 ", "³": "^3 ", "\u00a0": " ", "\u2009": " ", "\u202f": " ",
+    }
+)  # fmt: skip
+_OPENING = re.compile(r"(?:\s|\$|\\[()\[\]]|\*\*)*")
+_CLOSING_REVERSED = re.compile(r"\s*[.,;:]?(?:\s|\$(?!\\)|[()\[\]]\\|\*\*)*")
+"""Matched from the end, as a search for what ends there takes time quadratic in runs that do not."""
+_SPACING = re.compile(r"\\!\s*|\\displaystyle\s*|\\(?:left|right)(?![a-zA-Z])|\\\$|(?<!\\)\$|(?<!\\)\\[()]")
+_THIN_THOUSANDS = re.compile(r"(?<![0-9])[0-9]{1,3}(?:(?:\\,|\\ )[0-9]{3})+(?![0-9])")
+_TEXT = re.compile(r"\\(?:text|mbox|mathrm|textbf|textit|textrm|textnormal|mathbf|mathit)\s*\{([^{}]*)\}")
+_NUMBER = re.compile(r"([+-]?)\s*([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:\.([0-9]*))?")
+_FRACTION = re.compile(
+    r"([+-]?)\s*(?:\\[dtc]?frac\s*\{\s*([+-]?[0-9]+)\s*\}\s*\{\s*([0-9]+)\s*\}|([0-9]+)\s*/\s*([0-9]+))"
+)
+_SPACE = re.compile(r"(?<![0-9])(?:\s|\\[,; ])+|(?:\s|\\[,; ])+(?![0-9\s\\])")
+_BASE = re.compile(r"[0-9A-Fa-f]\}?_\s*(?:\{\s*)?([0-9]+)\s*\}?$")
+# fmt: off
+_UNIT_WORDS = (
+    "dollar", "cent", "euro", "year", "month", "week", "day", "hour", "minute", "second", "mile", "meter", "metre",
+    "foot", "feet", "yard", "inch", "inches", "kilometer", "kilometre", "centimeter", "centimetre", "millimeter",
+    "millimetre", "gram", "kilogram", "pound", "ounce", "liter", "litre", "milliliter", "gallon", "degree", "radian",
+    "unit", "acre", "newton", "joule", "watt", "volt", "people", "person", "student", "children",
+    "point", "way", "time",
+)
+_UNIT_SIGNS = (
+    "km", "cm", "mm", "m", "ft", "kg", "g", "s", "mph", "ml", "mL",
+)
+_NUMBER_WORDS = frozenset((
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "hundred", "thousand", "million", "billion", "trillion", "bn", "dozen", "score", "pair", "half", "halve",
+    "third", "quarter", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "hundredth",
+    "thousandth", "percent", "percentage",
+    "pct", "squared", "cubed", "factorial", "negative", "minus", "plus", "over", "point", "mod", "base",
+    "than", "pi", "by", "in", "to", "not", "less", "more", "and", "or", "e", "i", "k", "n", "x", "y", "z", "mn",
+    "M", "G", "T",
+))
+"""What makes another number, or none, of the number before it; a final s aside."""
+# fmt: on
+_UNIT_WORD = rf"(?i:(?:square\s+|cubic\s+)?(?:{'|'.join(_UNIT_WORDS)})s?)"
+_UNIT = re.compile(rf"(?:{_UNIT_WORD}|{'|'.join(_UNIT_SIGNS)})(?:\s*(?:\bper\b|/)\s*(?:{_UNIT_WORD}|[hs]))?")
+_LATEX_UNIT = re.compile(rf"(?<=[0-9}})])\s*(?:\\[,; ~]\s*)*{_TEXT.pattern}\s*(?:\^\s*\{{?[0-9]\}}?)?$")
+_PLAIN_UNIT = re.compile(rf"(?<=[0-9])\s+((?:{_UNIT_WORD}(?:\s+per\s+{_UNIT_WORD})?|km|cm|mm|ft|kg|mph))\s*$")
+_SHORT_WORDS = frozenset(
+    ("no", "on", "am", "pm", "ne", "nw", "se", "sw", "up", "is", "in", "at", "to", "of", "so", "go")
+)
+_PERCENT = re.compile(r"\b(?:per\s?cent|pct)", re.IGNORECASE)
+_COSTLY = re.compile(r"\\(?:sum|prod|i*int|oint|lim|bigcup|bigcap|Gamma|zeta)(?![a-zA-Z])|\b(?:factorial|primorial)\b")
+_BIG_NUMBER = re.compile(rf"[0-9]{{{_MAX_DIGITS + 1},}}")
+_HUGE_FACTORIAL = re.compile(r"!\s*[)}\]]*\s*!|\^|[0-9]{4}")
+_MANY_SIGNS = re.compile(r"(?:[-+]\s*){8}")
+_COMMAND = re.compile(r"\\[a-zA-Z]+")
+_HUGE_BINOMIAL = re.compile(r"\\[dt]?binom.*(?:[0-9]{4}|\^|!)", re.DOTALL)
+
+
+class UnreadableAnswer(ValueError):
+    """The answer holds characters that a reader cannot see or can mistake."""
+
+
+def clean(answer: str) -> str:
+    """Without delimiters and spacing, typographic signs as LaTeX. Raises UnreadableAnswer."""
+    text = answer.translate(_SIGNS)
+    require_visible(text)
+    text = _SPACING.sub("", _bare(text).replace("{,}", ","))
+    return _THIN_THOUSANDS.sub(lambda match: re.sub(r"\\[, ]", "", match[0]), text).strip()
+
+
+def _bare(text: str) -> str:
+    """Without delimiters and white space at both ends, and a full stop."""
+    opening = _OPENING.match(text)
+    text = text[opening.end() :] if opening else text
+    closing = _CLOSING_REVERSED.match(text[::-1])
+    return text[: len(text) - closing.end()] if closing else text
+
+
+def require_visible(text: str) -> None:
+    """Raises UnreadableAnswer where there are digits of other scripts, or characters without a shape of their own."""
+    for character in text:
+        if " " <= character <= "~" or character in "\t\n\r":
+            continue
+        if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn", "Nd", "Nl", "No"):
+            raise UnreadableAnswer(f"U+{ord(character):04X}")
+
+
+def as_text(answer: str) -> str:
+    """Of a cleaned answer: markup of text and white space aside. Equal texts are equal answers."""
+    text = _TEXT.sub(r"\1", answer).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
+    return _SPACE.sub("", text).strip("$").rstrip(".")
+
+
+def as_word(text: str) -> str:
+    """`text` in lower case, without brackets, where it is a word and no product of two letters; otherwise empty."""
+    word = text.strip("()").casefold()
+    return word if word in _SHORT_WORDS or (len(word) > 2 and word.isalpha()) else ""
+
+
+def is_unit(text: str) -> bool:
+    """Whether it names a measure, as "miles per hour" does; "thousand" and "M" do not."""
+    return _UNIT.fullmatch(text.strip()) is not None
+
+
+def split_unit(answer: str) -> tuple[str, str]:
+    """A cleaned answer without the words that follow its number, and these words: ("5", "miles")."""
+    match = _LATEX_UNIT.search(answer) or _PLAIN_UNIT.search(answer)
+    return (answer[: match.start()], " ".join(match[1].split())) if match else (answer, "")
+
+
+def may_be_unit(words: str) -> bool:
+    """Of a gold answer, which may count anything: words, and none that makes another number of it."""
+    found = re.findall(r"[a-zA-Z]+|[^a-zA-Z\s.]", words)
+    forms = {form for word in found for form in (word, word.lower(), word.lower().removesuffix("s"))}
+    return bool(found) and all(word.isalpha() for word in found) and not forms & _NUMBER_WORDS
+
+
+def has_text(answer: str) -> bool:
+    """Whether words stand in the markup of text, behind the last equals sign, or "percent" stands anywhere."""
+    return _TEXT.search(answer.rpartition("=")[2]) is not None or _PERCENT.search(answer) is not None
+
+
+def base_of(answer: str) -> str:
+    """The base that a cleaned answer is written in, "3" for 102_3; empty where none is written."""
+    match = _BASE.search(answer)
+    return match[1] if match else ""
+
+
+def as_number(answer: str) -> Fraction | None:
+    """Value of a cleaned answer that is an integer, a decimal number or a fraction of integers."""
+    if len(answer) > _MAX_CHARACTERS:
+        return None
+    text = _TEXT.fullmatch(answer)
+    answer = text[1].strip() if text else answer
+    match = _NUMBER.fullmatch(answer)
+    if match and (match[2] or match[3]):
+        decimals = match[3] or ""
+        value = Fraction(int((match[2] or "0").replace(",", "") + decimals), 10 ** len(decimals))
+        return -value if match[1] == "-" else value
+    match = _FRACTION.fullmatch(answer)
+    if not match or not int(match[3] or match[5]):
+        return None
+    value = Fraction(int(match[2] or match[4]), int(match[3] or match[5]))
+    return -value if match[1] == "-" else value
+
+
+def agree(a: Fraction, b: Fraction, digits: int) -> bool:
+    """Equal, or rounded to `digits` decimals equal, and within 1 %: no small number is a smaller one, or 0."""
+    return a == b or (round(a, digits) == round(b, digits) and abs(a - b) <= _NEAR * abs(a))
+
+
+def is_costly(answer: str) -> bool:
+    """Whether sympy might not end with it: towers of powers, large factorials, sums, long numbers, deep nesting.
+
+    Cheap and not exact: the deadline of the grading process is what holds.
+    """
+    return (
+        len(answer) > _MAX_CHARACTERS
+        or _depth(answer) > _MAX_DEPTH
+        or len(_COMMAND.findall(answer)) > _MAX_COMMANDS
+        or answer.count("=") > _MAX_EQUATIONS
+        or bool(_MANY_SIGNS.search(answer))
+        or bool(_COSTLY.search(answer) or _BIG_NUMBER.search(answer) or _HUGE_BINOMIAL.search(answer))
+        or ("!" in answer and (answer.count("!") > 3 or bool(_HUGE_FACTORIAL.search(answer))))
+        or _huge_power(answer.replace("**", "^"))
+    )
+
+
+def _depth(text: str) -> int:
+    depth = deepest = 0
+    for character in text:
+        if character in "([{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif character in ")]}":
+            depth -= 1
+    return deepest
+
+
+def _huge_power(text: str) -> bool:
+    exponents = [_exponent(text, index + 1) for index, character in enumerate(text) if character == "^"]
+    if any("^" in exponent and re.search(r"[0-9]", exponent) for exponent in exponents):
+        return re.search(r"[0-9)}]\s*\^", "".join(exponents)) is not None
+    sizes = [prod(map(int, re.findall(r"[0-9]+", exponent))) or 1 for exponent in exponents]
+    of_group = re.search(r"[)}\]]\s*\^", text)
+    largest = _MAX_EXPANDED if of_group and re.search(r"[a-zA-Z]", _COMMAND.sub("", text)) else _MAX_EXPONENT
+    return (prod(sizes) if of_group else max(sizes, default=1)) > largest
+
+
+def _exponent(text: str, start: int) -> str:
+    """What stands after a `^`: a group, or a number as a person reads it."""
+    rest = text[start:].lstrip()
+    if rest[:1] not in ("{", "("):
+        match = re.match(r"[+-]?[0-9]+(?:\s*\^\s*\{?[+-]?[0-9]+)*|.?", rest, re.DOTALL)
+        return match[0] if match else ""
+    depth = 0
+    for index, character in enumerate(rest):
+        depth += (character in "{(") - (character in "})")
+        if depth == 0:
+            return rest[: index + 1]
+    return rest

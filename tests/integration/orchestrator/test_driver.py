@@ -1,0 +1,243 @@
+"""A run's driver with a launcher without processes: its end, and a Redis that goes away, wholly or for a moment."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from dapo.bus import Bus
+from dapo.bus.server.embedded import EmbeddedValkey
+from dapo.contracts.events import Alert, ServiceChanged, StateChanged
+from dapo.spec.run import RunSpec
+from services.orchestrator.records.recorder import Recorder
+from services.orchestrator.runs.driver import RunDriver
+from services.orchestrator.runs.events import WatchedEvent
+from tests.support.orchestrator.control import STEPS, Workers, make_spec
+from tests.support.orchestrator.launcher import FakeLauncher
+from tests.support.waiting import eventually
+
+RUN = "driven"
+Play = Callable[["Stage"], Awaitable[None]]
+
+
+class Stage:
+    """A driver whose services are scripted."""
+
+    def __init__(self, driver: RunDriver, launcher: FakeLauncher, folder: Path) -> None:
+        self.driver = driver
+        self.launcher = launcher
+        self.folder = folder
+        self.seen: list[WatchedEvent] = []
+
+    async def bus(self) -> Bus:
+        """Once the run is launched."""
+        await eventually(lambda: self.launcher.applied)
+        target, _ = self.launcher.applied[0]
+        return await Bus.connect(target.redis_url, RUN)
+
+    async def follow(self) -> None:
+        async for event in self.driver.events.watch(""):
+            self.seen.append(event)
+
+    def states(self) -> list[str]:
+        return [event.state for _, event in self.seen if isinstance(event, StateChanged)]
+
+    def alerts(self) -> list[str]:
+        return [event.message for _, event in self.seen if isinstance(event, Alert)]
+
+    def failure(self) -> ServiceChanged:
+        events = (event for _, event in self.seen if isinstance(event, ServiceChanged))
+        (failure,) = [event for event in events if event.state == "failed"]
+        return failure
+
+    def summary(self) -> dict:
+        return json.loads((self.folder / "summary.json").read_text())
+
+
+def run_stage(
+    spec: RunSpec, folder: Path, play: Play, *, url: str | None, launcher: FakeLauncher | None = None
+) -> Stage:
+    """Plays until the run has ended, by itself or as `play` has it."""
+
+    async def main() -> Stage:
+        placed = launcher or FakeLauncher()
+        recorder = Recorder(folder, spec, RUN)
+        driver = RunDriver(RUN, spec, recorder, placed, redis_url=url, created_at=datetime.now(UTC))
+        stage = Stage(driver, placed, folder)
+        driver.start()
+        watching = asyncio.create_task(stage.follow())
+        await play(stage)
+        async with asyncio.timeout(60):
+            await watching
+        await driver.stop()
+        return stage
+
+    return asyncio.run(main())
+
+
+@contextlib.asynccontextmanager
+async def services(bus: Bus) -> AsyncIterator[Workers]:
+    """Scripted generator and verifier at work; every other response is right."""
+    workers = Workers(bus, lambda group_id, index: index % 2 == 0)
+    tasks = [asyncio.create_task(work) for work in (workers.generate("generator-0", 1), workers.verify())]
+    try:
+        yield workers
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+async def learn_to_the_end(stage: Stage, *, commit: bool) -> None:
+    bus = await stage.bus()
+    async with services(bus) as workers:
+        await workers.learn()
+        if commit:
+            epoch = await bus.lease.acquire("learner")
+            await bus.batches.commit_checkpoint(STEPS - 1, epoch)
+        else:
+            stage.launcher.end(RUN, "learner-0", 0)
+        await eventually(lambda: stage.states()[-1] in ("succeeded", "failed"))
+    await bus.close()
+
+
+def test_a_run_is_over_once_the_log_says_so_whatever_processes_do(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    async def play(stage: Stage) -> None:
+        await learn_to_the_end(stage, commit=True)
+
+    stage = run_stage(make_spec(tmp_path, staleness=1), tmp_path / "run", play, url=valkey.url)
+    assert stage.states() == ["starting", "running", "draining", "succeeded"]
+    assert stage.summary()["steps"] == STEPS
+    assert stage.launcher.stopped == [RUN]
+    # Its learner still ran when the run was over.
+    target, workloads = stage.launcher.applied[0]
+    assert (target.run_id, [workload.name for workload in workloads]) == (RUN, ["generator", "verifier", "learner"])
+
+
+def test_a_worker_that_fails_after_the_last_checkpoint_fails_no_run(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    async def play(stage: Stage) -> None:
+        bus = await stage.bus()
+        async with services(bus) as workers:
+            await workers.learn()
+            epoch = await bus.lease.acquire("learner")
+            await bus.batches.commit_checkpoint(STEPS - 1, epoch)
+            stage.launcher.end(RUN, "learner-0", 1)
+            await eventually(lambda: stage.states()[-1] in ("succeeded", "failed"))
+        await bus.close()
+
+    stage = run_stage(make_spec(tmp_path, staleness=1), tmp_path / "run", play, url=valkey.url)
+    assert stage.states()[-1] == "succeeded"
+
+
+def test_whatever_the_launcher_does_at_the_end_redis_is_closed(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    class Broken(FakeLauncher):
+        async def stop(self, run_id: str) -> None:
+            raise RuntimeError("no such namespace")
+
+    async def play(stage: Stage) -> None:
+        await (await stage.bus()).close()
+        await stage.driver.stop()
+
+    spec = make_spec(tmp_path, staleness=1)
+    stage = run_stage(spec, tmp_path / "run", play, url=valkey.url, launcher=Broken())
+    assert stage.states()[-1] == "failed"
+    assert stage.driver._redis.bus is None
+    assert "could not be ended in order" in stage.driver.snapshot().message
+
+
+def test_a_learner_that_leaves_without_its_last_checkpoint_fails_the_run(
+    valkey: EmbeddedValkey, tmp_path: Path
+) -> None:
+    async def play(stage: Stage) -> None:
+        await learn_to_the_end(stage, commit=False)
+
+    stage = run_stage(make_spec(tmp_path, staleness=1), tmp_path / "run", play, url=valkey.url)
+    assert stage.states()[-1] == "failed"
+    assert stage.summary()["message"] == "the learner ended before its last checkpoint was written"
+
+
+@pytest.mark.parametrize(
+    ("happens", "says"),
+    [
+        (lambda launcher: launcher.end(RUN, "verifier-0", 1), "verifier-0 exited with code 1"),
+        (lambda launcher: launcher.end(RUN, "learner-0", 0), "learner-0 exited with code 0"),
+        (lambda launcher: launcher.fail(RUN, "generator-0", "no such image"), "generator-0 failed: no such image"),
+    ],
+)
+def test_a_worker_that_ends_too_early_is_named_with_the_end_of_its_log(
+    valkey: EmbeddedValkey, tmp_path: Path, happens: Callable[[FakeLauncher], None], says: str
+) -> None:
+    async def play(stage: Stage) -> None:
+        await (await stage.bus()).close()
+        happens(stage.launcher)
+
+    stage = run_stage(make_spec(tmp_path, staleness=1), tmp_path / "run", play, url=valkey.url)
+    assert stage.states() == ["starting", "failed"]
+    assert stage.summary()["message"].startswith(f"{says}\nend of log of ")
+    failure = stage.failure()
+    assert (failure.message, failure.log_end) == (says, "the last words")
+
+
+def test_what_cannot_be_placed_fails_the_run_in_words(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    async def play(stage: Stage) -> None:
+        pass
+
+    launcher = FakeLauncher(refuses="the run needs 2 GPUs, and 1 is free")
+    spec = make_spec(tmp_path, staleness=1)
+    stage = run_stage(spec, tmp_path / "run", play, url=valkey.url, launcher=launcher)
+    assert stage.summary()["message"] == "the run needs 2 GPUs, and 1 is free"
+
+
+def test_a_worker_that_outlives_the_stop_makes_the_run_fail(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    async def play(stage: Stage) -> None:
+        await (await stage.bus()).close()
+        await stage.driver.stop()
+
+    launcher = FakeLauncher(stops=False)
+    spec = make_spec(tmp_path, staleness=1)
+    stage = run_stage(spec, tmp_path / "run", play, url=valkey.url, launcher=launcher)
+    assert stage.states()[-1] == "failed"
+    assert stage.summary()["message"] == "stopped on request\ngenerator-0 would not go"
+
+
+def test_a_failed_service_is_named_though_redis_is_gone(tmp_path: Path) -> None:
+    async def play(stage: Stage) -> None:
+        await (await stage.bus()).close()
+        await eventually(lambda: stage.states() == ["starting"])
+        os.kill(server.pid, signal.SIGSTOP)  # what it holds cannot be asked for any more
+        stage.launcher.end(RUN, "generator-0", 1)
+
+    server = EmbeddedValkey(tmp_path / "valkey", memory_mib=256)
+    with server:
+        try:
+            stage = run_stage(make_spec(tmp_path, staleness=1), tmp_path / "run", play, url=server.url)
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+    assert stage.states()[-1] == "failed"
+    assert "generator-0 exited with code 1\nend of log of generator-0:\nthe last words" in stage.summary()["message"]
+    assert stage.failure().worker_id == "generator-0"
+    assert [event.id for event in stage.seen] == sorted({event.id for event in stage.seen}, key=order)
+
+
+def order(event_id: str) -> tuple[int, ...]:
+    return tuple(map(int, event_id.split("-")))
+
+
+def test_a_silent_worker_is_told_of_once(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    async def play(stage: Stage) -> None:
+        bus = await stage.bus()
+        await bus.registry.beat("verifier", "verifier-0", ttl_s=1.5)
+        await eventually(stage.alerts)
+        await asyncio.sleep(2)
+        await bus.close()
+        await stage.driver.stop()
+
+    stage = run_stage(make_spec(tmp_path, staleness=1), tmp_path / "run", play, url=valkey.url)
+    assert stage.alerts() == ["verifier-0 sends no heartbeat"]
+    assert stage.states()[-1] == "stopped"

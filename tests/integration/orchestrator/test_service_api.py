@@ -1,0 +1,113 @@
+"""The faces of the run service, REST and gRPC: errors, tokens, health, reflection."""
+
+import json
+import subprocess
+import sys
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+from dapo.v1 import run_pb2, run_pb2_grpc
+from tests.support.orchestrator.run_service import METADATA, base_env
+
+
+def test_rest_errors_are_typed_and_name_the_field(service, spec, tmp_path):
+    wrong = {**spec, "sampling": {**spec["sampling"], "top_p": 0.9}, "training": {"steps": "many"}}
+    response = service.http.post("/v1/runs", json={"spec": wrong})
+    assert response.status_code == 422
+    error = response.json()["error"]
+    assert error["code"] == "invalid_spec"
+    fields = {problem["field"]: problem for problem in error["problems"]}
+    assert "training.steps" in fields
+    assert fields["training.steps"]["value"] == "many"
+
+    missing = {**spec, "model": {"path": str(tmp_path / "absent")}}
+    (problem,) = service.http.post("/v1/runs", json={"spec": missing}).json()["error"]["problems"]
+    assert problem["field"] == "model.path"
+
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "spec.yaml").write_text("{}")
+    response = service.http.post("/v1/runs", json={"spec": spec, "run_dir": str(taken)})
+    assert (response.status_code, response.json()["error"]["code"]) == (409, "conflict")
+
+    for method, path in (("GET", "/v1/runs/none"), ("POST", "/v1/runs/none/stop"), ("GET", "/v1/runs/none/events")):
+        response = service.http.request(method, path)
+        assert (response.status_code, response.json()["error"]["code"]) == (404, "not_found")
+    response = service.http.post("/v1/runs", json={})
+    assert (response.status_code, response.json()["error"]["problems"][0]["field"]) == (422, "body.spec")
+
+
+def test_every_route_of_runs_wants_the_token(service):
+    for headers in ({"Authorization": "Bearer wrong"}, {"Authorization": ""}):
+        response = service.http.get("/v1/runs", headers=headers)
+        assert (response.status_code, response.json()["error"]["code"]) == (401, "unauthorised")
+    assert service.http.get("/healthz", headers={"Authorization": ""}).json()["status"] == "ok"
+
+
+def test_grpc_is_the_same_service(service, channel, spec):
+    stub = run_pb2_grpc.RunServiceStub(channel)
+    request = run_pb2.CreateRunRequest(spec=json.dumps({**spec, "name": "over-grpc"}))
+    run = stub.CreateRun(request, metadata=METADATA)
+    assert run.id.startswith("over-grpc-")
+    assert service.http.get(f"/v1/runs/{run.id}").json()["run_dir"] == run.run_dir
+    stopped = stub.StopRun(run_pb2.StopRunRequest(id=run.id), metadata=METADATA)
+    assert stopped.state in (run_pb2.RUN_STATE_STOPPED, run_pb2.RUN_STATE_FAILED)
+    ids = [item.id for item in stub.ListRuns(run_pb2.ListRunsRequest(), metadata=METADATA).runs]
+    assert ids == [item["id"] for item in service.http.get("/v1/runs").json()["runs"]]
+    assert run.id in ids
+
+
+@pytest.mark.parametrize(
+    ("call", "request_", "code"),
+    [
+        ("CreateRun", run_pb2.CreateRunRequest(spec="model: 3"), grpc.StatusCode.INVALID_ARGUMENT),
+        ("GetRun", run_pb2.GetRunRequest(id="none"), grpc.StatusCode.NOT_FOUND),
+        ("StopRun", run_pb2.StopRunRequest(id="none"), grpc.StatusCode.NOT_FOUND),
+    ],
+)
+def test_grpc_errors(channel, call, request_, code):
+    method = getattr(run_pb2_grpc.RunServiceStub(channel), call)
+    with pytest.raises(grpc.RpcError) as caught:
+        method(request_, metadata=METADATA)
+    assert caught.value.code() == code
+    with pytest.raises(grpc.RpcError) as caught:
+        method(request_)
+    assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_grpc_streams_want_the_token_and_a_known_run(channel):
+    stub = run_pb2_grpc.RunServiceStub(channel)
+    for metadata, code in ((METADATA, grpc.StatusCode.NOT_FOUND), (None, grpc.StatusCode.UNAUTHENTICATED)):
+        with pytest.raises(grpc.RpcError) as caught:
+            list(stub.WatchRun(run_pb2.WatchRunRequest(id="none"), metadata=metadata))
+        assert caught.value.code() == code
+
+
+def test_grpc_health_and_reflection(channel):
+    health = health_pb2_grpc.HealthStub(channel)
+    reply = health.Check(health_pb2.HealthCheckRequest(service="dapo.v1.RunService"))
+    assert reply.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_grpc_reflection_with_the_token(service):
+    token = _WithToken()
+    with grpc.insecure_channel(f"127.0.0.1:{service.ready['grpc_port']}") as plain:
+        database = ProtoReflectionDescriptorDatabase(grpc.intercept_channel(plain, token))
+        assert "dapo.v1.RunService" in database.get_services()
+
+
+class _WithToken(grpc.StreamStreamClientInterceptor):
+    def intercept_stream_stream(self, continuation, details, requests):
+        return continuation(details._replace(metadata=METADATA), requests)
+
+
+def test_beyond_loopback_without_a_token_is_refused():
+    env = base_env()
+    env.pop("DAPO_API_TOKEN", None)
+    command = [sys.executable, "-m", "services.orchestrator", "--host", "0.0.0.0"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "DAPO_API_TOKEN" in done.stderr

@@ -1,0 +1,120 @@
+"""Runs of the service, whose model cannot be loaded: how each ends, and that it leaves nothing behind."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import psutil
+from redis import Redis
+
+from dapo.v1 import run_pb2, run_pb2_grpc
+from tests.support.orchestrator.run_service import METADATA, Service, create, events, processes, wait_for
+
+
+def test_a_run_whose_services_fail_says_which_and_why_and_leaves_nothing(service, channel, spec):
+    run = create(service, spec)
+    assert run["state"] == "starting"
+    assert run["steps_total"] == 2
+    seen = events(service, run["id"])
+    kinds = [kind for _, kind, _ in seen]
+    assert kinds[0] == "state"
+    assert seen[-1][1] == "state"
+    assert seen[-1][2]["state"] == "failed"
+    launched = [data["worker_id"] for _, kind, data in seen if kind == "service" and data["state"] == "launched"]
+    assert launched == ["generator-0", "verifier-0", "learner-0"]
+    (failure,) = [data for _, kind, data in seen if kind == "service" and data["state"] == "failed"]
+    assert failure["worker_id"] in ("generator-0", "learner-0")
+    assert any(
+        "malformed" in data["message"] and "line 2" in data["message"] for _, kind, data in seen if kind == "alert"
+    )
+
+    end = service.http.get(f"/v1/runs/{run['id']}").json()
+    assert end["state"] == "failed"
+    assert f"{failure['worker_id']} exited with code" in end["message"]
+    assert f"{failure['worker_id']}.log" in end["message"]
+    assert failure["log_end"].splitlines()[-1] in end["message"]
+    assert service.family() == []
+
+    folder = Path(run["run_dir"])
+    assert json.loads((folder / "summary.json").read_text())["state"] == "failed"
+    provenance = json.loads((folder / "provenance.json").read_text())
+    assert provenance["data"]["rows"] == 1
+    assert provenance["data"]["malformed_rows"][0]["line"] == 2
+    assert "config.json" in provenance["model"]["files"]
+    assert {path.name for path in (folder / "logs").iterdir()} >= {"generator-0.log", "verifier-0.log", "learner-0.log"}
+
+    # Watching after the end, from the middle, over both faces.
+    assert events(service, run["id"], after=seen[2][0]) == seen[3:]
+    stub = run_pb2_grpc.RunServiceStub(channel)
+    request = run_pb2.WatchRunRequest(id=run["id"], after=seen[2][0])
+    watched = [(e.id, e.kind, json.loads(e.data)) for e in stub.WatchRun(request, metadata=METADATA)]
+    assert watched == seen[3:]
+
+
+def test_stop_ends_a_starting_run_and_leaves_no_process(service, spec):
+    run = create(service, {**spec, "name": "stopped"})
+    deadline = time.monotonic() + 60
+    while len(service.family()) < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    ended = service.http.post(f"/v1/runs/{run['id']}/stop").json()
+    assert (ended["state"], ended["message"]) == ("stopped", "stopped on request")
+    assert service.family() == []
+    again = service.http.post(f"/v1/runs/{run['id']}/stop")
+    assert (again.status_code, again.json()["state"]) == (200, "stopped")
+
+
+def test_an_embedded_valkey_that_dies_is_named_with_the_end_of_its_log(service, spec):
+    run = create(service, spec)
+    wait_for(service, 3)
+    (valkey,) = processes(service, "valkey-server")
+    valkey.kill()
+    seen = events(service, run["id"])
+    message = service.http.get(f"/v1/runs/{run['id']}").json()["message"]
+    assert "the embedded Valkey was ended by signal 9" in message
+    assert f"{run['run_dir']}/redis/valkey.log" in message
+    assert "Ready to accept connections" in message
+    assert "Start the server" not in message
+    assert (seen[-1][1], seen[-1][2]["state"]) == ("state", "failed")
+    assert service.family() == []
+
+
+def test_a_full_disk_is_called_one_and_leaves_no_process(service, spec, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / f".summary.json.{os.uname().nodename}-{service.process.pid}.part").symlink_to("/dev/full")
+    run = service.http.post("/v1/runs", json={"spec": spec, "run_dir": str(folder)}).json()
+    wait_for(service, 3)
+    end = service.http.post(f"/v1/runs/{run['id']}/stop").json()
+    assert end["state"] == "failed"
+    assert "summary.json cannot be written: the disk is full" in end["message"]
+    assert service.family() == []
+
+
+def test_a_run_on_a_server_of_others_leaves_only_its_record_there(spec, tmp_path, valkey):
+    service = Service(tmp_path, REDIS_URL=valkey.url)
+    try:
+        run = create(service, spec)
+        wait_for(service, 3)
+        assert service.http.post(f"/v1/runs/{run['id']}/stop").json()["state"] == "stopped"
+        with Redis.from_url(valkey.url) as client:
+            left = {key.decode().removeprefix(f"dapo:{{{run['id']}}}:") for key in client.scan_iter()}
+        assert left <= {"run", "events", "ledger", "dead"}
+        assert {"run", "events"} <= left
+    finally:
+        service.close()
+
+
+def test_a_redis_that_hangs_does_not_hold_up_the_end(spec, tmp_path, valkey):
+    service = Service(tmp_path, REDIS_URL=valkey.url)
+    server = psutil.Process(valkey.pid)
+    try:
+        run = create(service, spec)
+        wait_for(service, 3)
+        server.suspend()
+        assert service.http.post(f"/v1/runs/{run['id']}/stop").json()["state"] == "stopped"
+        assert json.loads((Path(run["run_dir"]) / "summary.json").read_text())["state"] == "stopped"
+        assert service.family() == []
+    finally:
+        server.resume()
+        service.close()

@@ -1,0 +1,54 @@
+"""A launcher without processes: tests say what becomes of the workers."""
+
+from collections.abc import Sequence
+
+from dapo.spec.workloads import Workload
+from services.orchestrator.launch.launcher import LaunchError, LogTail, RunTarget, WorkerState, WorkerStatus
+
+
+class FakeLauncher:
+    """Implements Launcher. Workers run from `apply` on, until `end` or `fail`; `applied` holds the calls."""
+
+    def __init__(self, refuses: str = "", stops: bool = True) -> None:
+        """`refuses`: what `apply` fails with; without `stops`, `stop` fails."""
+        self._refuses = refuses
+        self._stops = stops
+        self.applied: list[tuple[RunTarget, list[Workload]]] = []
+        self.stopped: list[str] = []
+        self.workers: dict[str, dict[str, WorkerStatus]] = {}
+
+    async def apply(self, run: RunTarget, workloads: Sequence[Workload]) -> None:
+        if self._refuses:
+            raise LaunchError(self._refuses)
+        self.applied.append((run, list(workloads)))
+        known = self.workers.get(run.run_id, {})
+        self.workers[run.run_id] = {
+            worker: known[worker]
+            if worker in known and known[worker].state == WorkerState.RUNNING
+            else WorkerStatus(worker, workload.role, WorkerState.RUNNING)
+            for workload in workloads
+            for worker in workload.worker_ids
+        }
+
+    def end(self, run_id: str, worker_id: str, code: int) -> None:
+        role = self.workers[run_id][worker_id].role
+        self.workers[run_id][worker_id] = WorkerStatus(worker_id, role, WorkerState.EXITED, code)
+
+    def fail(self, run_id: str, worker_id: str, reason: str) -> None:
+        role = self.workers[run_id][worker_id].role
+        self.workers[run_id][worker_id] = WorkerStatus(worker_id, role, WorkerState.FAILED, reason=reason)
+
+    async def observe(self, run_id: str) -> list[WorkerStatus]:
+        return list(self.workers.get(run_id, {}).values())
+
+    async def logs(self, run_id: str, worker_id: str) -> LogTail:
+        return LogTail(f"log of {worker_id}", "the last words")
+
+    async def stop(self, run_id: str) -> None:
+        self.stopped.append(run_id)
+        if not self._stops:
+            raise LaunchError("generator-0 would not go")
+        self.workers.pop(run_id, None)
+
+    async def adopt(self, run: RunTarget, workloads: Sequence[Workload]) -> list[WorkerStatus]:
+        return await self.observe(run.run_id)
