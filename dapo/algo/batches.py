@@ -40,7 +40,7 @@ def _build_group(number: int, group: ScoredGroup, spec: RunSpec) -> pb.TrainGrou
         raise ValueError(
             f"group {group.group_id} has {len(group.grades)} grades; sampling.group_size = {spec.sampling.group_size}"
         )
-    # With a value network the learner estimates them, token by token.
+    # With a value network the learner estimates them for each token.
     advantages = [0.0] * len(group.grades)
     if spec.algorithm.advantage_estimator == "group":
         advantages = group_advantages([grade.reward for grade in group.grades], spec.algorithm)

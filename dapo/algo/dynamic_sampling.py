@@ -6,19 +6,19 @@ from math import sqrt
 from statistics import NormalDist
 
 _LOWEST_UPPER_BOUND = 0.05
-"""The bound on the keep rate falls no lower, so at most 20 prompts are in flight for each group that is needed."""
+"""Floor of `KeepRate.upper`: at most 20 prompts are in flight for each group that is needed."""
 
 
 def is_informative(correct: Sequence[bool]) -> bool:
-    """0 < #correct < G, on raw verdicts: shaped rewards differ in length alone and must not get here."""
+    """Whether 0 < #correct < G. Takes raw verdicts, not shaped rewards, which also differ where only lengths do."""
     return any(correct) and not all(correct)
 
 
 class KeepRate:
     """Share of settled groups that were kept, over a sliding window of the newest ones.
 
-    The window starts with `prior` imaginary kept groups, so that one early drop does not set off a burst of prompts;
-    real observations push them out.
+    The window starts with `prior` imaginary kept groups, which real ones replace: without them a single early drop
+    would set off a burst of prompts.
     """
 
     def __init__(self, *, window: int = 512, prior: int = 8) -> None:
@@ -62,5 +62,5 @@ class KeepRate:
         return min(1.0, max(_LOWEST_UPPER_BOUND, bound))
 
     def is_low(self, threshold: float, *, at_least: int = 32) -> bool:
-        """Whether fewer than `threshold` are kept, judged on no fewer than `at_least` groups: time for an alert."""
+        """Whether the share kept is below `threshold`; False before `at_least` groups were observed."""
         return self.observed >= at_least and self.mean < threshold

@@ -1,8 +1,8 @@
 """Measures of an evaluation: avg@k, pass@k and maj@k with bootstrap intervals. Pure.
 
 A *problem* is one prompt with n responses. Every measure is first one number in [0, 1] a problem and then the mean over
-problems. Intervals are 95 % percentile bootstrap intervals over problems (Efron 1979): whole problems are drawn again,
-each with all its responses, so they hold for both sources of chance, which problems are asked and what is sampled.
+problems. Intervals are 95 % percentile bootstrap intervals over problems (Efron 1979): whole problems are resampled,
+each with all its responses, so an interval covers both sources of chance: the choice of problems and the sampling.
 """
 
 from collections import Counter
@@ -75,7 +75,8 @@ def vote(responses: JudgedProblem) -> float:
 def majority_at_k(problem: JudgedProblem, k: int) -> float:
     """maj@k (self-consistency, arXiv 2203.11171): the mean of `vote` over subsets of k of the n responses.
 
-    Of all n for k = n, of the same random subsets on every call for k < n. Raises ValueError unless 1 ≤ k ≤ n.
+    Exact for k = 1 and k = n; else over random subsets, the same ones on every call. Raises ValueError unless
+    1 ≤ k ≤ n.
     """
     n = len(problem)
     if not 1 <= k <= n:
@@ -114,7 +115,7 @@ def sizes(n: int) -> list[int]:
 
 
 def difference(before: Sequence[float], after: Sequence[float]) -> Estimate:
-    """Of two evaluations of the same problems, in the same order: mean of after − before, drawn pairwise.
+    """Mean of after − before over the same problems in the same order, with a paired bootstrap interval.
 
     Raises ValueError where they differ in length.
     """
@@ -122,7 +123,7 @@ def difference(before: Sequence[float], after: Sequence[float]) -> Estimate:
 
 
 class EvaluationMeasures(NamedTuple):
-    """Of one evaluation. `pass_at` and `majority_at` by k."""
+    """The measures of one evaluation of one set; `pass_at` and `majority_at` are by k."""
 
     problems: int
     samples: int
@@ -149,7 +150,7 @@ class EvaluationMeasures(NamedTuple):
 
 
 def measure(problems: Sequence[JudgedProblem], *, majority: bool = True) -> EvaluationMeasures:
-    """`majority`: whether the answers may vote.
+    """All measures of these problems; with `majority` also maj@k, which needs answers that can be told apart.
 
     Raises ValueError for no problems, or where they do not have equally many responses, at least one.
     """

@@ -1,7 +1,8 @@
 """When prompts are issued and when a train batch is cut. The derivation is in docs/pacing.md.
 
-Invariant: a group is trained on at most S versions after it was issued. Groups are paced for that, not dropped: with a
-keep rate of 1 none is ever surplus, in whatever order generation finishes.
+Invariant: a group is trained on at most S versions after it was issued. Prompts are issued at a pace that keeps to it,
+instead of dropping groups that are too old: with a keep rate of 1 no group is ever surplus, in whatever order
+generation finishes.
 """
 
 from collections import Counter
@@ -100,7 +101,7 @@ class Pacing:
         self._keep_rate.observe(False)
 
     def failed(self, group_id: str) -> None:
-        """The group could not be graded, which says nothing of the keep rate; another prompt takes its place."""
+        """The group could not be graded, so the keep rate does not count it; another prompt takes its place."""
         self._settle(group_id)
 
     def cut(self) -> Cut | None:
@@ -120,7 +121,7 @@ class Pacing:
         return Cut(batch, chosen, surplus)
 
     def trained(self, batch: int) -> None:
-        """The learner has trained on `batch`. Hearing of it again changes nothing."""
+        """The learner has trained on `batch`. Repeating it changes nothing."""
         if batch >= self._cut:
             raise ValueError(f"batch {batch} cannot be trained: only {self._cut} batches are cut")
         self._trained = max(self._trained, batch + 1)

@@ -15,8 +15,8 @@ class ShapedReward(NamedTuple):
 def shaped_reward(score: float, response_tokens: int, spec: RunSpec, *, truncated: bool) -> ShapedReward:
     """Reward of a score in [0, 1], with the soft overlong punishment where the algorithm has it on.
 
-    `score` is the verdict, 1 or 0, or with `reward.base: score` the grader's. `truncated` counts as wrong where
-    `algorithm.truncated_reward` is incorrect. Only the reward does: dynamic sampling reads the verdict itself.
+    `score` is the verdict, 1 or 0, or with `reward.base: score` the grader's. A truncated response is rewarded as a
+    wrong one where `algorithm.truncated_reward` is incorrect; dynamic sampling still sees its verdict.
     """
     if truncated and spec.algorithm.truncated_reward == "incorrect":
         score = 0.0

@@ -11,10 +11,10 @@ from dapo.v1 import messages_pb2 as pb
 
 
 def summarise_graded(groups: Sequence[ScoredGroup], *, dynamic_sampling: bool = True) -> dict[str, float]:
-    """Over all groups graded since the last batch was cut, filtered ones included: the policy as it is.
+    """Statistics of all groups graded since the last batch was cut. Filtered ones count, so they describe the policy.
 
-    Shares lie in [0, 1], lengths are in tokens. No groups give an empty dictionary; what was measured of no response
-    has no entry.
+    Shares lie in [0, 1], lengths are in tokens. No groups give an empty dictionary; a statistic of texts that no
+    response was measured for has no entry.
     """
     grades = list(chain.from_iterable(group.grades for group in groups))
     if not grades:
@@ -23,7 +23,7 @@ def summarise_graded(groups: Sequence[ScoredGroup], *, dynamic_sampling: bool = 
 
 
 def summarise_batch(number: int, groups: Sequence[ScoredGroup]) -> dict[str, float]:
-    """Over the groups of train batch `number`. Staleness is in versions. No groups give an empty dictionary."""
+    """Statistics of the groups of train batch `number`, staleness in versions. No groups give an empty dictionary."""
     grades = list(chain.from_iterable(group.grades for group in groups))
     if not grades:
         return {}

@@ -21,7 +21,7 @@ def measure_text(text: str, reflection_patterns: Sequence[str]) -> TextStatistic
 
 
 def fingerprint(text: str) -> int:
-    """64 bits that are the same for equal texts, on every machine, and in practice different for others."""
+    """A 64-bit hash of the text, the same on every machine."""
     # A lone surrogate cannot be encoded otherwise.
     digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little")
@@ -42,7 +42,7 @@ def repetition_rate(text: str) -> float:
 
 
 def has_reflection(text: str, patterns: Sequence[str]) -> bool:
-    """Whether one of `patterns` is found anywhere, upper and lower case alike: signs of checking and going back, as in
+    """Whether one of `patterns` is found anywhere, in upper or lower case: signs of checking and going back, as in
     DAPO's case study (arXiv 2503.14476 section 4.4)."""
     return any(pattern.search(text) for pattern in _compiled(tuple(patterns)))
 

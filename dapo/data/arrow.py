@@ -51,7 +51,7 @@ class ArrowRows(ABC):
         try:
             return list(self._slice(start, stop).to_pylist())
         except (ValueError, OverflowError):
-            # One bad value refuses the whole batch.
+            # Arrow refuses a whole batch for one bad value.
             return [caught(self.read, row) for row in range(start, stop)]
 
     @abstractmethod

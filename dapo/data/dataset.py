@@ -1,7 +1,7 @@
-"""The rows that prompts are made of: checked once when opened, read by number after.
+"""The rows that prompts are made of: all checked once when opened, then read by number.
 
-A row that cannot become a prompt is set aside with its file, line and reason; beyond a limit of such rows the source is
-refused. Memory holds some 60 bytes of a usable row (Parquet: and its columns), the row itself stays where it is.
+A row that cannot become a prompt is set aside with its file, line and reason; a source with too many of them is
+refused. Memory holds some 60 bytes for each usable row, and for Parquet its columns; rows are read from their files.
 """
 
 from array import array
@@ -25,7 +25,7 @@ class Rows(NamedTuple):
     hashes: bytes
     """HASH_BYTES a row: of its prompt."""
     golds: "array[int]"
-    """Equal for equal gold answers, within this process."""
+    """Hashes of the gold answers, comparable within this process only."""
 
     def hash(self, index: int) -> bytes:
         return self.hashes[index * HASH_BYTES : (index + 1) * HASH_BYTES]
@@ -91,7 +91,8 @@ class Dataset:
         return tuple(DataPart(len(part.numbers), part.source.spec.weight) for part in self._rows)
 
     def split(self, part: Literal["train", "held_out"], share: float) -> "Dataset":
-        """One of two halves without a prompt in common; `share` of the prompts are held out, whatever their order."""
+        """The training or the held-out rows. Which prompts are held out, about `share` of them, depends on their text
+        alone, so the two have no prompt in common."""
         return self._only(lambda prompt: is_held_out(prompt, share) == (part == "held_out"))
 
     def prompt_hashes(self) -> frozenset[bytes]:

@@ -1,4 +1,4 @@
-"""Which fields hold the prompt and the gold answer, told from names and values that common datasets use.
+"""Finds the fields that hold the prompt and the gold answer, by names and values that common datasets use.
 
 verl: `prompt` (messages) and `reward_model.ground_truth`. TRL: `prompt` (text or messages) and a column for the reward
 functions, in its examples `solution`, `answer` or `ground_truth`. GSM8K: `question` and `answer`, whose gold answer
@@ -25,8 +25,10 @@ _GSM8K_MARK = "####"
 
 
 def detect(what: str, sample: Sequence[dict[str, Any]], columns: Sequence[str] | None, spec: SourceSpec) -> Fields:
-    """The fields of a source: as set, else by the first rows. Raises DatasetError listing the columns where a field
-    that is set is nowhere, or where none or several could be meant."""
+    """The fields of a source: those that are set, the others detected in the first rows.
+
+    Raises DatasetError with the columns where a field that is set is missing, or where no field or several fit.
+    """
     known = list(columns) if columns is not None else list(dict.fromkeys(name for row in sample for name in row))
     for option, field in (("prompt_field", spec.prompt_field), ("gold_field", spec.gold_field)):
         if field is not None and field not in known and field.split(".")[0] not in known:
@@ -80,7 +82,7 @@ def _values(sample: Sequence[dict[str, Any]], field: str) -> list[Any]:
 
 
 def _is_worked_out(sample: Sequence[dict[str, Any]], prompt: str, gold: str) -> bool:
-    """By most of the rows: one without the mark is malformed, and does not turn all gold answers into solutions."""
+    """Whether the gold answers of most rows follow GSM8K's mark. Most is enough: a row without it is malformed."""
     texts = [value for value in _values(sample, gold) if value is not None]
     marked = sum(isinstance(text, str) and _GSM8K_MARK in text for text in texts)
     return prompt == "question" and 2 * marked > len(texts)

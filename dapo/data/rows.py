@@ -13,10 +13,10 @@ HASH_BYTES = 16
 
 
 class Fields(NamedTuple):
-    """Where a row keeps what. Dots reach into objects."""
+    """Names of the fields of a row; a name with dots reaches into objects."""
 
     schema: str
-    """What the fields were told by: `verl`, `TRL`, `GSM8K`, … or `as set`."""
+    """How the fields were found: `verl`, `TRL`, `GSM8K`, … or `as set`."""
     prompt: str
     gold: str
     gold_after: str | None = None
@@ -42,10 +42,10 @@ def build_row(raw: dict[str, Any], fields: Fields, spec: SourceSpec, *, row_id: 
 
 
 def prompt_hash(raw: dict[str, Any], field: str) -> bytes:
-    """HASH_BYTES that are equal for prompts of the same words: runs of white space count as one space.
+    """A hash of HASH_BYTES, equal for prompts of the same words: runs of white space count as one space.
 
-    Taken of the row's own prompt, before template and system prompt, and without system messages, so that a question
-    as text and as a user's message are the same prompt. The row must have passed `build_row`.
+    It covers the row's own prompt, without template, system prompt and system messages, so a question has the same hash
+    as text and as a user's message. The row must have passed `build_row`.
     """
     value = find(raw, field)
     texts = [value] if isinstance(value, str) else [one["content"] for one in value if one["role"] != "system"]
@@ -149,7 +149,7 @@ def _grader(raw: dict[str, Any], field: str | None) -> str | None:
 
 
 def encodable(text: str, field: str) -> str:
-    """The same text, which UTF-8 can carry. Raises RowError."""
+    """The text itself. Raises RowError where UTF-8 cannot encode it."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -158,7 +158,7 @@ def encodable(text: str, field: str) -> str:
 
 
 def kind(value: Any) -> str:
-    """What a value is, for messages."""
+    """What a value is, in words for a message: null, empty, or its type."""
     if value is None:
         return "null"
     if value in ("", [], {}) or (isinstance(value, str) and not value.strip()):

@@ -14,7 +14,7 @@ _MALFORMED_ROWS = 100
 
 
 class Scanned(NamedTuple):
-    """A usable row, and what tells whether it is another one's duplicate."""
+    """A usable row with the hash of its prompt, by which duplicates are found."""
 
     number: int
     row: Row

@@ -1,4 +1,4 @@
-"""Raw rows by number. They stay in the file: memory holds 24 bytes of a row."""
+"""Raw rows by number. They are read from the file when asked for: memory holds 24 bytes for each."""
 
 import json
 import os
@@ -17,7 +17,7 @@ MAX_LINE_BYTES = 8 << 20
 
 
 class Place(NamedTuple):
-    """Where a person finds a row: the line of a jsonl file, else the row's number, from 1."""
+    """Where a person finds a row: `line` is the line of a jsonl file, else the row's number, both from 1."""
 
     file: str
     line: int
@@ -88,7 +88,7 @@ class JsonLines:
         return [caught(self.read, row) for row in range(min(rows, len(self)))]
 
     def select(self, fields: Sequence[str]) -> None:
-        """A line is parsed whole whatever is asked of it."""
+        """Changes nothing: a line is always parsed whole."""
 
 
 class Chain:

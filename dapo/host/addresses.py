@@ -15,11 +15,10 @@ _DISCARD_PORT = 9
 
 
 def advertised_address(redis_url: str) -> str:
-    """What the launcher says (DAPO_ADDRESS), else the address from which this host reaches the run's Redis.
+    """The launcher's address for this worker (DAPO_ADDRESS), else the one from which this host reaches the run's Redis.
 
-    Whoever else reaches that Redis is expected to reach this address, too.
-
-    Raises OSError where Redis' host name cannot be resolved or there is no way to it.
+    The other workers, which reach that Redis too, are expected to reach this address. Raises OSError where the host
+    name of Redis cannot be resolved, or there is no route to it.
     """
     if given := os.environ.get(ADDRESS):
         return given
@@ -28,20 +27,23 @@ def advertised_address(redis_url: str) -> str:
         return LOOPBACK
     family, kind, protocol, _, target = socket.getaddrinfo(host, _DISCARD_PORT, type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, kind, protocol) as probe:
-        # Of a datagram socket, connecting sends nothing: the kernel only chooses the way.
+        # Connecting a datagram socket sends nothing: the kernel only chooses the route.
         probe.connect(target)
         return str(probe.getsockname()[0])
 
 
 def listen(address: str, port: int = 0) -> socket.socket:
-    """A TCP listener on this address alone; port 0: a free one. Raises OSError where the address is not this host's."""
+    """A TCP listener on this address alone, for port 0 on a free port. Raises OSError where the address is not this
+    host's."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     return socket.create_server((address, port), family=family)
 
 
 def interface_of(address: str) -> str | None:
-    """Name of the network interface that has an IPv4 address, or whose network holds it where that is loopback (all of
-    127.0.0.0/8 is `lo`); None where there is none, and for IPv6."""
+    """Name of the network interface that has this IPv4 address; of `lo` for every loopback address (127.0.0.0/8).
+
+    None where no interface has it, and for IPv6.
+    """
     try:
         wanted = ipaddress.IPv4Address(address)
     except ValueError:
@@ -64,7 +66,7 @@ def _ask(asking: socket.socket, request: int, name: str) -> ipaddress.IPv4Addres
 
 
 def bind_collectives(address: str) -> None:
-    """Have gloo and NCCL of this process use the interface of `address`. To be called before torch is imported."""
+    """Make gloo and NCCL of this process use the interface of `address`. To be called before torch is imported."""
     interface = interface_of(address)
     if interface is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)

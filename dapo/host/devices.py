@@ -18,6 +18,5 @@ def visible_cuda_devices() -> tuple[str, ...]:
 
 
 def device_names() -> list[str]:
-    """The visible GPUs under names that differ between hosts, `<host name>/<device>`: who compares two lists sees
-    whether two processes use the same GPU."""
+    """The visible GPUs as `<host name>/<device>`, so that the lists of two processes show whether they share a GPU."""
     return [f"{socket.gethostname()}/{device}" for device in visible_cuda_devices()]

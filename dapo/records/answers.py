@@ -13,10 +13,10 @@ class Cell(NamedTuple):
     """One prompt at one step."""
 
     correct: int
-    """Responses that are."""
+    """How many of the responses are correct."""
     total: int
     answer: str
-    """The answer that was extracted most often, the first of several; without any, the first response's text."""
+    """The answer that was extracted most often, of several the first; where none was, the first response's text."""
 
     @property
     def right(self) -> bool:
@@ -29,11 +29,11 @@ class PromptAnswers(NamedTuple):
     prompt: str
     gold: str
     cells: dict[int, Cell]
-    """By step, ascending; without steps at which the prompt has no responses."""
+    """By step, ascending. Steps at which the prompt has no responses are missing."""
 
     @property
     def change(self) -> Change:
-        """From the first to the last of the steps."""
+        """How the first step differs from the last."""
         first, last = (self.cells[step].right for step in (min(self.cells), max(self.cells)))
         if first == last:
             return ""

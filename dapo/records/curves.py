@@ -20,8 +20,8 @@ _COLOURS = ("#2563eb", "#d97706", "#059669", "#7c3aed")
 
 
 class Panel(NamedTuple):
-    """One set of axes: metric names, drawn from zero or not, what the right axis of all but the first metric is called
-    if they have one, a running mean or the values themselves as the line."""
+    """One set of axes. The first of the metrics `names` has the left axis, called `unit`; the others have the right one
+    where `right` names it. `smooth`: the line is a running mean, else the values."""
 
     title: str
     names: tuple[str, ...]

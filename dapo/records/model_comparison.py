@@ -31,7 +31,7 @@ class Result(NamedTuple):
 
 
 def read_result(label: str, folder: Path) -> Result:
-    """Of the run in `folder`, by set its newest evaluation. Raises ValueError for a file that cannot be read."""
+    """The newest evaluation of each set in the run's `folder`. Raises ValueError for a file that cannot be read."""
     newest = {row["set"]: row for row in read_evaluations(folder)}
     return Result(label, folder, {name: SetResult(row, _shares(folder, row)) for name, row in newest.items()})
 
@@ -49,7 +49,7 @@ def set_names(results: Sequence[Result]) -> list[str]:
 
 
 def gain(first: SetResult, other: SetResult) -> Estimate | None:
-    """Of `other` over `first`, on the problems that both answered; None where there is none."""
+    """How much more `other` solves than `first`, on the problems that both answered; None where there is none."""
     common = [problem for problem in first.shares if problem in other.shares]
     if not common:
         return None
@@ -68,7 +68,7 @@ def _table(name: str, results: Sequence[Result]) -> Table:
         title=f"{name}: {_range(problems)} problems × {_range(ks)} samples",
         caption=escape("[low, high]: 95 % bootstrap interval over problems"),
     )
-    # Models of unlike k are shown with their own; the heading then leaves it open.
+    # Where the models have different k, the heading says just k, and each line holds the values of its own.
     k = str(ks.pop()) if len(ks) == 1 else "k"
     headings = ["model", f"avg@{k}", f"pass@{k}", f"maj@{k}", "length", "truncated", "failed"]
     if len(results) > 1:

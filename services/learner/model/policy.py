@@ -16,9 +16,9 @@ _CHECK_TOLERANCE = 1e-3
 class TrainedModel(nn.Module):  # type: ignore[misc]
     """Wraps a Hugging Face model; `causal.` is the prefix of its parameters' names.
 
-    Where a forward pass takes `ids` [rows, width], rows are padded on the right; attention is causal, so padding needs
-    no mask: nothing real looks at it. With `position_ids` [1, total] the one row holds sequences end to end, and the
-    positions start anew with each: transformers derives from them what may look at what.
+    A forward pass takes `ids` [rows, width], padded on the right: attention is causal, so no real token attends to the
+    padding, and no mask is needed. With `position_ids` [1, total], `ids` is one row of sequences end to end, and the
+    positions start at 0 with each: from them transformers derives which tokens may attend to which.
     """
 
     def __init__(self, causal: PreTrainedModel) -> None:
@@ -33,7 +33,7 @@ class TrainedModel(nn.Module):  # type: ignore[misc]
 
 
 class ValueHead(nn.Linear):  # type: ignore[misc]
-    """Starts at 0 and computes in float32: bfloat16 would round values near 1 to steps of 0.008."""
+    """A linear layer that starts at 0 and computes in float32: bfloat16 has steps of 0.008 near 1."""
 
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.weight)
@@ -52,12 +52,14 @@ class ValueModel(TrainedModel):
         self.head = ValueHead(width, 1, dtype=causal.dtype)
 
     def forward(self, ids: Tensor, positions: Tensor, position_ids: Tensor | None = None) -> Tensor:
-        """Value [n], float32, of the state at each flat position [n] of `ids`: of what is expected after that token."""
+        """Values [n], float32: the expected return after the token at each flat position [n] of `ids`."""
         values: Tensor = self.head(self.hidden(ids, positions, position_ids))
         return values.squeeze(-1)
 
 
 class PolicyModel(TrainedModel):
+    """The policy at the sampling temperature: log-probabilities and entropies of given tokens, in nats."""
+
     def __init__(self, causal: PreTrainedModel, temperature: float, *, entropy_gradient: bool = False) -> None:
         super().__init__(causal)
         self.temperature = temperature
@@ -79,7 +81,8 @@ class PolicyModel(TrainedModel):
         self.hidden_gradient = gradient.detach()
 
     def take_hidden_gradient(self) -> Tensor:
-        """By the hidden states [n, width] of the tokens in the loss, of the last backward pass; only once."""
+        """Gradient [n, width] of the last backward pass by the last hidden states of the tokens in the loss. Can be
+        taken once."""
         gradient, self.hidden_gradient = self.hidden_gradient, None
         assert gradient is not None, "no backward pass"
         return gradient

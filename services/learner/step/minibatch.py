@@ -52,7 +52,7 @@ def pack(indices: Iterable[int], lengths: Sequence[int], budget: int) -> list[li
 def schedule(
     shares: Sequence[Sequence[int]], lengths: Sequence[int], budget: int, *, packed: bool = False
 ) -> list[list[list[int]]]:
-    """Micro-batches [rank][k] of one update, equally many on each rank (at least one): short ranks get empty ones.
+    """Micro-batches [rank][k] of one update, equally many on each rank and at least one: empty ones fill up.
 
     Collectives run once a micro-batch under ZeRO, so ranks must take the same number of them.
     """
@@ -104,7 +104,10 @@ def plan_batch(
     batch: int,
     packed: bool = False,
 ) -> BatchPlan:
-    """Cut a batch, anew for each epoch, into mini-batches and these over `ranks`; what has no loss is left out."""
+    """Cut a batch into mini-batches, with another shuffle for each epoch, and each of them into shares of `ranks`.
+
+    `lengths` are in tokens. Samples that are not `in_loss` are left out.
+    """
     mini_batches = [
         part
         for epoch in range(epochs)
