@@ -1,5 +1,6 @@
 """What the learner measures of a step: sums over tokens that add up over micro-batches and ranks, and their means."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -155,6 +156,25 @@ def step_metrics(metric_sums: MetricSums, updates: int) -> dict[str, float]:
     if "value_loss" in sums:
         metrics |= {"value_loss": sums["value_loss"] / updates, "explained_variance": explained_variance(sums)}
     return metrics
+
+
+def update_metrics(norms: Sequence[float], value_norms: Sequence[float] | None) -> dict[str, float]:
+    """What the gradients' norms of a step's updates tell; `value_norms` where there is a value network.
+
+    An update whose norm is not finite was left out: it is in no mean, and counted for either network.
+    """
+    applied = [norm for norm in norms if math.isfinite(norm)]
+    metrics = {"grad_norm": _mean(applied), "updates": float(len(applied))}
+    skipped = len(norms) - len(applied)
+    if value_norms is not None:
+        value_applied = [norm for norm in value_norms if math.isfinite(norm)]
+        metrics["value_grad_norm"] = _mean(value_applied)
+        skipped += len(value_norms) - len(value_applied)
+    return metrics | {"skipped_updates": float(skipped)}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / max(1, len(values))
 
 
 def _policy_metrics(sums: Mapping[str, float]) -> dict[str, float]:

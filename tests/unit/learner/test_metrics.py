@@ -17,6 +17,7 @@ from services.learner.step.metrics import (  # noqa: E402
     mismatch_sums,
     ratio_histogram,
     ratio_quantile,
+    update_metrics,
     value_sums,
 )
 from services.learner.step.payloads import TrainingSample  # noqa: E402
@@ -87,3 +88,19 @@ def test_metric_sums_add_up_what_lies_on_different_devices() -> None:
 
 def test_a_histogram_counts_only_finite_ratios() -> None:
     assert ratio_histogram(torch.tensor([0.0, float("nan"), float("inf")])).sum() == 1
+
+
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+def test_norms_are_means_of_the_updates_that_were_applied_and_the_others_are_counted(bad: float) -> None:
+    assert update_metrics([1.0, bad, 3.0], [bad, bad, 5.0]) == {
+        "updates": 2,
+        "grad_norm": 2,
+        "value_grad_norm": 5,
+        "skipped_updates": 3,
+    }
+
+
+def test_a_network_that_was_not_updated_has_no_norm() -> None:
+    assert update_metrics([1.0], None) == {"updates": 1, "grad_norm": 1, "skipped_updates": 0}
+    resting = update_metrics([], [2.0])
+    assert (resting["updates"], resting["grad_norm"], resting["value_grad_norm"]) == (0, 0, 2)
