@@ -67,6 +67,8 @@ METRICS: tuple[Metric, ...] = (
            "learner"),
     Metric("clip_fraction_low", "share", "Response tokens whose ratio was clipped from below", "learner"),
     Metric("clip_fraction_high", "share", "Response tokens whose ratio was clipped from above", "learner"),
+    Metric("dual_clip_fraction", "share", "Response tokens whose gradient the dual clip took: A < 0 and a ratio above "
+           "algorithm.dual_clip, where that is set", "learner"),
     Metric("clipped_high_probability_mean", "share", "Mean probability of the tokens clipped from above (DAPO, "
            "figure 3a)", "learner"),
     Metric("clipped_high_probability_max", "share", "The same, at most", "learner"),

@@ -61,8 +61,9 @@ def flattened(values: Sums, names: Sequence[str]) -> Tensor:
 def update_sums(inputs: TokenInputs, objective: Objective) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Sums and maxima over the masked tokens of one update; divide by `tokens` after adding up everywhere.
 
-    A token counts as clipped where the clip takes its gradient away: A > 0 above, A < 0 below. `probability` sums the
-    policy's own of the sampled tokens (DAPO, figure 7d), `clipped_high_probability` of the up-clipped ones (figure 3a).
+    A token counts as clipped where the clip takes its gradient away: A > 0 above, A < 0 below, and as `dual_clipped`
+    A < 0 above the dual clip's bound, where there is one. `probability` sums the policy's own of the sampled tokens
+    (DAPO, figure 7d), `clipped_high_probability` of the up-clipped ones (figure 3a).
     """
     mask = inputs.mask
     log_ratio = (inputs.current - inputs.proximal).clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)
@@ -78,6 +79,8 @@ def update_sums(inputs: TokenInputs, objective: Objective) -> tuple[dict[str, Te
         "clipped_high_probability": probability.masked_fill(~clipped_high, 0).sum(),
         "ratio_histogram": ratio_histogram(log_ratio[mask]),
     }
+    if objective.dual_clip is not None:
+        sums["dual_clipped"] = (mask & (inputs.advantages < 0) & (ratio > objective.dual_clip)).sum()
     if inputs.reference is not None:
         sums["kl_reference"] = kl_k3(inputs.reference - inputs.current).masked_fill(~mask, 0).sum()
     return sums, {"clipped_high_probability_max": probability.masked_fill(~clipped_high, 0).amax()}
@@ -186,6 +189,8 @@ def _policy_metrics(sums: Mapping[str, float]) -> dict[str, float]:
         "clip_fraction_high": sums["clipped_high"] / tokens,
         "clipped_high_probability_mean": sums["clipped_high_probability"] / max(1.0, sums["clipped_high"]),
     }
+    if "dual_clipped" in sums:
+        metrics["dual_clip_fraction"] = sums["dual_clipped"] / tokens
     if "kl_reference" in sums:
         metrics["kl_reference"] = sums["kl_reference"] / tokens
     return metrics

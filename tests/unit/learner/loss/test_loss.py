@@ -85,7 +85,9 @@ def test_oracle_kl_and_clip_fraction_equal_verl(oracle: dict[str, Any]) -> None:
     assert float(mismatch["mismatch_abs"] / tokens) == pytest.approx(oracle["kl/abs"], rel=1e-6)
     sums, _ = update_sums(make_inputs(new, old, advantages, mask), objective(dual_clip=10.0))
     clipped = float((sums["clipped_low"] + sums["clipped_high"]) / sums["tokens"])
-    assert clipped == pytest.approx(oracle["metrics_c10/token-mean"]["actor/pg_clipfrac"], rel=1e-6)
+    golden = oracle["metrics_c10/token-mean"]
+    assert clipped == pytest.approx(golden["actor/pg_clipfrac"], rel=1e-6)
+    assert float(sums["dual_clipped"] / sums["tokens"]) == pytest.approx(golden["actor/pg_clipfrac_lower"], rel=1e-6)
 
 
 def exact_k3(log_ratio: float) -> Decimal:
@@ -303,6 +305,19 @@ def test_up_clipped_tokens_and_their_probabilities() -> None:
     assert float(sums["clipped_high_probability"]) == pytest.approx(0.5)
     assert float(maxima["clipped_high_probability_max"]) == pytest.approx(0.5)
     assert float(sums["probability"]) == pytest.approx(1.0)
+
+
+def test_tokens_whose_gradient_the_dual_clip_takes_are_counted() -> None:
+    """Bad tokens far above c; neither good tokens nor those that only the plain clip holds."""
+    current = torch.log(torch.tensor([[5.0, 2.0, 0.5, 5.0, 5.0]])).requires_grad_()
+    old, mask = torch.zeros(1, 5), torch.tensor([[True, True, True, True, False]])
+    inputs = make_inputs(current, old, torch.tensor([[-1.0, -1.0, -1.0, 1.0, -1.0]]), mask)
+    chosen = objective(dual_clip=3.0)
+    sums, _ = update_sums(inputs, chosen)
+    assert [int(sums[name]) for name in ("dual_clipped", "clipped_low", "clipped_high")] == [1, 1, 1]
+    policy_loss(inputs, chosen, count(mask)).backward()
+    assert (current.grad == 0).tolist() == [[True, False, True, True, True]]
+    assert "dual_clipped" not in update_sums(inputs, objective())[0]
 
 
 def test_effective_sample_size_is_one_without_mismatch_and_less_with_it() -> None:
