@@ -47,15 +47,17 @@ class LogprobHead(nn.Linear):  # type: ignore[misc]
     """An output embedding that also gives log-probabilities.
 
     It owns its weight as the embedding it replaces did, so ZeRO 3 gathers the weight once a pass, however many chunks
-    this rank has: ranks stay in step.
+    this rank has: ranks stay in step. With `in_float32` the log-probabilities are those of float32 copies of its inputs
+    and weights; gradients keep the weights' own format.
     """
 
     chunk_bytes = CHUNK_BYTES
 
-    def __init__(self, embedding: nn.Linear) -> None:
+    def __init__(self, embedding: nn.Linear, *, in_float32: bool = False) -> None:
         super().__init__(embedding.in_features, embedding.out_features, bias=False, device="meta")
         self.weight = embedding.weight
         self.bias = embedding.bias
+        self.in_float32 = in_float32
 
     def forward(
         self, hidden: Tensor, targets: Tensor | None = None, temperature: float = 1.0, entropy_gradient: bool = False
@@ -63,10 +65,13 @@ class LogprobHead(nn.Linear):  # type: ignore[misc]
         """`head_logprobs` of `targets`; the logits where there are none, as Hugging Face's models call it."""
         if targets is None:
             return super().forward(hidden)
+        weight, bias = self.weight, self.bias
+        if self.in_float32:
+            hidden, weight, bias = hidden.float(), weight.float(), None if bias is None else bias.float()
         return head_logprobs(
             hidden,
-            self.weight,
-            self.bias,
+            weight,
+            bias,
             targets,
             temperature,
             entropy_gradient=entropy_gradient,

@@ -129,6 +129,24 @@ def test_the_head_stays_an_output_embedding() -> None:
     torch.testing.assert_close(head(hidden, targets, TEMPERATURE)[0], wanted)
 
 
+def test_a_head_in_float32_rounds_no_logit_of_a_bfloat16_model() -> None:
+    """Against float64, log-probabilities are right to float32; gradients keep the model's format."""
+    torch.manual_seed(0)
+    embedding = torch.nn.Linear(64, VOCABULARY, dtype=torch.bfloat16)
+    hidden = torch.randn(TOKENS, 64).mul(4).bfloat16().requires_grad_()
+    targets = torch.randint(0, VOCABULARY, (TOKENS,))
+    exact, _ = head_logprobs(hidden.double(), embedding.weight.double(), embedding.bias.double(), targets, TEMPERATURE)
+    exact = exact.detach()
+    rounded, _ = LogprobHead(embedding)(hidden, targets, TEMPERATURE)
+    found, entropy = LogprobHead(embedding, in_float32=True)(hidden, targets, TEMPERATURE)
+    assert found.dtype == entropy.dtype == torch.float32
+    assert (found - exact).abs().max() < 1e-5 < 1e-3 < (rounded - exact).abs().max()
+    found.sum().backward()
+    for leaf in (hidden, embedding.weight, embedding.bias):
+        assert leaf.grad.dtype == torch.bfloat16
+        assert leaf.grad.abs().sum() > 0
+
+
 class LargestTensor(TorchDispatchMode):
     """Elements of the largest tensor that any operation returns."""
 
