@@ -5,19 +5,24 @@ from collections.abc import Sequence
 
 from dapo.spec import AlgorithmSpec
 
+ROUNDING = 2.0**-20
+"""Rewards travel in float32 and are sums of parts of about 1. Two that are closer than this share of the largest, or of
+1 if that is more, differ by rounding alone."""
+
 
 def group_advantages(rewards: Sequence[float], spec: AlgorithmSpec) -> list[float]:
     """One advantage for each response of a group, the same for all of its tokens.
 
-    (R − mean) / (std + ε) with `advantage_std`, else R − mean. Equal rewards give exact zeros, so neither rounding
-    nor a zero deviation reaches the loss. Sums are exact (fsum): the order of the responses does not matter.
+    (R − mean) / (std + ε) with `advantage_std`, else R − mean. Rewards that are equal up to rounding give exact zeros,
+    so neither rounding nor a zero deviation reaches the loss. Sums are exact (fsum): the order of the responses does
+    not matter.
 
     Raises ValueError for a reward that is not finite.
     """
     for index, reward in enumerate(rewards):
         if not math.isfinite(reward):
             raise ValueError(f"reward {index} of the group is {reward}: rewards must be finite")
-    if not rewards or min(rewards) == max(rewards):
+    if not rewards or max(rewards) - min(rewards) <= ROUNDING * max(1.0, *map(abs, rewards)):
         return [0.0] * len(rewards)
     mean = math.fsum(rewards) / len(rewards)
     centred = [reward - mean for reward in rewards]
@@ -25,4 +30,4 @@ def group_advantages(rewards: Sequence[float], spec: AlgorithmSpec) -> list[floa
         return centred
     freedom = len(rewards) - spec.advantage_std_ddof
     scale = math.hypot(*centred) / math.sqrt(freedom) + spec.advantage_epsilon
-    return [value / scale for value in centred] if scale > 0 else [0.0] * len(rewards)
+    return [value / scale for value in centred]

@@ -67,6 +67,8 @@ METRICS: tuple[Metric, ...] = (
            "learner"),
     Metric("clip_fraction_low", "share", "Response tokens whose ratio was clipped from below", "learner"),
     Metric("clip_fraction_high", "share", "Response tokens whose ratio was clipped from above", "learner"),
+    Metric("dual_clip_fraction", "share", "Response tokens whose gradient the dual clip took: A < 0 and a ratio above "
+           "algorithm.dual_clip, where that is set", "learner"),
     Metric("clipped_high_probability_mean", "share", "Mean probability of the tokens clipped from above (DAPO, "
            "figure 3a)", "learner"),
     Metric("clipped_high_probability_max", "share", "The same, at most", "learner"),
@@ -75,11 +77,11 @@ METRICS: tuple[Metric, ...] = (
     Metric("ratio_p99", "", "Ratio that 99 % do not exceed", "learner"),
     Metric("kl_reference", "nats", "KL (k3) of the policy to the reference model, where one is loaded", "learner"),
     Metric("value_loss", "", "Loss of the value network, mean over the step's updates (gae)", "learner"),
-    Metric("value_grad_norm", "", "Its gradient norm before clipping (gae)", "learner"),
+    Metric("value_grad_norm", "", "Its gradient norm before clipping, mean over its applied updates (gae)", "learner"),
     Metric("explained_variance", "share", "1 − Var(return − value) / Var(return) over response tokens, before the "
            "step's first update (gae)", "learner"),
     Metric("loss", "", "Policy loss, mean over the step's updates", "learner"),
-    Metric("grad_norm", "", "Gradient norm before clipping, mean over the step's updates", "learner"),
+    Metric("grad_norm", "", "Gradient norm before clipping, mean over the step's applied updates", "learner"),
     Metric("gradient_noise_scale", "responses", "Responses in a mini-batch whose gradient is half noise: tr(Σ) / |G|² "
            "(arXiv 1812.06162), seen by the gradients of the last hidden states; none where noise hides the signal",
            "learner"),
@@ -89,7 +91,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("train_s", "s", "Forward and backward passes and optimizer updates of the step", "learner"),
     Metric("weight_pause_s", "s", "Longest pause of a generator for the new weights", "learner"),
     Metric("updates", "updates", "Optimizer updates of the step", "learner"),
-    Metric("skipped_updates", "updates", "Updates left out because their gradient was not finite", "learner"),
+    Metric("skipped_updates", "updates", "Updates left out because their gradient was not finite, of policy and value "
+           "network together", "learner"),
     Metric("trained_responses", "responses", "Responses in the step's loss", "learner"),
     Metric("trained_tokens", "tokens", "Response tokens in the step's loss", "learner"),
     Metric("trained_response_length_mean", "tokens", "Mean length of the responses trained on", "learner"),

@@ -84,7 +84,12 @@ def run() -> None:
     algorithm = spec.algorithm
     trained = load()
     add_lora(trained, spec.lora, spec.seed)
-    policy = PolicyModel(trained, spec.sampling.temperature, entropy_gradient=algorithm.entropy_coefficient > 0)
+    policy = PolicyModel(
+        trained,
+        spec.sampling.temperature,
+        entropy_gradient=algorithm.entropy_coefficient > 0,
+        float32_head=spec.model.head_dtype == "float32",
+    )
     engine = LearnerEngine(policy, spec, ranks)
     value = LearnerEngine(ValueModel(load()), spec, ranks) if algorithm.advantage_estimator == "gae" else None
     trainer = Trainer(spec, engine, value, load() if algorithm.needs_reference else None)

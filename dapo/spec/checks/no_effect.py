@@ -84,6 +84,12 @@ def _reasons(spec: RunTree) -> Iterator[_Reason]:
         ("algorithm.truncated_reward",),
     )
     yield _Reason(
+        spec.model.dtype == "float32",
+        "model.dtype = float32: so is the output embedding",
+        "model.dtype: bfloat16",
+        ("model.head_dtype",),
+    )
+    yield _Reason(
         spec.optimizer.schedule == "constant",
         "optimizer.schedule = constant",
         "optimizer.schedule: linear or cosine",

@@ -14,6 +14,9 @@ class ModelSpec(Section):
     """Directory in Hugging Face format, or a hub name where a hub can be reached."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the forward pass and of the served weights. bfloat16 keeps fp32 master weights; for GPUs."""
+    head_dtype: Literal["auto", "float32"] = "auto"
+    """Number format in which the learner computes logits; auto is `dtype`. float32 rounds no logit of a bfloat16 model,
+    for more time and one float32 copy of the output embedding. The sampler's logits stay as they are."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
 

@@ -9,6 +9,7 @@ Sources: PPO (arXiv 1707.06347, eq. 7); DAPO (arXiv 2503.14476, eq. 8 to 12: Cli
 1912.09729, eq. 5); truncated and masked importance sampling between sampler and learner (IcePop).
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,7 +21,7 @@ from dapo.spec.tree.algorithm import LossAggregation
 from services.learner.loss.denominators import Denominators
 
 LOG_RATIO_BOUND = 20.0
-"""Log-ratios are clamped to ±20, so that exp stays finite in float32."""
+"""exp of a log-ratio stays at that of ±20, finite in float32; k3 goes on along its tangent above."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +101,15 @@ def clipped_policy_loss(
 
 
 def kl_k3(log_ratio: Tensor) -> Tensor:
-    """k3 estimator of KL(sampled ‖ other) per token, exp(d) − d − 1 with d = log other − log sampled; never < 0."""
-    bounded = log_ratio.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)
-    return bounded.exp() - bounded - 1
+    """k3 estimator of KL(sampled ‖ other) per token, exp(d) − d − 1 with d = log other − log sampled; never < 0.
+
+    Near 0 it is about d² / 2, far below the rounding of exp(d), so it is computed by expm1 in float64 and returned in
+    d's own format. Above the bound of log-ratios it goes on along its tangent: its gradient always points back.
+    """
+    exact = log_ratio.double()
+    bounded = exact.clamp(max=LOG_RATIO_BOUND)
+    tangent = math.expm1(LOG_RATIO_BOUND) * torch.relu(exact - LOG_RATIO_BOUND)
+    return (torch.expm1(bounded) - bounded + tangent).clamp(min=0).to(log_ratio.dtype)
 
 
 def importance_weights(

@@ -17,9 +17,9 @@ from torch.nn import functional
 CHUNK_BYTES = 64 * 2**20
 """Bound on one chunk's logits in float32.
 
-A forward and backward pass needs at most two such chunks and the hidden states' gradient, beside the weight's gradient:
-within 4 times the hidden states at 16k tokens, vocabulary 152k and width 896 in float32 (measured: 3.5; all logits at
-once: 364). `python benchmarks/logprobs.py` measures it.
+A forward and backward pass needs at most two such chunks and the hidden states' gradient, beside the weight's gradient,
+which is summed in float32 and cast once. That is within 4 times the hidden states at 16k tokens, vocabulary 152k and
+width 896 in float32 (measured: 3.5; all logits at once: 364). `python benchmarks/logprobs.py` measures it.
 """
 
 
@@ -47,15 +47,17 @@ class LogprobHead(nn.Linear):  # type: ignore[misc]
     """An output embedding that also gives log-probabilities.
 
     It owns its weight as the embedding it replaces did, so ZeRO 3 gathers the weight once a pass, however many chunks
-    this rank has: ranks stay in step.
+    this rank has: ranks stay in step. With `in_float32` the log-probabilities are those of float32 copies of its inputs
+    and weights; gradients keep the weights' own format.
     """
 
     chunk_bytes = CHUNK_BYTES
 
-    def __init__(self, embedding: nn.Linear) -> None:
+    def __init__(self, embedding: nn.Linear, *, in_float32: bool = False) -> None:
         super().__init__(embedding.in_features, embedding.out_features, bias=False, device="meta")
         self.weight = embedding.weight
         self.bias = embedding.bias
+        self.in_float32 = in_float32
 
     def forward(
         self, hidden: Tensor, targets: Tensor | None = None, temperature: float = 1.0, entropy_gradient: bool = False
@@ -63,10 +65,13 @@ class LogprobHead(nn.Linear):  # type: ignore[misc]
         """`head_logprobs` of `targets`; the logits where there are none, as Hugging Face's models call it."""
         if targets is None:
             return super().forward(hidden)
+        weight, bias = self.weight, self.bias
+        if self.in_float32:
+            hidden, weight, bias = hidden.float(), weight.float(), None if bias is None else bias.float()
         return head_logprobs(
             hidden,
-            self.weight,
-            self.bias,
+            weight,
+            bias,
             targets,
             temperature,
             entropy_gradient=entropy_gradient,
@@ -117,8 +122,12 @@ class _HeadLogprobs(torch.autograd.Function):  # type: ignore[misc]
     def backward(ctx: Any, by_logprobs: Tensor, by_entropy: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets, normaliser, entropy = ctx.saved_tensors
         temperature, entropy_gradient, chunk_tokens = ctx.settings
-        wanted = zip((hidden, weight, bias), ctx.needs_input_grad, strict=False)
-        to_hidden, to_weight, to_bias = (torch.zeros_like(one) if needed else None for one, needed in wanted)
+        kind = normaliser.dtype
+        hidden_needed, weight_needed, bias_needed = ctx.needs_input_grad[:3]
+        to_hidden = torch.zeros_like(hidden) if hidden_needed else None
+        # Not in bfloat16: what one chunk adds to the sum of many would vanish.
+        to_weight = torch.zeros_like(weight, dtype=kind) if weight_needed else None
+        to_bias = torch.zeros_like(bias, dtype=kind) if bias_needed else None
         for chunk in _chunks(hidden.shape[0], chunk_tokens):
             # With l = log p and H the entropy: ∂ log p(target) / ∂ logits = 1[target] − p, ∂H / ∂ logits = −p (l + H).
             by_logits = _scaled_logits(hidden[chunk], weight, bias, temperature).sub_(normaliser[chunk, None])
@@ -131,11 +140,13 @@ class _HeadLogprobs(torch.autograd.Function):  # type: ignore[misc]
             else:
                 by_logits.exp_().mul_(-by_target)
             by_logits.scatter_add_(-1, targets[chunk, None], by_target)
-            by_logits = by_logits.div_(temperature).to(hidden.dtype)
-            if to_hidden is not None:
-                torch.mm(by_logits, weight, out=to_hidden[chunk])
+            by_logits.div_(temperature)
             if to_weight is not None:
-                to_weight.addmm_(by_logits.t(), hidden[chunk])
+                to_weight.addmm_(by_logits.t(), hidden[chunk].to(kind))
             if to_bias is not None:
                 to_bias.add_(by_logits.sum(dim=0))
+            if to_hidden is not None:
+                torch.mm(by_logits.to(hidden.dtype), weight, out=to_hidden[chunk])
+        to_weight = None if to_weight is None else to_weight.to(weight.dtype)
+        to_bias = None if to_bias is None else to_bias.to(bias.dtype)
         return to_hidden, to_weight, to_bias, None, None, None, None

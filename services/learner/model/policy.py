@@ -58,14 +58,24 @@ class ValueModel(TrainedModel):
 
 
 class PolicyModel(TrainedModel):
-    """The policy at the sampling temperature: log-probabilities and entropies of given tokens, in nats."""
+    """The policy at the sampling temperature: log-probabilities and entropies of given tokens, in nats.
 
-    def __init__(self, causal: PreTrainedModel, temperature: float, *, entropy_gradient: bool = False) -> None:
+    `float32_head` computes logits in float32 whatever the model's own format is.
+    """
+
+    def __init__(
+        self,
+        causal: PreTrainedModel,
+        temperature: float,
+        *,
+        entropy_gradient: bool = False,
+        float32_head: bool = False,
+    ) -> None:
         super().__init__(causal)
         self.temperature = temperature
         self.entropy_gradient = entropy_gradient
         self.hidden_gradient: Tensor | None = None
-        causal.set_output_embeddings(LogprobHead(causal.get_output_embeddings()))
+        causal.set_output_embeddings(LogprobHead(causal.get_output_embeddings(), in_float32=float32_head))
 
     def forward(
         self, ids: Tensor, positions: Tensor, targets: Tensor, position_ids: Tensor | None = None

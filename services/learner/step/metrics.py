@@ -1,5 +1,6 @@
 """What the learner measures of a step: sums over tokens that add up over micro-batches and ranks, and their means."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -60,8 +61,9 @@ def flattened(values: Sums, names: Sequence[str]) -> Tensor:
 def update_sums(inputs: TokenInputs, objective: Objective) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Sums and maxima over the masked tokens of one update; divide by `tokens` after adding up everywhere.
 
-    A token counts as clipped where the clip takes its gradient away: A > 0 above, A < 0 below. `probability` sums the
-    policy's own of the sampled tokens (DAPO, figure 7d), `clipped_high_probability` of the up-clipped ones (figure 3a).
+    A token counts as clipped where the clip takes its gradient away: A > 0 above, A < 0 below, and as `dual_clipped`
+    A < 0 above the dual clip's bound, where there is one. `probability` sums the policy's own of the sampled tokens
+    (DAPO, figure 7d), `clipped_high_probability` of the up-clipped ones (figure 3a).
     """
     mask = inputs.mask
     log_ratio = (inputs.current - inputs.proximal).clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)
@@ -77,6 +79,8 @@ def update_sums(inputs: TokenInputs, objective: Objective) -> tuple[dict[str, Te
         "clipped_high_probability": probability.masked_fill(~clipped_high, 0).sum(),
         "ratio_histogram": ratio_histogram(log_ratio[mask]),
     }
+    if objective.dual_clip is not None:
+        sums["dual_clipped"] = (mask & (inputs.advantages < 0) & (ratio > objective.dual_clip)).sum()
     if inputs.reference is not None:
         sums["kl_reference"] = kl_k3(inputs.reference - inputs.current).masked_fill(~mask, 0).sum()
     return sums, {"clipped_high_probability_max": probability.masked_fill(~clipped_high, 0).amax()}
@@ -157,6 +161,25 @@ def step_metrics(metric_sums: MetricSums, updates: int) -> dict[str, float]:
     return metrics
 
 
+def update_metrics(norms: Sequence[float], value_norms: Sequence[float] | None) -> dict[str, float]:
+    """What the gradients' norms of a step's updates tell; `value_norms` where there is a value network.
+
+    An update whose norm is not finite was left out: it is in no mean, and counted for either network.
+    """
+    applied = [norm for norm in norms if math.isfinite(norm)]
+    metrics = {"grad_norm": _mean(applied), "updates": float(len(applied))}
+    skipped = len(norms) - len(applied)
+    if value_norms is not None:
+        value_applied = [norm for norm in value_norms if math.isfinite(norm)]
+        metrics["value_grad_norm"] = _mean(value_applied)
+        skipped += len(value_norms) - len(value_applied)
+    return metrics | {"skipped_updates": float(skipped)}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / max(1, len(values))
+
+
 def _policy_metrics(sums: Mapping[str, float]) -> dict[str, float]:
     tokens = max(1.0, sums["tokens"])
     metrics = {
@@ -166,6 +189,8 @@ def _policy_metrics(sums: Mapping[str, float]) -> dict[str, float]:
         "clip_fraction_high": sums["clipped_high"] / tokens,
         "clipped_high_probability_mean": sums["clipped_high_probability"] / max(1.0, sums["clipped_high"]),
     }
+    if "dual_clipped" in sums:
+        metrics["dual_clip_fraction"] = sums["dual_clipped"] / tokens
     if "kl_reference" in sums:
         metrics["kl_reference"] = sums["kl_reference"] / tokens
     return metrics

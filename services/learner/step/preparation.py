@@ -49,8 +49,9 @@ class Preparation:
         self.decoupled = spec.algorithm.proximal_policy == "decoupled"
         self.reference: PolicyModel | None = None
         if reference is not None:
-            frozen = PolicyModel(reference, spec.sampling.temperature).to(self.ranks.device)
-            self.reference = frozen.eval().requires_grad_(False)
+            in_float32 = spec.model.head_dtype == "float32"
+            frozen = PolicyModel(reference, spec.sampling.temperature, float32_head=in_float32)
+            self.reference = frozen.to(self.ranks.device).eval().requires_grad_(False)
 
     @property
     def needed(self) -> bool:

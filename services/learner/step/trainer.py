@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import isfinite
 
 import torch
 from transformers import PreTrainedModel
@@ -17,7 +16,15 @@ from services.learner.loss.policy import Objective, TokenInputs, policy_loss, va
 from services.learner.model.policy import PolicyModel, ValueModel
 from services.learner.step.batch import MicroBatch, collate
 from services.learner.step.engine import LearnerEngine, rate_factor
-from services.learner.step.metrics import MetricSums, lag_sums, mismatch_sums, record_metrics, step_metrics, update_sums
+from services.learner.step.metrics import (
+    MetricSums,
+    lag_sums,
+    mismatch_sums,
+    record_metrics,
+    step_metrics,
+    update_metrics,
+    update_sums,
+)
 from services.learner.step.minibatch import BatchPlan, plan_batch
 from services.learner.step.packing import packs
 from services.learner.step.payloads import TrainingSample
@@ -146,11 +153,8 @@ class Trainer:
                 norms.append(self.engine.step())
             if self.value is not None:
                 value_norms.append(self.value.step())
-        applied = [norm for norm in norms if isfinite(norm)]
         metrics = step_metrics(metric_sums, len(updates))
-        metrics |= {"grad_norm": _mean(applied), "updates": float(len(applied))}
-        metrics["skipped_updates"] = float(sum(not isfinite(norm) for norm in norms + value_norms))
-        return metrics | ({"value_grad_norm": _mean(value_norms)} if self.value is not None else {})
+        return metrics | update_metrics(norms, value_norms if self.value is not None else None)
 
     def _policy_micro_batch(
         self, micro_batch: MicroBatch, update: Update, metric_sums: MetricSums, *, number: int, frozen: bool
@@ -197,7 +201,3 @@ class Trainer:
         period = self.spec.algorithm.reference_refresh_steps
         if period is not None and (step + 1) % period == 0:
             self.preparation.refresh_reference()
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / max(1, len(values))

@@ -66,6 +66,30 @@ def test_pitfall_05_equal_rewards_give_exact_zeros(reward: float, size: int, std
     assert group_advantages([reward] * size, spec) == [0.0] * size
 
 
+@pytest.mark.parametrize(
+    "group",
+    [
+        [0.1 + 0.2, 0.3, 0.3],
+        [1.0 - 0.9, 0.1],
+        [0.0, 0.3 - 0.1 - 0.2],
+        [1 / 3, 0.3333333432674408],  # In float32, in which rewards travel.
+        [-1000.1, -1000.0999755859375],
+    ],
+)
+@pytest.mark.parametrize("epsilon", [0.0, 1e-6])
+@pytest.mark.parametrize("std", [True, False])
+def test_rewards_equal_up_to_rounding_give_exact_zeros(group: list[float], epsilon: float, std: bool) -> None:
+    assert len(set(group)) > 1
+    spec = AlgorithmSpec(advantage_std=std, advantage_epsilon=epsilon)
+    assert group_advantages(group, spec) == [0.0] * len(group)
+
+
+def test_small_differences_beyond_rounding_count() -> None:
+    spec = AlgorithmSpec(advantage_epsilon=0.0)
+    assert group_advantages([0.5, 0.50001], spec) == pytest.approx([-1, 1])
+    assert group_advantages([0.0, 1e-5], spec) == pytest.approx([-1, 1])
+
+
 @given(rewards_of_a_group, st.sampled_from([0, 1]), st.sampled_from([0.0, 1e-6]))
 def test_advantages_are_finite_centred_and_bounded(rewards: list[float], ddof: int, epsilon: float) -> None:
     spec = AlgorithmSpec(advantage_std_ddof=ddof, advantage_epsilon=epsilon)

@@ -12,12 +12,13 @@ from dapo.spec import RunSpec
 from tests.support.spec import spec, tree
 
 
-def make_policy(temperature: float) -> Any:
+def make_policy(temperature: float, *, dtype: Any = None, float32_head: bool = False) -> Any:
     pytest.importorskip("deepspeed")
     from services.learner.model.policy import PolicyModel
     from tests.support.models import tiny_model
 
-    return PolicyModel(tiny_model("qwen2", seed=0), temperature, entropy_gradient=True)
+    causal = tiny_model("qwen2", seed=0).to(dtype)
+    return PolicyModel(causal, temperature, entropy_gradient=True, float32_head=float32_head)
 
 
 def sampled_tokens() -> tuple[Any, Any, Any]:
@@ -60,6 +61,22 @@ def test_pitfall_12_the_reference_model_has_the_samplers_temperature() -> None:
     reference = Preparation(tempered, engine, None, tiny_model("qwen2", seed=0), packed=False).reference
     assert reference is not None
     torch.testing.assert_close(reference(*arguments)[0], policy(*arguments)[0].detach())
+
+
+@pytest.mark.parametrize("head_dtype", ["auto", "float32"])
+def test_the_reference_models_logits_have_the_policys_format(head_dtype: str) -> None:
+    """Or the KL would measure the rounding."""
+    torch = pytest.importorskip("torch")
+    policy, arguments = make_policy(1.0, dtype=torch.bfloat16, float32_head=head_dtype == "float32"), sampled_tokens()
+    from services.learner.step.preparation import Preparation
+    from tests.support.models import tiny_model
+
+    engine: Any = SimpleNamespace(ranks=SimpleNamespace(device=torch.device("cpu")), module=policy)
+    chosen = spec(model__dtype="bfloat16", model__head_dtype=head_dtype, algorithm__kl_coefficient=0.04)
+    causal = tiny_model("qwen2", seed=0).to(torch.bfloat16)
+    reference = Preparation(chosen, engine, None, causal, packed=False).reference
+    assert reference is not None
+    assert torch.equal(reference(*arguments)[0], policy(*arguments)[0].detach())
 
 
 def refusal(**fields: Any) -> str:

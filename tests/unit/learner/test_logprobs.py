@@ -70,6 +70,42 @@ def test_bfloat16_is_evaluated_in_float32() -> None:
     assert {leaf.grad.dtype for leaf in inputs.values()} == {torch.bfloat16}
 
 
+def bfloat16_gradients(chunk_tokens: int) -> tuple[list[Any], list[Any]]:
+    """By weight and bias, of 600 tokens in bfloat16: in chunks, and from the same numbers in float64."""
+    tokens = 600
+    torch.manual_seed(0)
+    hidden, weight = torch.rand(tokens, WIDTH), torch.randn(VOCABULARY, WIDTH)
+    rounded = [leaf.bfloat16().requires_grad_() for leaf in (hidden, weight, torch.zeros(VOCABULARY))]
+    exact = [leaf.detach().double().requires_grad_() for leaf in rounded]
+    targets = torch.randint(0, VOCABULARY, (tokens,))
+    gradients = []
+    for leaves, chunk_bytes in ((rounded, 4 * VOCABULARY * chunk_tokens), (exact, ONE_CHUNK)):
+        logprobs, entropy = head_logprobs(
+            *leaves, targets=targets, temperature=TEMPERATURE, entropy_gradient=True, chunk_bytes=chunk_bytes
+        )
+        gradients.append(torch.autograd.grad((logprobs + 0.1 * entropy).sum(), leaves[1:]))
+    return gradients[0], gradients[1]
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 7, 600])
+def test_gradients_of_a_bfloat16_head_are_those_of_float64_however_many_chunks(chunk_tokens: int) -> None:
+    found, exact = bfloat16_gradients(chunk_tokens)
+    for mine, theirs, whole in zip(found, exact, bfloat16_gradients(600)[0], strict=True):
+        assert mine.dtype == torch.bfloat16
+        assert (mine.double() - theirs).norm() <= 4e-3 * theirs.norm()
+        torch.testing.assert_close(mine, whole, rtol=2**-7, atol=0)
+
+
+def test_small_chunks_do_not_vanish_in_a_large_bfloat16_gradient() -> None:
+    """From 128 on, bfloat16 has no room for another half."""
+    hidden = torch.ones(4096, 1, dtype=torch.bfloat16)
+    weight = torch.zeros(2, 1, dtype=torch.bfloat16, requires_grad=True)
+    bias = torch.zeros(2, dtype=torch.bfloat16, requires_grad=True)
+    targets = torch.zeros(4096, dtype=torch.long)
+    head_logprobs(hidden, weight, bias, targets, 1.0, chunk_bytes=1)[0].sum().backward()
+    assert weight.grad.flatten().tolist() == bias.grad.tolist() == [2048, -2048]
+
+
 def test_a_frozen_weight_gets_no_gradient_and_no_token_gives_zero() -> None:
     inputs = make_inputs()
     inputs["weight"].requires_grad_(False)
@@ -91,6 +127,24 @@ def test_the_head_stays_an_output_embedding() -> None:
     torch.testing.assert_close(head(hidden), embedding(hidden))
     wanted = (embedding(hidden) / TEMPERATURE).log_softmax(-1).gather(1, targets[:, None])[:, 0]
     torch.testing.assert_close(head(hidden, targets, TEMPERATURE)[0], wanted)
+
+
+def test_a_head_in_float32_rounds_no_logit_of_a_bfloat16_model() -> None:
+    """Against float64, log-probabilities are right to float32; gradients keep the model's format."""
+    torch.manual_seed(0)
+    embedding = torch.nn.Linear(64, VOCABULARY, dtype=torch.bfloat16)
+    hidden = torch.randn(TOKENS, 64).mul(4).bfloat16().requires_grad_()
+    targets = torch.randint(0, VOCABULARY, (TOKENS,))
+    exact, _ = head_logprobs(hidden.double(), embedding.weight.double(), embedding.bias.double(), targets, TEMPERATURE)
+    exact = exact.detach()
+    rounded, _ = LogprobHead(embedding)(hidden, targets, TEMPERATURE)
+    found, entropy = LogprobHead(embedding, in_float32=True)(hidden, targets, TEMPERATURE)
+    assert found.dtype == entropy.dtype == torch.float32
+    assert (found - exact).abs().max() < 1e-5 < 1e-3 < (rounded - exact).abs().max()
+    found.sum().backward()
+    for leaf in (hidden, embedding.weight, embedding.bias):
+        assert leaf.grad.dtype == torch.bfloat16
+        assert leaf.grad.abs().sum() > 0
 
 
 class LargestTensor(TorchDispatchMode):
@@ -120,3 +174,28 @@ def test_no_tensor_is_larger_than_a_chunk(entropy_gradient: bool) -> None:
         (logprobs + entropy).sum().backward()
     assert largest.elements == chunk_tokens * vocabulary
     assert hidden.grad is not None
+
+
+class FloatCopies(TorchDispatchMode):
+    """Storages of `shape` in float32 that operations return; held, so that none takes another's address."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape = shape
+        self.storages: dict[int, Any] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor) and leaf.shape == self.shape and leaf.dtype == torch.float32:
+                self.storages[leaf.data_ptr()] = leaf
+        return result
+
+
+def test_a_bfloat16_head_needs_one_float32_gradient_however_many_chunks() -> None:
+    hidden = torch.randn(50, 30, dtype=torch.bfloat16, requires_grad=True)
+    weight = torch.randn(100, 30, dtype=torch.bfloat16, requires_grad=True)
+    targets = torch.randint(0, 100, (50,))
+    with FloatCopies((100, 30)) as copies:
+        head_logprobs(hidden, weight, None, targets, 1.0, chunk_bytes=4 * 100 * 3)[0].sum().backward()
+    assert len(copies.storages) == 1

@@ -9,14 +9,17 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
+from dapo.telemetry.metrics import BY_NAME  # noqa: E402
 from services.learner.step.metrics import (  # noqa: E402
     MetricSums,
     _lag_metrics,
+    _policy_metrics,
     explained_variance,
     lag_sums,
     mismatch_sums,
     ratio_histogram,
     ratio_quantile,
+    update_metrics,
     value_sums,
 )
 from services.learner.step.payloads import TrainingSample  # noqa: E402
@@ -87,3 +90,27 @@ def test_metric_sums_add_up_what_lies_on_different_devices() -> None:
 
 def test_a_histogram_counts_only_finite_ratios() -> None:
     assert ratio_histogram(torch.tensor([0.0, float("nan"), float("inf")])).sum() == 1
+
+
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+def test_norms_are_means_of_the_updates_that_were_applied_and_the_others_are_counted(bad: float) -> None:
+    assert update_metrics([1.0, bad, 3.0], [bad, bad, 5.0]) == {
+        "updates": 2,
+        "grad_norm": 2,
+        "value_grad_norm": 5,
+        "skipped_updates": 3,
+    }
+
+
+def test_a_network_that_was_not_updated_has_no_norm() -> None:
+    assert update_metrics([1.0], None) == {"updates": 1, "grad_norm": 1, "skipped_updates": 0}
+    resting = update_metrics([], [2.0])
+    assert (resting["updates"], resting["grad_norm"], resting["value_grad_norm"]) == (0, 0, 2)
+
+
+def test_the_share_of_dual_clipped_tokens_is_there_where_the_clip_is() -> None:
+    names = ("entropy", "probability", "clipped_low", "clipped_high", "clipped_high_probability")
+    sums = {"tokens": 8.0, **dict.fromkeys(names, 0.0)}
+    assert _policy_metrics({**sums, "dual_clipped": 2.0})["dual_clip_fraction"] == 0.25
+    assert "dual_clip_fraction" not in _policy_metrics(sums)
+    assert BY_NAME["dual_clip_fraction"].source == "learner"

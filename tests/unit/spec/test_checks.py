@@ -58,6 +58,7 @@ REFUSED: list[tuple[dict[str, Any], str, list[str]]] = [
     ({"algorithm__advantage_whitening": True}, "algorithm.advantage_whitening = true", ["preset: ppo"]),
     ({"algorithm__kl_placement": "reward"}, "algorithm.kl_placement = reward", ["advantage_estimator = group"]),
     ({"algorithm__reference_refresh_steps": 5}, "algorithm.reference_refresh_steps = 5", ["measure_kl"]),
+    ({"model__head_dtype": "float32"}, "model.head_dtype = float32", ["model.dtype: bfloat16"]),
     ({"optimizer__final_rate": 0.1}, "optimizer.final_rate = 0.1", ["schedule: linear or cosine"]),
     ({"value__clip": None}, "value.clip = null", ["advantage_estimator = group"]),
     ({"value__learning_rate": 1e-3}, "value.learning_rate = 0.001", ["no value network"]),

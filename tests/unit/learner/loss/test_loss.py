@@ -1,6 +1,8 @@
 """The loss against golden numbers of another trainer, and against its own definition under every split."""
 
 import json
+import math
+from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
@@ -83,7 +85,64 @@ def test_oracle_kl_and_clip_fraction_equal_verl(oracle: dict[str, Any]) -> None:
     assert float(mismatch["mismatch_abs"] / tokens) == pytest.approx(oracle["kl/abs"], rel=1e-6)
     sums, _ = update_sums(make_inputs(new, old, advantages, mask), objective(dual_clip=10.0))
     clipped = float((sums["clipped_low"] + sums["clipped_high"]) / sums["tokens"])
-    assert clipped == pytest.approx(oracle["metrics_c10/token-mean"]["actor/pg_clipfrac"], rel=1e-6)
+    golden = oracle["metrics_c10/token-mean"]
+    assert clipped == pytest.approx(golden["actor/pg_clipfrac"], rel=1e-6)
+    assert float(sums["dual_clipped"] / sums["tokens"]) == pytest.approx(golden["actor/pg_clipfrac_lower"], rel=1e-6)
+
+
+def exact_k3(log_ratio: float) -> Decimal:
+    exact = Decimal(log_ratio)
+    return exact.exp() - 1 - exact
+
+
+@pytest.mark.parametrize("size", [1e-7, 3e-6, 3e-4, 1e-2, 0.5, 3.0, 19.0])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_k3_and_its_gradient_are_right_near_zero_and_far_from_it(size: float, sign: int) -> None:
+    log_ratio = torch.tensor([sign * size], requires_grad=True)
+    kl = kl_k3(log_ratio)
+    kl.backward()
+    assert kl.dtype == torch.float32
+    assert kl.item() == pytest.approx(float(exact_k3(log_ratio.item())), rel=1e-6)
+    assert log_ratio.grad.item() == pytest.approx(float(Decimal(log_ratio.item()).exp() - 1), rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@given(size=st.floats(-40, 3), sign=st.sampled_from([-1, 1]))
+def test_k3_is_never_negative(dtype: Any, size: float, sign: int) -> None:
+    assert kl_k3(torch.tensor([sign * 10**size], dtype=dtype)).item() >= 0
+
+
+def test_the_measured_kl_of_a_small_mismatch_is_half_its_variance() -> None:
+    old = -torch.rand(1, 20_000, generator=torch.Generator().manual_seed(0))
+    behaviour = old - 3e-4 * torch.randn(old.shape, generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(old, dtype=torch.bool)
+    measured = float(mismatch_sums(old, behaviour, mask)["mismatch_kl"]) / 20_000
+    assert measured == pytest.approx(float((old - behaviour).double().square().mean()) / 2, rel=1e-3)
+    sums, _ = update_sums(make_inputs(behaviour, old, torch.ones(1, 1), mask, reference=old), objective())
+    assert float(sums["kl_reference"]) / 20_000 == pytest.approx(measured, rel=1e-3)
+
+
+@pytest.mark.parametrize("log_ratio", [-1e4, -200.0, -20.5, -20.0, 20.0, 20.5, 200.0, 1e4])
+def test_k3_far_from_the_reference_still_points_back(log_ratio: float) -> None:
+    """Convex, finite, and a step against the gradient brings the policy nearer, however far it is."""
+    distance = torch.tensor([log_ratio], requires_grad=True)
+    kl = kl_k3(distance)
+    kl.backward()
+    assert kl.isfinite()
+    slope = distance.grad.item()
+    assert slope == pytest.approx(math.expm1(min(log_ratio, 20.0)), rel=1e-6)
+    assert slope * log_ratio > 0
+    assert kl_k3(distance.detach() * 0.9) < kl < kl_k3(distance.detach() * math.inf)
+
+
+def test_a_policy_far_below_or_above_its_reference_is_pulled_back_by_the_loss() -> None:
+    current = torch.tensor([[-30.0, -0.1]], requires_grad=True)
+    reference = torch.tensor([[-0.1, -30.0]])
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    inputs = make_inputs(current, current.detach(), torch.zeros(1, 1), mask, reference=reference)
+    policy_loss(inputs, objective(kl_coefficient=0.04), count(mask)).backward()
+    assert current.grad[0, 0] < 0 < current.grad[0, 1]
+    assert current.grad[0, 1] == pytest.approx(0.04 / 2, rel=1e-6)
 
 
 def random_inputs(rows: int, width: int, seed: int) -> tuple[Any, Any, Any, Any, Any]:
@@ -246,6 +305,19 @@ def test_up_clipped_tokens_and_their_probabilities() -> None:
     assert float(sums["clipped_high_probability"]) == pytest.approx(0.5)
     assert float(maxima["clipped_high_probability_max"]) == pytest.approx(0.5)
     assert float(sums["probability"]) == pytest.approx(1.0)
+
+
+def test_tokens_whose_gradient_the_dual_clip_takes_are_counted() -> None:
+    """Bad tokens far above c; neither good tokens nor those that only the plain clip holds."""
+    current = torch.log(torch.tensor([[5.0, 2.0, 0.5, 5.0, 5.0]])).requires_grad_()
+    old, mask = torch.zeros(1, 5), torch.tensor([[True, True, True, True, False]])
+    inputs = make_inputs(current, old, torch.tensor([[-1.0, -1.0, -1.0, 1.0, -1.0]]), mask)
+    chosen = objective(dual_clip=3.0)
+    sums, _ = update_sums(inputs, chosen)
+    assert [int(sums[name]) for name in ("dual_clipped", "clipped_low", "clipped_high")] == [1, 1, 1]
+    policy_loss(inputs, chosen, count(mask)).backward()
+    assert (current.grad == 0).tolist() == [[True, False, True, True, True]]
+    assert "dual_clipped" not in update_sums(inputs, objective())[0]
 
 
 def test_effective_sample_size_is_one_without_mismatch_and_less_with_it() -> None:
