@@ -13,6 +13,7 @@ from pydantic import Field
 from dapo.spec.tree.base import Section
 
 Share = Annotated[float, Field(ge=0, le=1)]
+ThinkingTag = Annotated[str, Field(min_length=1)]
 PYTHON_PREFIX = "python:"
 FUNCTION = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 
@@ -28,6 +29,8 @@ class _Grader(Section):
     """What it extracts is an answer in which responses may agree, not a comment; maj@k counts such answers."""
     max_characters: int = Field(default=100_000, gt=0)
     """What is read of a response at most."""
+    thinking_tags: tuple[ThinkingTag, ThinkingTag] | None = ("<think>", "</think>")
+    """Opening and closing tag of what is not read; a block left open means no answer. null: all is read."""
 
 
 class ExactGrader(_Grader):

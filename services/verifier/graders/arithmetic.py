@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from dapo.spec.tree.graders import ArithmeticGrader
-from services.verifier.graders.extraction import boxed_answer, marked_answer, tagged_answer
+from services.verifier.graders.reading.extraction import boxed_answer, marked_answer, tagged_answer
 from services.verifier.graders.verdict import GradeFunction, Verdict, right, wrong
 
 _MAX_CHARACTERS = 300

@@ -14,7 +14,6 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from dapo.spec.tree.graders import MathVerifyGrader
-from services.verifier.graders.extraction import final_answer
 from services.verifier.graders.math_structure import equations, is_set, is_tuple, items, members, named_values
 from services.verifier.graders.math_text import (
     UnreadableAnswer,
@@ -30,6 +29,7 @@ from services.verifier.graders.math_text import (
     may_be_unit,
     split_unit,
 )  # fmt: skip
+from services.verifier.graders.reading.extraction import final_answer
 from services.verifier.graders.verdict import GradeFunction, Verdict, right, wrong
 
 _CACHED_GOLDS = 1024

@@ -10,8 +10,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from dapo.spec.tree.graders import ReasoningGymGrader
-from services.verifier.graders.extraction import final_answer, tagged_answer
 from services.verifier.graders.math_text import UnreadableAnswer, require_visible
+from services.verifier.graders.reading.extraction import final_answer, tagged_answer
 from services.verifier.graders.verdict import GradeFunction, Verdict, scored, wrong
 
 # fmt: off

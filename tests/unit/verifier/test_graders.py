@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dapo.spec.tree.graders import BUILT_IN, ExactGrader, MathDapoGrader, RegexGrader
-from services.verifier.graders import MAX_EXTRACTED, GraderSetupError, Verdict, build_grader, text_for_grader
+from services.verifier.graders import MAX_EXTRACTED, GraderSetupError, Verdict, build_grader, text_for_grader, wrong
 from services.verifier.graders.math_dapo import normalise
 from tests.support.paths import SHARED
 
@@ -19,7 +19,7 @@ grade_exact = build_grader(ExactGrader())
 def grade_math_dapo(text: str, gold: str) -> Verdict:
     """As the pool does: the grader reads what its options let it read."""
     read = text_for_grader(MATH_DAPO, text)
-    assert read is not None
+    assert isinstance(read, str)
     return build_grader(MATH_DAPO)(read, gold)
 
 
@@ -111,7 +111,7 @@ def test_an_integer_has_one_normal_form(number: int) -> None:
 
 def test_a_grader_of_the_whole_response_reads_none_that_is_too_long() -> None:
     assert text_for_grader(ExactGrader(max_characters=3), "abc") == "abc"
-    assert text_for_grader(ExactGrader(max_characters=3), "abcd") is None
+    assert text_for_grader(ExactGrader(max_characters=3), "abcd") == wrong("too_long")
     assert text_for_grader(MathDapoGrader(max_characters=3), "abcd") == "bcd"
 
 

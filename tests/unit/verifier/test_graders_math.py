@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dapo.spec.tree.graders import MathVerifyGrader
 from services.verifier.graders import Verdict, build_grader
-from services.verifier.graders.extraction import final_answer, tagged_answer
+from services.verifier.graders.reading.extraction import final_answer, tagged_answer
 from tests.support.paths import SHARED
 
 pytest.importorskip("math_verify", reason="pip install '.[graders]'")
