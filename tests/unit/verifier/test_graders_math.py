@@ -39,7 +39,7 @@ def boxed(answer: str, gold: str) -> Verdict:
         ("\\boxed{3}, \\boxed{3}", "3"),
         ("\\boxed{1} is the first root. The second: \\boxed{2}", "2"),
         ("Answer: 3\nAnswer: $4$", "4"),
-        ("\\boxed{3}\nAnswer: 4", "3"),
+        ("\\boxed{3}\nAnswer: 4", "4"),
         ("**Answer:** 34", "34"),
         ("**Final Answer**: 34", "34"),
         ("ANSWER:\n34", "34"),
