@@ -61,7 +61,7 @@ class MathDapoGrader(_Grader):
 
 
 class MathVerifyGrader(_Grader):
-    """Mathematical equivalence by math-verify of the answer that is stated last, in a box, as "Answer: …" or "#### …"."""
+    """Mathematical equivalence by math-verify of the answer stated last: a box, "Answer: …", "#### …" and the like."""
 
     READS_TAIL: ClassVar[bool] = True
     EXTRACTS_ANSWER: ClassVar[bool] = True

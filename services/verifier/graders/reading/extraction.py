@@ -14,16 +14,19 @@ from typing import NamedTuple
 from services.verifier.graders.math_text import is_unit
 
 _TOKEN = re.compile(r"(\\{1,4}(?:boxed|fbox)\s*\{)|\\{1,4}boxed(?![a-zA-Z{])[^\S\n]*|\\.|([{}])", re.DOTALL)
+_FIRST_BOX = re.compile(r"\\{1,4}(?:boxed|fbox)")
 _BARE = re.compile(r"([+-]?[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?%?|[A-Za-z]+)(?=\s*(?:[.,;:!]?(?:\s|$)|\$|\\[)\]]))")
 """Of a box without braces its first word or number, where nothing is joined to it …"""
 _BARE_REST = re.compile(r"[^$\n]*?(?=\$|\n|\\[)\]]|\Z)")
 """… else all to the end of the formula."""
 _JOINED = re.compile(r"\s*[-+*/^=<>_(]")
 _JOINT = re.compile(r"(?:[^\S\n]|\$|\\[()\[\],;:! ]|\\q?quad|~|\\text(?:rm|bf)?\{|\{|\}|[,;]|\band\b|\bor\b)*")
-_MARK = re.compile(
-    r"(?:\b(answer)[*_`]{0,3}\s*[:：]|^[ \t]*[*_]{0,3}(A)[*_]{0,3}[:：]|(?<!#)####(?!#))[*_`]{0,3}",
-    re.IGNORECASE | re.MULTILINE,
+_ANSWER = re.compile(
+    r"[Aa][Nn][Ss][Ww][Ee][Rr](?<![A-Za-z].{6})[*_`]{0,3}(?:\s*[:：]|\s+(is)\b[*_`]{0,3}\s*[:：]?)[*_`]{0,3}"
 )
+"""It begins with a set of characters, which is what makes the search fast."""
+_LETTER = re.compile(r"[Aa][*_]{0,3}[:：][*_`]{0,3}")
+_HASHES = re.compile(r"####(?<!#####)(?!#)[*_`]{0,3}")
 _TRIED = 20
 """Of what looks like an answer, from the end."""
 _BEFORE_LABEL = re.compile(
@@ -32,7 +35,6 @@ _BEFORE_LABEL = re.compile(
 _DISPLAY = re.compile(r"\s*(?:\$\$(.+?)\$\$|\\\[(.+?)\\\])", re.DOTALL)
 _LINE = re.compile(r"\s*([^\n]*)")
 _TAG = re.compile(r"</?answer>", re.IGNORECASE)
-_TOLD = re.compile(r"\banswer[*_`]{0,3}\s+is\b[*_`]{0,3}\s*[:：]?[*_`]{0,3}", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"[.。][*_`\"']{0,3}(?:\s|$)")
 _AFTERTHOUGHT = re.compile(
     r"(?<=[0-9$})\]a-z*])(?:,\s+|\s+\(?)(?:which|since|because|as|so|where|this)\b", re.IGNORECASE
@@ -85,7 +87,7 @@ def final_answer(text: str) -> str:
     boxes = _boxes(text)
     tag = _last_tag(text)
     spans = [(box.start, box.end) for box in boxes[-1:]] + [tag.span(1) for tag in (tag,) if tag]
-    found = [one for one in (*_marks(text), *_told(text)) if not any(start <= one.start < end for start, end in spans)]
+    found = [one for one in _stated(text) if not any(start <= one.start < end for start, end in spans)]
     if boxes:
         found.append(_Statement(boxes[-1].start, _beside(boxes, text)))
     if tag:
@@ -132,7 +134,10 @@ def _boxes(text: str) -> list[_Box]:
     """Closed boxes that stand in no other box, and boxes without braces, in order."""
     opened: list[tuple[bool, int, int]] = []
     found: list[_Box] = []
-    for token in _TOKEN.finditer(text):
+    first = _FIRST_BOX.search(text)
+    if first is None:
+        return found
+    for token in _TOKEN.finditer(text, first.start()):
         if token[1] or token[2] == "{":
             opened.append((bool(token[1]), token.start(), token.end()))
         elif token[2] and opened:
@@ -154,40 +159,50 @@ def _bare_box(text: str, start: int, inside: int) -> _Box:
     return _Box(start, word.end(), word[0]) if word else _Box(start, inside, "")
 
 
-def _marks(text: str) -> Iterator[_Statement]:
-    """What follows `Answer:`, `A:` or `####`, a displayed formula or the line: from the end to the last certain one."""
-    for mark in islice(reversed(list(_MARK.finditer(text))), _TRIED):
-        formula, line = _after(text, mark.end())
-        told = next(_told(line), None)
-        content = formula or (told.content if told else _only_formula(line))
-        certain = bool(formula) or _is_certain(text, mark, content)
-        yield _Statement(mark.end(), content, certain)
-        if content and certain:
+def _stated(text: str) -> Iterator[_Statement]:
+    """What follows a label, from the end of the text to the last certain answer."""
+    labels = list(_ANSWER.finditer(text))
+    if "####" in text:
+        labels += _HASHES.finditer(text)
+    labels += [one for one in _LETTER.finditer(text) if _begins_line(text, one.start())]
+    for label in islice(sorted(labels, key=re.Match.start, reverse=True), _TRIED):
+        formula, line = _after(text, label.end())
+        if formula:
+            found = _Statement(label.end(), formula)
+        elif label.re is _ANSWER and label[1]:
+            found = _told(label.end(), line)
+        else:
+            found = _marked(text, label, line)
+        yield found
+        if found.content and found.certain:
             return
 
 
-def _is_certain(text: str, mark: re.Match[str], content: str) -> bool:
-    """A label does not stand amid a sentence, and `####` is no heading."""
-    if mark[2]:
-        return True
-    if mark[1]:
-        line = text[text.rfind("\n", 0, mark.start()) + 1 : mark.start()]
-        return not _WORDS.search(content) or _BEFORE_LABEL.fullmatch(line[-80:]) is not None
-    return bool(_BEGINS_WITH_VALUE.match(content)) and not _NUMBERED.match(content) and _is_value(content)
+def _begins_line(text: str, start: int) -> bool:
+    return not text[text.rfind("\n", 0, start) + 1 : start].strip(" \t*_")
 
 
-def _told(text: str) -> Iterator[_Statement]:
-    """What follows "the answer is", to the end of the sentence or line: from the end to the last certain one."""
-    for told in islice(reversed(list(_TOLD.finditer(text))), _TRIED):
-        formula, line = _after(text, told.end())
-        sentence = _SENTENCE_END.split(line, maxsplit=1)[0]
-        introduced = _INTRODUCED.match(sentence)
-        sentence = _AFTERTHOUGHT.split(sentence[introduced.end() :] if introduced else sentence, maxsplit=1)[0]
-        content = formula or _only_formula(sentence)
-        certain = bool(formula) or _is_value(content)
-        yield _Statement(told.end(), content, certain)
-        if content and certain:
-            return
+def _marked(text: str, label: re.Match[str], line: str) -> _Statement:
+    """Of the line after `Answer:`, `A:` or `####`. A label does not stand amid a sentence, and `####` is no heading."""
+    inner = next((one for one in _ANSWER.finditer(line) if one[1]), None)
+    content = _told(0, line[inner.end() :]).content if inner else _only_formula(line)
+    if label.re is _LETTER:
+        certain = True
+    elif label.re is _ANSWER:
+        before = text[max(text.rfind("\n", 0, label.start()) + 1, label.start() - 80) : label.start()]
+        certain = not _WORDS.search(content) or _BEFORE_LABEL.fullmatch(before) is not None
+    else:
+        certain = bool(_BEGINS_WITH_VALUE.match(content)) and not _NUMBERED.match(content) and _is_value(content)
+    return _Statement(label.end(), content, certain)
+
+
+def _told(start: int, line: str) -> _Statement:
+    """Of what follows "the answer is" the sentence, without what introduces the answer and what is said about it."""
+    sentence = _SENTENCE_END.split(line, maxsplit=1)[0]
+    introduced = _INTRODUCED.match(sentence)
+    sentence = _AFTERTHOUGHT.split(sentence[introduced.end() :] if introduced else sentence, maxsplit=1)[0]
+    content = _only_formula(sentence)
+    return _Statement(start, content, _is_value(content))
 
 
 def _after(text: str, start: int) -> tuple[str, str]:
