@@ -13,7 +13,7 @@ from dapo.spec.tree import graders as specs
 from services.verifier.graders.arithmetic import make_arithmetic
 from services.verifier.graders.code import make_code
 from services.verifier.graders.json_schema import make_json_schema
-from services.verifier.graders.math_dapo import grade_math_dapo
+from services.verifier.graders.math_dapo import make_math_dapo
 from services.verifier.graders.math_verify import make_math_verify
 from services.verifier.graders.python import load_function
 from services.verifier.graders.reading.thinking import without_thinking
@@ -53,7 +53,7 @@ def grade_exact(text: str, gold: str) -> Verdict:
 
 _BUILDERS: dict[type[specs.AnyGrader], Callable[[Any], GradeFunction]] = {
     specs.ExactGrader: lambda options: grade_exact,
-    specs.MathDapoGrader: lambda options: grade_math_dapo,
+    specs.MathDapoGrader: make_math_dapo,
     specs.RegexGrader: make_regex,
     specs.MathVerifyGrader: make_math_verify,
     specs.ArithmeticGrader: make_arithmetic,

@@ -22,10 +22,10 @@ _BARE_REST = re.compile(r"[^$\n]*?(?=\$|\n|\\[)\]]|\Z)")
 _JOINED = re.compile(r"\s*[-+*/^=<>_(]")
 _JOINT = re.compile(r"(?:[^\S\n]|\$|\\[()\[\],;:! ]|\\q?quad|~|\\text(?:rm|bf)?\{|\{|\}|[,;]|\band\b|\bor\b)*")
 _ANSWER = re.compile(
-    r"[Aa][Nn][Ss][Ww][Ee][Rr](?<![A-Za-z].{6})[*_`]{0,3}(?:\s*[:：]|\s+(is)\b[*_`]{0,3}\s*[:：]?)[*_`]{0,3}"
+    r"[Aa][Nn][Ss][Ww][Ee][Rr](?<![A-Za-z].{6})[*_`]{0,3}(?:\s*[:：]|\s+(is)\b[*_`]{0,3}\s*[:：]?)(?:\*\*|__|`)?"
 )
 """It begins with a set of characters, which is what makes the search fast."""
-_LETTER = re.compile(r"[Aa][*_]{0,3}[:：][*_`]{0,3}")
+_LETTER = re.compile(r"[Aa][*_]{0,3}[:：](?:\*\*|__|`)?")
 _HASHES = re.compile(r"####(?<!#####)(?!#)[*_`]{0,3}")
 _TRIED = 20
 """Of what looks like an answer, from the end."""
@@ -95,6 +95,12 @@ def final_answer(text: str) -> str:
     stated = [one for one in found if one.content]
     last = max(stated, key=lambda one: (one.certain, one.start), default=None)
     return last.content if last else ""
+
+
+def answer_line(text: str) -> str:
+    """The last answer from the first `Answer:` on; empty where there is no such label."""
+    label = next((one for one in _ANSWER.finditer(text) if not one[1]), None)
+    return final_answer(text[label.start() :]) if label else ""
 
 
 def tagged_answer(text: str) -> str:

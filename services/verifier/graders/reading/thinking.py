@@ -10,9 +10,10 @@ def without_thinking(text: str, tags: tuple[str, str]) -> str | None:
     The tags are found in upper and lower case. A closing tag without an opening one ends a block that the prompt
     opened: nothing before it is read. A text without tags is returned as it stands.
     """
-    found = list(_tags(tags).finditer(text))
-    if not found:
+    lower = text.lower()
+    if not any(tag.lower() in lower for tag in tags):
         return text
+    found = _tags(tags).finditer(text)
     said: list[str] = []
     end = 0
     thinking = False
