@@ -60,6 +60,7 @@ _WRAPPERS = tuple(re.compile(rf"\\{name}\{{(.*?)\}}") for name in ("text", "text
 _BOXED = re.compile(r"\\boxed\{(.*)\}")
 _SHORT_FRACTION = re.compile(r"frac([^{])(.)")
 _SHORT_ROOT = re.compile(r"sqrt([^{])")
+_SHORT_POWER = re.compile(r"\^\{([0-9a-zA-Z])\}")
 _INTEGER = re.compile(r"([+-]?)([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)")
 
 
@@ -83,7 +84,8 @@ def _grade(text: str, gold: str) -> Verdict:
 
 
 def _normal(written: str) -> str:
-    return normalise(clean_signs(written).replace("$", "").replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac"))
+    text = clean_signs(written).replace("$", "").replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
+    return normalise(_SHORT_POWER.sub(r"^\1", text))
 
 
 @lru_cache(maxsize=4096)

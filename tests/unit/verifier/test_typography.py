@@ -20,6 +20,7 @@ def correct(answer: str, gold: str) -> bool:
 
 
 EQUAL = [
+    ("\\sqrt{1/2}", "√½"),
     ("13", "**13**"),
     ("13", "`13`"),
     ("13", "*13*"),
@@ -118,7 +119,23 @@ def test_typography_that_changes_nothing(gold: str, answer: str) -> None:
     assert correct(answer, gold)
 
 
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        ("2^4", "2⁴"),
+        ("\\sqrt{2}", "√2"),
+        ("5\\sqrt{2}", "5√2"),
+        ("\\frac{1}{2}", "½"),
+        ("-34", "–34"),
+        ("34", "$34$ dollars"),
+    ],
+)
+def test_the_default_grader_knows_typography_too(gold: str, answer: str) -> None:
+    assert build_grader(BUILT_IN["math_dapo"])(f"Answer: {answer}", gold).correct
+
+
 DIFFERENT = [
+    ("24", "2⁴"),
     ("2", "2 2/3"),
     ("10", "4 10/3"),
     ("40/3", "4 10/3"),

@@ -24,7 +24,7 @@ _FRACTIONS = {
 _FRACTION = re.compile(f"[{''.join(_FRACTIONS)}]")
 _SLASH = re.compile(r"(?<![0-9])([0-9]+)⁄([0-9]+)(?![0-9])")
 _RADICALS = {"√": "", "∛": "[3]", "∜": "[4]"}
-_ROOT = re.compile(r"([√∛∜])\s*(?:([0-9]+(?:\.[0-9]+)?)|(\\(?!frac)[a-zA-Z]+|[a-zA-Z])|)")
+_ROOT = re.compile(r"([√∛∜])\s*(?:([0-9]+(?:\.[0-9]+)?)|(\\frac\{[0-9]+\}\{[0-9]+\}|\\(?!frac)[a-zA-Z]+|[a-zA-Z])|)")
 _PLAIN_ROOT = re.compile(r"\\sqrt\s*(\[[^\[\]]*\])?\s*\(")
 _DASH = re.compile(r"(?:(?<=^)|(?<=[(\[{=,^:<>$]))(\s*)[–—](?=\s*[0-9.\\$(a-zA-Z])")
 _GROUPED = re.compile(
