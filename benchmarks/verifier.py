@@ -22,7 +22,7 @@ from rich.table import Table
 
 from dapo.host.files import write_json
 from dapo.spec.tree.graders import BUILT_IN
-from services.verifier.graders import build_grader, text_for_grader
+from services.verifier.graders import Verdict, build_grader, text_for_grader
 from services.verifier.grading.pool import GradingPool
 from services.verifier.request import GradingRequest
 
@@ -116,9 +116,12 @@ def one_round(rows: Sequence[tuple[str, str]], name: str) -> dict[str, Measured]
     found = {}
     if name == "math_verify":
         found["math-verify itself"] = measure_inline(rows, make_library_grader())
-    found["grader in process"] = measure_inline(
-        rows, lambda text, gold: grade(text_for_grader(options, text) or "", gold)
-    )
+
+    def grade_in_process(text: str, gold: str) -> object:
+        read = text_for_grader(options, text)
+        return read if isinstance(read, Verdict) else grade(read, gold)
+
+    found["grader in process"] = measure_inline(rows, grade_in_process)
     for processes in (1, 2):
         found[f"pool, {processes} worker{'s'[: processes - 1]}"] = asyncio.run(measure_pool(requests, processes))
     return found

@@ -29,6 +29,8 @@ METRICS: tuple[Metric, ...] = (
            "orchestrator"),
     Metric("response_length_mean", "tokens", "Mean response length over the same responses", "orchestrator"),
     Metric("truncated_share", "share", "Responses cut at the token limit, among the same", "orchestrator"),
+    Metric("unclosed_thinking_share", "share", "Responses that end within their thinking and so have no answer, among "
+           "the same", "orchestrator"),
     Metric("grader_failed_share", "share", "Responses whose grading failed (timeout, crash, unavailable, bad_reply, "
            "bad_gold, unknown_grader) and that count as wrong, among the same", "orchestrator"),
     Metric("repetition_rate", "share", "Word 4-grams that occurred before in their response, mean over the same "

@@ -252,5 +252,6 @@ class Verifier:
             reason=verdict.reason,
             extracted=verdict.extracted,
             parts=verdict.parts,
+            unclosed_thinking=verdict.unclosed_thinking,
             **(measured._asdict() if measured else {}),
         )

@@ -6,13 +6,16 @@ a grader that needs no options, else `python:module:function`.
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dapo.spec.tree.base import Section
 
 Share = Annotated[float, Field(ge=0, le=1)]
+ThinkingTag = Annotated[str, Field(min_length=1)]
+LITERAL_CHARACTERS = 300
+"""What DAPO's rule reads of a response, from its end (arXiv 2503.14476)."""
 PYTHON_PREFIX = "python:"
 FUNCTION = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 
@@ -28,6 +31,8 @@ class _Grader(Section):
     """What it extracts is an answer in which responses may agree, not a comment; maj@k counts such answers."""
     max_characters: int = Field(default=100_000, gt=0)
     """What is read of a response at most."""
+    thinking_tags: tuple[ThinkingTag, ThinkingTag] | None = ("<think>", "</think>")
+    """Opening and closing tag of what is not read; a block left open means no answer. null: all is read."""
 
 
 class ExactGrader(_Grader):
@@ -49,16 +54,25 @@ class RegexGrader(_Grader):
 
 
 class MathDapoGrader(_Grader):
-    """DAPO's answer rule: the last "Answer: …" of the response's end, compared by Minerva's normal form."""
+    """DAPO's answer rule: the last "Answer: …", compared by Minerva's normal form, harmless typography aside."""
 
     READS_TAIL: ClassVar[bool] = True
     EXTRACTS_ANSWER: ClassVar[bool] = True
     type: Literal["math_dapo"] = "math_dapo"
-    max_characters: int = Field(default=300, gt=0)
+    max_characters: int = Field(default=10_000, gt=0)
+    """What is read of a response at most, from its end; 300 where `literal` is set."""
+    literal: bool = False
+    """The paper's exact rule: of the last 300 characters the last "Answer: …", its typography included."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _literal_reads_as_much_as_the_paper(cls, value: Any) -> Any:
+        literal = isinstance(value, dict) and value.get("literal")
+        return {"max_characters": LITERAL_CHARACTERS, **value} if literal else value
 
 
 class MathVerifyGrader(_Grader):
-    """Mathematical equivalence by math-verify of the last boxed answer, "Answer: …" or "#### …"."""
+    """Mathematical equivalence by math-verify of the answer stated last: a box, "Answer: …", "#### …" and the like."""
 
     READS_TAIL: ClassVar[bool] = True
     EXTRACTS_ANSWER: ClassVar[bool] = True

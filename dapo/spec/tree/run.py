@@ -95,6 +95,19 @@ class RunTree(Section):
 
     @model_validator(mode="before")
     @classmethod
+    def _literal_grader_from_preset(cls, value: Any) -> Any:
+        """What is compared with verl is graded by the paper's exact rule, where the spec says nothing else."""
+        match value:
+            case {"algorithm": {"preset": "verl-parity"}}:
+                reward = value.get("reward") or {}
+                graders = reward.get("graders") or {} if isinstance(reward, dict) else None
+                if isinstance(graders, dict):
+                    literal = {"math_dapo": {"type": "math_dapo", "literal": True}}
+                    return {**value, "reward": {**reward, "graders": literal | graders}}
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
     def _sets_inherit_the_form_of_prompts(cls, value: Any) -> Any:
         """Evaluation sets ask as the training does, where neither they nor their protocol say how."""
         match value:

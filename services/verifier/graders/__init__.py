@@ -1,7 +1,7 @@
 """The local graders, which run in killable processes: one module each, built from their options by `build_grader`.
 
 `remote` and `judge` are in services.verifier.remote, `weighted` is in services.verifier.grading.dispatch. `verdict`,
-`extraction`, `math_text` and `math_structure` are shared parts.
+`reading`, `math_text` and `math_structure` are shared parts.
 
 No grader calls an empty answer correct, whatever the gold answer is.
 """
@@ -13,9 +13,10 @@ from dapo.spec.tree import graders as specs
 from services.verifier.graders.arithmetic import make_arithmetic
 from services.verifier.graders.code import make_code
 from services.verifier.graders.json_schema import make_json_schema
-from services.verifier.graders.math_dapo import grade_math_dapo
+from services.verifier.graders.math_dapo import make_math_dapo
 from services.verifier.graders.math_verify import make_math_verify
 from services.verifier.graders.python import load_function
+from services.verifier.graders.reading.thinking import without_thinking
 from services.verifier.graders.reasoning_gym import make_reasoning_gym
 from services.verifier.graders.regex import make_regex
 from services.verifier.graders.verdict import (
@@ -52,7 +53,7 @@ def grade_exact(text: str, gold: str) -> Verdict:
 
 _BUILDERS: dict[type[specs.AnyGrader], Callable[[Any], GradeFunction]] = {
     specs.ExactGrader: lambda options: grade_exact,
-    specs.MathDapoGrader: lambda options: grade_math_dapo,
+    specs.MathDapoGrader: make_math_dapo,
     specs.RegexGrader: make_regex,
     specs.MathVerifyGrader: make_math_verify,
     specs.ArithmeticGrader: make_arithmetic,
@@ -77,8 +78,14 @@ def build_grader(options: specs.AnyGrader) -> GradeFunction:
         raise GraderSetupError(f"a library is missing ({error}): pip install '.[{extra}]'") from error
 
 
-def text_for_grader(options: specs.AnyGrader, text: str) -> str | None:
-    """The part of the response that the grader reads; None if the response is too long for it."""
+def text_for_grader(options: specs.AnyGrader, text: str) -> str | Verdict:
+    """The part of the response that the grader reads, which is none of its thinking.
+
+    The verdict instead, where nothing is read: the response ends within its thinking, or is too long.
+    """
+    said = text if options.thinking_tags is None else without_thinking(text, options.thinking_tags)
+    if said is None:
+        return wrong("no_answer")._replace(unclosed_thinking=True)
     if options.READS_TAIL:
-        return text[-options.max_characters :]
-    return text if len(text) <= options.max_characters else None
+        return said[-options.max_characters :]
+    return said if len(said) <= options.max_characters else wrong("too_long")

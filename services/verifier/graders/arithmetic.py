@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from dapo.spec.tree.graders import ArithmeticGrader
-from services.verifier.graders.extraction import boxed_answer, marked_answer, tagged_answer
+from services.verifier.graders.reading.extraction import final_answer
 from services.verifier.graders.verdict import GradeFunction, Verdict, right, wrong
 
 _MAX_CHARACTERS = 300
@@ -41,7 +41,7 @@ def make_arithmetic(options: ArithmeticGrader) -> GradeFunction:
         wanted = _read_gold(gold)
         if wanted is None:
             return wrong("bad_gold")
-        written = tagged_answer(text) or boxed_answer(text) or marked_answer(text)
+        written = final_answer(text)
         if not written:
             return wrong("no_answer")
         try:

@@ -1,5 +1,8 @@
 """`math_dapo`: DAPO's rule (arXiv 2503.14476). The last "Answer: …" is compared in Minerva's normal form.
 
+Harmless typography is set aside first, and numbers are compared as such; `literal` leaves that out. Then the rule is
+the paper's.
+
 The normal form is that of Lewkowycz et al. (arXiv 2206.14858, appendix D.1, listing 1).
 
 The rules are the paper's, in its order, with one change: integers are brought to one spelling. Well-formed thousands
@@ -10,7 +13,10 @@ the paper's rule turns into 12, stays a pair.
 import re
 from functools import lru_cache
 
-from services.verifier.graders.verdict import Verdict, compare_texts
+from dapo.spec.tree.graders import MathDapoGrader
+from services.verifier.graders.math_text import as_number, clean_signs
+from services.verifier.graders.reading.extraction import answer_line
+from services.verifier.graders.verdict import GradeFunction, Verdict, compare_texts, right
 
 _ANSWER = re.compile(r"(?i)Answer\s*:\s*([^\n]+)")
 _REPLACED = (
@@ -54,13 +60,37 @@ _WRAPPERS = tuple(re.compile(rf"\\{name}\{{(.*?)\}}") for name in ("text", "text
 _BOXED = re.compile(r"\\boxed\{(.*)\}")
 _SHORT_FRACTION = re.compile(r"frac([^{])(.)")
 _SHORT_ROOT = re.compile(r"sqrt([^{])")
+_SHORT_POWER = re.compile(r"\^\{([0-9a-zA-Z])\}")
 _INTEGER = re.compile(r"([+-]?)([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)")
 
 
-def grade_math_dapo(text: str, gold: str) -> Verdict:
-    """`text` is the end of the response: the caller cuts it to the 300 characters that the rule reads."""
+def make_math_dapo(options: MathDapoGrader) -> GradeFunction:
+    return _grade_literally if options.literal else _grade
+
+
+def _grade_literally(text: str, gold: str) -> Verdict:
+    """`text` is the end of the response: the caller cuts it to the 300 characters that the paper's rule reads."""
     answers = _ANSWER.findall(text)
     return compare_texts(normalise(answers[-1]) if answers else "", _normal_gold(gold))
+
+
+def _grade(text: str, gold: str) -> Verdict:
+    written = answer_line(text)
+    answer, wanted = _normal(written) if written else "", _normal_typographic_gold(gold)
+    verdict = compare_texts(answer, wanted)
+    if verdict.reason == "different" and (number := as_number(answer)) is not None and number == as_number(wanted):
+        return right("equal", answer)
+    return verdict
+
+
+def _normal(written: str) -> str:
+    text = clean_signs(written).replace("$", "").replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
+    return normalise(_SHORT_POWER.sub(r"^\1", text))
+
+
+@lru_cache(maxsize=4096)
+def _normal_typographic_gold(gold: str) -> str:
+    return _normal(gold)
 
 
 @lru_cache(maxsize=4096)

@@ -5,6 +5,8 @@ import unicodedata
 from fractions import Fraction
 from math import prod
 
+from services.verifier.graders.reading.typography import plain
+
 _MAX_CHARACTERS = 500
 """Of an answer that is compared by its meaning; a longer one can only be equal as text."""
 _NEAR = Fraction(1, 100)
@@ -20,19 +22,27 @@ _SIGNS = str.maketrans(
     {
         "−": "-", "×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ",
         "≥": r"\ge ", "≠": r"\neq ", "±": r"\pm ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "°": r"^\circ ",
-        "²": "^2 ", "³": "^3 ", "\u00a0": " ", "\u2009": " ", "\u202f": " ",
     }
 )  # fmt: skip
-_OPENING = re.compile(r"(?:\s|\$|\\[()\[\]]|\*\*)*")
-_CLOSING_REVERSED = re.compile(r"\s*[.,;:]?(?:\s|\$(?!\\)|[()\[\]]\\|\*\*)*")
+_OPENING = re.compile(r"(?:\s|\$|\\[()\[\]])*")
+_CLOSING_REVERSED = re.compile(r"(?:\s|\$(?!\\)|[()\[\]]\\)*[.,;:]?(?:\s|\$(?!\\)|[()\[\]]\\)*")
 """Matched from the end, as a search for what ends there takes time quadratic in runs that do not."""
 _SPACING = re.compile(r"\\!\s*|\\displaystyle\s*|\\(?:left|right)(?![a-zA-Z])|\\\$|(?<!\\)\$|(?<!\\)\\[()]")
-_THIN_THOUSANDS = re.compile(r"(?<![0-9])[0-9]{1,3}(?:(?:\\,|\\ )[0-9]{3})+(?![0-9])")
+_SPACES = re.compile(r"(?<!\\)\\[,;: ]|~")
 _TEXT = re.compile(r"\\(?:text|mbox|mathrm|textbf|textit|textrm|textnormal|mathbf|mathit)\s*\{([^{}]*)\}")
 _NUMBER = re.compile(r"([+-]?)\s*([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:\.([0-9]*))?")
 _FRACTION = re.compile(
     r"([+-]?)\s*(?:\\[dtc]?frac\s*\{\s*([+-]?[0-9]+)\s*\}\s*\{\s*([0-9]+)\s*\}|([0-9]+)\s*/\s*([0-9]+))"
 )
+_SCIENTIFIC = re.compile(r"([+-]?)\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE]([+-]?[0-9]{1,3})")
+_POWER_OF_TEN = re.compile(
+    r"([+-]?)\s*(?:([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(?:\\times|\\cdot|\*|x)\s*)?"
+    r"10\s*(?:\^|\*\*)\s*(?:\{\s*([+-]?[0-9]{1,3})\s*\}|([+-]?[0-9]{1,3}))"
+)
+_MIXED = re.compile(
+    r"([+-]?)\s*([0-9]+)(?:\s*\\[dtc]?frac\s*\{\s*([0-9]+)\s*\}\s*\{\s*([0-9]+)\s*\}|\s+([0-9]+)\s*/\s*([0-9]+))"
+)
+_APART = re.compile(r"[+-]?[0-9]+\s+[0-9]+(?:\s*/\s*[0-9]+)?")
 _SPACE = re.compile(r"(?<![0-9])(?:\s|\\[,; ])+|(?:\s|\\[,; ])+(?![0-9\s\\])")
 _BASE = re.compile(r"[0-9A-Fa-f]\}?_\s*(?:\{\s*)?([0-9]+)\s*\}?$")
 # fmt: off
@@ -41,10 +51,10 @@ _UNIT_WORDS = (
     "foot", "feet", "yard", "inch", "inches", "kilometer", "kilometre", "centimeter", "centimetre", "millimeter",
     "millimetre", "gram", "kilogram", "pound", "ounce", "liter", "litre", "milliliter", "gallon", "degree", "radian",
     "unit", "acre", "newton", "joule", "watt", "volt", "people", "person", "student", "children",
-    "point", "way", "time",
+    "point", "way", "time", "hr", "min", "sec", "lb", "oz", "kilogramme", "gramme", "ton", "tonne",
 )
 _UNIT_SIGNS = (
-    "km", "cm", "mm", "m", "ft", "kg", "g", "s", "mph", "ml", "mL",
+    "km", "cm", "mm", "m", "ft", "kg", "g", "s", "mph", "ml", "mL", "h", "kph",
 )
 _NUMBER_WORDS = frozenset((
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
@@ -53,18 +63,30 @@ _NUMBER_WORDS = frozenset((
     "thousandth", "percent", "percentage",
     "pct", "squared", "cubed", "factorial", "negative", "minus", "plus", "over", "point", "mod", "base",
     "than", "pi", "by", "in", "to", "not", "less", "more", "and", "or", "e", "i", "k", "n", "x", "y", "z", "mn",
-    "M", "G", "T",
+    "M", "G", "T", "gross", "couple", "twice", "double", "triple", "lakh", "crore", "grand", "kilo", "mega", "giga",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty", "thirty", "forty",
+    "fifty", "sixty", "seventy", "eighty", "ninety", "maybe", "perhaps", "about", "modulo", "plusminus", "times",
+    "divided", "choose", "for", "where", "with", "if", "but", "wrong", "per", "of", "isn", "root", "power",
 ))
 """What makes another number, or none, of the number before it; a final s aside."""
 # fmt: on
 _UNIT_WORD = rf"(?i:(?:square\s+|cubic\s+)?(?:{'|'.join(_UNIT_WORDS)})s?)"
 _UNIT = re.compile(rf"(?:{_UNIT_WORD}|{'|'.join(_UNIT_SIGNS)})(?:\s*(?:\bper\b|/)\s*(?:{_UNIT_WORD}|[hs]))?")
-_LATEX_UNIT = re.compile(rf"(?<=[0-9}})])\s*(?:\\[,; ~]\s*)*{_TEXT.pattern}\s*(?:\^\s*\{{?[0-9]\}}?)?$")
-_PLAIN_UNIT = re.compile(rf"(?<=[0-9])\s+((?:{_UNIT_WORD}(?:\s+per\s+{_UNIT_WORD})?|km|cm|mm|ft|kg|mph))\s*$")
+_UNIT_PART = rf"{_TEXT.pattern.replace('([^', '[^').replace('*)', '*')}\s*(?:\^\s*\{{?-?[0-9]\}}?)?"
+_LATEX_UNIT = re.compile(rf"(?<=[0-9}})])\s*({_UNIT_PART}(?:\s*(?:/|\\cdot)?\s*{_UNIT_PART})*)$")
+_UNIT_MARKUP = re.compile(r"\\[a-z]+\s*|[{}]|\^\s*\{?-?[0-9]\}?")
+_PLAIN_UNIT = re.compile(
+    rf"(?<=[0-9])\s+((?:{_UNIT_WORD}(?:\s+per\s+{_UNIT_WORD})?|km|cm|mm|ft|kg|mph)(?:\s*\^\s*\{{?[23]\}}?)?)\s*$"
+)
+_COUNTED = re.compile(r"(?<=[0-9])\s+([a-z]{3,}(?:\s+[a-z]{3,})?)$")
 _SHORT_WORDS = frozenset(
     ("no", "on", "am", "pm", "ne", "nw", "se", "sw", "up", "is", "in", "at", "to", "of", "so", "go")
 )
 _PERCENT = re.compile(r"\b(?:per\s?cent|pct)", re.IGNORECASE)
+_PERCENT_WORD = re.compile(
+    r"(?<=[0-9}])\s*(?:\\(?:text|mbox|mathrm|textrm)\s*\{\s*(?:per\s?cent|pct)\.?\s*\}|(?:per\s?cent|pct)\b|(?<!\\)%)",
+    re.IGNORECASE,
+)
 _COSTLY = re.compile(r"\\(?:sum|prod|i*int|oint|lim|bigcup|bigcap|Gamma|zeta)(?![a-zA-Z])|\b(?:factorial|primorial)\b")
 _BIG_NUMBER = re.compile(rf"[0-9]{{{_MAX_DIGITS + 1},}}")
 _HUGE_FACTORIAL = re.compile(r"!\s*[)}\]]*\s*!|\^|[0-9]{4}")
@@ -79,10 +101,19 @@ class UnreadableAnswer(ValueError):
 
 def clean(answer: str) -> str:
     """Without delimiters and spacing, typographic signs as LaTeX. Raises UnreadableAnswer."""
-    text = answer.translate(_SIGNS)
+    text = plain(answer).translate(_SIGNS)
     require_visible(text)
-    text = _SPACING.sub("", _bare(text).replace("{,}", ","))
-    return _THIN_THOUSANDS.sub(lambda match: re.sub(r"\\[, ]", "", match[0]), text).strip()
+    return _without_spacing(text)
+
+
+def clean_signs(answer: str) -> str:
+    """As `clean`, with the signs that are not LaTeX as they stand. Nothing is refused."""
+    return _without_spacing(plain(answer))
+
+
+def _without_spacing(text: str) -> str:
+    text = plain(_bare(text)).replace("{,}", ",")
+    return _SPACES.sub(" ", _SPACING.sub("", text)).strip()
 
 
 def _bare(text: str) -> str:
@@ -121,13 +152,18 @@ def is_unit(text: str) -> bool:
 
 def split_unit(answer: str) -> tuple[str, str]:
     """A cleaned answer without the words that follow its number, and these words: ("5", "miles")."""
-    match = _LATEX_UNIT.search(answer) or _PLAIN_UNIT.search(answer)
-    return (answer[: match.start()], " ".join(match[1].split())) if match else (answer, "")
+    match = _LATEX_UNIT.search(answer) or _PLAIN_UNIT.search(answer) or _COUNTED.search(answer)
+    return (answer[: match.start()], " ".join(_UNIT_MARKUP.sub(" ", match[1]).split())) if match else (answer, "")
+
+
+def counts_things(answer: str, words: str) -> bool:
+    """Whether the words behind a plain number can only say what is counted: "18 red apples"."""
+    return _COUNTED.search(answer) is not None and may_be_unit(words)
 
 
 def may_be_unit(words: str) -> bool:
     """Of a gold answer, which may count anything: words, and none that makes another number of it."""
-    found = re.findall(r"[a-zA-Z]+|[^a-zA-Z\s.]", words)
+    found = re.findall(r"[a-zA-Z]+|[^a-zA-Z\s./]", words)
     forms = {form for word in found for form in (word, word.lower(), word.lower().removesuffix("s"))}
     return bool(found) and all(word.isalpha() for word in found) and not forms & _NUMBER_WORDS
 
@@ -154,11 +190,29 @@ def as_number(answer: str) -> Fraction | None:
         decimals = match[3] or ""
         value = Fraction(int((match[2] or "0").replace(",", "") + decimals), 10 ** len(decimals))
         return -value if match[1] == "-" else value
+    power = _SCIENTIFIC.fullmatch(answer) or _POWER_OF_TEN.fullmatch(answer)
+    if power:
+        value = Fraction(power[2] or "1") * Fraction(10) ** int(power[3] or power[4])
+        return -value if power[1] == "-" else value
+    mixed = _MIXED.fullmatch(answer)
+    if mixed and int(mixed[3] or mixed[5]) < int(mixed[4] or mixed[6]):
+        value = int(mixed[2]) + Fraction(int(mixed[3] or mixed[5]), int(mixed[4] or mixed[6]))
+        return -value if mixed[1] == "-" else value
     match = _FRACTION.fullmatch(answer)
     if not match or not int(match[3] or match[5]):
         return None
     value = Fraction(int(match[2] or match[4]), int(match[3] or match[5]))
     return -value if match[1] == "-" else value
+
+
+def names_no_number(answer: str) -> bool:
+    """Whether whole numbers stand side by side, as in "3 4" and "4 10/3": no product, and no mixed number."""
+    return _APART.fullmatch(answer) is not None
+
+
+def with_percent_sign(answer: str) -> str:
+    """A number in percent, the word written as the sign."""
+    return _PERCENT_WORD.sub(r"\\%", answer)
 
 
 def agree(a: Fraction, b: Fraction, digits: int) -> bool:

@@ -14,7 +14,6 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from dapo.spec.tree.graders import MathVerifyGrader
-from services.verifier.graders.extraction import final_answer
 from services.verifier.graders.math_structure import equations, is_set, is_tuple, items, members, named_values
 from services.verifier.graders.math_text import (
     UnreadableAnswer,
@@ -24,12 +23,24 @@ from services.verifier.graders.math_text import (
     as_word,
     base_of,
     clean,
+    counts_things,
     has_text,
     is_costly,
     is_unit,
     may_be_unit,
+    names_no_number,
     split_unit,
+    with_percent_sign,
 )  # fmt: skip
+from services.verifier.graders.reading.extraction import final_answer
+from services.verifier.graders.reading.variants import (
+    Option,
+    as_intervals,
+    is_interval,
+    read_option,
+    with_round_brackets,
+    without_condition,
+)
 from services.verifier.graders.verdict import GradeFunction, Verdict, right, wrong
 
 _CACHED_GOLDS = 1024
@@ -62,7 +73,8 @@ def make_math_verify(options: MathVerifyGrader) -> GradeFunction:
             return wrong("no_answer")
         try:
             wanted = read_gold(gold)
-            return _judge(_without_unit_of(wanted, answer), wanted, library, options.digits)
+            given, wanted = _in_one_form(_without_unit_of(wanted, answer), wanted)
+            return _judge(given, wanted, library, options.digits)
         except UnreadableAnswer:
             return wrong("bad_gold", answer.text)
 
@@ -71,23 +83,51 @@ def make_math_verify(options: MathVerifyGrader) -> GradeFunction:
 
 def _read_gold(gold: str) -> _Answer:
     """A gold answer may count anything; only what makes another number of its number is no unit."""
-    text = clean(final_answer(gold) or gold)
+    text = with_percent_sign(with_round_brackets(clean(final_answer(gold) or gold)))
     bare, unit = split_unit(text)
     return _answer(bare, unit) if is_unit(unit) or may_be_unit(unit) else _answer(text)
 
 
 def _read(written: str) -> _Answer:
-    text = clean(written)
+    text = with_round_brackets(clean(written))
     if _BOX.search(text):
         raise UnreadableAnswer("a box within the answer")
     bare, unit = split_unit(text)
-    return _answer(bare, unit) if is_unit(unit) else _answer(text)
+    return _answer(bare, unit) if is_unit(unit) or counts_things(text, unit) else _answer(text)
 
 
 def _without_unit_of(gold: _Answer, answer: _Answer) -> _Answer:
     """The gold answer's own unit is one, whatever it counts."""
     bare, unit = split_unit(answer.text)
     return _answer(bare, unit) if unit and unit == gold.unit else answer
+
+
+def _in_one_form(answer: _Answer, gold: _Answer) -> tuple[_Answer, _Answer]:
+    """Both sides, where one of them says the same in another form."""
+    if answer.number is not None and gold.number is not None:
+        return answer, gold
+    if gold.text.endswith("%"):
+        answer = _answer(with_percent_sign(answer.text), answer.unit)
+    given, wanted = read_option(answer.text), read_option(gold.text)
+    if given and wanted:
+        return _of_option(given, answer, wanted, gold)
+    given_bare, wanted_bare = without_condition(answer.text), without_condition(gold.text)
+    if (given_bare == answer.text) != (wanted_bare == gold.text):
+        answer, gold = _answer(given_bare, answer.unit), _answer(wanted_bare, gold.unit)
+    return _as_interval_beside(gold, answer), _as_interval_beside(answer, gold)
+
+
+def _of_option(given: Option, answer: _Answer, wanted: Option, gold: _Answer) -> tuple[_Answer, _Answer]:
+    """The letters alone, where they differ or one side has no more than its letter."""
+    if given.letter == wanted.letter and given.text and wanted.text and given.text != wanted.text:
+        return answer, gold
+    return _answer(given.letter), _answer(wanted.letter)
+
+
+def _as_interval_beside(other: _Answer, one: _Answer) -> _Answer:
+    """`one`, as intervals where it is an inequality and the other side is none."""
+    intervals = as_intervals(one.text) if is_interval(other.text) else ""
+    return _answer(intervals, one.unit) if intervals else one
 
 
 def _answer(text: str, unit: str = "") -> _Answer:
@@ -102,7 +142,11 @@ def _judge(answer: _Answer, gold: _Answer, library: "_Library", digits: int) -> 
         equal = True
     elif as_word(gold.spelled):
         equal = as_word(answer.spelled) == as_word(gold.spelled)
-    elif _has_other_words(answer, gold) or base_of(answer.text) not in ("", base_of(gold.text)):
+    elif (
+        names_no_number(answer.text)
+        or _has_other_words(answer, gold)
+        or base_of(answer.text) not in ("", base_of(gold.text))
+    ):
         equal = False
     elif is_costly(gold.text):
         return wrong("bad_gold", answer.text)

@@ -53,7 +53,7 @@ def _checked(found: Verdict) -> Verdict:
     parts = _parts(found.parts)
     if parts is None:
         return wrong("bad_reply", f"parts {found.parts!r:.80}, not scores in [0, 1] by name")
-    return found._replace(score=score, parts=parts)
+    return found._replace(score=score, parts=parts, unclosed_thinking=False)
 
 
 def _parts(found: Any) -> dict[str, float] | None:

@@ -10,8 +10,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from dapo.spec.tree.graders import ReasoningGymGrader
-from services.verifier.graders.extraction import final_answer, tagged_answer
 from services.verifier.graders.math_text import UnreadableAnswer, require_visible
+from services.verifier.graders.reading.extraction import final_answer
 from services.verifier.graders.verdict import GradeFunction, Verdict, scored, wrong
 
 # fmt: off
@@ -56,7 +56,7 @@ def make_reasoning_gym(options: ReasoningGymGrader) -> GradeFunction:
         wanted = _read_gold(gold)
         if wanted is None:
             return wrong("bad_gold")
-        answer = tagged_answer(text) or final_answer(text)
+        answer = final_answer(text)
         if not answer:
             return wrong("no_answer")
         try:

@@ -24,6 +24,8 @@ class Verdict(NamedTuple):
     """The answer as it was compared, shortened."""
     parts: Mapping[str, float] = {}
     """Scores of the parts of a weighted sum, by grader."""
+    unclosed_thinking: bool = False
+    """The response ends within its thinking, so there is no answer."""
 
     @property
     def failed(self) -> bool:

@@ -92,11 +92,11 @@ class Grading:
     async def _grade_remote(
         self, service: RemoteScorer | Judge, options: AnyGrader, requests: Sequence[GradingRequest]
     ) -> list[Verdict]:
-        """Empty and too long responses get their verdict here; all others go to the service."""
-        found = [_verdict_unseen(options, request) for request in requests]
-        asked = [request for request, verdict in zip(requests, found, strict=True) if verdict is None]
+        """Empty and too long responses get their verdict here; what all others say goes to the service."""
+        texts = [_text_for_service(options, request.text) for request in requests]
+        asked = [one._replace(text=text) for one, text in zip(requests, texts, strict=True) if isinstance(text, str)]
         answers = iter(await service.grade(asked))
-        return [next(answers) if verdict is None else verdict for verdict in found]
+        return [text if isinstance(text, Verdict) else next(answers) for text in texts]
 
     async def _grade_weighted(self, options: WeightedGrader, requests: Sequence[GradingRequest]) -> list[Verdict]:
         columns = await asyncio.gather(
@@ -113,11 +113,10 @@ def _field(name: str, grader: AnyGrader, reward: RewardSpec) -> str:
     return f"{field}.function" if isinstance(grader, PythonGrader) and name in reward.graders else field
 
 
-def _verdict_unseen(options: AnyGrader, request: GradingRequest) -> Verdict | None:
-    """For an empty or too long response; None for any other."""
-    if not request.text.strip():
-        return wrong("no_answer")
-    return wrong("too_long") if text_for_grader(options, request.text) is None else None
+def _text_for_service(options: AnyGrader, text: str) -> str | Verdict:
+    """As `text_for_grader`; an empty response gets its verdict, too."""
+    read = text_for_grader(options, text)
+    return read if isinstance(read, Verdict) or read.strip() else wrong("no_answer")
 
 
 def weighted_verdict(options: WeightedGrader, verdicts: Mapping[str, Verdict]) -> Verdict:
@@ -128,4 +127,5 @@ def weighted_verdict(options: WeightedGrader, verdicts: Mapping[str, Verdict]) -
     extracted = next((verdict.extracted for verdict in verdicts.values() if verdict.extracted), "")
     failure = next((verdict for verdict in verdicts.values() if verdict.failed), None)
     found = wrong(failure.reason, extracted) if failure else scored(score, options.threshold - _ROUNDING, extracted)
-    return found._replace(parts=scores)
+    unclosed = any(verdict.unclosed_thinking for verdict in verdicts.values())
+    return found._replace(parts=scores, unclosed_thinking=unclosed)

@@ -84,8 +84,8 @@ class GradingPool:
         for request in requests:
             options = self._graders[request.grader]
             text = text_for_grader(options, request.text)
-            if text is None:
-                verdicts.append(wrong("too_long"))
+            if isinstance(text, Verdict):
+                verdicts.append(text)
             elif len(request.gold) > options.MAX_GOLD:
                 verdicts.append(wrong("bad_gold", f"{len(request.gold)} characters, {options.MAX_GOLD} may be"))
             else:

@@ -55,6 +55,16 @@ def test_results_may_bring_their_own_verdict_and_reason() -> None:
     ]
 
 
+def test_a_service_is_not_sent_what_was_thought() -> None:
+    with serving(score_by_length) as service:
+        verdicts = grade(remote(service), "<think>a</think>b", "<think>a")
+        assert [item["response"] for call in service.calls for item in call["items"]] == ["b"]
+    assert [(one.reason, one.unclosed_thinking) for one in verdicts] == [
+        ("below_threshold", False),
+        ("no_answer", True),
+    ]
+
+
 def test_nobody_is_asked_about_an_empty_or_too_long_response() -> None:
     with serving(score_by_length) as service:
         verdicts = grade(remote(service, max_characters=9), " \n", "x" * 10, "xxxxxx")

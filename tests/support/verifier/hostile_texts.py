@@ -55,7 +55,7 @@ MATHS = [
     "\\input{/etc/hostname}",
     "lambda: 3",
     "{x for x in 3}",
-    "３",
+    "٣",
     "٣",
     "3\u200b",
     "\u202e3",
@@ -74,7 +74,7 @@ WRAPPERS = [
     "31. {}",
     "{} or \\boxed{{31}} is wrong, \\boxed{{32}}",
     "\\boxed{{30}}, {}, \\boxed{{31}}",
-    "{}\n\nAnswer: 31",
+    "Answer: 31\n\n{}",
 ]
 
 TEXTS = [
@@ -124,7 +124,7 @@ TEXTS = [
     "<answer>31/0</answer>",
     "<answer>__import__('os').system('touch FORGED')</answer>",
     "<answer>31//1</answer>",
-    "<answer>３1</answer>",
+    "<answer>٣1</answer>",
     "<answer>31 if 1 else 0</answer>",
     "<answer>None</answer>",
     "<answer>NaN</answer>",

@@ -52,6 +52,7 @@ def test_statistics_of_a_step_count_filtered_groups_too() -> None:
         "correct_penalised_share": 0,
         "response_length_mean": 5.5,
         "truncated_share": 1 / 8,
+        "unclosed_thinking_share": 0,
         "grader_failed_share": 0,
         "keep_rate": 1 / 4,
         "all_correct_share": 1 / 4,
@@ -60,6 +61,12 @@ def test_statistics_of_a_step_count_filtered_groups_too() -> None:
     }
     assert summarise_graded(groups, dynamic_sampling=False)["keep_rate"] == 1.0
     assert summarise_graded([]) == {}
+
+
+def test_responses_that_end_within_their_thinking_are_counted() -> None:
+    group = make_group([True, False, False, False])
+    group.grades[2].unclosed_thinking = True
+    assert summarise_graded([group])["unclosed_thinking_share"] == 1 / 4
 
 
 def test_failed_gradings_are_told_from_wrong_answers() -> None:

@@ -40,7 +40,7 @@ def test_sections_by_name_are_shown_below_their_field() -> None:
     page = render()
     assert "## `data.sources.<name>`\n" in page
     assert "## `reward.graders.<name>`, `type: code`\n\nThe last block of Python" in page
-    assert section_names()["reward.graders.<name>[type: exact]"] == ("max_characters", "type")
+    assert section_names()["reward.graders.<name>[type: exact]"] == ("max_characters", "thinking_tags", "type")
 
 
 @pytest.mark.parametrize(

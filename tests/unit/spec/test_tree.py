@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from dapo.spec import PRESETS, AlgorithmSpec, RunSpec
 from dapo.spec.tree.algorithm import GROUP_SIZES
+from dapo.spec.tree.graders import MathDapoGrader
 from tests.support.spec import MINIMAL, spec
 
 
@@ -15,6 +16,14 @@ def test_defaults_alone_make_a_valid_spec() -> None:
     defaults = RunSpec.model_validate(MINIMAL)
     assert defaults.algorithm == AlgorithmSpec()
     assert (defaults.training.prompts_per_step, defaults.sampling.group_size) == (512, 16)
+
+
+def test_what_is_compared_with_verl_is_graded_by_the_papers_exact_rule() -> None:
+    parity = {**MINIMAL, "algorithm": {"preset": "verl-parity"}}
+    own = {"graders": {"math_dapo": {"type": "math_dapo"}}}
+    assert RunSpec.model_validate(parity).named_graders["math_dapo"] == MathDapoGrader(literal=True)
+    assert RunSpec.model_validate({**parity, "reward": own}).named_graders["math_dapo"] == MathDapoGrader()
+    assert RunSpec.model_validate(MINIMAL).named_graders["math_dapo"] == MathDapoGrader()
 
 
 def test_preset_dapo_is_the_paper() -> None:

@@ -7,19 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dapo.spec.tree.graders import BUILT_IN, ExactGrader, MathDapoGrader, RegexGrader
-from services.verifier.graders import MAX_EXTRACTED, GraderSetupError, Verdict, build_grader, text_for_grader
+from services.verifier.graders import MAX_EXTRACTED, GraderSetupError, Verdict, build_grader, text_for_grader, wrong
 from services.verifier.graders.math_dapo import normalise
 from tests.support.paths import SHARED
 
 DATA = SHARED / "data"
 MATH_DAPO = MathDapoGrader()
+LITERAL = MathDapoGrader(literal=True)
 grade_exact = build_grader(ExactGrader())
 
 
 def grade_math_dapo(text: str, gold: str) -> Verdict:
     """As the pool does: the grader reads what its options let it read."""
     read = text_for_grader(MATH_DAPO, text)
-    assert read is not None
+    assert isinstance(read, str)
     return build_grader(MATH_DAPO)(read, gold)
 
 
@@ -62,11 +63,41 @@ def test_pitfall_19_different_answers_are_different(gold: str, answer: str) -> N
     assert (verdict.correct, verdict.score, verdict.reason) == (False, 0.0, "different")
 
 
+def grade_literally(text: str, gold: str) -> Verdict:
+    read = text_for_grader(LITERAL, text)
+    assert isinstance(read, str)
+    return build_grader(LITERAL)(read, gold)
+
+
 def test_pitfall_20_only_the_last_300_characters_count() -> None:
     answer = "Answer: 34"
-    assert grade_math_dapo(answer + " " * (300 - len(answer)), "34").correct
-    assert grade_math_dapo(answer + "\n" + "." * (299 - len(answer)), "34").correct
-    assert grade_math_dapo(answer + "\n" + "." * (300 - len(answer)), "34").reason == "no_answer"
+    assert grade_literally(answer + " " * (300 - len(answer)), "34").correct
+    assert grade_literally(answer + "\n" + "." * (299 - len(answer)), "34").correct
+    assert grade_literally(answer + "\n" + "." * (300 - len(answer)), "34").reason == "no_answer"
+    assert grade_math_dapo(answer + "\n" + "." * 3000, "34").correct
+    assert text_for_grader(MathDapoGrader(literal=True, max_characters=5), "x" * 9) == "x" * 5
+
+
+@pytest.mark.parametrize("answer", ["**34**", "34.", "34.0", "３４", "\\(34\\)", "\u221234"])
+def test_the_papers_exact_rule_knows_no_typography(answer: str) -> None:
+    gold = "-34" if answer.startswith("\u2212") else "34"
+    assert grade_math_dapo(f"Answer: {answer}", gold).correct
+    assert grade_literally(f"Answer: {answer}", gold).reason == "different"
+    assert grade_literally(f"Answer: {gold}", gold).correct
+
+
+def test_a_sign_before_a_formula_counts_but_in_the_papers_rule() -> None:
+    assert not grade_math_dapo("Answer: -$34$", "34").correct
+    assert grade_math_dapo("Answer: -$34$", "-34").correct
+    assert grade_literally("Answer: -$34$", "34").correct
+
+
+def test_what_follows_an_answer_line_may_state_another() -> None:
+    text = "Answer: 34\n\nNo, wait: it is \\boxed{35}."
+    assert grade_math_dapo(text, "35").correct
+    assert not grade_math_dapo(text, "34").correct
+    assert grade_literally(text, "34").correct
+    assert grade_math_dapo("It is \\boxed{35}.", "35").reason == "no_answer"
 
 
 def test_the_last_answer_line_wins() -> None:
@@ -111,7 +142,7 @@ def test_an_integer_has_one_normal_form(number: int) -> None:
 
 def test_a_grader_of_the_whole_response_reads_none_that_is_too_long() -> None:
     assert text_for_grader(ExactGrader(max_characters=3), "abc") == "abc"
-    assert text_for_grader(ExactGrader(max_characters=3), "abcd") is None
+    assert text_for_grader(ExactGrader(max_characters=3), "abcd") == wrong("too_long")
     assert text_for_grader(MathDapoGrader(max_characters=3), "abcd") == "bcd"
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dapo.spec.tree.graders import MathVerifyGrader
 from services.verifier.graders import Verdict, build_grader
-from services.verifier.graders.extraction import final_answer, tagged_answer
+from services.verifier.graders.reading.extraction import final_answer, tagged_answer
 from tests.support.paths import SHARED
 
 pytest.importorskip("math_verify", reason="pip install '.[graders]'")
@@ -39,7 +39,7 @@ def boxed(answer: str, gold: str) -> Verdict:
         ("\\boxed{3}, \\boxed{3}", "3"),
         ("\\boxed{1} is the first root. The second: \\boxed{2}", "2"),
         ("Answer: 3\nAnswer: $4$", "4"),
-        ("\\boxed{3}\nAnswer: 4", "3"),
+        ("\\boxed{3}\nAnswer: 4", "4"),
         ("**Answer:** 34", "34"),
         ("**Final Answer**: 34", "34"),
         ("ANSWER:\n34", "34"),
@@ -233,7 +233,7 @@ def test_an_empty_answer_is_never_correct(text: str, gold: str) -> None:
 
 @pytest.mark.parametrize(
     ("answer", "character"),
-    [("３", "U+FF13"), ("٣", "U+0663"), ("3\u200b", "U+200B"), ("\u202e3", "U+202E"), ("3\x00", "U+0000"),
+    [("٣", "U+0663"), ("3\u200b", "U+200B"), ("\u202e3", "U+202E"), ("3\x00", "U+0000"),
      ("\ud800", "U+D800"), ("③", "U+2462"), ("Ⅲ", "U+2162")],
 )  # fmt: skip
 def test_characters_that_nobody_can_tell_are_refused(answer: str, character: str) -> None:
@@ -246,7 +246,7 @@ def test_no_gold_is_told_from_a_wrong_answer(gold: str) -> None:
     assert boxed("3", gold).reason == "empty_gold"
 
 
-@pytest.mark.parametrize("gold", ["4:30p..", "\\frac{1}{0}", "\\frac{", "９", "9^{9^{9^9}}", "\\int_0^1 e^{-x^2} dx"])
+@pytest.mark.parametrize("gold", ["4:30p..", "\\frac{1}{0}", "\\frac{", "٩", "9^{9^{9^9}}", "\\int_0^1 e^{-x^2} dx"])
 def test_a_gold_that_cannot_be_read_is_a_failure_and_no_reward(gold: str) -> None:
     for answer in ("3", "\\frac{1}{0}+1", "x"):
         verdict = boxed(answer, gold)

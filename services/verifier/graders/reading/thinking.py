@@ -1,0 +1,35 @@
+"""What a response says outside its thinking. Takes time linear in the text."""
+
+import re
+from functools import lru_cache
+
+
+def without_thinking(text: str, tags: tuple[str, str]) -> str | None:
+    """`text` without what stands between the opening and the closing tag; None where a block is not closed.
+
+    The tags are found in upper and lower case. A closing tag without an opening one ends a block that the prompt
+    opened: nothing before it is read. A text without tags is returned as it stands.
+    """
+    lower = text.lower()
+    if not any(tag.lower() in lower for tag in tags):
+        return text
+    found = _tags(tags).finditer(text)
+    said: list[str] = []
+    end = 0
+    thinking = False
+    for tag in found:
+        if tag[1]:
+            if not thinking:
+                said.append(text[end : tag.start()])
+            thinking = True
+        else:
+            if not thinking:
+                said.clear()
+            thinking, end = False, tag.end()
+    return None if thinking else "".join((*said, text[end:])).strip()
+
+
+@lru_cache(64)
+def _tags(tags: tuple[str, str]) -> re.Pattern[str]:
+    opening, closing = map(re.escape, tags)
+    return re.compile(f"({opening})|{closing}", re.IGNORECASE)

@@ -1,0 +1,73 @@
+"""Thinking is not answering: what a grader is given of a response that thinks first."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dapo.spec.tree.graders import (
+    BUILT_IN,
+    AnyGrader,
+    CodeGrader,
+    ExactGrader,
+    MathDapoGrader,
+    RegexGrader,
+    WeightedGrader,
+)
+from services.verifier.graders import right, text_for_grader, wrong
+from services.verifier.grading.dispatch import weighted_verdict
+
+UNCLOSED = wrong("no_answer")._replace(unclosed_thinking=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("no thought", "no thought"),
+        (" no thought\n", " no thought\n"),
+        ("<think>maybe 5</think>\n\n7", "7"),
+        ("<think></think>7", "7"),
+        ("<THINK>maybe 5</Think>7", "7"),
+        ("<think>a</think>It is <think>b</think>7", "It is 7"),
+        ("maybe 5</think>7", "7"),
+        ("a<think>b</think>c</think>7", "7"),
+        ("<think>the tag <think> opens</think>7", "7"),
+        ("<think>5</think>", ""),
+    ],
+)
+@pytest.mark.parametrize("options", BUILT_IN.values(), ids=BUILT_IN)
+def test_no_grader_reads_what_was_thought(options: AnyGrader, text: str, said: str) -> None:
+    assert text_for_grader(options, text) == said
+
+
+@pytest.mark.parametrize(
+    "text", ["<think>7", "<think>", "7 <think>or", "<think>a</think>7<think>b", "a</think><think>7"]
+)
+@pytest.mark.parametrize("options", [*BUILT_IN.values(), RegexGrader(pattern="7")])
+def test_who_never_stops_thinking_has_no_answer(options: AnyGrader, text: str) -> None:
+    assert text_for_grader(options, text) == UNCLOSED
+
+
+def test_thinking_is_cut_before_the_end_is_taken() -> None:
+    options = MathDapoGrader(max_characters=10)
+    assert text_for_grader(options, "<think>" + "x" * 100 + "Answer: 1") == UNCLOSED
+    assert text_for_grader(options, "<think>" + "x" * 100 + "</think>Answer: 1") == "Answer: 1"
+    assert text_for_grader(ExactGrader(max_characters=3), "<think>long</think>abc") == "abc"
+
+
+def test_tags_are_an_option_of_every_grader() -> None:
+    options = CodeGrader(thinking_tags=("[THINK]", "[/THINK]"))
+    assert text_for_grader(options, "[THINK]a[/THINK]b") == "b"
+    assert text_for_grader(options, "<think>a") == "<think>a"
+    assert text_for_grader(RegexGrader(pattern="a", thinking_tags=None), "<think>a</think>") == "<think>a</think>"
+
+
+def test_a_part_of_a_sum_that_reads_no_end_of_thinking_shows_in_the_whole() -> None:
+    options = WeightedGrader(parts={"a": 1.0, "b": 1.0})
+    assert weighted_verdict(options, {"a": UNCLOSED, "b": right("matched")}).unclosed_thinking
+    assert not weighted_verdict(options, {"a": wrong("no_answer"), "b": right("matched")}).unclosed_thinking
+
+
+@given(st.lists(st.sampled_from(["<think>", "5", " ", "\n", "<", "think>"]), max_size=30))
+def test_nothing_of_a_thought_is_read(parts: list[str]) -> None:
+    thought = "".join(parts)
+    assert text_for_grader(ExactGrader(), f"<think>{thought}</think>7") == "7"
