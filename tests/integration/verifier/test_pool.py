@@ -220,7 +220,7 @@ def test_a_function_of_the_users_gives_a_score(text: str, reason: str) -> None:
 def test_what_a_function_of_the_users_may_return(text: str, expected: tuple[object, ...]) -> None:
     async def use(pool: GradingPool) -> None:
         (verdict,) = await pool.grade([GradingRequest("anything", text, "")])
-        assert verdict == expected
+        assert verdict == Verdict(*expected)
 
     with_pool(use)
 
