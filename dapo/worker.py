@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dapo.bus import Bus
+from dapo.errors import first_leaf
 from dapo.host.addresses import advertised_address
 from dapo.host.processes import die_with_parent
 from dapo.telemetry import logs
@@ -18,7 +19,7 @@ from dapo.telemetry import logs
 log = logging.getLogger(__name__)
 
 
-def variable(name: str) -> str:
+def _variable(name: str) -> str:
     """An environment variable that a launcher sets; leaves the process in words where it is missing."""
     value = os.environ.get(name)
     if not value:
@@ -43,12 +44,12 @@ class WorkerEnvironment:
     @classmethod
     def read(cls) -> "WorkerEnvironment":
         return cls(
-            run_id=variable("DAPO_RUN_ID"),
-            run_dir=Path(variable("DAPO_RUN_DIR")),
-            worker_id=variable("DAPO_WORKER_ID"),
+            run_id=_variable("DAPO_RUN_ID"),
+            run_dir=Path(_variable("DAPO_RUN_DIR")),
+            worker_id=_variable("DAPO_WORKER_ID"),
             replica=int(os.environ.get("DAPO_REPLICA", "0")),
             replicas=int(os.environ.get("DAPO_REPLICAS", "1")),
-            redis_url=variable("DAPO_REDIS_URL"),
+            redis_url=_variable("DAPO_REDIS_URL"),
             payload_url=os.environ.get("DAPO_PAYLOAD_URL") or None,
         )
 
@@ -94,7 +95,5 @@ def run_worker(
     except* expected as group:
         fatal.extend(group.exceptions)
     for error in fatal:
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        log.error("%s ends: %s", environment.worker_id, error)
+        log.error("%s ends: %s", environment.worker_id, first_leaf(error))
     return 1 if fatal else 0

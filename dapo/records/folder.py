@@ -66,6 +66,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def redis(self) -> Path:
+        """Data of the run's own Valkey, if it has one; goes when the run has succeeded."""
+        return self.path / "redis"
+
+    @property
     def logs(self) -> Path:
         """Logs of the run's processes."""
         return self.path / "logs"

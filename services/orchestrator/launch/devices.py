@@ -1,7 +1,6 @@
 """The GPUs of this machine, each lent to one run at a time."""
 
 import fcntl
-import logging
 import os
 import re
 from collections.abc import Sequence
@@ -9,8 +8,6 @@ from pathlib import Path
 
 from dapo.spec.workloads import Workload
 from services.orchestrator.launch.launcher import LaunchError
-
-log = logging.getLogger(__name__)
 
 LOCKS = Path("/tmp/dapo-devices")
 """Of all users and run services of the machine: one file a GPU, locked while a run has it."""

@@ -10,6 +10,7 @@ from dapo.bus import BusError
 from dapo.bus.roles import OrchestratorBus
 from dapo.contracts.events import Alert, ServiceChanged, StateChanged
 from dapo.data import DatasetError
+from dapo.errors import first_leaf
 from dapo.spec.run import RunSpec
 from dapo.spec.workloads import plan_workloads
 from dapo.v1 import run_pb2 as pb
@@ -22,7 +23,7 @@ from services.orchestrator.records.recorder import Recorder
 from services.orchestrator.runs.events import RunEvents
 from services.orchestrator.runs.inputs import Inputs, input_problems, open_inputs
 from services.orchestrator.runs.monitor import HealthMonitor
-from services.orchestrator.runs.outcome import RunFailed, RunOutcome, first_leaf, in_words
+from services.orchestrator.runs.outcome import RunFailed, RunOutcome, in_words
 from services.orchestrator.runs.redis import RunRedis
 
 log = logging.getLogger(__name__)

@@ -25,10 +25,3 @@ def in_words(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno in _DISK_FULL:
         return f"the disk is full or its quota used up: free space for the run folder ({error})"
     return str(error)
-
-
-def first_leaf(error: BaseException) -> BaseException:
-    """Of what a TaskGroup raised, the first error itself."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dapo.bus import Bus, BusError
 from dapo.bus.server.embedded import EmbeddedValkey
+from dapo.records.folder import RunFolder
 from dapo.spec.budget import server_memory_mib
 from dapo.spec.tree.resources import RedisResources
 
@@ -25,7 +26,7 @@ class RunRedis:
     def __init__(self, run_id: str, run_dir: Path, resources: RedisResources, default_url: str | None) -> None:
         """`default_url`: of the service's server, where the spec names none; None: an embedded one is started."""
         self._run_id = run_id
-        self._folder = run_dir / "redis"
+        self._folder = RunFolder(run_dir).redis
         self._resources = resources
         self._external = resources.url or default_url
         self._valkey: EmbeddedValkey | None = None

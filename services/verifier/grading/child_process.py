@@ -3,16 +3,16 @@
 import asyncio
 import json
 import logging
-import sys
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+from dapo.host.processes import child_environment, python_command
 from services.verifier.grading.child_main import READY
 
 log = logging.getLogger(__name__)
 
-COMMAND = (sys.executable, "-m", "services.verifier.grading.child_main")
+COMMAND = python_command("services.verifier.grading.child_main")
 START_DEADLINE_S = 60.0
 _GRACE_S = 0.05
 """After a deadline, time to read a reply that came while this process itself was not scheduled."""
@@ -45,7 +45,8 @@ class GradingProcess:
     async def start(cls, configuration: bytes) -> "GradingProcess | None":
         """None if it does not start within START_DEADLINE_S; its own error message is on stderr."""
         pipe = asyncio.subprocess.PIPE
-        process = cls(await asyncio.create_subprocess_exec(*COMMAND, stdin=pipe, stdout=pipe))
+        child = await asyncio.create_subprocess_exec(*COMMAND, stdin=pipe, stdout=pipe, env=child_environment())
+        process = cls(child)
         ready = False
         try:
             process._stdin.write(configuration + b"\n")

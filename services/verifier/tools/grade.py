@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from pydantic import TypeAdapter
 
+from dapo.errors import first_leaf
 from dapo.spec.tree.graders import GraderSpec
 from dapo.spec.tree.reward import RewardSpec
 from services.verifier.graders import Verdict
@@ -116,12 +117,6 @@ def _parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _leaf(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
-
-
 def main() -> int:
     arguments = _parse()
     try:
@@ -129,7 +124,7 @@ def main() -> int:
     except KeyboardInterrupt:
         return _fail("interrupted", _INTERRUPTED)
     except (ExceptionGroup, GraderStartError, TooManyMalformed, Unwritable, OSError) as error:
-        match leaf := _leaf(error):
+        match leaf := first_leaf(error):
             case BrokenPipeError():  # Who reads our output, e.g. `head`, has seen enough.
                 _drop_output()
                 return 0

@@ -16,7 +16,7 @@ DAPO = (
     {"spec", "bus", "telemetry"},
     {"contracts"},
     {"v1"},
-    {"client", "host", "redaction", "terminal"},
+    {"client", "errors", "host", "redaction", "terminal"},
 )
 SPEC = (
     {"load", "preview", "reference"},
