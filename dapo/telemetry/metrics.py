@@ -63,6 +63,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("weight_sync_s", "s", "From the end of training until every ready generator served the new weights",
            "learner"),
     Metric("entropy", "nats", "Mean entropy of the policy's next-token distribution over response tokens", "learner"),
+    Metric("lora_surviving_share", "share", "Of the LoRA update, what is left in the merged weights that generators "
+           "get, rounded to model.dtype: 1 − Σ error² / Σ update²; none where the adapter is served apart", "learner"),
     Metric("mismatch_kl", "nats", "KL between the sampler's and the learner's probabilities of the sampled tokens, "
            "before the step's first update: of that update's tokens, of all with `decoupled`", "learner"),
     Metric("probability_mean", "share", "Mean probability that the policy gives the sampled tokens (DAPO, figure 7d)",

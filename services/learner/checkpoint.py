@@ -4,7 +4,8 @@
     checkpoints/step-000020/value/…       the same of the value network, where there is one
     checkpoints/step-000020/reference.pt  the reference model, where it is refreshed
     checkpoints/step-000020/rng-rank0.pt  random states, one file a rank
-    checkpoints/step-000020/hf/…          the model in Hugging Face format
+    checkpoints/step-000020/hf/…          the model in Hugging Face format, LoRA merged
+    checkpoints/step-000020/adapter/…     the LoRA adapter in PEFT's format, where there is one
     checkpoints/step-000020/manifest.json what the checkpoint stands for, and the size of every file
     checkpoints/latest.json               the marker: which directory counts
 
@@ -24,6 +25,7 @@ from transformers import AutoTokenizer
 from dapo.host.files import sync, write_json
 from dapo.records.folder import RunFolder
 from dapo.spec import RunSpec
+from services.learner.model.lora import ServedWeight, write_adapter
 from services.learner.step.trainer import Trainer
 
 _FORMAT = 1
@@ -121,6 +123,8 @@ class CheckpointStore:
             torch.save(self.reference.state_dict(), directory / _REFERENCE)
         torch.save(_rng_state(), directory / f"rng-rank{self.ranks.rank}.pt")
         self._write_model(directory / "hf")
+        if self.spec.lora.rank is not None:
+            self._write_adapter(directory / "adapter")
         dist.barrier()
         if self.ranks.leads:
             files = _files(directory)
@@ -150,14 +154,24 @@ class CheckpointStore:
 
     def _write_model(self, directory: Path) -> None:
         """Gather the parameters one by one to rank 0 and write them as a Hugging Face directory."""
-        state = {}
-        for name, weight in self.engine.module.served_weights().items():
-            with self.engine.gathered(weight.parameters):
-                if self.ranks.leads:
-                    state[name] = weight.value().cpu().clone()
+        state = self._gather(self.engine.module.served_weights())
         if self.ranks.leads:
             self.engine.module.causal.save_pretrained(directory, state_dict=state)
             AutoTokenizer.from_pretrained(self.spec.model.path).save_pretrained(directory)
+
+    def _write_adapter(self, directory: Path) -> None:
+        weights = self._gather(self.engine.module.adapter_weights())
+        if self.ranks.leads:
+            write_adapter(directory, self.spec.lora, self.spec.model.path, weights)
+
+    def _gather(self, weights: dict[str, ServedWeight]) -> dict[str, torch.Tensor]:
+        """Copies on the CPU, of rank 0 alone."""
+        found = {}
+        for name, weight in weights.items():
+            with self.engine.gathered(weight.parameters):
+                if self.ranks.leads:
+                    found[name] = weight.value().cpu().clone()
+        return found
 
     def load(self) -> Manifest | None:
         """Resume from the marker; None when there is none. Raises CheckpointError where this run cannot continue it."""

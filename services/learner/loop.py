@@ -33,6 +33,9 @@ _BUCKETS_IN_FLIGHT = 2
 _FORCED_CHECKPOINT_SHARE = 0.7
 """Share of the Redis memory budget at which a checkpoint is made early, because it frees the payloads it covers."""
 
+_SURVIVING_SHARE = 0.5
+"""Of a merged LoRA update; where less survives the rounding, people are told."""
+
 
 class Action(IntEnum):
     IDLE = 0
@@ -83,13 +86,14 @@ class LearnerLoop:
         self.trainer = trainer
         self.address = address
         self.checkpoints = CheckpointStore(environment.run_dir, spec, trainer)
-        self.buckets = WeightBuckets(trainer.engine, spec.weight_sync.bucket_mib)
+        self.buckets = WeightBuckets(trainer.engine, spec.weight_sync.bucket_mib, adapter=spec.serves_adapter)
         self.step = 0
         self.epoch = 0
         self.catch_up_step = 0
         self.checkpointed_step = -1
         self.publisher: Publisher | None = None
         self._unpublished = True
+        self._told_of_rounding = False
         self._waited_s = 0.0
         self._step_ended = time.monotonic()
         self._next: pb.TrainBatch | None = None
@@ -236,7 +240,28 @@ class LearnerLoop:
         if pause_s is not None and self._unpublished:
             self._unpublished = False
             log.info("version %d.%d is published", self.epoch, self.step)
-        return {"weight_sync_s": time.monotonic() - started, "weight_pause_s": pause_s or 0.0}
+        metrics = {"weight_sync_s": time.monotonic() - started, "weight_pause_s": pause_s or 0.0}
+        return metrics | self._measure_rounding()
+
+    def _measure_rounding(self) -> dict[str, float]:
+        """What merging has left of the LoRA update that was sent last; an alert where that is too little."""
+        if self.spec.lora.rank is None or self.spec.serves_adapter:
+            return {}
+        share = self.buckets.rounding.surviving_share
+        if share < _SURVIVING_SHARE and not self._told_of_rounding:
+            self._told_of_rounding = True
+            self._tell_of_rounding(share)
+        return {"lora_surviving_share": share}
+
+    def _tell_of_rounding(self, share: float) -> None:
+        unservable = self.spec.lora.unservable
+        cure = "model.dtype: float32" if unservable else "lora.serving: adapter, or model.dtype: float32"
+        message = (
+            f"merged into {self.spec.model.dtype} weights, {share:.0%} of the LoRA update survives the rounding, so "
+            f"generators hardly follow the learner (lora_surviving_share); set {cure}"
+        )
+        log.warning("%s", message)
+        self.control.call(self.bus.runs.emit(Alert(cause="lora_rounded_away", message=message)))
 
     # -- checkpoints
 

@@ -50,6 +50,8 @@ def _lora(spec: RunTree) -> Iterator[Problem]:
             modules,
             "holds an empty name. Set all-linear, or names separated by commas, e.g. q_proj,v_proj",
         )
+    elif spec.lora.serving == "adapter" and spec.lora.rank is not None and (reason := spec.lora.unservable):
+        yield Problem("lora.target_modules", modules, f"cannot be served unmerged: {reason}. Set lora.serving: merged")
 
 
 def training_course(spec: RunTree) -> Iterator[Problem]:

@@ -61,6 +61,15 @@ class RunTree(Section):
         return self.resources.generator.replicas + self.evaluation.dedicated_generator
 
     @property
+    def serves_adapter(self) -> bool:
+        """Whether generators run the LoRA adapter beside the base model's weights, see `lora.serving`."""
+        if self.lora.rank is None or self.training.steps == 0:
+            return False
+        if self.lora.serving == "auto":
+            return self.model.dtype == "bfloat16" and self.lora.unservable is None
+        return self.lora.serving == "adapter"
+
+    @property
     def referenced_graders(self) -> dict[str, str]:
         """Name of each grader that the spec refers to, and the field that does so first."""
         found = {self.reward.grader: "reward.grader"}

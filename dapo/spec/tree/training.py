@@ -65,8 +65,12 @@ class TrainingSpec(Section):
     """Learner ranks that share one sequence; more than 1 is refused, and the refusal says what to use instead."""
 
 
+ADAPTER_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""Layers whose adapters SGLang can serve unmerged. It fuses q, k and v, and gate and up; there k and up may lack."""
+
+
 class LoraSpec(Section):
-    """LoRA of the policy. Generators and exports get merged weights; the value network is trained whole."""
+    """LoRA of the policy. Exports get merged weights; the value network is trained whole."""
 
     rank: int | None = Field(default=None, ge=1)
     """r: rank of the trained update of each layer; none trains all parameters instead."""
@@ -74,6 +78,24 @@ class LoraSpec(Section):
     """α: the update is scaled by α / r."""
     target_modules: str = Field(default="all-linear", min_length=1)
     """Layers with an update: all-linear (all but the embeddings), or names separated by commas, e.g. q_proj,v_proj."""
+    serving: Literal["auto", "merged", "adapter"] = "auto"
+    """How generators run the update. merged: W + (α / r) · B A in model.dtype, whose rounding may swallow it (metric
+    `lora_surviving_share`). adapter: W and the adapter apart, by SGLang's LoRA; only the adapter is sent. auto: adapter
+    with model.dtype bfloat16, where SGLang can serve such layers, else merged."""
+
+    @property
+    def unservable(self) -> str | None:
+        """Why SGLang cannot serve these layers unmerged; None where it can."""
+        if self.target_modules == "all-linear":
+            return None
+        names = {name.strip() for name in self.target_modules.split(",")}
+        if others := sorted(names - set(ADAPTER_MODULES)):
+            return f"SGLang serves adapters of {', '.join(ADAPTER_MODULES)} alone, not of {', '.join(others)}"
+        if names & {"q_proj", "k_proj", "v_proj"} and not names >= {"q_proj", "v_proj"}:
+            return "SGLang fuses q_proj, k_proj and v_proj, and serves adapters of both q_proj and v_proj or of none"
+        if "up_proj" in names and "gate_proj" not in names:
+            return "SGLang fuses gate_proj and up_proj, and serves no adapter of up_proj alone"
+        return None
 
 
 class AsynchronySpec(Section):

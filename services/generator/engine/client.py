@@ -24,6 +24,8 @@ class EngineEndpoint:
     url: str
     api_key: str
     admin_key: str
+    adapter: str | None = None
+    """Name of the LoRA adapter that generates; None: the base model."""
 
 
 @dataclass(frozen=True)
@@ -101,13 +103,15 @@ class EngineClient:
 
         A response comes a last time when `finish` is set. Closing the iterator aborts the requests that still run.
         """
-        body = {
+        body: dict[str, Any] = {
             "rid": list(rids),
             "input_ids": [list(prompt)] * len(rids),
             "sampling_params": sampling.to_json(),
             "return_logprob": True,
             "stream": True,
         }
+        if self._endpoint.adapter is not None:
+            body["lora_path"] = self._endpoint.adapter
         responses = {rid: StreamedResponse(rid) for rid in rids}
         if not self._streams:
             self._heard_at = time.monotonic()

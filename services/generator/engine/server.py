@@ -15,6 +15,7 @@ from dapo.host.ports import HOST, free_port
 from dapo.host.processes import child_environment, python_command
 from dapo.spec import RunSpec
 from dapo.spec.tree.resources import Device
+from services.generator.engine.adapter import ADAPTER, adapter_environment, adapter_flags, write_empty_adapter
 from services.generator.engine.client import EngineClient, EngineEndpoint
 from services.generator.engine.kv_pool import memory_bytes, pool_tokens, token_bytes
 from services.generator.engine.model_check import UnsupportedModel, check_served, read_config
@@ -70,8 +71,11 @@ def pool_size(spec: RunSpec, device: str) -> int | None:
     return pool_tokens(spec, token_bytes(config, spec.model.dtype), memory_bytes())
 
 
-def server_flags(spec: RunSpec, *, device: str, port: int, pool: int | None) -> list[str]:
-    """SGLang's command line for `device` ("cpu" or "cuda"), keys aside. `pool` in tokens, None: SGLang sizes it."""
+def server_flags(spec: RunSpec, *, device: str, port: int, pool: int | None, adapter: Path | None = None) -> list[str]:
+    """SGLang's command line for `device` ("cpu" or "cuda"), keys aside. `pool` in tokens, None: SGLang sizes it.
+
+    `adapter` is the directory of the LoRA adapter to begin with, where there is one.
+    """
     generator = spec.resources.generator
     flags = [
         *("--model-path", spec.model.path),
@@ -98,6 +102,8 @@ def server_flags(spec: RunSpec, *, device: str, port: int, pool: int | None) -> 
         flags.append("--disable-radix-cache")
     if pool is not None:
         flags += ["--max-total-tokens", str(pool)]
+    if adapter is not None:
+        flags += adapter_flags(spec, adapter, device)
     return flags
 
 
@@ -106,6 +112,8 @@ def server_environment(spec: RunSpec, *, device: str) -> dict[str, str]:
     extra = {"SGLANG_TIMEOUT_KEEP_ALIVE": str(_KEEP_ALIVE_S)}
     if Path(spec.model.path).is_dir():
         extra["HF_HUB_OFFLINE"] = "1"
+    if spec.serves_adapter:
+        extra |= adapter_environment()
     if device == "cpu":
         # More threads are many times slower for small models, and starve the learner.
         extra["OMP_NUM_THREADS"] = "1"
@@ -119,7 +127,7 @@ def server_environment(spec: RunSpec, *, device: str) -> dict[str, str]:
 class SglangServer:
     """One SGLang server at a time, in a process session of its own. Implements EngineServer.
 
-    `start` picks a free port, makes two new API keys, hands them over in a file that is deleted once the server is
+    `start` picks a free port, makes two new API keys, hands them over in a folder that is deleted once the server is
     healthy, and waits at most `resources.generator.start_deadline_s`. `kill` ends the whole session, as SGLang's own
     workers may outlive their leader. The server also dies with this process (PR_SET_PDEATHSIG), so none is left behind
     and nothing survives a restart.
@@ -136,12 +144,13 @@ class SglangServer:
             raise RuntimeError("the SGLang server is running already")
         port = free_port()
         # Hexadecimal: SGLang would take a key that begins with a dash for an option.
-        endpoint = EngineEndpoint(f"http://{HOST}:{port}", secrets.token_hex(32), secrets.token_hex(32))
+        adapter = ADAPTER if self._spec.serves_adapter else None
+        endpoint = EngineEndpoint(f"http://{HOST}:{port}", secrets.token_hex(32), secrets.token_hex(32), adapter)
         # In a file, as every user of the machine can read a command line.
-        with tempfile.NamedTemporaryFile("w", suffix=".yaml", prefix="dapo-sglang-") as keys:
-            keys.write(f"api-key: {endpoint.api_key}\nadmin-api-key: {endpoint.admin_key}\n")
-            keys.flush()
-            self._process = await self._spawn(port, Path(keys.name))
+        with tempfile.TemporaryDirectory(prefix="dapo-sglang-") as directory:
+            keys = Path(directory) / "keys.yaml"
+            keys.write_text(f"api-key: {endpoint.api_key}\nadmin-api-key: {endpoint.admin_key}\n")
+            self._process = await self._spawn(port, keys)
             try:
                 async with asyncio.timeout(self._spec.resources.generator.start_deadline_s):
                     await self._wait_healthy(endpoint)
@@ -175,7 +184,11 @@ class SglangServer:
             pool = await asyncio.to_thread(pool_size, self._spec, self._device)
         except UnsupportedModel as error:
             raise ServerError(str(error)) from error
-        flags = server_flags(self._spec, device=self._device, port=port, pool=pool)
+        adapter = None
+        if self._spec.serves_adapter:
+            adapter = keys.parent
+            write_empty_adapter(adapter, self._spec.lora)
+        flags = server_flags(self._spec, device=self._device, port=port, pool=pool, adapter=adapter)
         with self._log_path.open("ab") as log:
             return await asyncio.create_subprocess_exec(
                 *python_command("services.generator.engine.sglang_main", *flags, "--config", str(keys)),

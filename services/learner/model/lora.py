@@ -1,19 +1,22 @@
 """Low-rank adaptation (LoRA, arXiv 2106.09685): W + (α / r) · B A with W frozen; only A and B are trained.
 
-Adapters are served and exported merged, under the plain model's names, so neither the generators nor what is exported
-know of them. The trained tensors stay as they are.
+What is exported is merged, under the plain model's names, and so is what generators get, unless the spec serves the
+adapter apart (RunTree.serves_adapter). The trained tensors stay as they are.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from dapo.spec.tree.training import LoraSpec
 
 _ADAPTER = "default"
+_ADAPTER_FILE = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,7 @@ class ServedWeight:
 
     parameters: list[nn.Parameter]
     delta: Callable[[str], Tensor] | None = None
-    """Gives an adapter's (α / r) · B A, in the shape of the weight."""
+    """Gives an adapter's (α / r) · B A, in the shape of the weight. None where the weight is served as it is."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -41,10 +44,37 @@ class ServedWeight:
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
     @torch.no_grad()
-    def value(self) -> Tensor:
-        """The weight: the parameter itself, or a new tensor with the adapter added in float32."""
+    def value(self, rounding: "Rounding | None" = None) -> Tensor:
+        """The weight: the parameter itself, or a new tensor with the adapter added in float32. `rounding` is told what
+        its dtype keeps of that."""
         weight = self.parameters[0].detach()
-        return weight if self.delta is None else (weight.float() + self.delta(_ADAPTER).float()).to(weight.dtype)
+        if self.delta is None:
+            return weight
+        delta = self.delta(_ADAPTER).float()
+        merged = (weight.float() + delta).to(weight.dtype)
+        if rounding is not None:
+            rounding.add(delta, merged.float() - weight.float() - delta)
+        return merged
+
+
+@dataclass(slots=True)
+class Rounding:
+    """How much of an adapter is left in weights that it was merged into: 1 − Σ error² / Σ update², over all of them.
+
+    In [0, 1], as a weight is rounded to its nearest neighbour, and the frozen weight is one: 1 keeps every update as it
+    is, 0 none at all. 1 where there is no update yet.
+    """
+
+    update: float = 0.0
+    error: float = 0.0
+
+    def add(self, update: Tensor, error: Tensor) -> None:
+        self.update += float(update.square().sum())
+        self.error += float(error.square().sum())
+
+    @property
+    def surviving_share(self) -> float:
+        return 1 - self.error / self.update if self.update else 1.0
 
 
 def add_lora(causal: PreTrainedModel, lora: LoraSpec, seed: int) -> None:
@@ -86,3 +116,29 @@ def served_weights(causal: PreTrainedModel) -> dict[str, ServedWeight]:
         elif ".lora_" not in name:
             served[f"{path}.{leaf}" if path else name] = ServedWeight([parameter])
     return served
+
+
+def adapter_weights(causal: PreTrainedModel) -> dict[str, ServedWeight]:
+    """What is trained under LoRA, by PEFT's names without their prefix: LAYER.lora_A.weight, LAYER.lora_B.weight."""
+    return {
+        name.replace(f".{_ADAPTER}.", "."): ServedWeight([parameter])
+        for name, parameter in causal.named_parameters()
+        if ".lora_" in name
+    }
+
+
+def write_adapter(directory: Path, lora: LoraSpec, base: str, weights: dict[str, Tensor]) -> None:
+    """An adapter as PEFT loads it: `weights` as `adapter_weights` names them, for the model in `base`."""
+    from peft import LoraConfig
+
+    layers = {name.partition(".lora_")[0].rpartition(".")[2] for name in weights}
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        target_modules=sorted(layers),
+        base_model_name_or_path=base,
+        task_type="CAUSAL_LM",
+        inference_mode=True,
+    )
+    config.save_pretrained(directory)
+    save_file({f"base_model.model.{name}": tensor for name, tensor in weights.items()}, directory / _ADAPTER_FILE)

@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import is_flash_attn_2_available
 
 from services.learner.model.logprobs import LogprobHead
-from services.learner.model.lora import ServedWeight, served_weights
+from services.learner.model.lora import ServedWeight, adapter_weights, served_weights
 
 _CHECK_TOLERANCE = 1e-3
 
@@ -102,8 +102,12 @@ class PolicyModel(TrainedModel):
         return int(self.causal.config.get_text_config().vocab_size)
 
     def served_weights(self) -> dict[str, ServedWeight]:
-        """What generators and exports get, by Hugging Face names; a tied output embedding is the input embedding."""
+        """The whole model, by Hugging Face names, LoRA merged; a tied output embedding is the input embedding."""
         return served_weights(self.causal)
+
+    def adapter_weights(self) -> dict[str, ServedWeight]:
+        """The LoRA adapter alone, by PEFT's names; empty without LoRA."""
+        return adapter_weights(self.causal)
 
 
 @torch.no_grad()

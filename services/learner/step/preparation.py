@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from dapo.spec import RunSpec
 from services.learner.distributed import Ranks, sum_named
 from services.learner.loss import gae
+from services.learner.model.lora import add_lora
 from services.learner.model.policy import PolicyModel, ValueModel
 from services.learner.step.batch import MicroBatch, collate
 from services.learner.step.engine import LearnerEngine
@@ -49,6 +50,9 @@ class Preparation:
         self.decoupled = spec.algorithm.proximal_policy == "decoupled"
         self.reference: PolicyModel | None = None
         if reference is not None:
+            if spec.algorithm.reference_refresh_steps is not None:
+                # An adapter of its own: merged, bfloat16 might round away what the policy has learned.
+                add_lora(reference, spec.lora, spec.seed)
             in_float32 = spec.model.head_dtype == "float32"
             frozen = PolicyModel(reference, spec.sampling.temperature, float32_head=in_float32)
             self.reference = frozen.to(self.ranks.device).eval().requires_grad_(False)
@@ -132,9 +136,10 @@ class Preparation:
         """The current policy becomes the reference model. A collective under ZeRO 3."""
         assert self.reference is not None
         frozen = dict(self.reference.causal.named_parameters())
-        for name, weight in self.policy.module.served_weights().items():
-            with self.policy.gathered(weight.parameters):
-                frozen[name].copy_(weight.value())
+        for name, parameter in self.policy.module.causal.named_parameters():
+            if parameter.requires_grad:
+                with self.policy.gathered([parameter]):
+                    frozen[name].copy_(parameter)
 
 
 def _store(samples: Sequence[TrainingSample], name: str, batch: MicroBatch, values: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""A checkpoint under LoRA resumes exactly, and its export is the merged model."""
+"""A checkpoint under LoRA resumes exactly; its export is the merged model, and it holds the adapter for PEFT."""
 
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from tests.support.learner.kit import make_spec, model_directory, run_ranks  # n
 
 @pytest.mark.parametrize(("stage", "ranks"), [(0, 1), (3, 2)])
 def test_lora_resumes_exactly_and_exports_the_merged_model(tmp_path: Path, stage: int, ranks: int) -> None:
+    from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     from services.learner.export import export
@@ -32,3 +33,8 @@ def test_lora_resumes_exactly_and_exports_the_merged_model(tmp_path: Path, stage
     assert exported.keys() == initial.keys()
     for name, weight in exported.items():
         assert torch.equal(weight, initial[name]) == (not name.endswith("proj.weight")), name
+
+    base = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
+    adapted = PeftModel.from_pretrained(base, tmp_path / "checkpoints" / "step-000003" / "adapter").merge_and_unload()
+    for name, weight in adapted.state_dict().items():
+        torch.testing.assert_close(weight, exported[name], msg=name)

@@ -34,6 +34,13 @@ def make_policy(architecture: str = "qwen2", lora: LoraSpec = LORA, *, trained: 
     return PolicyModel(causal, 1.0)
 
 
+def buckets_of(policy: PolicyModel, *, adapter: bool = False) -> WeightBuckets:
+    engine: Any = SimpleNamespace(
+        module=policy, ranks=SimpleNamespace(leads=True), zero_stage=0, gathered=lambda _: nullcontext()
+    )
+    return WeightBuckets(engine, bucket_mib=1, adapter=adapter)
+
+
 def logprobs(policy: PolicyModel) -> Any:
     return policy(IDS, POSITIONS, TARGETS)[0]
 
@@ -96,10 +103,7 @@ def test_adapters_get_their_gradient_under_gradient_checkpointing() -> None:
 
 def test_buckets_carry_the_merged_weights() -> None:
     policy = make_policy()
-    engine: Any = SimpleNamespace(
-        module=policy, ranks=SimpleNamespace(leads=True), zero_stage=0, gathered=lambda _: nullcontext()
-    )
-    buckets = WeightBuckets(engine, bucket_mib=1)
+    buckets = buckets_of(policy)
     sent = torch.cat(list(buckets.flattened(torch.device("cpu")))).view(torch.float32)
     wanted = torch.cat([weight.value().flatten() for weight in policy.served_weights().values()])
     torch.testing.assert_close(sent, wanted)
@@ -127,3 +131,55 @@ def test_without_a_rank_everything_is_trained() -> None:
     served = policy.served_weights()
     assert [weight.parameters[0] for weight in served.values()] == list(policy.parameters())
     assert served["model.norm.weight"].value().data_ptr() == policy.causal.model.norm.weight.data_ptr()
+
+
+def bfloat16_policy(scale: float) -> PolicyModel:
+    """Weights of about 0.1, and an update of a few times `scale`."""
+    causal = tiny_model("qwen2", seed=0).to(torch.bfloat16)
+    add_lora(causal, LORA, seed=0)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in causal.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=scale)
+    return PolicyModel(causal, 1.0)
+
+
+def test_what_survives_merging_is_measured() -> None:
+    """By the definition, in float64: 1 − Σ error² / Σ update² over all weights that have an update."""
+    shares = []
+    for scale in (1e-6, 3e-4, 0.3):
+        policy = bfloat16_policy(scale)
+        buckets = buckets_of(policy)
+        list(buckets.flattened(torch.device("cpu")))
+        error = update = 0.0
+        for layer in policy.causal.modules():
+            if hasattr(layer, "base_layer"):
+                delta = layer.get_delta_weight("default").detach().double()
+                merged = (layer.base_layer.weight.float() + delta.float()).bfloat16().double()
+                update += float(delta.square().sum())
+                error += float((merged - layer.base_layer.weight.double() - delta).square().sum())
+        assert buckets.rounding.surviving_share == pytest.approx(1 - error / update, abs=1e-4)
+        shares.append(buckets.rounding.surviving_share)
+    assert shares[0] < 0.05
+    assert 0.05 < shares[1] < 0.9
+    assert shares[2] > 0.99
+
+
+def test_nothing_is_lost_where_there_is_no_update_yet_and_where_float32_is_merged() -> None:
+    untrained = buckets_of(make_policy(trained=False))
+    trained = buckets_of(make_policy())
+    for buckets in (untrained, trained):
+        list(buckets.flattened(torch.device("cpu")))
+        assert buckets.rounding.surviving_share == pytest.approx(1.0)
+
+
+def test_an_adapter_is_sent_alone_and_as_it_is() -> None:
+    policy = bfloat16_policy(1e-6)
+    buckets = buckets_of(policy, adapter=True)
+    sent = torch.cat(list(buckets.flattened(torch.device("cpu")))).view(torch.bfloat16)
+    trained = {name: parameter for name, parameter in policy.causal.named_parameters() if parameter.requires_grad}
+    assert torch.equal(sent, torch.cat([parameter.detach().flatten() for parameter in trained.values()]))
+    named = [tensor.name for bucket in buckets.specs() for tensor in bucket.tensors]
+    assert named == [name.replace(".default.", ".") for name in trained]
+    assert "model.layers.0.self_attn.q_proj.lora_A.weight" in named

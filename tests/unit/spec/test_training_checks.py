@@ -24,6 +24,19 @@ from tests.support.spec import spec
         ({"lora__alpha": 16.0}, ["lora.alpha = 16.0", "lora.rank = null", "Set lora.rank"]),
         ({"lora__target_modules": "q_proj"}, ["lora.target_modules = q_proj", "lora.rank = null"]),
         ({"lora__rank": 0}, ["lora.rank"]),
+        (
+            {"lora__rank": 4, "lora__serving": "adapter", "lora__target_modules": "q_proj,k_proj"},
+            ["lora.target_modules = q_proj,k_proj", "both q_proj and v_proj", "lora.serving: merged"],
+        ),
+        (
+            {"lora__rank": 4, "lora__serving": "adapter", "lora__target_modules": "up_proj"},
+            ["lora.target_modules = up_proj", "up_proj alone", "lora.serving: merged"],
+        ),
+        (
+            {"lora__rank": 4, "lora__serving": "adapter", "lora__target_modules": "q_proj,v_proj,c_attn"},
+            ["lora.target_modules = q_proj,v_proj,c_attn", "not of c_attn", "lora.serving: merged"],
+        ),
+        ({"lora__serving": "merged"}, ["lora.serving = merged", "lora.rank = null"]),
         ({"training__packing": "yes"}, ["training.packing"]),
     ],
 )
@@ -45,6 +58,21 @@ def test_refusals_name_field_value_and_cure(fields: dict[str, Any], words: list[
 )
 def test_their_neighbours_pass(fields: dict[str, Any]) -> None:
     spec(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "served"),
+    [
+        ({}, False),
+        ({"lora__rank": 4}, False),
+        ({"lora__rank": 4, "lora__serving": "adapter"}, True),
+        ({"lora__rank": 4, "model__dtype": "bfloat16"}, True),
+        ({"lora__rank": 4, "model__dtype": "bfloat16", "lora__serving": "merged"}, False),
+        ({"lora__rank": 4, "model__dtype": "bfloat16", "lora__target_modules": "k_proj"}, False),
+    ],
+)
+def test_an_adapter_is_served_apart_where_bfloat16_would_swallow_it(fields: dict[str, Any], served: bool) -> None:
+    assert spec(**fields).serves_adapter == served
 
 
 def test_zero_on_one_rank_is_no_waste_where_it_offloads() -> None:

@@ -1,0 +1,127 @@
+"""The policy as a LoRA adapter beside SGLang's base model: how the server starts with one, and how updates reach it.
+
+SGLang loads adapters from files or over HTTP, under names that must be new. Those of dapo come as other weights do, by
+broadcasts between `begin_weight_update` and `end_weight_update`, and take the place of the version before. To that end
+`pyproject.toml` registers `activate` in the entry-point group `sglang.srt.plugins`; SGLang calls it in each process.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dapo.spec import RunSpec
+from dapo.spec.tree.training import ADAPTER_MODULES, LoraSpec
+
+if TYPE_CHECKING:
+    from sglang.srt.lora.lora_manager import LoRAManager
+
+ADAPTER = "policy"
+"""Name under which requests ask for it."""
+_SWITCH = "DAPO_SERVES_ADAPTER"
+"""Set in SGLang servers that a generator starts with an adapter; no other server is touched."""
+_UPDATER = "sglang.srt.model_executor.model_runner_components.weight_updater.WeightUpdater"
+
+
+def adapter_modules(lora: LoraSpec) -> list[str]:
+    """Names of the layers that have an adapter."""
+    if lora.target_modules == "all-linear":
+        return list(ADAPTER_MODULES)
+    return [name.strip() for name in lora.target_modules.split(",")]
+
+
+def write_empty_adapter(directory: Path, lora: LoraSpec) -> None:
+    """An adapter in PEFT's format for the server to start with. It has no tensors, so it changes nothing."""
+    config = {
+        "peft_type": "LORA",
+        "r": lora.rank,
+        "lora_alpha": lora.alpha,
+        "target_modules": adapter_modules(lora),
+    }
+    (directory / "adapter_config.json").write_text(json.dumps(config))
+    save_file({}, directory / "adapter_model.safetensors")
+
+
+def adapter_flags(spec: RunSpec, directory: Path, device: str) -> list[str]:
+    """SGLang's options for the adapter in `directory`."""
+    flags = [
+        *("--lora-paths", f"{ADAPTER}={directory}"),
+        *("--max-lora-rank", str(spec.lora.rank)),
+        *("--lora-target-modules", *adapter_modules(spec.lora)),
+        # One for the adapter, one for requests without, as SGLang's own warm-up.
+        *("--max-loras-per-batch", "2"),
+    ]
+    return [*flags, "--lora-backend", "torch_native"] if device == "cpu" else flags
+
+
+def adapter_environment() -> dict[str, str]:
+    """What makes `activate` act in the server."""
+    return {_SWITCH: "1"}
+
+
+def serves_adapter() -> bool:
+    """Whether this process belongs to an SGLang server that a generator has started with an adapter."""
+    return os.environ.get(_SWITCH) == "1"
+
+
+def activate() -> None:
+    """Have SGLang's weight updates take adapters."""
+    if not serves_adapter():
+        return
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+    receiver = AdapterReceiver()
+    HookRegistry.register(f"{_UPDATER}.load_weights_from_distributed", receiver.load, HookType.AROUND)
+    HookRegistry.register(f"{_UPDATER}.end_weight_update", receiver.finish, HookType.AROUND)
+
+
+class AdapterReceiver:
+    """Hooks around SGLang's weight updates: the tensors of an adapter are kept until all have come, then put in place.
+
+    Generation is paused meanwhile. Requests in flight go on with the new adapter, as they do with other weights.
+    """
+
+    def __init__(self) -> None:
+        self._tensors: dict[str, Tensor] = {}
+
+    def load(
+        self, original: Callable[..., tuple[bool, str]], updater: Any, named_tensors: Sequence[tuple[str, Tensor]]
+    ) -> tuple[bool, str]:
+        """In place of `load_weights_from_distributed`."""
+        if not any(".lora_" in name for name, _ in named_tensors):
+            return original(updater, named_tensors)
+        manager = updater.get_model_runner().lora_manager
+        unknown = [name for name, _ in named_tensors if not _has_layer(manager, name)]
+        if unknown:
+            return False, f"SGLang cannot serve an adapter of {unknown[0]}: set lora.serving: merged"
+        self._tensors |= dict(named_tensors)
+        return True, "kept until the update ends"
+
+    def finish(self, original: Callable[..., None], updater: Any, **options: Any) -> None:
+        """In place of `end_weight_update`."""
+        original(updater, **options)
+        tensors, self._tensors = self._tensors, {}
+        if tensors:
+            install(updater.get_model_runner().lora_manager, tensors)
+
+
+def _has_layer(manager: "LoRAManager", name: str) -> bool:
+    from sglang.srt.layers.utils import get_layer_id
+    from sglang.srt.lora.utils import get_normalized_target_modules
+
+    layer = name.partition(".lora_")[0]
+    return get_layer_id(name) is not None and get_normalized_target_modules([layer]) <= set(manager.target_modules)
+
+
+@torch.no_grad()
+def install(manager: "LoRAManager", tensors: Mapping[str, Tensor]) -> None:
+    """Replace the weights of the one adapter that `manager` has. Nothing may generate meanwhile."""
+    (reference,) = manager.lora_refs.values()
+    manager.load_lora_weights_from_tensors(reference, dict(tensors))
+    manager.memory_pool.remove_lora(reference.lora_id)
+    manager.fetch_new_loras({reference.lora_id})
