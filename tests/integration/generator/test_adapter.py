@@ -24,7 +24,7 @@ from tests.support.models import ALPHABET, EOS, greedy, save_model, tiny_qwen2, 
 from tests.support.weights import WeightSender, describe_bucket, split_buckets  # noqa: E402
 
 NAME = "generator-0"
-START_S = 100.0
+START_S = 400.0
 TOLERANCE = 1e-4
 
 
