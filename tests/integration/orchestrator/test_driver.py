@@ -9,16 +9,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psutil
 import pytest
 
 from dapo.bus import Bus
 from dapo.bus.server.embedded import EmbeddedValkey
-from dapo.contracts.events import Alert, ServiceChanged, StateChanged
+from dapo.contracts.events import Alert, ServiceChanged, StateChanged, StepFinished
 from dapo.spec.run import RunSpec
 from services.orchestrator.records.recorder import Recorder
 from services.orchestrator.runs.driver import RunDriver
 from services.orchestrator.runs.events import WatchedEvent
-from tests.support.orchestrator.control import STEPS, Workers, make_spec
+from tests.support.orchestrator.control import PROMPTS, STEPS, Workers, make_spec
 from tests.support.orchestrator.launcher import FakeLauncher
 from tests.support.waiting import eventually
 
@@ -47,6 +48,9 @@ class Stage:
 
     def states(self) -> list[str]:
         return [event.state for _, event in self.seen if isinstance(event, StateChanged)]
+
+    def steps(self) -> int:
+        return sum(isinstance(event, StepFinished) for _, event in self.seen)
 
     def alerts(self) -> list[str]:
         return [event.message for _, event in self.seen if isinstance(event, Alert)]
@@ -241,3 +245,26 @@ def test_a_silent_worker_is_told_of_once(valkey: EmbeddedValkey, tmp_path: Path)
     stage = run_stage(make_spec(tmp_path, staleness=1), tmp_path / "run", play, url=valkey.url)
     assert stage.alerts() == ["verifier-0 sends no heartbeat"]
     assert stage.states()[-1] == "stopped"
+
+
+def test_an_embedded_valkey_that_is_killed_comes_back_and_the_run_trains_to_its_end(tmp_path: Path) -> None:
+    """Killed again and again, while scripted services generate, grade and train."""
+
+    async def play(stage: Stage) -> None:
+        learning = asyncio.create_task(learn_to_the_end(stage, commit=True))
+        for number in range(1, 4):
+            await eventually(lambda number=number: stage.steps() >= number)
+            (server,) = [one for one in psutil.Process().children(recursive=True) if one.name() == "valkey-server"]
+            server.kill()
+            await eventually(lambda number=number: any(f"(restart {number} of 5)" in one for one in stage.alerts()))
+        await learning
+
+    stage = run_stage(make_spec(tmp_path, staleness=1), tmp_path / "run", play, url=None)
+    assert stage.states()[-1] == "succeeded"
+    assert stage.alerts()[0].startswith(
+        "the embedded Valkey was ended by signal 9, and was started again with its data"
+    )
+    ledger = stage.summary()["ledger"]
+    assert ledger["trained"] == STEPS * PROMPTS
+    assert stage.summary()["issued_groups"] == sum(ledger.values())
+    assert stage.steps() == STEPS
