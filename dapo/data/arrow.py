@@ -8,7 +8,8 @@ from typing import Any
 from dapo.data.errors import DatasetError, RowError
 from dapo.data.tables import Place, RawRow, caught
 
-_BATCH_ROWS = 1024
+_BATCH_ROWS = 64
+"""Arrow cannot build nested text of 2 GiB or more in one piece (a 32-bit offset), so rows come in small batches."""
 
 
 class ArrowRows(ABC):
@@ -81,25 +82,30 @@ class ParquetRows(ArrowRows):
         self._table: Any = None
 
     def head(self, rows: int) -> list[RawRow]:
-        import pyarrow as pa
-
         rows = min(rows, len(self))
-        if not rows:
-            return []
-        try:
-            self._table = pa.Table.from_batches([next(self._file.iter_batches(batch_size=rows))])
-        except self._damage as error:
-            raise self._unreadable(error) from error
-        return super().head(min(rows, self._table.num_rows))
+        self._table = self._load(rows, self.columns)
+        return super().head(rows)
 
     def _slice(self, start: int, stop: int) -> Any:
         return self._table.slice(start, stop - start)
 
     def _keep(self, columns: Sequence[str]) -> None:
+        self._table = self._load(len(self), columns)
+
+    def _load(self, rows: int, columns: Sequence[str]) -> Any:
+        """A table of the first rows. Raises DatasetError."""
+        import pyarrow as pa
+
+        batches: list[Any] = [self._file.schema_arrow.empty_table().select(columns)]
         try:
-            self._table = self._file.read(columns=list(columns))
+            for batch in self._file.iter_batches(_BATCH_ROWS, columns=columns):
+                if rows <= 0:
+                    break
+                batches.append(pa.Table.from_batches([batch]).select(columns).slice(0, rows))
+                rows -= batch.num_rows
         except self._damage as error:
             raise self._unreadable(error) from error
+        return pa.concat_tables(batches)
 
     def _unreadable(self, error: Exception) -> DatasetError:
         return DatasetError(f"{self._path} is not a readable Parquet file: {error}")
