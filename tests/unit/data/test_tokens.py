@@ -25,11 +25,12 @@ STRIPPED = "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ m.
 def tokenizer(*, begins: bool, template: str | None = None):
     """One token a character; `begins`: it adds a first token of its own, as Llama's and Gemma's do."""
     transformers = pytest.importorskip("transformers")
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
     symbols = {symbol: index for index, symbol in enumerate([*ALPHABET, BOS, "<eos>", "<unk>"])}
     core = Tokenizer(models.WordLevel(symbols, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    core.decoder = decoders.Fuse()
     if begins:
         core.post_processor = processors.TemplateProcessing(
             single=f"{BOS} $A", special_tokens=[(BOS, symbols[BOS])]
