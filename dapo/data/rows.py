@@ -119,17 +119,23 @@ def read_prompt(raw: dict[str, Any], field: str) -> Any:
 
 
 def decoded(value: Any) -> Any:
-    """The messages, if `value` is JSON text of one or of a list of them; else `value` itself."""
-    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
-        return value
+    """The messages, if `value` is JSON text of one or of a list of them, or a list of such texts; else `value`."""
+    if isinstance(value, list):
+        return [_decoded_text(item) if isinstance(item, str) else item for item in value]
+    return _decoded_text(value) if isinstance(value, str) else value
+
+
+def _decoded_text(text: str) -> Any:
+    if not text.lstrip().startswith(("[", "{")):
+        return text
     try:
-        found = json.loads(value)
+        found = json.loads(text)
     except (ValueError, RecursionError):
-        return value
+        return text
     items = found if isinstance(found, list) else [found]
     # ShareGPT's messages have `from`: they are refused as messages rather than read as text.
     is_chat = items and all(isinstance(item, dict) and ("role" in item or "from" in item) for item in items)
-    return found if is_chat else value
+    return found if is_chat else text
 
 
 def _prompt(value: Any, field: str, spec: SourceSpec) -> pb.Prompt:

@@ -35,6 +35,10 @@ def turns(prompt: pb.Prompt) -> list[tuple[str, str]]:
 def test_json_text_of_messages_is_read_as_messages(tmp_path, suffix):
     rows = [{"prompt": json.dumps([SYSTEM, USER]), "answer": 2}, {"prompt": f" {json.dumps([USER])}\n", "answer": 2}]
     write = write_lines if suffix == "jsonl" else write_parquet
+    in_parts = [{"prompt": [json.dumps(SYSTEM), json.dumps(USER)], "answer": 2}]
+    assert turns(open_rows(write(tmp_path / f"parts.{suffix}", in_parts))[0].prompt) == [
+        ("system", "Be brief."), ("user", "1+1")
+    ]  # fmt: skip
     data = open_rows(write(tmp_path / f"d.{suffix}", rows))
     assert turns(data[0].prompt) == [("system", "Be brief."), ("user", "1+1")]
     assert turns(data[1].prompt) == [("user", "1+1")]
