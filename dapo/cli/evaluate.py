@@ -19,6 +19,7 @@ from dapo.records.model_comparison import Result, compare, comparison_json, draw
 from dapo.spec.load import build_spec, parse_spec
 from dapo.spec.problem import SpecError
 from dapo.spec.run import RunSpec
+from dapo.spec.tree.evaluation import FORM_FIELDS
 
 _CONTEXT_TOKENS = 4096
 """Assumed of a model whose config.json is not here."""
@@ -159,7 +160,7 @@ def _build(tree: dict[str, Any], options: EvaluationOptions) -> RunSpec:
     data = {**tree["data"], **_given(chat=options.chat, prompt_template=options.prompt_template)}
     if options.data:
         # What the run was trained with need not be here any more.
-        kept = ("chat", "system_prompt", "prompt_template", "max_prompt_tokens")
+        kept = (*FORM_FIELDS, "max_prompt_tokens")
         data = {"path": options.data[0], **{name: data[name] for name in kept if name in data}}
         if options.protocol:
             evaluation |= {"temperature": 1.0, "top_p": 0.7}

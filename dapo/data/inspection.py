@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from dapo.contracts.prompts import is_started
 from dapo.data.dataset import Conflict, Dataset, collect
 from dapo.data.errors import Malformed
 from dapo.data.rows import Fields, Row
@@ -51,13 +52,15 @@ class Inspection:
     golds: dict[str, int]
     """integer, number, text, JSON."""
     prompts: dict[str, int]
-    """text, messages."""
+    """text, messages, messages with a started answer."""
     graders: dict[str, int]
     characters: Distribution
     tokens: Distribution | None
     refused: int
     """Prompts that the model's chat template refuses."""
     samples: list[Row]
+    rendered: list[str]
+    """The samples as the model reads them, special tokens included; empty where no model was given."""
 
 
 class _RowMeasures:
@@ -87,7 +90,7 @@ class _RowMeasures:
 
     def _add(self, row: Row) -> None:
         self.golds[gold_kind(row.gold)] += 1
-        self.prompts["messages" if row.prompt.messages else "text"] += 1
+        self.prompts[_prompt_kind(row.prompt)] += 1
         if row.grader is not None:
             self.graders[row.grader] += 1
         self.characters.append(prompt_characters(row.prompt))
@@ -134,6 +137,7 @@ def inspect(
         tokens=distribution(measures.tokens) if measures.tokens else None,
         refused=measures.refused,
         samples=measures.samples,
+        rendered=[] if counter is None else [counter.shown(row.prompt) for row in measures.samples],
     )
 
 
@@ -165,6 +169,12 @@ def gold_kind(gold: str) -> str:
             return "text"
         return "JSON"
     return "text"
+
+
+def _prompt_kind(prompt: pb.Prompt) -> str:
+    if not prompt.messages:
+        return "text"
+    return "messages with a started answer" if is_started(prompt) else "messages"
 
 
 def prompt_characters(prompt: pb.Prompt) -> int:

@@ -1,12 +1,12 @@
 """One source of rows: its table, and which fields of it hold what."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from dapo.data.detection import SAMPLE_ROWS, detect
 from dapo.data.errors import DatasetError, Malformed, RowError
 from dapo.data.locations import open_table
-from dapo.data.rows import Row, build_row, prompt_hash
+from dapo.data.rows import MEDIA, Row, build_row, media_column, media_refusal, prompt_hash
 from dapo.spec.tree.data import SourceSpec
 
 _MALFORMED_SHARE = 0.01
@@ -43,7 +43,10 @@ class Source:
         self.columns = self.table.columns or list(dict.fromkeys(name for raw in sample for name in raw))
         self.fields = detect(spec.path, sample, self.table.columns, spec)
         grader = [] if self.fields.grader is None else [self.fields.grader]
-        self.table.select([self.fields.prompt, self.fields.gold, *grader])
+        media = [name for name in self.columns if name.lower() in MEDIA]
+        if media and not spec.ignore_media:
+            self._refuse_media(sample)
+        self.table.select([self.fields.prompt, self.fields.gold, *grader], () if spec.ignore_media else media)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -73,6 +76,12 @@ class Source:
     def row_id(self, number: int) -> str:
         place = self.table.place(number)
         return f"{self._prefix}{place.file}:{place.line}"
+
+    def _refuse_media(self, sample: Sequence[dict[str, Any]]) -> None:
+        """Refuse before all the images of a large file are read."""
+        found = [media_column(raw, self.fields) for raw in sample]
+        if found[0] is not None and None not in found:
+            raise DatasetError(f"{self.spec.path} has no usable row: {media_refusal(found[0])}")
 
     def _build(self, number: int, raw: dict[str, Any]) -> Row:
         return build_row(raw, self.fields, self.spec, row_id=self.row_id(number), source=self.name)

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import TemplateError
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
+from dapo.data.tokens import PromptEncoder, PromptRefused
 from dapo.v1 import messages_pb2 as pb
 
 _CONTEXT_RESERVE_TOKENS = 2
@@ -57,8 +57,8 @@ class PromptCodec:
 
     def __init__(self, model_path: str) -> None:
         """Raises OSError where the model has no tokenizer or configuration."""
-        self._path = model_path
         self._tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model_path)
+        self._prompts = PromptEncoder(self._tokenizer, model_path)
         config = AutoConfig.from_pretrained(model_path).get_text_config()
         generation_eos = None
         if (Path(model_path) / "generation_config.json").is_file() or not Path(model_path).is_dir():
@@ -68,28 +68,16 @@ class PromptCodec:
         """Tokens that end a response."""
 
     def encode(self, prompt: pb.Prompt) -> list[int]:
-        """Token ids of a text, without special tokens added by the tokenizer, or of messages through the chat template.
+        """Token ids, see PromptEncoder.
 
         Raises PromptError where the template refuses the messages, ValueError where the model has no template.
         """
-        text = self._render(prompt.messages) if prompt.messages else prompt.text
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        [ids] = self._prompts.encode([prompt])
+        if isinstance(ids, PromptRefused):
+            raise PromptError("prompt_refused", str(ids)) from ids
         return ids
 
     def decode(self, responses: Sequence[Sequence[int]]) -> list[str]:
         """Text for the verifier, special tokens left out."""
         texts: list[str] = self._tokenizer.batch_decode(list(responses), skip_special_tokens=True)
         return texts
-
-    def _render(self, messages: Sequence[pb.ChatMessage]) -> str:
-        if self._tokenizer.chat_template is None:
-            raise ValueError(
-                f"model.path {self._path} has no chat template, but the prompts are messages; "
-                "set data.chat to false, or use a model with a template"
-            )
-        turns = [{"role": message.role, "content": message.content} for message in messages]
-        try:
-            text: str = self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-        except TemplateError as error:
-            raise PromptError("prompt_refused", f"the model's chat template refuses the messages: {error}") from error
-        return text

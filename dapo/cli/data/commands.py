@@ -41,7 +41,7 @@ def inspect(
     from dapo.data import DatasetError, inspection
 
     try:
-        source = _open(path, settings)
+        source = _open(path, settings, model)
         found = inspection.inspect(source, _track(source.scan(), len(source), "reading"), _counter(model), rows)
     except DatasetError as error:
         fail(str(error))
@@ -77,7 +77,7 @@ def prepare(
     if (model is None) != (max_prompt_tokens is None):
         fail("--model and --max-prompt-tokens go together: the one counts for the other")
     try:
-        source = _open(path, settings)
+        source = _open(path, settings, model)
         excluded, also_read = _excluded(exclude or [])
         filters = preparation.Filters(keep_duplicates, excluded, _counter(model), max_prompt_tokens)
         items = _track(source.scan(), len(source), "preparing")
@@ -92,21 +92,25 @@ def prepare(
         report.print_preparation(done, out, preparation.held_out_path(out), source.fields)
 
 
-def _open(path: str, settings: list[str] | None) -> "Source":
+def _open(path: str, settings: list[str] | None, model: str | None) -> "Source":
+    """The source; what its settings have no effect on with this model is said on stderr."""
     from dapo.data.source import Source
+    from dapo.spec.checks.data import unused_template_arguments
     from dapo.spec.load import build_spec
     from dapo.spec.problem import SpecError
     from dapo.spec.tree.data import RowsSpec
 
     allowed = [name for name in RowsSpec.model_fields if name != "path"]
     for setting in settings or []:
-        if setting.partition("=")[0] not in allowed:
+        if setting.partition("=")[0].partition(".")[0] not in allowed:
             fail(f"--set {setting}: write it as field=value; the fields are {', '.join(allowed)}")
-    tree = {"model": {"path": "."}, "data": {"path": path}}
+    tree = {"model": {"path": model or "."}, "data": {"path": path}}
     try:
         spec = build_spec(tree, [f"data.{setting}" for setting in settings or []])
     except SpecError as error:
         fail(str(error))
+    for warning in unused_template_arguments(spec) if model is not None else ():
+        typer.echo(f"warning: {warning}", err=True)
     [(name, source)] = spec.data.named_sources.items()
     return Source(source, name)
 
@@ -115,7 +119,7 @@ def _excluded(paths: list[str]) -> tuple[frozenset[bytes], list[Path]]:
     """(hashes of the prompts, files that they were read from)."""
     from dapo.data import open_source
 
-    datasets = [open_source(_open(path, None).spec, path) for path in paths]
+    datasets = [open_source(_open(path, None, None).spec, path) for path in paths]
     files = [file for dataset in datasets for source in dataset.sources for file in source.table.files]
     return frozenset().union(*(dataset.prompt_hashes() for dataset in datasets)), files
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,8 @@ def print_inspection(found: Inspection) -> None:
         console.print(Text("\nprompt length in tokens", style="bold"), _histogram(found.tokens))
     if found.refused:
         console.print(Text(f"\n{found.refused} prompts are refused by the model's chat template", style="red"))
-    for row in found.samples:
-        console.print(_sample(row))
+    for row, rendered in zip_longest(found.samples, found.rendered):
+        console.print(_sample(row, rendered))
 
 
 def print_preparation(report: PreparationReport, out: Path, held_out: Path, fields: Fields) -> None:
@@ -106,7 +107,7 @@ def _histogram(lengths: Distribution) -> Group:
     return Group(*map(Text, [summary, *lines]))
 
 
-def _sample(row: Row) -> Panel:
+def _sample(row: Row, rendered: str | None) -> Panel:
     body = Text()
     for message in row.prompt.messages:
         body.append(f"{message.role}: ", style="bold cyan").append_text(_safe(_shortened(message.content))).append("\n")
@@ -115,6 +116,8 @@ def _sample(row: Row) -> Panel:
     body.append("gold: ", style="bold green").append_text(_safe(_shortened(row.gold)))
     if row.grader is not None:
         body.append("\ngrader: ", style="bold").append_text(_safe(row.grader))
+    if rendered is not None:
+        body.append("\nthe model reads: ", style="bold magenta").append_text(_safe(_shortened(rendered)))
     return Panel(body, title=_safe(row.row_id), title_align="left")
 
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, JsonValue, StringConstraints, model_validator
 
 from dapo.spec.tree.base import Section
 
@@ -32,7 +32,8 @@ class RowsSpec(Section):
     split: str = Field(default="train", min_length=1)
     """Split of a folder or a hub dataset. A single file is read whole."""
     prompt_field: str | None = None
-    """Field of the prompt: a string, or a list of {role, content} messages. Dots reach into objects. none: detected."""
+    """Field of the prompt: a string, or a list of {role, content} messages (or JSON text of one). Dots reach into
+    objects. none: detected."""
     gold_field: str | None = None
     """Field of the gold answer, e.g. `reward_model.ground_truth` for verl's schema. none: detected."""
     gold_after: str | None = Field(default=None, min_length=1)
@@ -41,10 +42,15 @@ class RowsSpec(Section):
     """Field that names the row's grader; a row without it takes its source's."""
     chat: bool = False
     """Send a string prompt as the user's message through the model's chat template."""
+    chat_template_kwargs: dict[str, JsonValue] = Field(default={})
+    """Further arguments of the model's chat template, e.g. {enable_thinking: false} for Qwen3."""
     system_prompt: str | None = Field(default=None, min_length=1)
     """System message before the row's own messages, for rows that bring none. A string prompt needs `chat`."""
     prompt_template: str = "{prompt}"
-    """What a string prompt, or the last message of a list, is put into; must hold `{prompt}`."""
+    """What a string prompt, or the last message of a list (a started turn of the assistant aside), is put into; must
+    hold `{prompt}`."""
+    ignore_media: bool = False
+    """Use rows with images, video or audio for their text alone. Else they are malformed."""
     limit_rows: int | None = Field(default=None, gt=0)
     """Use only the first rows."""
     malformed_limit: int | None = Field(default=None, ge=0)

@@ -23,7 +23,7 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
 """What a protocol sets: the paper's avg@32 (section 4.1). Its `temperature` 1 and `top_p` 0.7 are the defaults."""
 
 
-FORM_FIELDS = ("chat", "system_prompt", "prompt_template")
+FORM_FIELDS = ("chat", "chat_template_kwargs", "system_prompt", "prompt_template")
 """Fields of `data` that hold for evaluation sets, too."""
 
 

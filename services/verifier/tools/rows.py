@@ -4,7 +4,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from dapo.contracts.prompts import prompt_text
 from dapo.data.errors import Malformed, RowError
-from dapo.data.rows import encodable, find, gold_text, kind, read_message
+from dapo.data.rows import decoded, encodable, find, gold_text, kind, read_message
 from dapo.data.tables import MAX_LINE_BYTES, Line, check_length, parse_object, read_lines
 from dapo.v1 import messages_pb2 as pb
 from services.verifier.request import GradingRequest
@@ -112,7 +112,7 @@ def _optional(raw: dict[str, Any], field: str) -> Any:
 
 def _prompt(raw: dict[str, Any], field: str) -> str:
     """The prompt in the words that graders get in training; empty if the row has none."""
-    match value := _optional(raw, field):
+    match value := decoded(_optional(raw, field)):
         case None:
             return ""
         case str():

@@ -152,6 +152,17 @@ def test_a_run_is_evaluated_with_its_own_sets_and_its_base_beside_it(
     assert second.data.held_out_share == 0.1
 
 
+def test_other_prompts_are_asked_as_the_runs_own_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "run_module", lambda *arguments: None)
+    run = tmp_path / "run"
+    run.mkdir()
+    asked = {"chat": True, "chat_template_kwargs": {"enable_thinking": False}, "system_prompt": "Be brief."}
+    made = spec(model__path=model_folder(tmp_path), **{f"data__{name}": value for name, value in asked.items()})
+    (run / "spec.yaml").write_text(dump_yaml(made))
+    ((_, other),) = evaluate._plans(str(run), NOTHING._replace(data=("a.jsonl",)), False, tmp_path)
+    assert {name: getattr(other.evaluation.sets["a"], name) for name in asked} == asked
+
+
 def test_what_cannot_be_evaluated_is_refused_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for subject, base, says in (
         (model_folder(tmp_path), False, "--data is missing"),
