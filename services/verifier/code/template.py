@@ -126,7 +126,9 @@ class _Template:
                     ended[pid] = os.waitstatus_to_exitcode(status)
         for pid in living.keys() - ended.keys():
             os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+            status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            if status != -signal.SIGKILL:  # It was about to end by itself.
+                ended[pid] = status
         return {"statuses": [ended.get(pid) for pid in living]}
 
     def _be_child(self, role: str, files: Sequence[int], request: dict[str, Any]) -> NoReturn:
