@@ -19,7 +19,8 @@ from typing import Any
 
 _NUMBER = re.compile(r"(?<![\w.])([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)(?!\w|\.[0-9])")
 """Not part of a word, and no part of `1.2.3`."""
-_INTEGER = re.compile(r"[+-]?[0-9]+")
+_DIGITS_OF_FLOATS = 400
+"""No finite float has more before its point (1.8e308), so a longer integer is near none."""
 Number = int | float
 
 
@@ -27,15 +28,17 @@ def close(found: Number, expected: Number, tolerance: float) -> bool:
     """Whether two numbers, neither of them a boolean, are equal by the rule of this module."""
     if found == expected:
         return True
-    whole = isinstance(expected, int)
-    if not tolerance or (whole and isinstance(found, int)):
+    if not tolerance:
         return False
-    if not all(isinstance(one, int) or math.isfinite(one) for one in (found, expected)):
+    if isinstance(found, float) and isinstance(expected, float):
+        return abs(found - expected) <= tolerance * max(1.0, abs(expected)) < math.inf
+    if isinstance(found, int) and isinstance(expected, int):
         return False
-    slack = tolerance if whole else tolerance * max(1.0, abs(expected))
-    if isinstance(found, int) or whole:  # A float for a large integer would be another number, or too large.
-        return abs(Fraction(found) - Fraction(expected)) <= slack
-    return abs(found - expected) <= slack
+    if not math.isfinite(found if isinstance(found, float) else expected):
+        return False
+    # A float for a large integer would be another number, or too large.
+    slack = tolerance if isinstance(expected, int) else tolerance * max(1.0, abs(expected))
+    return abs(Fraction(found) - Fraction(expected)) <= slack
 
 
 def same_value(found: Any, expected: Any, tolerance: float) -> bool:
@@ -83,15 +86,15 @@ def _same_line(found: str | None, expected: str | None, tolerance: float) -> boo
 def _same_number(tolerance: float, found: str, expected: str) -> bool:
     if found == expected:
         return True
-    if _INTEGER.fullmatch(found) and _INTEGER.fullmatch(expected):
-        return False  # `007` is not `7` where both may be names.
     mine, theirs = _number(found), _number(expected)
-    return mine is not None and theirs is not None and close(mine, theirs, tolerance)
+    if mine is None or theirs is None or (isinstance(mine, int) and isinstance(theirs, int)):
+        return False  # Nor is `007` the same as `7`: both may be names.
+    return close(mine, theirs, tolerance)
 
 
 def _number(text: str) -> Number | None:
-    """None for a number that no float can hold."""
-    if _INTEGER.fullmatch(text):
-        return int(text)
-    value = float(text)
-    return value if math.isfinite(value) else None
+    """None for a number that no float can hold. Takes time linear in the text, as it is the program's."""
+    if "." in text or "e" in text or "E" in text:
+        value = float(text)
+        return value if math.isfinite(value) else None
+    return int(text) if len(text) <= _DIGITS_OF_FLOATS else None

@@ -152,6 +152,8 @@ def test_numbers_in_texts_are_compared_as_numbers(found: str, expected: str) -> 
         ("yes 0.5", "no 0.5"),
         ("", "0.0"),
         ("1e" + "9" * 5000, "1.0"),
+        ("9" * 1_000_000, "1.0"),
+        ("1." + "9" * 1_000_000 + "x", "2.0"),
     ],
 )
 def test_what_is_no_equal_number_is_another_text(found: str, expected: str) -> None:
