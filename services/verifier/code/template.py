@@ -65,6 +65,7 @@ def main(modules: Sequence[str]) -> None:
     try:
         for name in (*_MODULES.split(), *modules):
             importlib.import_module(name)
+        prelude.add_usual_names()
         template = _Template(channel)
     except (ImportError, OSError) as error:
         channel.send(json.dumps({"error": str(error)}).encode())
@@ -94,7 +95,6 @@ class _Template:
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
         self._filter = seccomp.load_filter()
-        self._usual_names = prelude.usual_names()
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         self._own_bytes = pages * resource.getpagesize()
 
@@ -143,8 +143,7 @@ class _Template:
                 os.fdopen(1, "w", closefd=False),
                 os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False),
             )
-            if role in _PROGRAMS:
-                prelude.add_usual_names(self._usual_names)
+            prelude.name_streams()
             gc.enable()
             self._filter.install()
             status = _ROLES[role](source, line)

@@ -19,6 +19,7 @@ from typing import Any
 
 from services.verifier.code.asserts import SOLUTION, UnsupportedTests, identifiers, imported, own_modules, read
 from services.verifier.code.comparison import same_value
+from services.verifier.code.prelude import PYTHONS_OWN
 from services.verifier.code.rpc import ModuleName, NotSerializable, Reference, RpcConnection, decode_value, encode_value
 
 PROGRAM_ENDED = "the program ended"
@@ -179,9 +180,9 @@ def _namespace(tree: ast.Module, program: dict[str, Any]) -> dict[str, Any]:
     solution.__dict__["__all__"] = []  # an `import *` may replace nothing: the names are there already
     sys.modules[SOLUTION] = solution
     taken = imported(tree)
-    found = {name: value for name, value in program.items() if not hasattr(builtins, name) and name not in taken}
+    found = {name: value for name, value in program.items() if name not in PYTHONS_OWN and name not in taken}
     found.update({name: sys.modules[name] for name in own_modules(tree)})
-    return {**found, "__name__": "tests"}
+    return {**found, "__name__": "tests", "__builtins__": dict(PYTHONS_OWN)}
 
 
 def _passes(action: Callable[[], object]) -> str:
