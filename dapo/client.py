@@ -64,7 +64,8 @@ class RunClient:
     """
 
     def __init__(self, base_url: str, token: str = "") -> None:
-        """`base_url` is e.g. http://127.0.0.1:8400; `token` is the service's DAPO_API_TOKEN, "" where it has none."""
+        """`base_url` is e.g. http://127.0.0.1:8400, asked directly whatever proxies there are; `token` is the service's
+        DAPO_API_TOKEN, "" where it has none."""
         self._http = httpx.Client(
             base_url=base_url,
             headers={"Authorization": f"Bearer {token}"} if token else {},

@@ -94,7 +94,7 @@ def test_grpc_health_and_reflection(channel):
 
 def test_grpc_reflection_with_the_token(service):
     token = _WithToken()
-    with grpc.insecure_channel(f"127.0.0.1:{service.ready['grpc_port']}") as plain:
+    with grpc.insecure_channel(f"127.0.0.1:{service.ready['grpc_port']}", [("grpc.enable_http_proxy", 0)]) as plain:
         database = ProtoReflectionDescriptorDatabase(grpc.intercept_channel(plain, token))
         assert "dapo.v1.RunService" in database.get_services()
 
