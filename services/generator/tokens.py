@@ -1,4 +1,4 @@
-"""Prompts to token ids and token ids to text, with the model's tokenizer; limits on lengths."""
+"""Prompts to token ids, with the model's tokenizer; limits on lengths."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,9 @@ from pathlib import Path
 from jinja2 import TemplateError
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
+from dapo.algo.vocabulary import end_ids, tokenless_ids
 from dapo.v1 import messages_pb2 as pb
+from services.generator.texts import special_ids
 
 _CONTEXT_RESERVE_TOKENS = 2
 """SGLang ends a sequence this many tokens before the model's context is full."""
@@ -19,15 +21,6 @@ class PromptError(Exception):
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
-
-
-def stop_ids(*sources: int | Sequence[int] | None) -> tuple[int, ...]:
-    """End-of-sequence ids of all sources, each once, in ascending order."""
-    found: set[int] = set()
-    for source in sources:
-        if source is not None:
-            found.update([source] if isinstance(source, int) else source)
-    return tuple(sorted(found))
 
 
 @dataclass(frozen=True)
@@ -53,19 +46,28 @@ class LengthLimits:
 
 
 class PromptCodec:
-    """Encodes prompts and decodes responses of one model."""
+    """Encodes prompts of one model."""
 
     def __init__(self, model_path: str) -> None:
         """Raises OSError where the model has no tokenizer or configuration."""
         self._path = model_path
-        self._tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model_path)
+        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model_path)
         config = AutoConfig.from_pretrained(model_path).get_text_config()
         generation_eos = None
         if (Path(model_path) / "generation_config.json").is_file() or not Path(model_path).is_dir():
             generation_eos = GenerationConfig.from_pretrained(model_path).eos_token_id
         self.context_tokens: int = config.max_position_embeddings
-        self.stop_token_ids = stop_ids(config.eos_token_id, generation_eos, self._tokenizer.eos_token_id)
+        self.stop_token_ids = end_ids(config.eos_token_id, generation_eos, self.tokenizer.eos_token_id)
         """Tokens that end a response."""
+        tokens = self.tokenizer.get_vocab().values()
+        self.masked_ids = tokenless_ids(tokens, config.vocab_size, self.stop_token_ids)
+        """Ids that must not be sampled, as they have no text."""
+
+    def hidden_ids(self, *, every_special: bool) -> set[int]:
+        """Tokens that graders do not read: those that end a response and padding, or every special one besides."""
+        padding = self.tokenizer.pad_token_id
+        hidden = {*self.stop_token_ids, *([] if padding is None else [padding])}
+        return hidden | special_ids(self.tokenizer) if every_special else hidden
 
     def encode(self, prompt: pb.Prompt) -> list[int]:
         """Token ids of a text, without special tokens added by the tokenizer, or of messages through the chat template.
@@ -73,23 +75,18 @@ class PromptCodec:
         Raises PromptError where the template refuses the messages, ValueError where the model has no template.
         """
         text = self._render(prompt.messages) if prompt.messages else prompt.text
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
-    def decode(self, responses: Sequence[Sequence[int]]) -> list[str]:
-        """Text for the verifier, special tokens left out."""
-        texts: list[str] = self._tokenizer.batch_decode(list(responses), skip_special_tokens=True)
-        return texts
-
     def _render(self, messages: Sequence[pb.ChatMessage]) -> str:
-        if self._tokenizer.chat_template is None:
+        if self.tokenizer.chat_template is None:
             raise ValueError(
                 f"model.path {self._path} has no chat template, but the prompts are messages; "
                 "set data.chat to false, or use a model with a template"
             )
         turns = [{"role": message.role, "content": message.content} for message in messages]
         try:
-            text: str = self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+            text: str = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
         except TemplateError as error:
             raise PromptError("prompt_refused", f"the model's chat template refuses the messages: {error}") from error
         return text

@@ -79,8 +79,6 @@ def server_flags(spec: RunSpec, *, device: str, port: int, pool: int | None) -> 
         *("--port", str(port)),
         *("--device", device),
         *("--dtype", spec.model.dtype),
-        # Token ids go in and come out; text is the generator's business.
-        "--skip-tokenizer-init",
         "--incremental-streaming-output",
         *("--stream-interval", str(generator.stream_interval)),
         *("--max-running-requests", str(generator.max_running_requests)),
@@ -89,6 +87,9 @@ def server_flags(spec: RunSpec, *, device: str, port: int, pool: int | None) -> 
         *("--schedule-policy", "fcfs"),
         *("--log-level", "warning"),
     ]
+    if not spec.sampling.stop:
+        # Token ids go in and come out; text is the generator's business.
+        flags.append("--skip-tokenizer-init")
     if device == "cpu":
         # An idle scheduler otherwise spins on a core that the learner could use.
         flags += ["--disable-overlap-schedule", "--sleep-on-idle"]

@@ -50,7 +50,8 @@ class Preparation:
         self.reference: PolicyModel | None = None
         if reference is not None:
             in_float32 = spec.model.head_dtype == "float32"
-            frozen = PolicyModel(reference, spec.sampling.temperature, float32_head=in_float32)
+            masked = policy.module.masked
+            frozen = PolicyModel(reference, spec.sampling.temperature, masked=masked, float32_head=in_float32)
             self.reference = frozen.to(self.ranks.device).eval().requires_grad_(False)
 
     @property

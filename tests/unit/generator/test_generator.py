@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import Gemma2Config, MistralConfig, PretrainedConfig, Qwen2Config, Qwen3Config
 
+from dapo.algo.vocabulary import MASKED_LOGIT
 from dapo.bus import RETRIES, attempt_number
 from dapo.spec import RunSpec
 from dapo.v1 import messages_pb2 as pb
+from services.generator.engine.client import SamplingParams
 from services.generator.engine.kv_pool import pool_tokens, token_bytes
 from services.generator.engine.model_check import UnsupportedModel, check_served, read_config
 from services.generator.engine.responses import EngineError, Span, StreamedResponse, addressee, covers, parse_event
@@ -23,7 +25,7 @@ from services.generator.engine.server import (
     server_flags,
 )
 from services.generator.membership import parse_version, version_name
-from services.generator.tokens import _CONTEXT_RESERVE_TOKENS, LengthLimits, PromptError, stop_ids
+from services.generator.tokens import _CONTEXT_RESERVE_TOKENS, LengthLimits, PromptError
 from services.generator.worker import _MAX_DELIVERIES, request_id
 from services.generator.writer import FinishedResponse, build_payload
 
@@ -156,11 +158,6 @@ def test_weights_without_a_version_have_no_version_name() -> None:
         parse_version("base")
 
 
-def test_stop_ids_of_all_sources() -> None:
-    assert stop_ids(7, None, [9, 7], 3) == (3, 7, 9)
-    assert stop_ids(None, None) == ()
-
-
 def test_limits_leave_room_for_a_full_response() -> None:
     limits = LengthLimits(prompt_tokens=10, response_tokens=5, context_tokens=12 + _CONTEXT_RESERVE_TOKENS)
     limits.check(7)
@@ -273,3 +270,18 @@ def test_a_gpu_that_is_asked_for_must_be_there(monkeypatch: pytest.MonkeyPatch) 
         engine_device("auto", 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     assert (engine_device("auto", 2), engine_device("cuda", 2), engine_device("cpu", 1)) == ("cuda", "cuda", "cpu")
+
+
+def test_masked_ids_and_stop_strings_reach_the_engine() -> None:
+    plain = SamplingParams(1.0, 8, (3,)).to_json()
+    assert (plain["stop"], plain["logit_bias"]) == ([], None)
+    asked = SamplingParams(1.0, 8, (3,), stop=("</answer>",), masked=(5, 9)).to_json()
+    assert (asked["stop"], asked["logit_bias"]) == (["</answer>"], {"5": MASKED_LOGIT, "9": MASKED_LOGIT})
+
+
+def test_only_stop_strings_need_a_tokenizer_in_the_engine() -> None:
+    stopping = RunSpec.model_validate(
+        {"model": {"path": "m"}, "data": {"path": "d.jsonl"}, "sampling": {"stop": ["</answer>"]}}
+    )
+    for spec, needed in ((make_spec(), False), (stopping, True)):
+        assert ("--skip-tokenizer-init" in server_flags(spec, device="cuda", port=1, pool=None)) != needed
