@@ -16,6 +16,7 @@ from dapo.cli.train import require_inputs, train
 from dapo.host.files import write_json
 from dapo.records.folder import RunFolder
 from dapo.records.model_comparison import Result, compare, comparison_json, draw_comparison, read_result
+from dapo.spec.context import context_tokens
 from dapo.spec.load import build_spec, parse_spec
 from dapo.spec.problem import SpecError
 from dapo.spec.run import RunSpec
@@ -145,7 +146,7 @@ def _limits(model: Path) -> tuple[int, int]:
             config = json.loads((model / "config.json").read_text(encoding="utf-8"))
         except ValueError as error:
             fail(f"{model / 'config.json'} is not JSON: {error}")
-        context = config.get("max_position_embeddings") or _CONTEXT_TOKENS
+        context = (context_tokens(config) if isinstance(config, dict) else None) or _CONTEXT_TOKENS
     prompt = min(2048, context // 4)
     return prompt, max(1, context - prompt - _RESERVE_TOKENS)
 

@@ -1,7 +1,6 @@
 """Prompts to token ids, with the model's tokenizer; limits on lengths."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import TemplateError
@@ -10,9 +9,6 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 from dapo.algo.vocabulary import end_ids, tokenless_ids
 from dapo.v1 import messages_pb2 as pb
 from services.generator.texts import special_ids
-
-_CONTEXT_RESERVE_TOKENS = 2
-"""SGLang ends a sequence this many tokens before the model's context is full."""
 
 
 class PromptError(Exception):
@@ -23,26 +19,12 @@ class PromptError(Exception):
         self.reason = reason
 
 
-@dataclass(frozen=True)
-class LengthLimits:
-    prompt_tokens: int
-    response_tokens: int
-    context_tokens: int
-
-    def check(self, prompt_tokens: int) -> None:
-        """Raises PromptError where a prompt of so many tokens leaves no room for a full response."""
-        if prompt_tokens == 0:
-            raise PromptError("prompt_empty", "the prompt has no tokens")
-        if prompt_tokens > self.prompt_tokens:
-            detail = f"{prompt_tokens} tokens > data.max_prompt_tokens = {self.prompt_tokens}"
-            raise PromptError("prompt_too_long", detail)
-        if prompt_tokens + self.response_tokens + _CONTEXT_RESERVE_TOKENS > self.context_tokens:
-            raise PromptError(
-                "prompt_too_long",
-                f"{prompt_tokens} prompt tokens + sampling.max_response_tokens = {self.response_tokens} exceed the "
-                f"model's context of {self.context_tokens} tokens, of which SGLang uses all but "
-                f"{_CONTEXT_RESERVE_TOKENS}",
-            )
+def check_length(prompt_tokens: int, limit: int) -> None:
+    """Raises PromptError for a prompt without tokens, or with more than `data.max_prompt_tokens` = limit."""
+    if prompt_tokens == 0:
+        raise PromptError("prompt_empty", "the prompt has no tokens")
+    if prompt_tokens > limit:
+        raise PromptError("prompt_too_long", f"{prompt_tokens} tokens > data.max_prompt_tokens = {limit}")
 
 
 class PromptCodec:
@@ -56,7 +38,6 @@ class PromptCodec:
         generation_eos = None
         if (Path(model_path) / "generation_config.json").is_file() or not Path(model_path).is_dir():
             generation_eos = GenerationConfig.from_pretrained(model_path).eos_token_id
-        self.context_tokens: int = config.max_position_embeddings
         self.stop_token_ids = end_ids(config.eos_token_id, generation_eos, self.tokenizer.eos_token_id)
         """Tokens that end a response."""
         tokens = self.tokenizer.get_vocab().values()

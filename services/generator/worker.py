@@ -17,7 +17,7 @@ from services.generator.engine.server import EngineServer
 from services.generator.engine.supervisor import EngineSupervisor
 from services.generator.membership import ROLE, Membership
 from services.generator.texts import ResponseReader
-from services.generator.tokens import LengthLimits, PromptCodec, PromptError
+from services.generator.tokens import PromptCodec, PromptError, check_length
 from services.generator.weights.hold import WeightHold
 from services.generator.weights.receiver import Receiver
 from services.generator.writer import CompletionWriter, FinishedResponse
@@ -89,7 +89,7 @@ class Generator:
         self._id = worker_id
         self._codec = codec
         sampling = spec.sampling
-        self._limits = LengthLimits(spec.data.max_prompt_tokens, sampling.max_response_tokens, codec.context_tokens)
+        self._longest_prompt = spec.data.max_prompt_tokens
         self._sampling = SamplingParams(
             sampling.temperature,
             sampling.max_response_tokens,
@@ -178,7 +178,7 @@ class Generator:
                 if delivery.attempt > _MAX_DELIVERIES:
                     raise PromptError("generation_failed", f"delivered {delivery.attempt} times without success")
                 prompt = self._codec.encode(task.prompt)
-                self._limits.check(len(prompt))
+                check_length(len(prompt), self._longest_prompt)
             except PromptError as error:
                 await self._fail(task.group_id, delivery, error.reason, str(error))
             else:
