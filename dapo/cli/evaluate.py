@@ -155,6 +155,9 @@ def _build(tree: dict[str, Any], options: EvaluationOptions) -> RunSpec:
     """The spec of a run that only evaluates: no training steps, no learner."""
     evaluation: dict[str, Any] = {**tree.get("evaluation", {}), "at_start": True, "every_steps": None}
     evaluation["dedicated_generator"] = False
+    if options.temperature == 0:
+        # One greedy response and no nucleus, whatever the run or the protocol has.
+        options = options._replace(samples=options.samples or 1, top_p=options.top_p or 1.0)
     evaluation |= _given(samples=options.samples, temperature=options.temperature, top_p=options.top_p)
     evaluation |= _given(max_response_tokens=options.max_response_tokens)
     data = {**tree["data"], **_given(chat=options.chat, prompt_template=options.prompt_template)}

@@ -38,8 +38,8 @@ def require_inputs(spec: RunSpec) -> None:
 
 
 def dry_run(spec: RunSpec) -> None:
-    """Print the resolved spec and what would be started. Leave with exit code 2 where a model that is on this machine does
-    not fit it; one that is not may be elsewhere."""
+    """Print the resolved spec and what would be started. Leave with exit code 2 where a model that is on this machine
+    does not fit it; one that is not may be elsewhere."""
     if problems := unfit_inputs(spec):
         fail("\n".join(map(str, problems)))
     typer.echo(show_yaml(spec))
