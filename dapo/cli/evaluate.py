@@ -16,6 +16,7 @@ from dapo.cli.train import require_inputs, train
 from dapo.host.files import write_json
 from dapo.records.folder import RunFolder
 from dapo.records.model_comparison import Result, compare, comparison_json, draw_comparison, read_result
+from dapo.spec.context import context_tokens
 from dapo.spec.load import build_spec, parse_spec
 from dapo.spec.problem import SpecError
 from dapo.spec.run import RunSpec
@@ -146,7 +147,7 @@ def _limits(model: Path) -> tuple[int, int]:
             config = json.loads((model / "config.json").read_text(encoding="utf-8"))
         except ValueError as error:
             fail(f"{model / 'config.json'} is not JSON: {error}")
-        context = config.get("max_position_embeddings") or _CONTEXT_TOKENS
+        context = (context_tokens(config) if isinstance(config, dict) else None) or _CONTEXT_TOKENS
     prompt = min(2048, context // 4)
     return prompt, max(1, context - prompt - _RESERVE_TOKENS)
 
@@ -155,6 +156,9 @@ def _build(tree: dict[str, Any], options: EvaluationOptions) -> RunSpec:
     """The spec of a run that only evaluates: no training steps, no learner."""
     evaluation: dict[str, Any] = {**tree.get("evaluation", {}), "at_start": True, "every_steps": None}
     evaluation["dedicated_generator"] = False
+    if options.temperature == 0:
+        # One greedy response and no nucleus, whatever the run or the protocol has.
+        options = options._replace(samples=options.samples or 1, top_p=options.top_p or 1.0)
     evaluation |= _given(samples=options.samples, temperature=options.temperature, top_p=options.top_p)
     evaluation |= _given(max_response_tokens=options.max_response_tokens)
     data = {**tree["data"], **_given(chat=options.chat, prompt_template=options.prompt_template)}

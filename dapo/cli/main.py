@@ -71,7 +71,7 @@ def evaluate(
     samples: Annotated[int | None, typer.Option(min=1, help="k: responses a prompt.")] = None,
     grader: Annotated[str | None, typer.Option(help="Rule that says what is correct, e.g. math_verify.")] = None,
     protocol: Annotated[str | None, typer.Option(help="aime-2024: avg@32 with the paper's prompt and grader.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="Default 1.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Default 1; 0 is greedy, with one response.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Default 0.7.")] = None,
     max_response_tokens: Annotated[int | None, typer.Option(min=1, help="Responses are cut here.")] = None,
     chat: Annotated[bool | None, typer.Option("--chat/--no-chat", help="Prompts as chat messages.")] = None,

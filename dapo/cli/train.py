@@ -17,7 +17,7 @@ from dapo.client import RefusedRequest, Run, RunClient, ServiceError
 from dapo.contracts.events import known_event
 from dapo.records.folder import RunFolder
 from dapo.spec.checks.all import find_warnings
-from dapo.spec.load import dump_yaml, load_spec, missing_inputs, show_yaml
+from dapo.spec.load import dump_yaml, load_spec, missing_inputs, show_yaml, unfit_inputs
 from dapo.spec.preview import format_preview, preview
 from dapo.spec.problem import SpecError
 from dapo.spec.run import RunSpec
@@ -32,13 +32,16 @@ def resolve(path: Path, overrides: list[str]) -> RunSpec:
 
 
 def require_inputs(spec: RunSpec) -> None:
-    """Leave with exit code 2 where the model or the data is not on this machine."""
-    if problems := missing_inputs(spec):
+    """Leave with exit code 2 where the model or the data is not on this machine, or does not fit the spec."""
+    if problems := [*missing_inputs(spec), *unfit_inputs(spec)]:
         fail("\n".join(map(str, problems)))
 
 
 def dry_run(spec: RunSpec) -> None:
-    """Print the resolved spec and what would be started."""
+    """Print the resolved spec and what would be started. Leave with exit code 2 where a model that is on this machine
+    does not fit it; one that is not may be elsewhere."""
+    if problems := unfit_inputs(spec):
+        fail("\n".join(map(str, problems)))
     typer.echo(show_yaml(spec))
     typer.echo(format_preview(preview(spec)))
 

@@ -95,9 +95,9 @@ def _cure(row: FieldRow) -> str:
 
 
 def _missing(path: str) -> str:
-    row = field_rows().get(path)
+    row = _row(path)
     if row is not None:
-        return row.meaning
+        return row.meaning if row.path == path else _cure(row)
     needed = [inner.path for inner in field_rows().values() if inner.section == path and inner.default is None]
     return f"Add the section with at least {_names(needed) or f'{path}.{section_names()[path][0]}'}"
 

@@ -75,7 +75,7 @@ def run() -> None:
 
     from services.learner.loop import LearnerLoop
     from services.learner.model.lora import add_lora
-    from services.learner.model.policy import PolicyModel, ValueModel, load_causal
+    from services.learner.model.policy import PolicyModel, ValueModel, load_causal, masked_ids
     from services.learner.step.engine import LearnerEngine
     from services.learner.step.trainer import Trainer
 
@@ -87,6 +87,7 @@ def run() -> None:
     policy = PolicyModel(
         trained,
         spec.sampling.temperature,
+        masked=masked_ids(trained),
         entropy_gradient=algorithm.entropy_coefficient > 0,
         float32_head=spec.model.head_dtype == "float32",
     )

@@ -5,10 +5,11 @@ A problem refuses the spec; a warning is shown and the run goes on.
 
 from collections.abc import Callable, Iterator
 
-from dapo.spec.checks.data import data, model_path, unused_template_arguments
+from dapo.spec.checks.data import data, unused_template_arguments
 from dapo.spec.checks.evaluation import evaluation
 from dapo.spec.checks.graders import graders
 from dapo.spec.checks.metrics import reflection_patterns
+from dapo.spec.checks.model import model_path
 from dapo.spec.checks.no_effect import fields_without_effect
 from dapo.spec.checks.resources import devices, payload_memory
 from dapo.spec.checks.reward import reward_values

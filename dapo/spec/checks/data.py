@@ -30,11 +30,6 @@ _TAKEN_ARGUMENTS = frozenset(
 )
 
 
-def model_path(spec: RunTree) -> Iterator[Problem]:
-    if "\0" in spec.model.path:
-        yield Problem("model.path", shown(spec.model.path.replace("\0", "\\0")), "holds a NUL character. Take it out")
-
-
 def data(spec: RunTree) -> Iterator[Problem]:
     if spec.data.path is None and not spec.data.sources:
         yield Problem("data.path", None, "is required, or data.sources. Give one of them")

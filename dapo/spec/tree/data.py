@@ -7,6 +7,7 @@ from pydantic import Field, JsonValue, StringConstraints, model_validator
 from dapo.spec.tree.base import Section
 
 SourceName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+StopString = Annotated[str, StringConstraints(min_length=1)]
 
 
 class ModelSpec(Section):
@@ -113,6 +114,11 @@ class SamplingSpec(Section):
     """L_max: generation is cut here."""
     expected_response_tokens: int | None = Field(default=None, gt=0)
     """Mean response length to reckon Redis memory with, and nothing else; none takes `max_response_tokens`."""
+    stop: list[StopString] = Field(default=[], max_length=32)
+    """Strings that end a response, e.g. ["</answer>"], in evaluations too. The token that completes one is the last
+    that is trained on; what graders read ends with the string itself. Such a response is not truncated."""
+    skip_special_tokens: bool = False
+    """Leave every special token out of the text that graders read; else only those that end a response or pad it."""
 
     @property
     def budgeted_response_tokens(self) -> int:

@@ -83,8 +83,6 @@ def server_flags(spec: RunSpec, *, device: str, port: int, pool: int | None, ada
         *("--port", str(port)),
         *("--device", device),
         *("--dtype", spec.model.dtype),
-        # Token ids go in and come out; text is the generator's business.
-        "--skip-tokenizer-init",
         "--incremental-streaming-output",
         *("--stream-interval", str(generator.stream_interval)),
         *("--max-running-requests", str(generator.max_running_requests)),
@@ -93,6 +91,9 @@ def server_flags(spec: RunSpec, *, device: str, port: int, pool: int | None, ada
         *("--schedule-policy", "fcfs"),
         *("--log-level", "warning"),
     ]
+    if not spec.sampling.stop:
+        # Token ids go in and come out; text is the generator's business.
+        flags.append("--skip-tokenizer-init")
     if device == "cpu":
         # An idle scheduler otherwise spins on a core that the learner could use.
         flags += ["--disable-overlap-schedule", "--sleep-on-idle"]

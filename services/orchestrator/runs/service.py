@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dapo.spec.load import missing_inputs, parse_spec
+from dapo.spec.load import missing_inputs, parse_spec, unfit_inputs
 from dapo.spec.problem import SpecError
 from dapo.v1 import run_pb2 as pb
 from services.orchestrator.launch.launcher import Launcher
@@ -59,7 +59,7 @@ class RunService:
         if self._stopping:
             raise ServiceStopping("the service is shutting down: it takes no new run")
         spec = parse_spec(spec_text)
-        if problems := missing_inputs(spec):
+        if problems := [*missing_inputs(spec), *unfit_inputs(spec)]:
             raise SpecError(problems)
         now = datetime.now(UTC)
         run_id = new_run_id(spec.name, now)

@@ -207,14 +207,18 @@ def test_a_group_is_written_with_payloads_texts_and_versions(shared: Run, models
         assert torch.allclose(torch.tensor(logprobs), reference, atol=LOGPROB_TOLERANCE, rtol=0)
 
 
-def test_a_prompt_of_an_evaluation_is_sampled_in_its_own_way(shared: Run, models) -> None:
-    """A nucleus of nothing but the likeliest token gives the greedy response, cut where the evaluation cuts it."""
+@pytest.mark.parametrize(("number", "temperature", "top_p"), [(2, 0.0, 1.0), (3, 1.0, 1e-6)])
+def test_a_prompt_of_an_evaluation_is_sampled_in_its_own_way(
+    shared: Run, models, number: int, temperature: float, top_p: float
+) -> None:
+    """Temperature 0, and a nucleus of nothing but the likeliest token, give the greedy response, cut where the
+    evaluation cuts it."""
 
     async def written() -> list[pb.CompletionPayload]:
         epoch = await shared.bus.lease.acquire("orchestrator")
-        task = make_task(2, "abcdef>")
-        task.group_id, task.evaluation = "e0000000002", "exam"
-        task.sampling.CopyFrom(pb.Sampling(temperature=1.0, top_p=1e-6, max_response_tokens=5))
+        task = make_task(number, "abcdef>")
+        task.group_id, task.evaluation = f"e{number:010d}", "exam"
+        task.sampling.CopyFrom(pb.Sampling(temperature=temperature, top_p=top_p, max_response_tokens=5))
         await shared.bus.groups.issue([task], epoch)
         entries: list[Delivery] = []
         async with asyncio.timeout(WAIT_S):

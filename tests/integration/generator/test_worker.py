@@ -14,7 +14,7 @@ from dapo.bus.server.embedded import EmbeddedValkey
 from dapo.data import open_dataset
 from dapo.v1 import messages_pb2 as pb
 from services.generator import worker, writer
-from tests.support.arrays import decode_ids
+from tests.support.arrays import decode_ids, decode_logprobs
 from tests.support.bus import read_alerts
 from tests.support.data import write_lines
 from tests.support.generator.kit import Learner, make_spec, make_task, running, until
@@ -49,6 +49,34 @@ def test_every_response_of_every_group_is_written_once(redis_url: str, spec) -> 
                 assert member.generated_tokens == sum(c.response_tokens for c in completions)
                 assert 0 < member.busy_s <= member.up_s
             assert await run.bus.weights.members() == []
+
+    asyncio.run(scenario())
+
+
+def test_a_stop_string_that_the_engine_missed_ends_the_response_all_the_same(redis_url: str, spec) -> None:
+    """The simulated engine knows no stop strings: nothing beyond one is written, and no such response is truncated."""
+    stopping = spec.model_copy(update={"sampling": spec.sampling.model_copy(update={"stop": ["b", "cd"]})})
+
+    async def scenario() -> None:
+        async with new_run(redis_url, "stop", stopping.model_dump_json()) as run:
+            async with serving(run, stopping, SimulatedServer(SimulatorOptions(mean_tokens=20, step_s=0.001))):
+                await run.issue(["abc>"] * 20)
+                await run.wait_count("generated", 20)
+                completions = await run.completions(20 * GROUP_SIZE)
+            texts = [(text or b"").decode() for text in await run.bus.payloads.get([c.text_key for c in completions])]
+            payloads = await run.bus.payloads.get([completion.payload_key for completion in completions])
+        ended = 0
+        for completion, text, data in zip(completions, texts, payloads, strict=True):
+            payload = pb.CompletionPayload.FromString(data or b"")
+            tokens = len(decode_ids(payload.response_ids))
+            assert tokens == len(decode_logprobs(payload.logprobs)) == completion.response_tokens
+            assert payload.spans[-1].end == tokens
+            assert not any(stop in text[:-1] for stop in ("b", "cd"))
+            if text.endswith(("b", "cd")):
+                ended += 1
+                assert completion.finish_reason == pb.FINISH_REASON_STOP
+                assert len(text) == tokens
+        assert ended > 20
 
     asyncio.run(scenario())
 

@@ -38,6 +38,25 @@ def test_a_run_keeps_its_staleness_and_its_ledger(valkey, tmp_path, staleness):
     assert {state for state, count in seen.ledger.items() if count} <= {"trained", "filtered", "surplus"}
 
 
+@pytest.mark.parametrize("staleness", [0, 2])
+@pytest.mark.parametrize("rows", [1, 3, 7])
+def test_a_batch_larger_than_the_data_and_epochs_that_end_within_one(valkey, tmp_path, rows, staleness):
+    """Batches are full all the same: a row is asked again in the next epoch, as a group of its own."""
+    spec = make_spec(tmp_path, staleness=staleness, rows=rows)
+    workers, seen = run_scripted(valkey, f"rows{rows}s{staleness}", spec, some_uniform)
+    drawn = [workers.rows_of[group_id] for group_id in sorted(workers.rows_of)]
+    assert drawn == [divmod(number, rows) for number in range(len(drawn))]
+    batches = [[group.group_id for group in batch.groups] for batch in workers.batches]
+    assert [len(set(groups)) for groups in batches] == [PROMPTS] * STEPS
+    assert len({group_id for groups in batches for group_id in groups}) == STEPS * PROMPTS
+    epochs = [{workers.rows_of[group_id][0] for group_id in groups} for groups in batches]
+    assert any(len(within) > 1 for within in epochs)
+    lags = [batch.batch - group.issued_version for batch in workers.batches for group in batch.groups]
+    assert 0 <= min(lags) <= max(lags) <= staleness
+    assert seen.open == []
+    assert sum(seen.ledger.values()) == seen.issued == len(drawn)
+
+
 def test_each_step_is_recorded_with_what_it_was_made_of(valkey, tmp_path):
     spec = make_spec(tmp_path, staleness=1)
     workers, seen = run_scripted(valkey, "recorded", spec, some_uniform)

@@ -50,6 +50,18 @@ def test_a_dry_run_shows_the_overridden_spec():
     assert "steps: 7" in done.output
 
 
+@pytest.mark.parametrize("more", [["--dry-run"], []], ids=["dry run", "run"])
+def test_a_response_limit_above_the_models_context_is_refused(tmp_path, more):
+    (tmp_path / "config.json").write_text('{"max_position_embeddings": 64}')
+    data = REPO / "examples/data/word_problems.jsonl"
+    overrides = [f"model.path={tmp_path}", f"data.path={data}", "sampling.max_response_tokens=40"]
+    options = [part for override in overrides for part in ("--set", override)]
+    done = dapo("train", str(REPO / "examples/reverse.yaml"), *options, *more)
+    assert done.exit_code == 2
+    assert done.stderr.startswith("error: sampling.max_response_tokens = 40: does not fit the context")
+    assert "Set at most 30" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("override", "field"),
     [

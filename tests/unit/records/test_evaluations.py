@@ -131,6 +131,25 @@ def test_a_model_is_evaluated_without_training_within_its_context(tmp_path: Path
     assert {one.grader for one in made.evaluation.sets.values()} == {"exact"}
 
 
+def test_temperature_0_asks_once_whatever_the_protocol_has(tmp_path: Path) -> None:
+    wanted = NOTHING._replace(data=("aime.jsonl",), protocol="aime-2024", temperature=0.0)
+    ((_, made),) = evaluate._plans(model_folder(tmp_path), wanted, False, tmp_path)
+    assert (made.evaluation.temperature, made.evaluation.top_p) == (0.0, 1.0)
+    assert [one.samples for one in made.evaluation.sets.values()] == [1]
+
+
+def test_a_run_is_evaluated_greedily_though_it_was_sampled_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    sets = {"exam": {"path": str(tmp_path / "exam.jsonl"), "samples": 2}}
+    (run / "spec.yaml").write_text(dump_yaml(spec(model__path=model_folder(tmp_path), evaluation__sets=sets)))
+    monkeypatch.setattr(evaluate, "run_module", lambda *arguments: None)
+    ((_, made),) = evaluate._plans(str(run), NOTHING._replace(temperature=0.0), False, tmp_path / "out")
+    assert (made.evaluation.samples, made.evaluation.sets["exam"].samples, made.evaluation.top_p) == (1, 1, 1.0)
+
+
 def test_a_run_is_evaluated_with_its_own_sets_and_its_base_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
