@@ -42,4 +42,5 @@ def _redact_parameter(parameter: str, *, after_secret: bool) -> str:
     name, equals, value = parameter.partition("=")
     if name == "db" and value.isdecimal():
         return parameter
-    return f"{name}={_HIDDEN}" if equals and _NAME.fullmatch(name) and not after_secret else _HIDDEN
+    known = name.lower() in _CREDENTIAL_NAMES or (_NAME.fullmatch(name) and not after_secret)
+    return f"{name}={_HIDDEN}" if equals and known else _HIDDEN
