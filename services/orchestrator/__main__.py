@@ -15,7 +15,7 @@ from pathlib import Path
 import uvicorn
 
 from dapo.client import TOKEN_VARIABLE
-from dapo.host.devices import visible_cuda_devices
+from dapo.host.devices import DeviceError, visible_cuda_devices
 from dapo.host.files import write_text
 from dapo.host.processes import die_with_parent
 from dapo.telemetry.logs import configure
@@ -109,7 +109,7 @@ def main() -> int:
     try:
         check_bind(arguments.host, token)
         asyncio.run(serve(arguments, token))
-    except (UnsafeBind, OSError) as error:
+    except (UnsafeBind, DeviceError, OSError) as error:
         sys.stderr.write(f"the run service cannot serve: {error}\n")
         return 2
     return 0
