@@ -118,8 +118,7 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     """A run's summary.json in words."""
     lines = []
     if summary["steps"]:
-        start, end = (_number(summary[name]) for name in ("accuracy_start", "accuracy_end"))
-        lines.append(f"accuracy    {start} → {end}  (means of the first and the last five steps)")
+        lines.append(f"accuracy    {_change(summary)}")
     for name, rows in summary["evaluations"].items():
         shown = " → ".join(_average(row) for row in rows)
         lines.append(f"evaluation  {name}: {shown}")
@@ -130,6 +129,15 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
         states = ", ".join(f"{count} {state}" for state, count in summary["ledger"].items() if count)
         lines.append(f"groups      {sum(summary['ledger'].values())} issued: {states}")
     return lines
+
+
+def _change(summary: Mapping[str, Any]) -> str:
+    start, end = (_number(summary[name]) for name in ("accuracy_start", "accuracy_end"))
+    if summary["steps"] == 1:
+        return f"{start}  (one step)"
+    averaged = summary["averaged_steps"]
+    of = "the first and the last step" if averaged == 1 else f"means of the first and the last {averaged} steps"
+    return f"{start} → {end}  ({of})"
 
 
 def _average(row: Mapping[str, Any]) -> str:

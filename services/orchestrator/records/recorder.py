@@ -82,8 +82,13 @@ class Recorder:
     def summary(
         self, *, state: str, message: str, ledger: Mapping[str, int], issued: int, elapsed_s: float
     ) -> dict[str, Any]:
-        """The object of summary.json; accuracy at start and end are means over the first and last five steps."""
-        first, last = self.rows[:_SUMMARY_STEPS], self.rows[-_SUMMARY_STEPS:]
+        """The object of summary.json.
+
+        Accuracy and reward at start and end are means over the first and the last `averaged_steps` steps: five, or half
+        of a shorter run's, so that no step is in both; one step is both.
+        """
+        averaged = max(1, min(_SUMMARY_STEPS, len(self.rows) // 2))
+        first, last = self.rows[:averaged], self.rows[-averaged:]
         return {
             "run_id": self._run_id,
             "state": state,
@@ -91,6 +96,7 @@ class Recorder:
             "steps": len(self.rows),
             "steps_total": self._spec.training.steps,
             "elapsed_s": round(elapsed_s, 3),
+            "averaged_steps": averaged,
             "accuracy_start": mean_of(first, "accuracy_mean"),
             "accuracy_end": mean_of(last, "accuracy_mean"),
             "reward_start": mean_of(first, "reward_mean"),
