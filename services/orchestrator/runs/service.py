@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from dapo.host.storage import in_words
 from dapo.spec.load import missing_inputs, parse_spec
 from dapo.spec.problem import SpecError
 from dapo.v1 import run_pb2 as pb
@@ -67,7 +68,7 @@ class RunService:
         try:
             recorder = Recorder(folder.resolve(), spec, run_id)
         except (RunDirError, OSError) as error:
-            raise RunConflict(f"run_dir {folder}: {error}") from error
+            raise RunConflict(f"run_dir {folder}: {in_words(error)}") from error
         driver = RunDriver(run_id, spec, recorder, self._launcher, redis_url=self._redis_url, created_at=now)
         self._runs[run_id] = driver
         driver.start()

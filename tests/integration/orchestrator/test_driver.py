@@ -16,6 +16,7 @@ from dapo.bus.server.embedded import EmbeddedValkey
 from dapo.contracts.events import Alert, ServiceChanged, StateChanged
 from dapo.spec.run import RunSpec
 from services.orchestrator.records.recorder import Recorder
+from services.orchestrator.runs import driver as driver_module
 from services.orchestrator.runs.driver import RunDriver
 from services.orchestrator.runs.events import WatchedEvent
 from tests.support.orchestrator.control import STEPS, Workers, make_spec
@@ -133,6 +134,28 @@ def test_a_worker_that_fails_after_the_last_checkpoint_fails_no_run(valkey: Embe
 
     stage = run_stage(make_spec(tmp_path, staleness=1), tmp_path / "run", play, url=valkey.url)
     assert stage.states()[-1] == "succeeded"
+
+
+@pytest.mark.parametrize(("commit", "state"), [(True, "succeeded"), (False, "stopped")])
+def test_a_stop_in_the_last_second_leaves_a_run_what_it_has_become(
+    valkey: EmbeddedValkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commit: bool, state: str
+) -> None:
+    monkeypatch.setattr(driver_module, "_LOG_POLL_S", 60.0)
+
+    async def play(stage: Stage) -> None:
+        bus = await stage.bus()
+        async with services(bus) as workers:
+            await workers.learn()
+            await asyncio.sleep(0.5)  # the driver has looked, and will not look again for a minute
+            if commit:
+                epoch = await bus.lease.acquire("learner")
+                await bus.batches.commit_checkpoint(STEPS - 1, epoch)
+            await stage.driver.stop()
+        await bus.close()
+
+    stage = run_stage(make_spec(tmp_path, staleness=1), tmp_path / "run", play, url=valkey.url)
+    assert stage.states()[-1] == state
+    assert stage.summary()["state"] == state
 
 
 def test_whatever_the_launcher_does_at_the_end_redis_is_closed(valkey: EmbeddedValkey, tmp_path: Path) -> None:
