@@ -78,9 +78,11 @@ def train(spec: RunSpec, run_dir: Path | None) -> Finished:
     for warning in find_warnings(spec):
         console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     attempt = _Attempt()
+    run_dir = run_dir.resolve() if run_dir else None
+    state_dir, logs = (run_dir.parent, run_dir.parent) if run_dir else (Path(), Path("runs"))
     try:
         with (
-            EmbeddedService(run_dir.resolve().parent if run_dir else Path("runs")) as service,
+            EmbeddedService(state_dir, logs) as service,
             RunClient(service.url, service.token) as client,
         ):
             _run(attempt, service, client, spec, run_dir, console)
@@ -104,7 +106,7 @@ def _run(
     run_dir: Path | None,
     console: Console,
 ) -> None:
-    attempt.run = run = client.create(dump_yaml(spec), str(run_dir.resolve()) if run_dir else "")
+    attempt.run = run = client.create(dump_yaml(spec), str(run_dir) if run_dir else "")
     folder = Path(run["run_dir"])
     service.move_log(RunFolder(folder).logs / "orchestrator.log")
     console.print(f"run {run['id']} in {folder}", highlight=False, soft_wrap=True)
