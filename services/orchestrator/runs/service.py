@@ -73,7 +73,8 @@ class RunService:
             folder = self._below(run_dir) if run_dir else (self._state_dir / "runs" / run_id).resolve()
             recorder = Recorder(folder, spec, run_id)
         except (RunDirError, OSError) as error:
-            raise RunConflict(f"run_dir {run_dir or 'runs/' + run_id}: {in_words(error)}") from error
+            asked = self._state_dir / (run_dir or f"runs/{run_id}")
+            raise RunConflict(f"run_dir {asked}: {in_words(error, asked)}") from error
         driver = RunDriver(run_id, spec, recorder, self._launcher, redis_url=self._redis_url, created_at=now)
         self._runs[run_id] = driver
         driver.start()
