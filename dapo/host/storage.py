@@ -16,7 +16,7 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _TROUBLES: dict[int, tuple[str, str]] = {
     errno.ENOSPC: ("the disk is full", "Free some space, or use another folder"),
     errno.EDQUOT: ("the disk quota is used up", "Free some space, or use another folder"),
-    errno.EFBIG: ("the file would exceed the size limit", "Raise it (ulimit -f)"),
+    errno.EFBIG: ("File too large for the limit on its size", "Raise the limit (ulimit -f)"),
     errno.EROFS: ("the file system is read-only", "Use another folder"),
     errno.EACCES: ("permission denied", "Allow writing there, or use another folder"),
     errno.EPERM: ("permission denied", "Allow writing there, or use another folder"),
