@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from dapo.cli.children import require_torch, run_module
-from dapo.cli.errors import RUN_ERROR, fail
+from dapo.cli.errors import INTERRUPTED, RUN_ERROR, fail
 from dapo.cli.train import require_inputs, train
 from dapo.host.files import write_json
+from dapo.host.storage import in_words
 from dapo.records.folder import RunFolder
 from dapo.records.model_comparison import Result, compare, comparison_json, draw_comparison, read_result
 from dapo.spec.context import context_tokens
@@ -67,7 +68,10 @@ def evaluate(
     try:
         for label, (_, spec) in zip(labels, plans, strict=True):
             console.print(label, soft_wrap=True, markup=False, style="bold")
-            results.append(read_result(label, train(spec, folder / _file_name(label))))
+            finished = train(spec, folder / _file_name(label))
+            results.append(read_result(label, finished.folder))
+            if finished.interrupted and len(results) < len(plans):
+                fail(f"interrupted after {len(results)} of {len(plans)} models", INTERRUPTED)
     finally:
         # What is finished is shown, whatever becomes of the rest.
         if results:
@@ -85,7 +89,7 @@ def _check_destinations(folder: Path, json_path: Path | None, picture: Path) -> 
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            fail(f"{option} {path} cannot be written: {error.strerror}: {error.filename}")
+            fail(f"{option} {path} cannot be written: {in_words(error)}")
         if path.is_dir():
             fail(f"{option} {path} is a folder. Give a file")
 

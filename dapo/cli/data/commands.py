@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from dapo.cli.errors import fail
+from dapo.host.storage import in_words
 
 if TYPE_CHECKING:
     from dapo.data.source import Source
@@ -85,7 +86,7 @@ def prepare(
     except DatasetError as error:
         fail(str(error))
     except OSError as error:
-        fail(f"{out} cannot be written: {error.strerror or error}")
+        fail(f"{out} cannot be written: {in_words(error, out)}")
     if as_json:
         report.print_json(done)
     else:

@@ -40,9 +40,9 @@ def print_inspection(found: Inspection) -> None:
     _list(console, "malformed", found.malformed, [str(one) for one in found.first_malformed])
     conflicts = [f"{one.row_id} asks as {one.first_row_id} does" for one in found.first_conflicts]
     _list(console, "same prompt, another answer", found.conflicts, conflicts)
-    console.print(Text("\nprompt length in characters", style="bold"), _histogram(found.characters))
+    console.print(Text("\nprompt length in characters", style="bold"), _histogram(found.characters, console.width))
     if found.tokens is not None:
-        console.print(Text("\nprompt length in tokens", style="bold"), _histogram(found.tokens))
+        console.print(Text("\nprompt length in tokens", style="bold"), _histogram(found.tokens, console.width))
     if found.refused:
         console.print(Text(f"\n{found.refused} prompts are refused by the model's chat template", style="red"))
     for row, rendered in zip_longest(found.samples, found.rendered):
@@ -96,14 +96,14 @@ def _list(console: Console, title: str, count: int, first: Sequence[str]) -> Non
         console.print(f"  … and {count - len(first):,} more")
 
 
-def _histogram(lengths: Distribution) -> Group:
+def _histogram(lengths: Distribution, room: int) -> Group:
+    """In a terminal of `room` characters; its bars take what the numbers leave."""
     quantiles = ", ".join(f"{name} {value:,}" for name, value in lengths.quantiles.items())
     summary = f"  {lengths.minimum:,} to {lengths.maximum:,}, mean {lengths.mean:,.1f}, {quantiles}"
     most = max(count for _, count in lengths.bins)
     width = len(f"{lengths.maximum:,}")
-    lines = [
-        f"  ≤ {bound:>{width},} {'█' * -(-count * _BAR // most):<{_BAR}} {count:,}" for bound, count in lengths.bins
-    ]
+    bar = max(1, min(_BAR, room - width - len(f"  ≤   {most:,}")))
+    lines = [f"  ≤ {bound:>{width},} {'█' * -(-count * bar // most):<{bar}} {count:,}" for bound, count in lengths.bins]
     return Group(*map(Text, [summary, *lines]))
 
 

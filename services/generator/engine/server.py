@@ -99,6 +99,9 @@ def server_flags(spec: RunSpec, *, device: str, port: int, pool: int | None, ada
         flags += ["--disable-overlap-schedule", "--sleep-on-idle"]
     else:
         flags += ["--tp-size", str(generator.tensor_parallel)]
+        if not all(name.isdecimal() for name in visible_cuda_devices()):
+            # SGLang's own all-reduce reads the names of GPUs as numbers; NCCL's takes UUIDs and MIG devices, too.
+            flags.append("--disable-custom-all-reduce")
     if not (generator.prefix_cache if generator.prefix_cache is not None else device != "cpu"):
         flags.append("--disable-radix-cache")
     if pool is not None:

@@ -7,7 +7,7 @@ from dapo.bus.parts.groups import Groups
 from dapo.bus.server.embedded import EmbeddedValkey
 from dapo.v1 import messages_pb2 as pb
 from services.orchestrator.control.alerts import ControllerError
-from tests.support.orchestrator.control import PROMPTS, STEPS, Seen, make_spec, run_scripted, some_uniform
+from tests.support.orchestrator.control import GROUP, PROMPTS, STEPS, Seen, make_spec, run_scripted, some_uniform
 
 
 @pytest.fixture(scope="module")
@@ -110,11 +110,24 @@ def test_a_low_keep_rate_is_an_alert_and_the_run_goes_on(valkey, tmp_path):
 MEASURED = {"accuracy_mean", "reward_mean", "response_length_mean", "truncated_share", "keep_rate"}
 
 
-def test_every_step_has_numbers_though_two_batches_are_cut_at_once(valkey, tmp_path):
+def test_two_batches_cut_at_once_have_the_numbers_of_their_own_groups(valkey, tmp_path):
+    spec = make_spec(tmp_path, staleness=4, dynamic_sampling=False)
+    workers, seen = run_scripted(
+        *(valkey, "own", spec, lambda group_id, index: index <= int(group_id[1:]) % 3), learn_s=0.05, burst=4 * PROMPTS
+    )
+    for row, batch in zip(seen.rows, workers.batches, strict=True):
+        shares = [(int(group.group_id[1:]) % 3 + 1) / GROUP for group in batch.groups]
+        assert row["accuracy_mean"] == sum(shares) / PROMPTS
+        assert row["keep_rate"] == 1.0
+    assert len({row["accuracy_mean"] for row in seen.rows[:4]}) > 1
+
+
+def test_every_filtered_group_counts_for_one_step(valkey, tmp_path):
     spec = make_spec(tmp_path, staleness=4)
-    _, seen = run_scripted(valkey, "numbers", spec, some_uniform, learn_s=0.05, burst=4 * PROMPTS)
-    assert len(seen.rows) == STEPS
+    _, seen = run_scripted(valkey, "once", spec, some_uniform, learn_s=0.05, burst=4 * PROMPTS)
     assert [row["step"] for row in seen.rows if not all(row[name] is not None for name in MEASURED)] == []
+    told = sum(PROMPTS / row["keep_rate"] - PROMPTS for row in seen.rows)
+    assert 0 < round(told) <= seen.ledger["filtered"] + seen.ledger["surplus"]
 
 
 def alerts_with(seen: Seen, text: str) -> list[str]:

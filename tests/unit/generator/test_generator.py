@@ -192,6 +192,14 @@ def test_flags_follow_the_spec() -> None:
     assert not {"--max-total-tokens", "--disable-overlap-schedule"} & cuda.keys()
 
 
+@pytest.mark.parametrize(("visible", "named"), [("0,1", False), ("GPU-ab,GPU-cd", True), ("MIG-GPU-ab/1/0", True)])
+def test_gpus_with_names_go_without_the_all_reduce_that_reads_numbers(
+    monkeypatch: pytest.MonkeyPatch, visible: str, named: bool
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert ("--disable-custom-all-reduce" in flags("cuda", tensor_parallel=2)) == named
+
+
 @pytest.mark.parametrize(("device", "wanted", "kept"), [("cpu", None, False), ("cuda", None, True)])
 def test_the_prefix_cache_is_for_gpus_unless_the_spec_says_otherwise(
     device: str, wanted: bool | None, kept: bool

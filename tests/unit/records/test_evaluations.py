@@ -80,6 +80,19 @@ def test_a_gain_is_that_on_the_same_problems(tmp_path: Path) -> None:
     assert draw_comparison([base, trained], tmp_path / "a" / "b.png").read_bytes().startswith(PNG)
 
 
+@pytest.mark.parametrize("width", [120, 80, 60, 40])
+def test_no_number_of_a_comparison_is_cut(tmp_path: Path, width: int) -> None:
+    results = [
+        read_result(name, write_run(tmp_path / name, solved))
+        for name, solved in (("Qwen2.5-32B-Instruct (base)", [0, 1, 2, 3]), ("trained-20261101-123456", [1, 2, 3, 4]))
+    ]
+    text = printed(compare(results)[0], width)
+    for number in ("0.375 [0.125, 0.625]", "0.625 [0.375, 0.875]", "+0.250 [+0.250, +0.250]", "0.750", "1.000", "5.0"):
+        assert number in text
+    for heading in ("avg@4", "gain", "pass@4", "maj@4", "length", "truncated", "failed"):
+        assert heading in text
+
+
 def test_models_without_a_common_set_or_a_measure_are_shown_all_the_same(tmp_path: Path) -> None:
     one = read_result("one", write_run(tmp_path / "one", [1], name="a", samples=1))
     folder = tmp_path / "two"
