@@ -9,7 +9,7 @@ from dapo.spec.tree.graders import CodeGrader
 from services.verifier.code.asserts import UnsupportedTests, count_tests
 from services.verifier.code.gold import Asserts, BadGold, Calls, Scripts, read_gold
 from services.verifier.code.sandbox import Sandbox, SandboxStartError, ScriptResult
-from services.verifier.graders.verdict import GradeFunction, GraderSetupError, Verdict, scored, wrong
+from services.verifier.graders.verdict import Grader, GraderSetupError, Verdict, scored, wrong
 
 _MIN_TIMEOUT_S = 0.1
 _LANGUAGES = ("", "python", "python3", "py")
@@ -33,7 +33,7 @@ def extract_program(text: str) -> str:
     return program if "```" in text else text
 
 
-def make_code(options: CodeGrader) -> GradeFunction:
+def make_code(options: CodeGrader) -> Grader:
     """Raises GraderSetupError if programs cannot be confined on this machine."""
     try:
         sandbox = Sandbox(options)
@@ -56,7 +56,16 @@ def make_code(options: CodeGrader) -> GradeFunction:
             return wrong("bad_gold", str(error))
         return _verdict(results, options.threshold)
 
-    return grade
+    def gold_problem(gold: str) -> str:
+        try:
+            task = read_gold(gold)
+            if isinstance(task, Asserts):
+                _count(task.source, tuple(options.modules))
+        except BadGold as error:
+            return str(error)
+        return ""
+
+    return Grader(grade, gold_problem)
 
 
 def _verdict(results: Sequence[str], threshold: float) -> Verdict:

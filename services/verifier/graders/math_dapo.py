@@ -11,12 +11,17 @@ the paper's rule turns into 12, stays a pair.
 """
 
 import re
+from fractions import Fraction
 from functools import lru_cache
+from typing import NamedTuple
 
 from dapo.spec.tree.graders import MathDapoGrader
+from services.verifier.graders.equivalence import class_of_number, class_of_text
+from services.verifier.graders.golds import compares, mathematical_problem
 from services.verifier.graders.math_text import as_number, clean_signs
 from services.verifier.graders.reading.extraction import answer_line
-from services.verifier.graders.verdict import GradeFunction, Verdict, compare_texts, right
+from services.verifier.graders.reading.units import same_unit, split_unit
+from services.verifier.graders.verdict import Grader, Verdict, compare_texts, right, wrong
 
 _ANSWER = re.compile(r"(?i)Answer\s*:\s*([^\n]+)")
 _REPLACED = (
@@ -64,23 +69,54 @@ _SHORT_POWER = re.compile(r"\^\{([0-9a-zA-Z])\}")
 _INTEGER = re.compile(r"([+-]?)([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)")
 
 
-def make_math_dapo(options: MathDapoGrader) -> GradeFunction:
-    return _grade_literally if options.literal else _grade
+class _Gold(NamedTuple):
+    normal: str
+    number: Fraction | None
+    unit: str
+    """That the normal form has lost; empty where there is none."""
+
+
+def make_math_dapo(options: MathDapoGrader) -> Grader:
+    grade = _grade_literally if options.literal else _grade
+    classify = _class_of_literal if options.literal else _class_of
+    return compares(grade, mathematical_problem(grade, "Answer: {}".format), classify)
 
 
 def _grade_literally(text: str, gold: str) -> Verdict:
     """`text` is the end of the response: the caller cuts it to the 300 characters that the paper's rule reads."""
+    return compare_texts(_last_line(text), _normal_gold(gold))
+
+
+def _last_line(text: str) -> str:
     answers = _ANSWER.findall(text)
-    return compare_texts(normalise(answers[-1]) if answers else "", _normal_gold(gold))
+    return normalise(answers[-1]) if answers else ""
 
 
 def _grade(text: str, gold: str) -> Verdict:
     written = answer_line(text)
-    answer, wanted = _normal(written) if written else "", _normal_typographic_gold(gold)
-    verdict = compare_texts(answer, wanted)
-    if verdict.reason == "different" and (number := as_number(answer)) is not None and number == as_number(wanted):
-        return right("equal", answer)
+    if not written:
+        return wrong("no_answer")
+    answer, wanted = _normal(written), _read_gold(gold)
+    verdict = compare_texts(answer, wanted.normal)
+    if verdict.reason == "different" and wanted.number is not None and as_number(answer) == wanted.number:
+        verdict = right("equal", answer)
+    if verdict.correct and wanted.unit:
+        unit = split_unit(clean_signs(written))[1]
+        if unit and not same_unit(unit, wanted.unit):
+            return wrong("different", f"{answer} {unit}")
     return verdict
+
+
+def _class_of(text: str) -> str:
+    written = answer_line(text)
+    answer = _normal(written) if written else ""
+    number = as_number(answer)
+    unit = split_unit(clean_signs(written))[1]
+    return class_of_text(answer, unit) if number is None else class_of_number(number, unit)
+
+
+def _class_of_literal(text: str) -> str:
+    return class_of_text(_last_line(text))
 
 
 def _normal(written: str) -> str:
@@ -89,8 +125,9 @@ def _normal(written: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _normal_typographic_gold(gold: str) -> str:
-    return _normal(gold)
+def _read_gold(gold: str) -> _Gold:
+    normal = _normal(gold)
+    return _Gold(normal, as_number(normal), split_unit(clean_signs(gold))[1])
 
 
 @lru_cache(maxsize=4096)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import NamedTuple
 
-from services.verifier.graders.math_text import is_unit
+from services.verifier.graders.reading.units import is_unit
 
 _TOKEN = re.compile(r"(\\{1,4}(?:boxed|fbox)\s*\{)|\\{1,4}boxed(?![a-zA-Z{])[^\S\n]*|\\.|([{}])", re.DOTALL)
 _FIRST_BOX = re.compile(r"\\{1,4}(?:boxed|fbox)")
