@@ -32,6 +32,8 @@ _SHELL = re.compile(r"\\(?:text|mbox|boxed|fbox|math|emph)[a-z]*\s*|[\s$*`{}()\[
 _COMMAND = re.compile(r"\\(?:begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+")
 _WORD = re.compile(r"[A-Za-z]{2,}")
 _ITEM_END = re.compile(r"[,;\n]|\b(?:and|or)\b")
+_PLAIN_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?", re.ASCII)
+"""It is met by itself, by every rule."""
 _NEXT_SENTENCE = re.compile(r"[a-z]{3,}[.!?]\s+[A-Z][a-z]*\b")
 
 
@@ -98,6 +100,8 @@ def mathematical_problem(grade: GradeFunction, answering: Callable[[str], str]) 
     def problem(gold: str) -> str:
         if not gold.strip():
             return "it is empty"
+        if _PLAIN_NUMBER.fullmatch(gold):
+            return ""
         written = final_answer(gold) or gold
         if _NOTHING.fullmatch(written) or _bare_words(written) in _NO_MATHEMATICS:
             return "it is a placeholder"

@@ -120,6 +120,8 @@ def _class_of_literal(text: str) -> str:
 
 
 def _normal(written: str) -> str:
+    if _INTEGER.fullmatch(written):  # in no part of which there is anything to be set aside
+        return _canonical_integer(written)
     text = clean_signs(written).replace("$", "").replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
     return normalise(_SHORT_POWER.sub(r"^\1", text))
 

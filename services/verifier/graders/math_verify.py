@@ -116,11 +116,12 @@ def _read(written: str) -> _Answer:
 
 def _without_unit_of(other: _Answer, answer: _Answer) -> _Answer:
     """The other side's own unit is one, whatever it counts, and where its sign could be a letter."""
+    if answer.unit or not other.unit:
+        return answer
     bare, unit = split_unit(answer.text)
-    if unit and other.unit and same_unit(unit, other.unit):
-        return _answer(bare, unit)
-    sign = split_sign_of(answer.text, other.unit) if other.unit and not answer.unit else answer.text
-    return answer if sign == answer.text else _answer(sign, other.unit)
+    if not (unit and same_unit(unit, other.unit)):
+        bare = split_sign_of(answer.text, other.unit)
+    return answer if bare == answer.text else _answer(bare, other.unit)
 
 
 def _in_one_form(answer: _Answer, gold: _Answer) -> tuple[_Answer, _Answer]:

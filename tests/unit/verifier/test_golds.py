@@ -26,8 +26,9 @@ FORMS = {
 
 PLACEHOLDERS = ["proof", "Proof", "notfound", "not found", "NotFound", "n/a", "N/A", "", "  ", "not_found"]
 IN_MATHEMATICS = [
-    *PLACEHOLDERS, "\\text{proof}", "$\\text{Proof.}$", "\\boxed{proof}", "**proof**", "None", "null", "NaN", "unknown",
-    "?", "-", "...", "see solution", "(proof)", '"n/a"', "Q.E.D.", "no answer", '["proof"]', '["", "n/a"]', "\\text{n/a}",
+    *PLACEHOLDERS, "\\text{proof}", "$\\text{Proof.}$", "\\boxed{proof}", "**proof**", "None", "null", "NaN", "?",
+    "unknown", "-", "...", "see solution", "(proof)", '"n/a"', "Q.E.D.", "no answer", '["proof"]', '["", "n/a"]',
+    "\\text{n/a}",
 ]  # fmt: skip
 PROSE = [
     "9. Anya needs to climb the height of one floor; while Vanya needs five",
