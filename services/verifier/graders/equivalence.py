@@ -2,7 +2,8 @@
 
 A class is a normal form of one answer, so it needs no second answer to compare with. Numbers are equal as `agree` has
 them: to so many decimals. Expressions with letters are equal where their values are at fixed points (Schwartz 1980);
-they are told apart for certain, and equal ones are found as far as numerical evaluation goes.
+they are told apart for certain, and equal ones are found as far as numerical evaluation goes. Units are left out, as
+5 may be 5 km.
 """
 
 import hashlib
@@ -15,19 +16,16 @@ _DIGITS = 12
 _POINTS = 2
 
 
-def class_of_text(text: str, unit: str = "") -> str:
+def class_of_text(text: str) -> str:
     """Equal for equal texts alone; empty for an empty one. A long text is told by its digest."""
-    if not text:
-        return ""
-    whole = f"{text} {unit}" if unit else text
-    return whole if len(whole) <= _MAX_CHARACTERS else hashlib.blake2b(whole.encode(errors="replace")).hexdigest()
+    return text if len(text) <= _MAX_CHARACTERS else hashlib.blake2b(text.encode(errors="replace")).hexdigest()
 
 
-def class_of_number(number: Fraction, unit: str = "", digits: int | None = None) -> str:
+def class_of_number(number: Fraction, digits: int | None = None) -> str:
     """Exactly, or rounded to `digits` decimals where the number is large enough for that to be within 1 %."""
     rounded = number if digits is None else round(number, digits)
     value = number if digits is None or abs(rounded) * 10**digits < 100 else rounded
-    return class_of_text(f"={value}", unit)
+    return class_of_text(f"={value}")
 
 
 def class_of_expression(parsed: Any, digits: int) -> str:
@@ -65,7 +63,7 @@ def _value(expression: Any, digits: int) -> str:
     if not letters:
         found = expression.doit().evalf(30)
         if found.is_real and found.is_finite:
-            return class_of_number(Fraction(str(found)), digits=digits)
+            return class_of_number(Fraction(str(found)), digits)
         return str(found.evalf(_DIGITS)) if found.is_number else str(expression)
     values = []
     for point in range(_POINTS):

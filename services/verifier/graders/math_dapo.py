@@ -66,14 +66,17 @@ _BOXED = re.compile(r"\\boxed\{(.*)\}")
 _SHORT_FRACTION = re.compile(r"frac([^{])(.)")
 _SHORT_ROOT = re.compile(r"sqrt([^{])")
 _SHORT_POWER = re.compile(r"\^\{([0-9a-zA-Z])\}")
+_GROUPED = re.compile(r"[+-]?[0-9]{1,3}(?: [0-9]{3})+")
+_BETWEEN_DIGITS = re.compile(r"(?<=[0-9])\s+(?=[0-9])")
+_APART = "\u00a0"
 _INTEGER = re.compile(r"([+-]?)([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)")
 
 
-class _Gold(NamedTuple):
+class _Answer(NamedTuple):
     normal: str
     number: Fraction | None
-    unit: str
-    """That the normal form has lost; empty where there is none."""
+    unit: str = ""
+    """That the normal form has lost; read of gold answers alone."""
 
 
 def make_math_dapo(options: MathDapoGrader) -> Grader:
@@ -96,40 +99,47 @@ def _grade(text: str, gold: str) -> Verdict:
     written = answer_line(text)
     if not written:
         return wrong("no_answer")
-    answer, wanted = _normal(written), _read_gold(gold)
-    verdict = compare_texts(answer, wanted.normal)
-    if verdict.reason == "different" and wanted.number is not None and as_number(answer) == wanted.number:
-        verdict = right("equal", answer)
+    answer, wanted = _read(written), _read_gold(gold)
+    verdict = compare_texts(answer.normal, wanted.normal)
+    if verdict.reason == "different" and answer.number is not None and answer.number == wanted.number:
+        verdict = right("equal", answer.normal)
     if verdict.correct and wanted.unit:
-        unit = split_unit(clean_signs(written))[1]
+        unit = _unit(written)
         if unit and not same_unit(unit, wanted.unit):
-            return wrong("different", f"{answer} {unit}")
+            return wrong("different", f"{answer.normal} {unit}")
     return verdict
 
 
 def _class_of(text: str) -> str:
     written = answer_line(text)
-    answer = _normal(written) if written else ""
-    number = as_number(answer)
-    unit = split_unit(clean_signs(written))[1]
-    return class_of_text(answer, unit) if number is None else class_of_number(number, unit)
+    if not written:
+        return ""
+    answer = _read(written)
+    return class_of_text(answer.normal) if answer.number is None else class_of_number(answer.number)
 
 
 def _class_of_literal(text: str) -> str:
     return class_of_text(_last_line(text))
 
 
-def _normal(written: str) -> str:
-    if _INTEGER.fullmatch(written):  # in no part of which there is anything to be set aside
-        return _canonical_integer(written)
-    text = clean_signs(written).replace("$", "").replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
-    return normalise(_SHORT_POWER.sub(r"^\1", text))
+def _read(written: str) -> _Answer:
+    if match := _INTEGER.fullmatch(written):  # there is nothing in it to be set aside
+        return _Answer(_canonical_integer(written), Fraction(match[0].replace(",", "")))
+    text = clean_signs(written).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
+    number = as_number(text)
+    if not _GROUPED.fullmatch(text):  # the normal form has no spaces, but 1 1/2 is not 11/2
+        text = _BETWEEN_DIGITS.sub(_APART, text)
+    normal = normalise(_SHORT_POWER.sub(r"^\1", text.replace("$", "")))
+    return _Answer(normal, as_number(normal) if number is None else number)
+
+
+def _unit(written: str) -> str:
+    return split_unit(clean_signs(written))[1]
 
 
 @lru_cache(maxsize=4096)
-def _read_gold(gold: str) -> _Gold:
-    normal = _normal(gold)
-    return _Gold(normal, as_number(normal), split_unit(clean_signs(gold))[1])
+def _read_gold(gold: str) -> _Answer:
+    return _read(gold)._replace(unit=_unit(gold))
 
 
 @lru_cache(maxsize=4096)

@@ -137,6 +137,9 @@ def _in_one_form(answer: _Answer, gold: _Answer) -> tuple[_Answer, _Answer]:
     given_bare, wanted_bare = without_condition(answer.text), without_condition(gold.text)
     if (given_bare == answer.text) != (wanted_bare == gold.text):
         answer, gold = _answer(given_bare, answer.unit), _answer(wanted_bare, gold.unit)
+    intervals = as_intervals(answer.text), as_intervals(gold.text)
+    if all(intervals):
+        return _answer(intervals[0], answer.unit), _answer(intervals[1], gold.unit)
     return _as_interval_beside(gold, answer), _as_interval_beside(answer, gold)
 
 
@@ -246,16 +249,19 @@ def _near(a: Fraction, b: Fraction, digits: int) -> bool:
 
 def _class_of(answer: _Answer, library: "_Library", digits: int) -> str:
     """By the rules of `_judge`, as far as one answer shows them."""
+    bare, unit = split_unit(answer.text)
+    if unit and may_be_unit(unit):
+        answer = _answer(bare)
     if answer.number is not None:
-        return class_of_number(answer.number, "", digits)
+        return class_of_number(answer.number, digits)
     option = read_option(answer.text)
     if option:
         return class_of_text(option.letter)
-    text = as_intervals(answer.text) or without_condition(answer.text)
+    text = as_intervals(answer.text) or with_percent_sign(without_condition(answer.text))
     if as_word(as_text(text)) or names_no_number(text) or base_of(text) or is_costly(text):
-        return class_of_text(as_word(as_text(text)) or as_text(text), answer.unit)
+        return class_of_text(as_word(as_text(text)) or as_text(text))
     parsed = library.parse(text)
-    return class_of_text(as_text(text), answer.unit) if parsed is None else class_of_expression(parsed, digits)
+    return class_of_text(as_text(text)) if parsed is None else class_of_expression(parsed, digits)
 
 
 class _Library:

@@ -149,6 +149,24 @@ def test_the_default_grader_knows_typography_too(gold: str, answer: str) -> None
     assert build_grader(BUILT_IN["math_dapo"])(f"Answer: {answer}", gold).correct
 
 
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        ("5 \\text{ m}", "5 \\text{ km}"),
+        ("5\\text{ hours}", "5\\text{ minutes}"),
+        ("12 \\text{ cm}^3", "12 \\text{ cm}^2"),
+        ("11/2", "1 1/2"),
+        ("34", "3 4"),
+        ("b", "B"),
+    ],
+)
+def test_the_default_grader_tells_units_and_numbers_apart(gold: str, answer: str) -> None:
+    grade = build_grader(BUILT_IN["math_dapo"])
+    assert grade(f"Answer: {gold}", gold).correct
+    assert grade(f"Answer: {answer}", answer).correct
+    assert not grade(f"Answer: {answer}", gold).correct
+
+
 DIFFERENT = [
     ("24", "2⁴"),
     ("2", "2 2/3"),
