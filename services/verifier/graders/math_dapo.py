@@ -123,8 +123,9 @@ def _class_of_literal(text: str) -> str:
 
 
 def _read(written: str) -> _Answer:
-    if match := _INTEGER.fullmatch(written):  # there is nothing in it to be set aside
-        return _Answer(_canonical_integer(written), Fraction(match[0].replace(",", "")))
+    if _INTEGER.fullmatch(written):  # there is nothing in it to be set aside
+        digits = _canonical_integer(written)
+        return _Answer(digits, as_number(digits))
     text = clean_signs(written).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
     number = as_number(text)
     if not _GROUPED.fullmatch(text):  # the normal form has no spaces, but 1 1/2 is not 11/2

@@ -135,6 +135,10 @@ def test_shuffled_text_before_a_right_answer_leaves_it_right(number: int, noise:
     assert not grade_math_dapo(f"{noise}\n{form % number}", str(number + 1)).correct
 
 
+def test_an_integer_of_any_length_gets_its_verdict() -> None:
+    assert grade_math_dapo(f"Answer: {'3' * 9000}", "34").reason == "different"
+
+
 @given(st.integers())
 def test_an_integer_has_one_normal_form(number: int) -> None:
     assert normalise(str(number)) == normalise(f"{number:,}") == normalise(f"$ {number} $") == str(number)
