@@ -23,6 +23,7 @@ from services.verifier.graders.reasoning_gym import make_reasoning_gym
 from services.verifier.graders.regex import make_regex
 from services.verifier.graders.verdict import (
     MAX_EXTRACTED,
+    GradeFunction,
     Grader,
     GraderSetupError,
     Verdict,
@@ -35,6 +36,7 @@ from services.verifier.graders.verdict import (
 
 __all__ = [
     "MAX_EXTRACTED",
+    "GradeFunction",
     "Grader",
     "GraderSetupError",
     "Verdict",
