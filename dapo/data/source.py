@@ -1,6 +1,7 @@
-"""One source of rows: its table, and which fields of it hold what."""
+"""One source of rows: its table, which fields of it hold what, and what is wrong with its gold answers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 from dapo.data.detection import SAMPLE_ROWS, detect
@@ -11,6 +12,11 @@ from dapo.spec.tree.data import SourceSpec
 
 _MALFORMED_SHARE = 0.01
 _MALFORMED_ROWS = 100
+_GOLD_BATCH = 256
+_GOLD_CHARACTERS = 60
+GoldCheck = Callable[[Sequence[tuple[str | None, str]]], list[str]]
+"""(grader that the row names, gold answer) of some rows → why no response can honestly meet each; empty where one
+can."""
 
 
 class Scanned(NamedTuple):
@@ -88,3 +94,22 @@ class Source:
 
     def _malformed(self, number: int, reason: object) -> Malformed:
         return Malformed(*self.table.place(number), str(reason))
+
+
+def with_problems(
+    items: Iterable[Scanned | Malformed], check: GoldCheck | None
+) -> Iterator[tuple[Scanned | Malformed, str]]:
+    """Each row with what is wrong with its gold answer; empty where nothing is, or where there is no `check`."""
+    waiting = iter(items)
+    while batch := list(islice(waiting, _GOLD_BATCH)):
+        usable = [item.row for item in batch if isinstance(item, Scanned)] if check else []
+        problems = iter(check([(row.grader, row.gold) for row in usable]) if check and usable else [])
+        for item in batch:
+            problem = next(problems, "") if isinstance(item, Scanned) else ""
+            yield item, _named(item, problem) if isinstance(item, Scanned) and problem else ""
+
+
+def _named(item: Scanned, problem: str) -> str:
+    gold = repr(item.row.gold)
+    shown = gold if len(gold) <= _GOLD_CHARACTERS else f"{gold[:_GOLD_CHARACTERS]}…"
+    return f"{item.row.row_id}: {shown}: {problem}"

@@ -141,7 +141,7 @@ class Completion(_message.Message):
     def __init__(self, group_id: _Optional[str] = ..., index: _Optional[int] = ..., attempt: _Optional[int] = ..., payload_key: _Optional[str] = ..., text_key: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., response_tokens: _Optional[int] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., version_min: _Optional[int] = ..., version_max: _Optional[int] = ..., generator_id: _Optional[str] = ...) -> None: ...
 
 class Grade(_message.Message):
-    __slots__ = ("completion", "correct", "score", "overlong_penalty", "reward", "reason", "extracted", "fingerprint", "repetition", "reflection", "parts", "unclosed_thinking")
+    __slots__ = ("completion", "correct", "score", "overlong_penalty", "reward", "reason", "extracted", "fingerprint", "repetition", "reflection", "parts", "unclosed_thinking", "answer_class")
     class PartsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -161,6 +161,7 @@ class Grade(_message.Message):
     REFLECTION_FIELD_NUMBER: _ClassVar[int]
     PARTS_FIELD_NUMBER: _ClassVar[int]
     UNCLOSED_THINKING_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_CLASS_FIELD_NUMBER: _ClassVar[int]
     completion: Completion
     correct: bool
     score: float
@@ -173,7 +174,8 @@ class Grade(_message.Message):
     reflection: bool
     parts: _containers.ScalarMap[str, float]
     unclosed_thinking: bool
-    def __init__(self, completion: _Optional[_Union[Completion, _Mapping]] = ..., correct: _Optional[bool] = ..., score: _Optional[float] = ..., overlong_penalty: _Optional[float] = ..., reward: _Optional[float] = ..., reason: _Optional[str] = ..., extracted: _Optional[str] = ..., fingerprint: _Optional[int] = ..., repetition: _Optional[float] = ..., reflection: _Optional[bool] = ..., parts: _Optional[_Mapping[str, float]] = ..., unclosed_thinking: _Optional[bool] = ...) -> None: ...
+    answer_class: str
+    def __init__(self, completion: _Optional[_Union[Completion, _Mapping]] = ..., correct: _Optional[bool] = ..., score: _Optional[float] = ..., overlong_penalty: _Optional[float] = ..., reward: _Optional[float] = ..., reason: _Optional[str] = ..., extracted: _Optional[str] = ..., fingerprint: _Optional[int] = ..., repetition: _Optional[float] = ..., reflection: _Optional[bool] = ..., parts: _Optional[_Mapping[str, float]] = ..., unclosed_thinking: _Optional[bool] = ..., answer_class: _Optional[str] = ...) -> None: ...
 
 class TrainSample(_message.Message):
     __slots__ = ("payload_key", "prompt_tokens", "response_tokens", "reward", "advantage", "truncated", "in_loss")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from dapo.cli.data.golds import GraderName, SpecPath, gold_check
 from dapo.cli.errors import fail
 from dapo.host.storage import in_words
 
@@ -34,16 +35,20 @@ def inspect(
     path: DataPath,
     settings: Settings = None,
     model: Model = None,
+    grader: GraderName = None,
+    spec: SpecPath = None,
     rows: Annotated[int, typer.Option(min=0, help="Samples to show.")] = 2,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show a dataset's schema, problems, answers, lengths and a few rows."""
+    """Show a dataset's schema, problems, answers that cannot be met, lengths and a few rows."""
     from dapo.cli.data import report
     from dapo.data import DatasetError, inspection
 
     try:
         source = _open(path, settings, model)
-        found = inspection.inspect(source, _track(source.scan(), len(source), "reading"), _counter(model), rows)
+        items = _track(source.scan(), len(source), "reading")
+        with gold_check(grader, spec) as check:
+            found = inspection.inspect(source, items, _counter(model), rows, check)
     except DatasetError as error:
         fail(str(error))
     if as_json:
@@ -58,6 +63,8 @@ def prepare(
     out: Annotated[Path, typer.Argument(help="The .jsonl or .parquet file to write.")],
     settings: Settings = None,
     model: Model = None,
+    grader: GraderName = None,
+    spec: SpecPath = None,
     max_prompt_tokens: Annotated[
         int | None, typer.Option(min=1, help="Leave out longer prompts, by the tokenizer of --model.")
     ] = None,
@@ -71,7 +78,8 @@ def prepare(
     force: Annotated[bool, typer.Option("--force", help="Replace OUT.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Write a cleaned copy: no malformed rows, no repeated prompts, none that is too long or held out."""
+    """Write a cleaned copy: no malformed rows, no gold answers that cannot be met, no repeated prompts, none that is
+    too long or held out."""
     from dapo.cli.data import report
     from dapo.data import DatasetError, preparation
 
@@ -80,9 +88,10 @@ def prepare(
     try:
         source = _open(path, settings, model)
         excluded, also_read = _excluded(exclude or [])
-        filters = preparation.Filters(keep_duplicates, excluded, _counter(model), max_prompt_tokens)
         items = _track(source.scan(), len(source), "preparing")
-        done = preparation.prepare(source, items, out, filters, held_out=held_out, also_read=also_read, force=force)
+        with gold_check(grader, spec) as check:
+            filters = preparation.Filters(keep_duplicates, excluded, _counter(model), max_prompt_tokens, check)
+            done = preparation.prepare(source, items, out, filters, held_out=held_out, also_read=also_read, force=force)
     except DatasetError as error:
         fail(str(error))
     except OSError as error:

@@ -22,6 +22,7 @@ _BAR = 40
 _SAMPLE_CHARACTERS = 1500
 _REASONS = {
     "malformed": "malformed",
+    "bad_gold": "a gold answer that no response can honestly meet",
     "duplicate": "repeat an earlier prompt",
     "conflicting": "repeat an earlier prompt with another answer",
     "excluded": "asked in a dataset of --exclude",
@@ -38,6 +39,7 @@ def print_inspection(found: Inspection) -> None:
     console = Console(highlight=False)
     console.print(_facts(found))
     _list(console, "malformed", found.malformed, [str(one) for one in found.first_malformed])
+    _list(console, "gold answer that no response can honestly meet", found.bad_golds, found.first_bad_golds)
     conflicts = [f"{one.row_id} asks as {one.first_row_id} does" for one in found.first_conflicts]
     _list(console, "same prompt, another answer", found.conflicts, conflicts)
     console.print(Text("\nprompt length in characters", style="bold"), _histogram(found.characters, console.width))

@@ -14,12 +14,12 @@ from services.verifier.code.gold import Asserts, BadGold, Calls, Scripts, read_g
 from services.verifier.code.sandbox import Sandbox, SandboxStartError, ScriptResult
 from services.verifier.code.testing import PROGRAM_ENDED
 from services.verifier.graders.reading.code_blocks import choose_program, python_blocks
-from services.verifier.graders.verdict import GradeFunction, GraderSetupError, Verdict, scored, wrong
+from services.verifier.graders.verdict import Grader, GraderSetupError, Verdict, scored, wrong
 
 _MIN_TIMEOUT_S = 0.1
 
 
-def make_code(options: CodeGrader) -> GradeFunction:
+def make_code(options: CodeGrader) -> Grader:
     """Raises GraderSetupError if programs cannot be confined on this machine."""
     try:
         sandbox = Sandbox(options)
@@ -43,7 +43,17 @@ def make_code(options: CodeGrader) -> GradeFunction:
             return wrong("bad_gold", str(error))
         return _verdict(results, options.threshold)
 
-    return grade
+    def gold_problem(gold: str) -> str:
+        try:
+            with _integers_of_any_length():
+                task = read_gold(gold)
+                if isinstance(task, Asserts):
+                    _count(task.source, tuple(options.modules))
+        except BadGold as error:
+            return str(error)
+        return ""
+
+    return Grader(grade, gold_problem)
 
 
 @contextmanager

@@ -10,8 +10,8 @@ def without_thinking(text: str, tags: tuple[str, str]) -> str | None:
     The tags are found in upper and lower case. A closing tag without an opening one ends a block that the prompt
     opened: nothing before it is read. A text without tags is returned as it stands.
     """
-    lower = text.lower()
-    if not any(tag.lower() in lower for tag in tags):
+    lower, (opening, closing) = text.lower(), _in_lower_case(tags)
+    if opening not in lower and closing not in lower:
         return text
     found = _tags(tags).finditer(text)
     said: list[str] = []
@@ -27,6 +27,11 @@ def without_thinking(text: str, tags: tuple[str, str]) -> str | None:
                 said.clear()
             thinking, end = False, tag.end()
     return None if thinking else "".join((*said, text[end:])).strip()
+
+
+@lru_cache(64)
+def _in_lower_case(tags: tuple[str, str]) -> tuple[str, str]:
+    return tags[0].lower(), tags[1].lower()
 
 
 @lru_cache(64)
