@@ -115,7 +115,7 @@ class CompletionPayload(_message.Message):
     def __init__(self, prompt_ids: _Optional[bytes] = ..., response_ids: _Optional[bytes] = ..., logprobs: _Optional[bytes] = ..., spans: _Optional[_Iterable[_Union[VersionSpan, _Mapping]]] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., loss_mask: _Optional[bytes] = ...) -> None: ...
 
 class Completion(_message.Message):
-    __slots__ = ("group_id", "index", "attempt", "payload_key", "text_key", "prompt_tokens", "response_tokens", "finish_reason", "version_min", "version_max", "generator_id")
+    __slots__ = ("group_id", "index", "attempt", "payload_key", "text_key", "prompt_tokens", "response_tokens", "finish_reason", "version_min", "version_max", "generator_id", "prompt_end")
     GROUP_ID_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -127,6 +127,7 @@ class Completion(_message.Message):
     VERSION_MIN_FIELD_NUMBER: _ClassVar[int]
     VERSION_MAX_FIELD_NUMBER: _ClassVar[int]
     GENERATOR_ID_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_END_FIELD_NUMBER: _ClassVar[int]
     group_id: str
     index: int
     attempt: int
@@ -138,7 +139,8 @@ class Completion(_message.Message):
     version_min: int
     version_max: int
     generator_id: str
-    def __init__(self, group_id: _Optional[str] = ..., index: _Optional[int] = ..., attempt: _Optional[int] = ..., payload_key: _Optional[str] = ..., text_key: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., response_tokens: _Optional[int] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., version_min: _Optional[int] = ..., version_max: _Optional[int] = ..., generator_id: _Optional[str] = ...) -> None: ...
+    prompt_end: str
+    def __init__(self, group_id: _Optional[str] = ..., index: _Optional[int] = ..., attempt: _Optional[int] = ..., payload_key: _Optional[str] = ..., text_key: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., response_tokens: _Optional[int] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., version_min: _Optional[int] = ..., version_max: _Optional[int] = ..., generator_id: _Optional[str] = ..., prompt_end: _Optional[str] = ...) -> None: ...
 
 class Grade(_message.Message):
     __slots__ = ("completion", "correct", "score", "overlong_penalty", "reward", "reason", "extracted", "fingerprint", "repetition", "reflection", "parts", "unclosed_thinking", "answer_class")

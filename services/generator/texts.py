@@ -6,6 +6,11 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
+from dapo.contracts.prompts import last_word
+
+_WORD_TOKENS = 64
+"""A word has fewer; white space behind it counts, too."""
+
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """Tokens that the tokenizer calls special, whatever their name."""
@@ -45,6 +50,10 @@ class ResponseReader:
         return [
             ReadResponse(text[: len(text) - beyond[at]], counts[at], at in stopped) for at, text in enumerate(texts)
         ]
+
+    def last_words(self, prompts: Sequence[Sequence[int]]) -> list[str]:
+        """Of each prompt as the model reads it."""
+        return [last_word(text) for text in self._decode([ids[-_WORD_TOKENS:] for ids in prompts])]
 
     def _cut(self, ids: Sequence[int]) -> tuple[int, int]:
         """How many of `ids` it takes until their text holds a stop string, which that of all `ids` does, and how many

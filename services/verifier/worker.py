@@ -12,7 +12,7 @@ from dapo.algo.text_statistics import TextStatistics
 from dapo.bus import BusFull, BusUnavailable, Delivery, GroupState, UnknownGroup
 from dapo.bus.roles import VerifierBus
 from dapo.contracts.events import Alert
-from dapo.contracts.prompts import prompt_text
+from dapo.contracts.prompts import begun_response, prompt_text
 from dapo.spec import RunSpec
 from dapo.v1 import messages_pb2 as pb
 from services.verifier.graders import Verdict, wrong
@@ -210,7 +210,11 @@ class Verifier:
                 await self._without_text(item)
             else:
                 request = GradingRequest(
-                    task.grader, text.decode(errors="replace"), task.gold, prompt_text(task.prompt)
+                    task.grader,
+                    text.decode(errors="replace"),
+                    task.gold,
+                    prompt_text(task.prompt),
+                    begun_response(task.prompt, item.completion.prompt_end),
                 )
                 gradable.append(_Gradable(item, request, bool(task.evaluation)))
         return gradable

@@ -82,12 +82,13 @@ def build_grader(options: specs.AnyGrader) -> Grader:
         raise GraderSetupError(f"a library is missing ({error}): pip install '.[{extra}]'") from error
 
 
-def text_for_grader(options: specs.AnyGrader, text: str) -> str | Verdict:
-    """The part of the response that the grader reads, which is none of its thinking.
+def text_for_grader(options: specs.AnyGrader, text: str, begun: str = "") -> str | Verdict:
+    """The part of the response that the grader reads, which is none of its thinking. `begun` is what the prompt has
+    written of the response already.
 
     The verdict instead, where nothing is read: the response ends within its thinking, or is too long.
     """
-    said = text if options.thinking_tags is None else without_thinking(text, options.thinking_tags)
+    said = text if options.thinking_tags is None else without_thinking(text, options.thinking_tags, begun)
     if said is None:
         return wrong("no_answer")._replace(unclosed_thinking=True)
     if options.READS_TAIL:

@@ -133,7 +133,7 @@ class Grading:
         self, service: RemoteScorer | Judge, options: AnyGrader, requests: Sequence[GradingRequest]
     ) -> list[Verdict]:
         """Empty and too long responses get their verdict here; what all others say goes to the service."""
-        texts = [_text_for_service(options, request.text) for request in requests]
+        texts = [_text_for_service(options, request) for request in requests]
         asked = [one._replace(text=text) for one, text in zip(requests, texts, strict=True) if isinstance(text, str)]
         answers = iter(await service.grade(asked))
         return [text if isinstance(text, Verdict) else next(answers) for text in texts]
@@ -159,9 +159,9 @@ def _own_class(found: str, verdict: Verdict) -> str:
     return f"≠{answer}" if answer else ""
 
 
-def _text_for_service(options: AnyGrader, text: str) -> str | Verdict:
+def _text_for_service(options: AnyGrader, request: GradingRequest) -> str | Verdict:
     """As `text_for_grader`; an empty response gets its verdict, too."""
-    read = text_for_grader(options, text)
+    read = text_for_grader(options, request.text, request.begun)
     return read if isinstance(read, Verdict) or read.strip() else wrong("no_answer")
 
 

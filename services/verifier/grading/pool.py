@@ -83,7 +83,7 @@ class GradingPool:
         verdicts: list[Verdict | asyncio.Future[Verdict]] = []
         for request in requests:
             options = self._graders[request.grader]
-            text = text_for_grader(options, request.text)
+            text = text_for_grader(options, request.text, request.begun)
             if isinstance(text, Verdict):
                 verdicts.append(text)
             elif len(request.gold) > options.MAX_GOLD:
@@ -99,7 +99,7 @@ class GradingPool:
         """
         classes: list[Verdict | asyncio.Future[str]] = []
         for request in requests:
-            text = text_for_grader(self._graders[request.grader], request.text)
+            text = text_for_grader(self._graders[request.grader], request.text, request.begun)
             if not isinstance(text, Verdict):
                 message = ("classify", request.grader, text)
                 job = GradingJob(message, str, _unclassified, self._timeout_s, request.grader)

@@ -157,6 +157,7 @@ def test_a_prompt_is_rendered_with_the_arguments_that_its_row_brings(redis_url: 
             payloads = await run.bus.payloads.get([completion.payload_key for completion in completions])
             ids = [decode_ids(pb.CompletionPayload.FromString(data or b"").prompt_ids) for data in payloads]
             assert [tokenizer.decode(one) for one in ids] == ["abcxyz>", "abcde"]
+            assert [completion.prompt_end for completion in completions] == ["abcxyz>", "abcde"]
 
     asyncio.run(scenario())
 

@@ -4,13 +4,16 @@ import re
 from functools import lru_cache
 
 
-def without_thinking(text: str, tags: tuple[str, str]) -> str | None:
+def without_thinking(text: str, tags: tuple[str, str], begun: str = "") -> str | None:
     """`text` without what stands between the opening and the closing tag; None where a block is not closed.
 
-    The tags are found in upper and lower case. A closing tag without an opening one ends a block that the prompt
-    opened: nothing before it is read. A text without tags is returned as it stands.
+    The tags are found in upper and lower case. A block may have been opened by the prompt, in what it has `begun` of
+    the response. A closing tag without an opening one ends such a block, too: nothing before it is read. A text without
+    tags is returned as it stands.
     """
     lower, (opening, closing) = text.lower(), _in_lower_case(tags)
+    if begun and begun.lower().rfind(opening) > begun.lower().rfind(closing):
+        text, lower = tags[0] + text, opening + lower
     if opening not in lower and closing not in lower:
         return text
     found = _tags(tags).finditer(text)
