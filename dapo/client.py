@@ -64,7 +64,8 @@ class RunClient:
     """
 
     def __init__(self, base_url: str, token: str = "") -> None:
-        """`base_url` is e.g. http://127.0.0.1:8400; `token` is the service's DAPO_API_TOKEN, "" where it has none."""
+        """`base_url` is e.g. http://127.0.0.1:8400, asked directly whatever proxies there are; `token` is the service's
+        DAPO_API_TOKEN, "" where it has none."""
         self._http = httpx.Client(
             base_url=base_url,
             headers={"Authorization": f"Bearer {token}"} if token else {},
@@ -85,8 +86,8 @@ class RunClient:
     def create(self, spec_yaml: str, run_dir: str = "") -> Run:
         """Start a run of the RunSpec in `spec_yaml` (YAML or JSON text) and return it while it starts.
 
-        `run_dir` is a path on the service's machine; "": runs/<id> under the service's directory.
-        Raises RefusedRequest where the spec is invalid or the folder holds a run already.
+        `run_dir` is a folder below the service's directory (`--state-dir`); "": runs/<id>.
+        Raises RefusedRequest where the spec is invalid, or the folder lies elsewhere or holds a run already.
         """
         return self._run("POST", "/v1/runs", {"spec": spec_yaml, "run_dir": run_dir})
 

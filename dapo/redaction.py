@@ -5,7 +5,8 @@ import re
 _HIDDEN = "***"
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://|(?:rediss?|unix|https?):?/{1,2}", re.IGNORECASE)
 # Values of these may hold an `@`, which is then no end of user name and password.
-_CREDENTIALS = re.compile(r"([?&](?:user|username|pass|passwd|password)=)[^&]*", re.IGNORECASE)
+_CREDENTIAL_NAMES = ("user", "username", "pass", "passwd", "password")
+_CREDENTIALS = re.compile(rf"([?&](?:{'|'.join(_CREDENTIAL_NAMES)})=)[^&]*", re.IGNORECASE)
 _PLACE = re.compile(r"(?:[\w.-]*|\[[\w:.%]*\])(?::\d+)?(?:/[^@?#]*)?")
 _NAME = re.compile(r"[\w-]+")
 
@@ -29,11 +30,17 @@ def redact_url(url: str) -> str:
 
 
 def _redact_query(query: str) -> str:
-    return "&".join(map(_redact_parameter, query.split("&")))
+    shown, after_secret = [], False
+    for parameter in query.split("&"):
+        shown.append(_redact_parameter(parameter, after_secret=after_secret))
+        after_secret |= parameter.partition("=")[0].lower() in _CREDENTIAL_NAMES
+    return "&".join(shown)
 
 
-def _redact_parameter(parameter: str) -> str:
+def _redact_parameter(parameter: str, *, after_secret: bool) -> str:
+    """What follows a secret may be a part of it, as a password may hold `&` and `=`."""
     name, equals, value = parameter.partition("=")
-    if not equals or not _NAME.fullmatch(name):
-        return _HIDDEN
-    return parameter if name == "db" and value.isdecimal() else f"{name}={_HIDDEN}"
+    if name == "db" and value.isdecimal():
+        return parameter
+    known = name.lower() in _CREDENTIAL_NAMES or (_NAME.fullmatch(name) and not after_secret)
+    return f"{name}={_HIDDEN}" if equals and known else _HIDDEN

@@ -1,10 +1,17 @@
-"""Text that a model wrote, made harmless and short enough for a terminal."""
+"""What a terminal shows: texts that a model wrote, made harmless and short enough, and tables that fit its width."""
 
 import unicodedata
+from collections.abc import Sequence
+from itertools import pairwise, product
+from typing import NamedTuple
 
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, JustifyMethod, RenderResult
+from rich.table import Table
 from rich.text import Text
 
 _MAX_LINES = 12
+_GAP = 1
 
 
 def visible(text: str) -> str:
@@ -38,3 +45,61 @@ def one_line(text: str, characters: int, style: str = "") -> Text:
     """The beginning, with every white space a single space."""
     words = " ".join(text[: 4 * characters].split())
     return Text(visible(words if len(words) <= characters else words[: characters - 1] + "…"), style)
+
+
+class Column(NamedTuple):
+    heading: str
+    text: bool = False
+    """Text may be wrapped or shortened where there is little room; a number is shown whole."""
+    least: int = 8
+    """Width below which text is not pressed."""
+
+
+class WideTable:
+    """A table of which no number is cut, however narrow the terminal.
+
+    Where the columns have no room beside each other they follow in further parts below, of about as many columns each;
+    every part begins with the first `keys` columns, which say what a line is of.
+    """
+
+    def __init__(self, columns: Sequence[Column], rows: Sequence[Sequence[Text]], *, keys: int = 0) -> None:
+        self._columns = columns
+        self._rows = rows
+        self._keys = keys
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        most = len(self._columns) - self._keys
+        # Text is pressed below its least width only where there is no other way.
+        for pressed, number in product((False, True), range(1, most + 1)):
+            bounds = [most * at // number for at in range(number + 1)]
+            parts = [self._part(*ends) for ends in pairwise(bounds)]
+            if all(self._width(part, pressed) <= options.max_width for part in parts):
+                break
+        for at, part in enumerate(parts):
+            if at and len(self._rows) > 1:
+                yield ""
+            yield self._table(part, pressed)
+
+    def _part(self, first: int, end: int) -> list[int]:
+        """The key columns and, of the others, those from `first` to before `end`."""
+        return [*range(self._keys), *range(self._keys + first, self._keys + end)]
+
+    def _width(self, part: Sequence[int], pressed: bool) -> int:
+        return sum(self._least(at, pressed) + _GAP for at in part) - _GAP
+
+    def _least(self, at: int, pressed: bool) -> int:
+        column = self._columns[at]
+        cells = (row[at].plain for row in self._rows)
+        widest = max(cell_len(line) for text in (column.heading, *cells) for line in text.split("\n"))
+        return min(widest, 1 if pressed else column.least) if column.text else widest
+
+    def _table(self, part: Sequence[int], pressed: bool) -> Table:
+        table = Table(box=None, expand=True, header_style="dim", padding=(0, _GAP, 0, 0), pad_edge=False)
+        for at in part:
+            heading, text, _ = self._columns[at]
+            justify: JustifyMethod = "left" if text else "right"
+            least = self._least(at, pressed)
+            table.add_column(heading, min_width=least, justify=justify, no_wrap=not text, overflow="fold")
+        for row in self._rows:
+            table.add_row(*(row[at] for at in part))
+        return table

@@ -1,6 +1,7 @@
 """What the services that work for one run share: their environment, and running until SIGTERM."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -14,11 +15,16 @@ from dapo.bus import Bus
 from dapo.errors import first_leaf
 from dapo.host.addresses import advertised_address
 from dapo.host.processes import die_with_parent
+from dapo.host.storage import EXIT_CODE, in_words, is_storage_error
 from dapo.spec.tree.resources import RedisResources
 from dapo.spec.workloads import OUTAGE
 from dapo.telemetry import logs
 
 log = logging.getLogger(__name__)
+
+LAST_WORDS = "error: "
+"""How the last line of a worker's log begins where it says why the worker ended."""
+_STDERR = 2
 
 
 def _variable(name: str) -> str:
@@ -95,10 +101,25 @@ def run_worker(
     environment = WorkerEnvironment.read()
     logs.configure(environment.worker_id)
     fatal: list[BaseException] = []
+    refused: list[BaseException] = []
     try:
         asyncio.run(_until_stopped(work(environment)))
+    except* OSError as group:
+        storage, others = group.split(is_storage_error)
+        refused.extend(storage.exceptions if storage else ())
+        if others is not None:
+            raise others from None
     except* expected as group:
         fatal.extend(group.exceptions)
     for error in fatal:
         log.error("%s ends: %s", environment.worker_id, first_leaf(error))
+    if refused:
+        tell_last(in_words(first_leaf(refused[0]), environment.run_dir))
+        return EXIT_CODE
     return 1 if fatal else 0
+
+
+def tell_last(text: str) -> None:
+    """The last line of this process's log. A log on a disk that is full is done without."""
+    with contextlib.suppress(OSError):
+        os.write(_STDERR, f"{LAST_WORDS}{text}\n".encode())

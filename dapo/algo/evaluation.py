@@ -25,7 +25,7 @@ class Judged(NamedTuple):
 
     correct: bool
     answer: str
-    """As the grader extracted it; empty where there is none."""
+    """Its class: equal where the grader calls the answers equal; empty where there is none."""
     tokens: int
     truncated: bool
 
@@ -61,7 +61,7 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
 def vote(responses: JudgedProblem) -> float:
     """Whether the most frequent answer is correct; where several are equally frequent, the share of these that are.
 
-    Answers are told apart by the text that the grader extracted. Responses without an answer do not vote.
+    Answers are one where the grader calls them equal. Responses without an answer do not vote.
     """
     votes = Counter(response.answer for response in responses if response.answer)
     if not votes:

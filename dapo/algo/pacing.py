@@ -6,6 +6,7 @@ generation finishes.
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from math import floor
 from typing import NamedTuple
 
@@ -20,6 +21,9 @@ class Cut(NamedTuple):
     """Groups of the batch, oldest first."""
     surplus: list[str]
     """Kept groups that no later batch may use, oldest first."""
+    passed: list[str]
+    """Filtered and surplus groups that were issued before the youngest of the batch, oldest first; each is named by one
+    cut. With the batch's own they are what was graded up to there: of two batches cut together each has its own."""
 
 
 class Pacing:
@@ -39,6 +43,7 @@ class Pacing:
         self._confidence = confidence
         self._in_flight: dict[str, _Issue] = {}
         self._ready: dict[str, _Issue] = {}
+        self._passed: dict[str, _Issue] = {}
         self._serial = 0
         self._cut = 0
         self._trained = 0
@@ -97,7 +102,7 @@ class Pacing:
 
     def dropped(self, group_id: str) -> None:
         """The group was filtered; another prompt takes its place."""
-        self._settle(group_id)
+        self._passed[group_id] = self._settle(group_id)
         self._keep_rate.observe(False)
 
     def failed(self, group_id: str) -> None:
@@ -109,16 +114,24 @@ class Pacing:
         if self.all_cut or len(self._ready) < self._size:
             return None
         batch = self._cut
-        oldest_first = sorted(self._ready, key=lambda group_id: self._ready[group_id].serial)
+        oldest_first = _oldest_first(self._ready)
         chosen, rest = oldest_first[: self._size], oldest_first[self._size :]
-        if self._must_wait(batch, youngest=self._ready[chosen[-1]].version):
+        youngest = self._ready[chosen[-1]]
+        if self._must_wait(batch, youngest=youngest.version):
             return None
         self._cut += 1
         last_chance = self._steps if self.all_cut else batch - self._staleness
         surplus = [group_id for group_id in rest if self._ready[group_id].version <= last_chance]
-        for group_id in chosen + surplus:
+        passed = [
+            group_id for group_id in _oldest_first(self._passed) if self._passed[group_id].serial < youngest.serial
+        ]
+        for group_id in passed:
+            del self._passed[group_id]
+        for group_id in chosen:
             del self._ready[group_id]
-        return Cut(batch, chosen, surplus)
+        for group_id in surplus:
+            self._passed[group_id] = self._ready.pop(group_id)
+        return Cut(batch, chosen, surplus, passed)
 
     def trained(self, batch: int) -> None:
         """The learner has trained on `batch`. Repeating it changes nothing."""
@@ -156,3 +169,7 @@ class _Issue(NamedTuple):
     version: int
     serial: int
     """Order of issue."""
+
+
+def _oldest_first(issues: Mapping[str, _Issue]) -> list[str]:
+    return sorted(issues, key=lambda group_id: issues[group_id].serial)

@@ -11,10 +11,10 @@ from dapo.v1 import messages_pb2 as pb
 
 
 def summarise_graded(groups: Sequence[ScoredGroup], *, dynamic_sampling: bool = True) -> dict[str, float]:
-    """Statistics of all groups graded since the last batch was cut. Filtered ones count, so they describe the policy.
+    """Statistics of the groups of one batch and those that were passed over for it (`Cut.passed`).
 
-    Shares lie in [0, 1], lengths are in tokens. No groups give an empty dictionary; a statistic of texts that no
-    response was measured for has no entry.
+    Filtered ones count, so they describe the policy. Shares lie in [0, 1], lengths are in tokens. No groups give an
+    empty dictionary; a statistic of texts that no response was measured for has no entry.
     """
     grades = list(chain.from_iterable(group.grades for group in groups))
     if not grades:

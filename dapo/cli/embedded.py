@@ -20,16 +20,16 @@ _END_S = 20.0
 class EmbeddedService:
     """`python -m services.orchestrator` as a child in a session of its own: Ctrl-C reaches only the command line.
 
-    It dies with this process. Its log starts in `folder` and is moved to the run's logs once there is a run.
+    It dies with this process. Its log starts in `logs` and is moved to the run's logs once there is a run.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Raises ServiceError, with the end of its log, when it does not start; OSError for a folder that cannot be
-        written."""
-        folder.mkdir(parents=True, exist_ok=True)
-        self._log = folder / f".orchestrator-{os.getpid()}.log"
+    def __init__(self, state_dir: Path, logs: Path) -> None:
+        """Its runs lie below `state_dir`. Raises ServiceError, with the end of its log, when it does not start; OSError
+        where `logs` cannot be written."""
+        logs.mkdir(parents=True, exist_ok=True)
+        self._log = logs / f".orchestrator-{os.getpid()}.log"
         self.token = secrets.token_urlsafe(24)
-        command = python_command("services.orchestrator", "--die-with-parent")
+        command = python_command("services.orchestrator", "--die-with-parent", "--state-dir", str(state_dir))
         env = child_environment({**SAFE_PATH, TOKEN_VARIABLE: self.token})
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(

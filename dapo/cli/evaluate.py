@@ -11,14 +11,17 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from dapo.cli.children import require_torch, run_module
-from dapo.cli.errors import RUN_ERROR, fail
+from dapo.cli.errors import INTERRUPTED, RUN_ERROR, fail
 from dapo.cli.train import require_inputs, train
 from dapo.host.files import write_json
+from dapo.host.storage import in_words
 from dapo.records.folder import RunFolder
 from dapo.records.model_comparison import Result, compare, comparison_json, draw_comparison, read_result
+from dapo.spec.context import context_tokens
 from dapo.spec.load import build_spec, parse_spec
 from dapo.spec.problem import SpecError
 from dapo.spec.run import RunSpec
+from dapo.spec.tree.evaluation import FORM_FIELDS
 
 _CONTEXT_TOKENS = 4096
 """Assumed of a model whose config.json is not here."""
@@ -65,7 +68,10 @@ def evaluate(
     try:
         for label, (_, spec) in zip(labels, plans, strict=True):
             console.print(label, soft_wrap=True, markup=False, style="bold")
-            results.append(read_result(label, train(spec, folder / _file_name(label))))
+            finished = train(spec, folder / _file_name(label))
+            results.append(read_result(label, finished.folder))
+            if finished.interrupted and len(results) < len(plans):
+                fail(f"interrupted after {len(results)} of {len(plans)} models", INTERRUPTED)
     finally:
         # What is finished is shown, whatever becomes of the rest.
         if results:
@@ -83,7 +89,7 @@ def _check_destinations(folder: Path, json_path: Path | None, picture: Path) -> 
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            fail(f"{option} {path} cannot be written: {error.strerror}: {error.filename}")
+            fail(f"{option} {path} cannot be written: {in_words(error)}")
         if path.is_dir():
             fail(f"{option} {path} is a folder. Give a file")
 
@@ -145,7 +151,7 @@ def _limits(model: Path) -> tuple[int, int]:
             config = json.loads((model / "config.json").read_text(encoding="utf-8"))
         except ValueError as error:
             fail(f"{model / 'config.json'} is not JSON: {error}")
-        context = config.get("max_position_embeddings") or _CONTEXT_TOKENS
+        context = (context_tokens(config) if isinstance(config, dict) else None) or _CONTEXT_TOKENS
     prompt = min(2048, context // 4)
     return prompt, max(1, context - prompt - _RESERVE_TOKENS)
 
@@ -154,12 +160,15 @@ def _build(tree: dict[str, Any], options: EvaluationOptions) -> RunSpec:
     """The spec of a run that only evaluates: no training steps, no learner."""
     evaluation: dict[str, Any] = {**tree.get("evaluation", {}), "at_start": True, "every_steps": None}
     evaluation["dedicated_generator"] = False
+    if options.temperature == 0:
+        # One greedy response and no nucleus, whatever the run or the protocol has.
+        options = options._replace(samples=options.samples or 1, top_p=options.top_p or 1.0)
     evaluation |= _given(samples=options.samples, temperature=options.temperature, top_p=options.top_p)
     evaluation |= _given(max_response_tokens=options.max_response_tokens)
     data = {**tree["data"], **_given(chat=options.chat, prompt_template=options.prompt_template)}
     if options.data:
         # What the run was trained with need not be here any more.
-        kept = ("chat", "system_prompt", "prompt_template", "max_prompt_tokens")
+        kept = (*FORM_FIELDS, "max_prompt_tokens")
         data = {"path": options.data[0], **{name: data[name] for name in kept if name in data}}
         if options.protocol:
             evaluation |= {"temperature": 1.0, "top_p": 0.7}

@@ -1,17 +1,35 @@
 """The `dapo` command. Imports of substance happen inside the commands, so that `dapo --help` is quick."""
 
+import sys
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from dapo.cli.data.commands import data
 from dapo.cli.data.reasoning_gym import reasoning_gym
-from dapo.cli.errors import fail
+from dapo.cli.errors import USER_ERROR, fail
 from dapo.cli.grade import grade
 from dapo.cli.runs.commands import runs
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+
+class _Command(typer.Typer):
+    """Says in a sentence what a disk refuses, whichever command asked for it."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        from dapo.host.storage import in_words, is_storage_error
+
+        try:
+            return super().__call__(*arguments, **options)
+        except OSError as error:
+            if not is_storage_error(error):
+                raise
+            sys.stderr.write(f"error: {in_words(error)}\n")
+            sys.exit(USER_ERROR)
+
+
+app = _Command(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Reinforcement learning of language models, asynchronously, as microservices.")  # fmt: skip
 models = typer.Typer(no_args_is_help=True, help="Make small models to try the platform with.")
 app.add_typer(models, name="model")
@@ -22,6 +40,15 @@ data.command("reasoning-gym")(reasoning_gym)
 
 _DEMO_SPEC = Path("examples/reverse.yaml")
 _DEMO_MODEL = Path(".cache/reverse")
+
+
+class Dtype(StrEnum):
+    """As `services.learner.export` takes it."""
+
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+    FLOAT32 = "float32"
+    AS_BASE = "as-base"
 
 
 def _version(wanted: bool) -> None:
@@ -71,7 +98,7 @@ def evaluate(
     samples: Annotated[int | None, typer.Option(min=1, help="k: responses a prompt.")] = None,
     grader: Annotated[str | None, typer.Option(help="Rule that says what is correct, e.g. math_verify.")] = None,
     protocol: Annotated[str | None, typer.Option(help="aime-2024: avg@32 with the paper's prompt and grader.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="Default 1.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Default 1; 0 is greedy, with one response.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Default 0.7.")] = None,
     max_response_tokens: Annotated[int | None, typer.Option(min=1, help="Responses are cut here.")] = None,
     chat: Annotated[bool | None, typer.Option("--chat/--no-chat", help="Prompts as chat messages.")] = None,
@@ -155,6 +182,7 @@ def plot(run_dir: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> N
 def export(
     run_dir: Annotated[Path, typer.Argument(help="Folder of a run with a checkpoint.")],
     out: Annotated[Path, typer.Argument(help="Directory to write the Hugging Face model to.")],
+    dtype: Annotated[Dtype, typer.Option(help="Of the weights; as-base: that of the base model.")] = Dtype.AS_BASE,
 ) -> None:
     """Write a run's last checkpoint as a Hugging Face model directory."""
     from dapo.cli.children import require_torch, run_module
@@ -163,7 +191,7 @@ def export(
     if not RunFolder(run_dir).spec.exists():
         fail(f"{run_dir} is not the folder of a run: it has no spec.yaml")
     require_torch("dapo export")
-    run_module("services.learner.export", str(run_dir), str(out))
+    run_module("services.learner.export", str(run_dir), str(out), "--dtype", dtype.value)
 
 
 @models.command("toy-reverse")

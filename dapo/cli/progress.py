@@ -9,7 +9,6 @@ from typing import Any, Protocol
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from rich.text import Text
 
 from dapo.contracts.events import (
@@ -21,8 +20,11 @@ from dapo.contracts.events import (
     StateChanged,
     StepFinished,
 )
+from dapo.terminal import Column, WideTable
 
 _WINDOW = 10
+_BAR_WIDTH = 50
+"""Of a terminal that has room for a bar between the numbers of `LiveDisplay`."""
 
 # Heading, metric, format.
 _COLUMNS: tuple[tuple[str, str, str], ...] = (
@@ -192,6 +194,7 @@ class LiveDisplay:
             TextColumn("left {task.fields[left]}"), console=console, expand=True,
         )  # fmt: skip
         self._task = self._bar.add_task("steps", total=total, left="–")
+        self._console = console
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4)
 
     def __enter__(self) -> "LiveDisplay":
@@ -217,11 +220,17 @@ class LiveDisplay:
             self._bar.update(self._task, completed=event.row["step"], left="–" if left is None else duration(left))
 
     def _render(self) -> RenderableType:
-        table = Table(expand=True, box=None, header_style="dim")
-        for heading, _, _ in _COLUMNS:
-            table.add_column(heading, justify="right")
-        table.add_row(*(show(self._row, name, form) for _, name, form in _COLUMNS))
-        return Group(self._bar, table, Text(self._note or self._waiting.text, style="cyan"))
+        columns = [Column(heading) for heading, _, _ in _COLUMNS]
+        table = WideTable(columns, [[Text(show(self._row, name, form)) for _, name, form in _COLUMNS]])
+        return Group(self._steps(), table, Text(self._note or self._waiting.text, style="cyan"))
+
+    def _steps(self) -> RenderableType:
+        """The bar; its numbers alone where it has no room."""
+        if self._console.width >= _BAR_WIDTH:
+            return self._bar
+        (task,) = self._bar.tasks
+        elapsed = duration(task.elapsed or 0.0)
+        return Text(f"step {task.completed:.0f}/{task.total:.0f}  {elapsed}  left {task.fields['left']}")
 
 
 def make_display(console: Console, total: int) -> Display:

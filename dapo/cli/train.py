@@ -2,9 +2,10 @@
 
 import json
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import typer
 from rich.console import Console
@@ -15,12 +16,16 @@ from dapo.cli.errors import INTERRUPTED, RUN_ERROR, fail
 from dapo.cli.progress import Display, duration, make_display
 from dapo.client import RefusedRequest, Run, RunClient, ServiceError
 from dapo.contracts.events import known_event
+from dapo.host.storage import in_words
 from dapo.records.folder import RunFolder
 from dapo.spec.checks.all import find_warnings
-from dapo.spec.load import dump_yaml, load_spec, missing_inputs, show_yaml
+from dapo.spec.load import dump_yaml, load_spec, missing_inputs, show_yaml, unfit_inputs
 from dapo.spec.preview import format_preview, preview
 from dapo.spec.problem import SpecError
 from dapo.spec.run import RunSpec
+
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_ENDED = ("succeeded", "failed", "stopped")
 
 
 def resolve(path: Path, overrides: list[str]) -> RunSpec:
@@ -32,13 +37,16 @@ def resolve(path: Path, overrides: list[str]) -> RunSpec:
 
 
 def require_inputs(spec: RunSpec) -> None:
-    """Leave with exit code 2 where the model or the data is not on this machine."""
-    if problems := missing_inputs(spec):
+    """Leave with exit code 2 where the model or the data is not on this machine, or does not fit the spec."""
+    if problems := [*missing_inputs(spec), *unfit_inputs(spec)]:
         fail("\n".join(map(str, problems)))
 
 
 def dry_run(spec: RunSpec) -> None:
-    """Print the resolved spec and what would be started."""
+    """Print the resolved spec and what would be started. Leave with exit code 2 where a model that is on this machine
+    does not fit it; one that is not may be elsewhere."""
+    if problems := unfit_inputs(spec):
+        fail("\n".join(map(str, problems)))
     typer.echo(show_yaml(spec))
     typer.echo(format_preview(preview(spec)))
 
@@ -47,70 +55,127 @@ def _interrupt(number: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def train(spec: RunSpec, run_dir: Path | None) -> Path:
-    """Run the spec to its end, showing progress, and return the run's folder; leaves with 1 when the run fails and 130
-    when it is interrupted."""
+class Finished(NamedTuple):
+    """A run that has succeeded."""
+
+    folder: Path
+    interrupted: bool
+    """Somebody wanted it to stop, too late."""
+
+
+class _Attempt:
+    """What is known of a run, whenever an interrupt comes."""
+
+    run: Run | None = None
+    interrupted = False
+
+
+def train(spec: RunSpec, run_dir: Path | None) -> Finished:
+    """Run the spec to its end, showing progress; leaves with 1 where the run fails and 130 where it was stopped by an
+    interrupt. One that had succeeded by then has succeeded."""
     require_inputs(spec)
     require_torch("training on this machine")
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in _INTERRUPTS[1:]:
         signal.signal(number, _interrupt)
     console = Console()
     for warning in find_warnings(spec):
         console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+    attempt = _Attempt()
+    run_dir = run_dir.resolve() if run_dir else None
+    state_dir, logs = (run_dir.parent, run_dir.parent) if run_dir else (Path(), Path("runs"))
     try:
         with (
-            EmbeddedService(run_dir.resolve().parent if run_dir else Path("runs")) as service,
+            EmbeddedService(state_dir, logs) as service,
             RunClient(service.url, service.token) as client,
         ):
-            return _run(service, client, spec, run_dir, console)
+            _run(attempt, service, client, spec, run_dir, console)
     except RefusedRequest as error:
         fail(str(error))
     except ServiceError as error:
         fail(str(error), RUN_ERROR)
     except OSError as error:
-        fail(f"the run folder cannot be made: {error.strerror}: {error.filename}. Give another with --run-dir")
+        fail(f"the run folder cannot be made: {in_words(error)} (--run-dir)")
     except KeyboardInterrupt:
-        fail("interrupted", INTERRUPTED)
+        attempt.interrupted = True
+    with _undisturbed():
+        return _conclude(attempt, console)
 
 
-def _run(service: EmbeddedService, client: RunClient, spec: RunSpec, run_dir: Path | None, console: Console) -> Path:
-    run = client.create(dump_yaml(spec), str(run_dir.resolve()) if run_dir else "")
+def _run(
+    attempt: _Attempt,
+    service: EmbeddedService,
+    client: RunClient,
+    spec: RunSpec,
+    run_dir: Path | None,
+    console: Console,
+) -> None:
+    attempt.run = run = client.create(dump_yaml(spec), str(run_dir) if run_dir else "")
     folder = Path(run["run_dir"])
     service.move_log(RunFolder(folder).logs / "orchestrator.log")
     console.print(f"run {run['id']} in {folder}", highlight=False, soft_wrap=True)
-    interrupted = False
     with make_display(console, spec.training.steps) as display:
         try:
-            end = _follow(client, run["id"], display)
+            _follow(client, run["id"], display)
+            attempt.run = client.get(run["id"])
         except KeyboardInterrupt:
-            interrupted = True
+            attempt.interrupted = True
             display.note("stopping…")
-            end = client.stop(run["id"])
-    _report(end, folder, console)
-    if interrupted:
-        raise typer.Exit(INTERRUPTED)
-    if end["state"] != "succeeded":
-        raise typer.Exit(RUN_ERROR)
-    return folder
+            attempt.run = client.stop(run["id"])
 
 
-def _follow(client: RunClient, run_id: str, display: Display) -> Run:
+def _follow(client: RunClient, run_id: str, display: Display) -> None:
     for sent in client.events(run_id):
         if (event := known_event(sent.kind, sent.data)) is not None:
             display.event(event)
-    return client.get(run_id)
 
 
-def _report(end: Run, folder: Path, console: Console) -> None:
-    lines = [f"run {end['id']} {end['state']}"]
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """What the run has come to is settled: no interrupt changes it while it is said."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in _INTERRUPTS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _conclude(attempt: _Attempt, console: Console) -> Finished:
+    """Say how the run ended, and leave with the exit code of that unless it has succeeded."""
+    if attempt.run is None:
+        fail("interrupted", INTERRUPTED)
+    run, folder = attempt.run, Path(attempt.run["run_dir"])
+    summary = _summary(folder)
+    if run["state"] not in _ENDED and summary:
+        # The second interrupt did not wait for the service's answer; the run's folder has it.
+        run = Run(**{**run, "state": summary["state"], "message": summary["message"]})
+    _report(run, summary, folder, console)
+    if run["state"] == "succeeded":
+        return Finished(folder, attempt.interrupted)
+    if run["state"] not in _ENDED:
+        fail("interrupted", INTERRUPTED)
+    raise typer.Exit(INTERRUPTED if attempt.interrupted and run["state"] == "stopped" else RUN_ERROR)
+
+
+def _summary(folder: Path) -> dict[str, Any] | None:
+    path = RunFolder(folder).summary
+    if not path.exists():
+        return None
+    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return summary
+
+
+def _report(end: Run, summary: Mapping[str, Any] | None, folder: Path, console: Console) -> None:
+    lines = []
+    if end["state"] in _ENDED:
+        lines.append(f"run {end['id']} {end['state']}")
     if end["message"] and end["state"] == "failed":
         lines[0] += f": {end['message']}"
-    records = RunFolder(folder)
-    if records.summary.exists():
-        lines += summary_lines(json.loads(records.summary.read_text(encoding="utf-8")))
+    lines += summary_lines(summary) if summary else []
     lines.append(f"run folder  {folder}")
-    if records.curves.exists():
-        lines.append(f"curves      {records.curves}")
+    curves = RunFolder(folder).curves
+    if curves.exists():
+        lines.append(f"curves      {curves}")
     console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
 
 
@@ -118,8 +183,7 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     """A run's summary.json in words."""
     lines = []
     if summary["steps"]:
-        start, end = (_number(summary[name]) for name in ("accuracy_start", "accuracy_end"))
-        lines.append(f"accuracy    {start} → {end}  (means of the first and the last five steps)")
+        lines.append(f"accuracy    {_change(summary)}")
     for name, rows in summary["evaluations"].items():
         shown = " → ".join(_average(row) for row in rows)
         lines.append(f"evaluation  {name}: {shown}")
@@ -130,6 +194,15 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
         states = ", ".join(f"{count} {state}" for state, count in summary["ledger"].items() if count)
         lines.append(f"groups      {sum(summary['ledger'].values())} issued: {states}")
     return lines
+
+
+def _change(summary: Mapping[str, Any]) -> str:
+    start, end = (_number(summary[name]) for name in ("accuracy_start", "accuracy_end"))
+    if summary["steps"] == 1:
+        return f"{start}  (one step)"
+    averaged = summary["averaged_steps"]
+    of = "the first and the last step" if averaged == 1 else f"means of the first and the last {averaged} steps"
+    return f"{start} → {end}  ({of})"
 
 
 def _average(row: Mapping[str, Any]) -> str:

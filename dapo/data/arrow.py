@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from dapo.data.errors import DatasetError, RowError
+from dapo.data.rows import has_content
 from dapo.data.tables import Place, RawRow, caught
 
-_BATCH_ROWS = 1024
+_BATCH_ROWS = 64
+"""Arrow cannot build nested text of 2 GiB or more in one piece (a 32-bit offset), so rows come in small batches."""
 
 
 class ArrowRows(ABC):
@@ -40,12 +42,12 @@ class ArrowRows(ABC):
     def head(self, rows: int) -> list[RawRow]:
         return self._read_many(0, min(rows, self._rows))
 
-    def select(self, fields: Sequence[str]) -> None:
+    def select(self, fields: Sequence[str], media: Sequence[str] = ()) -> None:
         known = set(self.columns)
         names = {field if field in known else field.split(".")[0] for field in fields}
         for name in sorted(names - known):
             raise DatasetError(f"{self._name} has no column {name!r} (it has {', '.join(self.columns)})")
-        self._keep(sorted(names))
+        self._keep(sorted(names), sorted(known.intersection(media) - names))
 
     def _read_many(self, start: int, stop: int) -> list[RawRow]:
         try:
@@ -59,8 +61,8 @@ class ArrowRows(ABC):
         """Arrow's rows [start, stop)."""
 
     @abstractmethod
-    def _keep(self, columns: Sequence[str]) -> None:
-        """From now on only these columns are read."""
+    def _keep(self, columns: Sequence[str], media: Sequence[str]) -> None:
+        """From now on only these columns are read, and of `media` at least whether they hold anything."""
 
 
 class ParquetRows(ArrowRows):
@@ -81,28 +83,45 @@ class ParquetRows(ArrowRows):
         self._table: Any = None
 
     def head(self, rows: int) -> list[RawRow]:
-        import pyarrow as pa
-
         rows = min(rows, len(self))
-        if not rows:
-            return []
-        try:
-            self._table = pa.Table.from_batches([next(self._file.iter_batches(batch_size=rows))])
-        except self._damage as error:
-            raise self._unreadable(error) from error
-        return super().head(min(rows, self._table.num_rows))
+        self._table = self._load(rows, self.columns)
+        return super().head(rows)
 
     def _slice(self, start: int, stop: int) -> Any:
         return self._table.slice(start, stop - start)
 
-    def _keep(self, columns: Sequence[str]) -> None:
+    def _keep(self, columns: Sequence[str], media: Sequence[str]) -> None:
+        self._table = self._load(len(self), columns, media)
+
+    def _load(self, rows: int, columns: Sequence[str], media: Sequence[str] = ()) -> Any:
+        """A table of the first rows; of media only whether there are any. Raises DatasetError."""
+        import pyarrow as pa
+
+        batches: list[Any] = []
         try:
-            self._table = self._file.read(columns=list(columns))
+            for batch in self._file.iter_batches(_BATCH_ROWS, columns=[*columns, *media]):
+                if rows <= 0:
+                    break
+                part = pa.Table.from_batches([batch]).select([*columns, *media]).slice(0, rows)
+                for name in media:
+                    part = part.set_column(
+                        part.column_names.index(name), name, [list(map(_holds_something, part[name]))]
+                    )
+                batches.append(part)
+                rows -= batch.num_rows
         except self._damage as error:
             raise self._unreadable(error) from error
+        return pa.concat_tables(batches) if batches else self._file.schema_arrow.empty_table()
 
     def _unreadable(self, error: Exception) -> DatasetError:
         return DatasetError(f"{self._path} is not a readable Parquet file: {error}")
+
+
+def _holds_something(scalar: Any) -> bool:
+    try:
+        return has_content(scalar.as_py())
+    except ValueError:  # A path that is not UTF-8, perhaps.
+        return True
 
 
 class LibraryRows(ArrowRows):
@@ -117,5 +136,5 @@ class LibraryRows(ArrowRows):
     def _slice(self, start: int, stop: int) -> Any:
         return self._dataset[start:stop]
 
-    def _keep(self, columns: Sequence[str]) -> None:
-        self._dataset = self._dataset.select_columns(list(columns))
+    def _keep(self, columns: Sequence[str], media: Sequence[str]) -> None:
+        self._dataset = self._dataset.select_columns([*columns, *media])

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dapo.data.errors import DatasetError, RowError
-from dapo.data.rows import Fields, find
+from dapo.data.rows import Fields, decoded, find
 from dapo.spec.tree.data import SourceSpec
 
 SAMPLE_ROWS = 100
@@ -93,7 +93,7 @@ def _schema(sample: Sequence[dict[str, Any]], prompt: str, gold: str, set_by_han
         return "verl"
     if set_by_hand:
         return "as set"
-    conversational = any(isinstance(value, list) for value in _values(sample, prompt))
+    conversational = any(isinstance(decoded(value), list) for value in _values(sample, prompt))
     match prompt, gold:
         case "question", "answer":
             return "GSM8K"

@@ -8,16 +8,17 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from dapo.contracts.prompts import is_started
 from dapo.data.dataset import Conflict, Dataset, collect
 from dapo.data.errors import Malformed
 from dapo.data.rows import Fields, Row
-from dapo.data.source import Scanned, Source
+from dapo.data.source import GoldCheck, Scanned, Source, with_problems
 from dapo.data.tokens import PromptTokens
 from dapo.v1 import messages_pb2 as pb
 
 _BINS = 10
 _SHOWN = 5
-"""Malformed rows and conflicts that are listed; all are counted."""
+"""Malformed rows, conflicts and bad gold answers that are listed; all are counted."""
 _TOKEN_BATCH = 256
 _QUANTILES = (0.5, 0.9, 0.99)
 
@@ -50,20 +51,28 @@ class Inspection:
     first_conflicts: list[Conflict]
     golds: dict[str, int]
     """integer, number, text, JSON."""
+    bad_golds: int
+    """Gold answers that no response can honestly meet; 0 where nobody was asked."""
+    first_bad_golds: list[str]
     prompts: dict[str, int]
-    """text, messages."""
+    """text, messages, messages with a started answer."""
     graders: dict[str, int]
     characters: Distribution
     tokens: Distribution | None
     refused: int
     """Prompts that the model's chat template refuses."""
     samples: list[Row]
+    rendered: list[str]
+    """The samples as the model reads them, special tokens included; empty where no model was given."""
 
 
 class _RowMeasures:
     """What one pass over the rows gathers."""
 
-    def __init__(self, counter: PromptTokens | None, samples: int) -> None:
+    def __init__(self, counter: PromptTokens | None, samples: int, check: GoldCheck | None) -> None:
+        self.bad_golds = 0
+        self.first_bad_golds: list[str] = []
+        self._check = check
         self.golds: Counter[str] = Counter()
         self.prompts: Counter[str] = Counter()
         self.graders: Counter[str] = Counter()
@@ -77,17 +86,24 @@ class _RowMeasures:
         self._uncounted: list[pb.Prompt] = []
 
     def watch(self, items: Iterable[Scanned | Malformed]) -> Iterator[Scanned | Malformed]:
-        for item in items:
+        for item, problem in with_problems(items, self._check):
             if isinstance(item, Scanned):
                 self._add(item.row)
+                self._note(problem)
             else:
                 self.malformed += 1
             yield item
         self._count()
 
+    def _note(self, problem: str) -> None:
+        if problem:
+            self.bad_golds += 1
+            if len(self.first_bad_golds) < _SHOWN:
+                self.first_bad_golds.append(problem)
+
     def _add(self, row: Row) -> None:
         self.golds[gold_kind(row.gold)] += 1
-        self.prompts["messages" if row.prompt.messages else "text"] += 1
+        self.prompts[_prompt_kind(row.prompt)] += 1
         if row.grader is not None:
             self.graders[row.grader] += 1
         self.characters.append(prompt_characters(row.prompt))
@@ -109,10 +125,15 @@ class _RowMeasures:
 
 
 def inspect(
-    source: Source, items: Iterable[Scanned | Malformed], counter: PromptTokens | None = None, samples: int = 3
+    source: Source,
+    items: Iterable[Scanned | Malformed],
+    counter: PromptTokens | None = None,
+    samples: int = 3,
+    check: GoldCheck | None = None,
 ) -> Inspection:
-    """`items` is `source.scan()`, perhaps within a progress bar. Raises DatasetError where no row is usable."""
-    measures = _RowMeasures(counter, samples)
+    """`items` is `source.scan()`, perhaps within a progress bar; `check` tells of gold answers. Raises DatasetError
+    where no row is usable."""
+    measures = _RowMeasures(counter, samples, check)
     rows, malformed = collect(source, measures.watch(items), limit=len(source), listed=_SHOWN)
     dataset = Dataset([rows])
     duplicates = dataset.duplicates()
@@ -128,12 +149,15 @@ def inspect(
         conflicts=len(duplicates.conflicts),
         first_conflicts=duplicates.conflicts[:_SHOWN],
         golds=dict(measures.golds.most_common()),
+        bad_golds=measures.bad_golds,
+        first_bad_golds=measures.first_bad_golds,
         prompts=dict(measures.prompts.most_common()),
         graders=dict(measures.graders.most_common()),
         characters=distribution(measures.characters),
         tokens=distribution(measures.tokens) if measures.tokens else None,
         refused=measures.refused,
         samples=measures.samples,
+        rendered=[] if counter is None else [counter.shown(row.prompt) for row in measures.samples],
     )
 
 
@@ -165,6 +189,12 @@ def gold_kind(gold: str) -> str:
             return "text"
         return "JSON"
     return "text"
+
+
+def _prompt_kind(prompt: pb.Prompt) -> str:
+    if not prompt.messages:
+        return "text"
+    return "messages with a started answer" if is_started(prompt) else "messages"
 
 
 def prompt_characters(prompt: pb.Prompt) -> int:

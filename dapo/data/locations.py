@@ -106,7 +106,7 @@ def _words(name: str) -> set[str]:
 
 def _saved(folder: Path, spec: SourceSpec) -> Table:
     library = _library(str(folder))
-    loaded = _load(folder, lambda: library.load_from_disk(str(folder)))
+    loaded = _load(library, str(folder), lambda: library.load_from_disk(str(folder)))
     if isinstance(loaded, library.DatasetDict):
         if spec.split not in loaded:
             raise DatasetError(f"{folder} has no split {spec.split!r} (it has {', '.join(loaded)}): set split")
@@ -116,11 +116,11 @@ def _saved(folder: Path, spec: SourceSpec) -> Table:
 
 def _from_hub(spec: SourceSpec) -> Table:
     library = _library(spec.path)
-    loaded = _load(spec.path, lambda: library.load_dataset(spec.path, spec.subset, split=spec.split))
+    loaded = _load(library, spec.path, lambda: library.load_dataset(spec.path, spec.subset, split=spec.split))
     return LibraryRows(loaded, f"{spec.path}/{spec.split}", spec.limit_rows)
 
 
-def _load(what: object, load: Callable[[], Any]) -> Any:
+def _load(library: Any, what: str, load: Callable[[], Any]) -> Any:
     try:
         return load()
     except ConnectionError as error:
@@ -128,7 +128,12 @@ def _load(what: object, load: Callable[[], Any]) -> Any:
             f"{what}: no hub can be reached ({error}). Download it elsewhere and give the folder; a folder here begins "
             "with ./ or /"
         ) from error
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except library.exceptions.DatasetGenerationError as error:
+        raise DatasetError(
+            f"{what} cannot be loaded by the library datasets: {error.__cause__ or error}. Where its files are "
+            ".jsonl or .parquet, download them (hf download --repo-type dataset) and give the folder"
+        ) from error
+    except (OSError, ValueError, KeyError, RuntimeError, library.exceptions.DatasetsError) as error:
         raise DatasetError(f"{what} cannot be loaded by the library datasets: {error}") from error
 
 

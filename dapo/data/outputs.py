@@ -75,14 +75,16 @@ class _JsonLinesWriter:
 
 
 class _ParquetWriter:
-    """Row groups of _ROWS; the prompts' type is that of the first row."""
+    """Row groups of _ROWS, or fewer of long rows; the prompts' type is that of the first row."""
 
     _ROWS = 4096
+    _CHARACTERS = 64 << 20
 
     def __init__(self, path: Path, name: str) -> None:
         self._path = path
         self._name = name
         self._rows: list[dict[str, Any]] = []
+        self._size = 0
         self._writer: Any = None
         self._closed = False
 
@@ -93,10 +95,12 @@ class _ParquetWriter:
                 "Write a .jsonl file, or --set chat=true"
             )
         self._rows.append(row)
-        if len(self._rows) > self._ROWS:
+        self._size += _characters(row)
+        if len(self._rows) > 1 and (len(self._rows) > self._ROWS or self._size > self._CHARACTERS):
             # One row stays, to compare the next with.
             self._flush(self._rows[:-1])
             del self._rows[:-1]
+            self._size = _characters(row)
 
     def close(self) -> None:
         if not self._closed:
@@ -117,3 +121,9 @@ class _ParquetWriter:
         if self._writer is None:
             self._writer = pq.ParquetWriter(self._path, schema)
         self._writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+
+
+def _characters(row: dict[str, Any]) -> int:
+    prompt = row["prompt"]
+    texts = [prompt] if isinstance(prompt, str) else [message["content"] for message in prompt]
+    return sum(map(len, [*texts, row["answer"]]))

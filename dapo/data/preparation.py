@@ -1,4 +1,5 @@
-"""A cleaned copy of a source: without malformed rows, duplicates, prompts that are too long or asked in an evaluation.
+"""A cleaned copy of a source: without malformed rows, duplicates, gold answers that cannot be met, prompts that
+are too long or asked in an evaluation.
 
 The copy has the fields `prompt` (text or messages), `answer` (text, or JSON as text), `grader` where rows name one, and
 `origin` (file and line of the row it was made of).
@@ -16,7 +17,7 @@ from dapo.data.errors import DatasetError, Malformed
 from dapo.data.locations import HELD_OUT_SPLIT
 from dapo.data.outputs import check_output, open_output
 from dapo.data.rows import Row, is_held_out
-from dapo.data.source import Scanned, Source
+from dapo.data.source import GoldCheck, Scanned, Source, with_problems
 from dapo.data.tokens import PromptTokens
 from dapo.spec.paths import DATA_SUFFIXES
 
@@ -31,6 +32,8 @@ class Filters:
     """Hashes of prompts that must not be in the copy."""
     counter: PromptTokens | None = None
     max_prompt_tokens: int | None = None
+    check: GoldCheck | None = None
+    """Tells which gold answers no response can honestly meet."""
 
 
 @dataclass
@@ -41,7 +44,8 @@ class PreparationReport:
     written: int = 0
     held_out: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
-    """malformed, duplicate, conflicting (a duplicate with another gold answer), excluded, too_long, refused."""
+    """malformed, bad_gold, duplicate, conflicting (a duplicate with another gold answer), excluded, too_long,
+    refused."""
     first_dropped: dict[str, list[str]] = field(default_factory=dict)
     """By reason, what the first rows were."""
 
@@ -99,20 +103,27 @@ def prepare(
 def _kept(
     source: Source, items: Iterable[Scanned | Malformed], filters: Filters, report: PreparationReport
 ) -> Iterator[Scanned]:
-    rows = _distinct(source, items, filters, report)
+    rows = _distinct(source, _gradable(items, filters, report), filters, report)
     while batch := list(islice(rows, _BATCH)):
         yield from _short_enough(batch, filters, report)
 
 
-def _distinct(
-    source: Source, items: Iterable[Scanned | Malformed], filters: Filters, report: PreparationReport
-) -> Iterator[Scanned]:
-    first: dict[bytes, tuple[int, int]] = {}
-    for item in items:
+def _gradable(items: Iterable[Scanned | Malformed], filters: Filters, report: PreparationReport) -> Iterator[Scanned]:
+    for item, problem in with_problems(items, filters.check):
         report.rows += 1
         if isinstance(item, Malformed):
             report.drop("malformed", str(item))
-            continue
+        elif problem:
+            report.drop("bad_gold", problem)
+        else:
+            yield item
+
+
+def _distinct(
+    source: Source, items: Iterable[Scanned], filters: Filters, report: PreparationReport
+) -> Iterator[Scanned]:
+    first: dict[bytes, tuple[int, int]] = {}
+    for item in items:
         row_id, gold = item.row.row_id, hash(item.row.gold)
         if item.hash in filters.excluded:
             report.drop("excluded", row_id)

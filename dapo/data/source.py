@@ -1,16 +1,22 @@
-"""One source of rows: its table, and which fields of it hold what."""
+"""One source of rows: its table, which fields of it hold what, and what is wrong with its gold answers."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 from dapo.data.detection import SAMPLE_ROWS, detect
 from dapo.data.errors import DatasetError, Malformed, RowError
 from dapo.data.locations import open_table
-from dapo.data.rows import Row, build_row, prompt_hash
+from dapo.data.rows import MEDIA, Row, build_row, media_column, media_refusal, prompt_hash
 from dapo.spec.tree.data import SourceSpec
 
 _MALFORMED_SHARE = 0.01
 _MALFORMED_ROWS = 100
+_GOLD_BATCH = 256
+_GOLD_CHARACTERS = 60
+GoldCheck = Callable[[Sequence[tuple[str | None, str]]], list[str]]
+"""(grader that the row names, gold answer) of some rows → why no response can honestly meet each; empty where one
+can."""
 
 
 class Scanned(NamedTuple):
@@ -43,7 +49,10 @@ class Source:
         self.columns = self.table.columns or list(dict.fromkeys(name for raw in sample for name in raw))
         self.fields = detect(spec.path, sample, self.table.columns, spec)
         grader = [] if self.fields.grader is None else [self.fields.grader]
-        self.table.select([self.fields.prompt, self.fields.gold, *grader])
+        media = [name for name in self.columns if name.lower() in MEDIA]
+        if media and not spec.ignore_media:
+            self._refuse_media(sample)
+        self.table.select([self.fields.prompt, self.fields.gold, *grader], () if spec.ignore_media else media)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -74,8 +83,33 @@ class Source:
         place = self.table.place(number)
         return f"{self._prefix}{place.file}:{place.line}"
 
+    def _refuse_media(self, sample: Sequence[dict[str, Any]]) -> None:
+        """Refuse before all the images of a large file are read."""
+        found = [media_column(raw, self.fields) for raw in sample]
+        if found[0] is not None and None not in found:
+            raise DatasetError(f"{self.spec.path} has no usable row: {media_refusal(found[0])}")
+
     def _build(self, number: int, raw: dict[str, Any]) -> Row:
         return build_row(raw, self.fields, self.spec, row_id=self.row_id(number), source=self.name)
 
     def _malformed(self, number: int, reason: object) -> Malformed:
         return Malformed(*self.table.place(number), str(reason))
+
+
+def with_problems(
+    items: Iterable[Scanned | Malformed], check: GoldCheck | None
+) -> Iterator[tuple[Scanned | Malformed, str]]:
+    """Each row with what is wrong with its gold answer; empty where nothing is, or where there is no `check`."""
+    waiting = iter(items)
+    while batch := list(islice(waiting, _GOLD_BATCH)):
+        usable = [item.row for item in batch if isinstance(item, Scanned)] if check else []
+        problems = iter(check([(row.grader, row.gold) for row in usable]) if check and usable else [])
+        for item in batch:
+            problem = next(problems, "") if isinstance(item, Scanned) else ""
+            yield item, _named(item, problem) if isinstance(item, Scanned) and problem else ""
+
+
+def _named(item: Scanned, problem: str) -> str:
+    gold = repr(item.row.gold)
+    shown = gold if len(gold) <= _GOLD_CHARACTERS else f"{gold[:_GOLD_CHARACTERS]}…"
+    return f"{item.row.row_id}: {shown}: {problem}"

@@ -46,8 +46,9 @@ class Table(Protocol):
     def head(self, rows: int) -> list[RawRow]:
         """The first rows, with all columns."""
 
-    def select(self, fields: Sequence[str]) -> None:
-        """Only these (dotted) fields are read from now on. Raises DatasetError for a column that is not there."""
+    def select(self, fields: Sequence[str], media: Sequence[str] = ()) -> None:
+        """Only these (dotted) fields are read from now on, and of the columns `media` at least whether they hold
+        anything. Raises DatasetError for a column that is not there."""
 
 
 class JsonLines:
@@ -87,7 +88,7 @@ class JsonLines:
     def head(self, rows: int) -> list[RawRow]:
         return [caught(self.read, row) for row in range(min(rows, len(self)))]
 
-    def select(self, fields: Sequence[str]) -> None:
+    def select(self, fields: Sequence[str], media: Sequence[str] = ()) -> None:
         """Changes nothing: a line is always parsed whole."""
 
 
@@ -123,9 +124,9 @@ class Chain:
             found += table.head(rows - len(found))
         return found
 
-    def select(self, fields: Sequence[str]) -> None:
+    def select(self, fields: Sequence[str], media: Sequence[str] = ()) -> None:
         for table in self._tables:
-            table.select(fields)
+            table.select(fields, media)
 
     def _find(self, row: int) -> tuple[Table, int]:
         index = bisect_right(self._ends, row)

@@ -65,6 +65,27 @@ def append_line(path: Path, line: bytes) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
+def follow_umask(folder: Path) -> None:
+    """Give the folder and all that is in it the modes of new files, as the umask has them.
+
+    Some libraries write theirs for the owner alone, and copies keep the modes of what was copied. Raises OSError.
+    """
+    mask = _umask()
+    for path in (folder, *folder.rglob("*")):
+        if not path.is_symlink():
+            path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
+
+
+def _umask() -> int:
+    try:
+        status = Path("/proc/self/status").read_text()
+    except FileNotFoundError:  # Not Linux: only by setting it, which other threads may see for a moment.
+        mask = os.umask(0o077)
+        os.umask(mask)
+        return mask
+    return int(status.partition("Umask:")[2].split()[0], 8)
+
+
 def sync(path: Path) -> None:
     """Returns once the file, or the names in the folder, are on the disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)

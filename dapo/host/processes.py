@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from dapo.host.proxies import direct_to_loopback
+
 _PARENT_VARIABLE = "DAPO_PARENT_PID"
 _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.05
@@ -22,12 +24,14 @@ def python_command(module: str, *arguments: str) -> list[str]:
 
 def child_environment(variables: Mapping[str, str] | None = None, *, without: Collection[str] = ()) -> dict[str, str]:
     """The environment of a child of this process: this process's own but for the names in `without`, `variables`, and
-    this process's pid, from which `die_with_parent` tells that the parent is gone.
+    this process's pid, from which `die_with_parent` tells that the parent is gone. Where there are proxies, NO_PROXY
+    names loopback too.
 
     For children only: a program that this process is replaced by would take itself for an orphan.
     """
     inherited = {name: value for name, value in os.environ.items() if name not in without}
-    return {**inherited, **(variables or {}), _PARENT_VARIABLE: str(os.getpid())}
+    wanted = {**inherited, **(variables or {})}
+    return {**wanted, **direct_to_loopback(wanted), _PARENT_VARIABLE: str(os.getpid())}
 
 
 def die_with_parent(signal_number: int = signal.SIGTERM) -> None:

@@ -4,14 +4,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.markup import escape
-from rich.table import Table
+from rich.console import Group
+from rich.text import Text
 
 from dapo.algo.evaluation import Estimate, difference
 from dapo.host.files import replacing
 from dapo.records.evaluations import read_evaluations
 from dapo.records.samples import SampleFile, evaluation_path, read_groups
+from dapo.terminal import Column, WideTable
 
+_MODEL_WIDTH = 12
 _COLOURS = ("#6b7280", "#2563eb", "#d97706", "#059669", "#7c3aed", "#dc2626")
 
 
@@ -56,29 +58,27 @@ def gain(first: SetResult, other: SetResult) -> Estimate | None:
     return difference([first.shares[problem] for problem in common], [other.shares[problem] for problem in common])
 
 
-def compare(results: Sequence[Result]) -> list[Table]:
+def compare(results: Sequence[Result]) -> list[Group]:
     """One table a set, one line a model; with several, the gain over the first on the same problems."""
     return [_table(name, [result for result in results if name in result.sets]) for name in set_names(results)]
 
 
-def _table(name: str, results: Sequence[Result]) -> Table:
+def _table(name: str, results: Sequence[Result]) -> Group:
     rows = [result.sets[name].row for result in results]
     problems, ks = {row["problems"] for row in rows}, {row["samples"] for row in rows if "samples" in row}
-    table = Table(
-        title=f"{name}: {_range(problems)} problems × {_range(ks)} samples",
-        caption=escape("[low, high]: 95 % bootstrap interval over problems"),
-    )
+    title = f"\n{name}: {_range(problems)} problems × {_range(ks)} samples"
     # Where the models have different k, the heading says just k, and each line holds the values of its own.
     k = str(ks.pop()) if len(ks) == 1 else "k"
-    headings = ["model", f"avg@{k}", f"pass@{k}", f"maj@{k}", "length", "truncated", "failed"]
+    headings = [f"avg@{k}", f"pass@{k}", f"maj@{k}", "length", "truncated", "failed"]
     if len(results) > 1:
-        headings.insert(2, "gain")
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading == "model" else "right", overflow="fold")
+        headings.insert(1, "gain")
+    columns = [Column("model", text=True, least=_MODEL_WIDTH), *map(Column, headings)]
+    lines = []
     for result in results:
         gained = gain(results[0].sets[name], result.sets[name]) if result is not results[0] else None
-        table.add_row(*map(escape, (result.label, *_cells(result.sets[name].row, gained, several=len(results) > 1))))
-    return table
+        lines.append(list(map(Text, (result.label, *_cells(result.sets[name].row, gained, several=len(results) > 1)))))
+    caption = Text("[low, high]: 95 % bootstrap interval over problems", "dim italic")
+    return Group(Text(title, "italic"), WideTable(columns, lines, keys=1), caption)
 
 
 def _range(numbers: set[int]) -> str:

@@ -9,7 +9,7 @@ from pydantic_core import ErrorDetails
 
 from dapo.redaction import redact_url
 from dapo.spec.problem import Problem
-from dapo.spec.tree.fields import FieldRow, field_rows, locate, section_names
+from dapo.spec.tree.fields import ANY_VALUE, FieldRow, field_rows, locate, section_names
 from dapo.spec.wording import printable, shown
 
 _PHRASES: dict[str, Callable[[dict[str, Any]], str]] = {
@@ -24,6 +24,8 @@ _PHRASES: dict[str, Callable[[dict[str, Any]], str]] = {
     "string_too_short": lambda ctx: "must not be empty",
     "string_pattern_mismatch": lambda ctx: "does not have the right form",
     "literal_error": lambda ctx: "is not one of the choices",
+    "dict_type": lambda ctx: "must be a mapping",
+    "invalid-json-value": lambda ctx: "is no JSON value; quote it if it looks like a date",
 }
 _KINDS = {"int": "must be an integer", "float": "must be a number", "bool": "must be true or false"}
 
@@ -52,6 +54,9 @@ def _problem(detail: ErrorDetails) -> Problem:
     if path in section_names():
         return Problem(field, value, f"is a section. Put its fields below it: {', '.join(section_names()[path])}")
     row = _row(path)
+    if row is not None and ANY_VALUE in row.type:
+        # What follows the key are pydantic's names of the kinds of JSON values.
+        field = ".".join(field.split(".")[: row.path.count(".") + 2])
     phrase = _phrase(detail)
     if value in ("none", "None") and row is not None and row.type.endswith("or null"):
         return Problem(field, value, f"{phrase}. Write null for none")
@@ -90,9 +95,9 @@ def _cure(row: FieldRow) -> str:
 
 
 def _missing(path: str) -> str:
-    row = field_rows().get(path)
+    row = _row(path)
     if row is not None:
-        return row.meaning
+        return row.meaning if row.path == path else _cure(row)
     needed = [inner.path for inner in field_rows().values() if inner.section == path and inner.default is None]
     return f"Add the section with at least {_names(needed) or f'{path}.{section_names()[path][0]}'}"
 

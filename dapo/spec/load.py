@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from dapo.redaction import redact_url
 from dapo.spec.checks.data import data_fields, missing_rows
+from dapo.spec.checks.model import missing_model, unfit_model
 from dapo.spec.diagnosis import diagnose
 from dapo.spec.paths import absolute, is_hub_dataset, is_local_model
 from dapo.spec.problem import Problem, SpecError
@@ -70,15 +71,15 @@ def _redacted(section: dict[str, Any]) -> dict[str, Any]:
 
 def missing_inputs(spec: RunSpec) -> list[Problem]:
     """Files that the spec names and that are not on this machine. Loading a spec does not look for them."""
-    problems = []
-    model = spec.model.path
-    if is_local_model(model) and not (Path(model) / "config.json").is_file():
-        problems.append(
-            Problem("model.path", model, "holds no config.json. Give a model directory in Hugging Face format")
-        )
+    problems = list(missing_model(spec))
     for field, rows in data_fields(spec).items():
         problems += missing_rows(field, rows)
     return problems
+
+
+def unfit_inputs(spec: RunSpec) -> list[Problem]:
+    """What files that are on this machine show not to go together with the spec."""
+    return list(unfit_model(spec))
 
 
 def _build(tree: dict[str, Any]) -> RunSpec:

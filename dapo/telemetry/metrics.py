@@ -19,8 +19,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("time_s", "s", "Since the run's services were launched", "orchestrator"),
     Metric("step_s", "s", "Wall time of the step: waiting for its batch, training, publishing", "learner"),
     Metric("policy_version", "version", "Weights step that this step produced", "learner"),
-    Metric("accuracy_mean", "share", "Correct responses among all graded since the last batch was cut, before any "
-           "group is filtered; of two batches cut together, the second repeats the first's", "orchestrator"),
+    Metric("accuracy_mean", "share", "Correct responses among all graded for the step: its batch's groups, and those "
+           "filtered or left over that were issued before the youngest of them", "orchestrator"),
     Metric("reward_mean", "reward", "Mean shaped reward over the same responses", "orchestrator"),
     Metric("accuracy_reward_mean", "reward", "The same without the length penalty", "orchestrator"),
     Metric("overlong_penalty_mean", "reward", "Mean length penalty (soft overlong punishment) over the same responses, "
@@ -44,8 +44,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("batch_accuracy_mean", "share", "Correct responses in the batch that was trained on", "orchestrator"),
     Metric("effective_prompts", "prompts", "Groups of that batch with both correct and wrong responses: those in "
            "which accuracy gives a gradient", "orchestrator"),
-    Metric("keep_rate", "share", "Groups kept by dynamic sampling among those graded since the last batch was cut",
-           "orchestrator"),
+    Metric("keep_rate", "share", "Groups kept by dynamic sampling among those graded for the step", "orchestrator"),
     Metric("staleness_mean", "versions", "Version trained on minus version issued at, mean over the batch's groups",
            "orchestrator"),
     Metric("staleness_max", "versions", "The same, at most", "orchestrator"),

@@ -33,12 +33,14 @@ class ChatMessage(_message.Message):
     def __init__(self, role: _Optional[str] = ..., content: _Optional[str] = ...) -> None: ...
 
 class Prompt(_message.Message):
-    __slots__ = ("text", "messages")
+    __slots__ = ("text", "messages", "chat_template_kwargs")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    CHAT_TEMPLATE_KWARGS_FIELD_NUMBER: _ClassVar[int]
     text: str
     messages: _containers.RepeatedCompositeFieldContainer[ChatMessage]
-    def __init__(self, text: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[ChatMessage, _Mapping]]] = ...) -> None: ...
+    chat_template_kwargs: str
+    def __init__(self, text: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[ChatMessage, _Mapping]]] = ..., chat_template_kwargs: _Optional[str] = ...) -> None: ...
 
 class Sampling(_message.Message):
     __slots__ = ("temperature", "top_p", "max_response_tokens")
@@ -113,7 +115,7 @@ class CompletionPayload(_message.Message):
     def __init__(self, prompt_ids: _Optional[bytes] = ..., response_ids: _Optional[bytes] = ..., logprobs: _Optional[bytes] = ..., spans: _Optional[_Iterable[_Union[VersionSpan, _Mapping]]] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., loss_mask: _Optional[bytes] = ...) -> None: ...
 
 class Completion(_message.Message):
-    __slots__ = ("group_id", "index", "attempt", "payload_key", "text_key", "prompt_tokens", "response_tokens", "finish_reason", "version_min", "version_max", "generator_id")
+    __slots__ = ("group_id", "index", "attempt", "payload_key", "text_key", "prompt_tokens", "response_tokens", "finish_reason", "version_min", "version_max", "generator_id", "prompt_end")
     GROUP_ID_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -125,6 +127,7 @@ class Completion(_message.Message):
     VERSION_MIN_FIELD_NUMBER: _ClassVar[int]
     VERSION_MAX_FIELD_NUMBER: _ClassVar[int]
     GENERATOR_ID_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_END_FIELD_NUMBER: _ClassVar[int]
     group_id: str
     index: int
     attempt: int
@@ -136,10 +139,11 @@ class Completion(_message.Message):
     version_min: int
     version_max: int
     generator_id: str
-    def __init__(self, group_id: _Optional[str] = ..., index: _Optional[int] = ..., attempt: _Optional[int] = ..., payload_key: _Optional[str] = ..., text_key: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., response_tokens: _Optional[int] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., version_min: _Optional[int] = ..., version_max: _Optional[int] = ..., generator_id: _Optional[str] = ...) -> None: ...
+    prompt_end: str
+    def __init__(self, group_id: _Optional[str] = ..., index: _Optional[int] = ..., attempt: _Optional[int] = ..., payload_key: _Optional[str] = ..., text_key: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., response_tokens: _Optional[int] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., version_min: _Optional[int] = ..., version_max: _Optional[int] = ..., generator_id: _Optional[str] = ..., prompt_end: _Optional[str] = ...) -> None: ...
 
 class Grade(_message.Message):
-    __slots__ = ("completion", "correct", "score", "overlong_penalty", "reward", "reason", "extracted", "fingerprint", "repetition", "reflection", "parts", "unclosed_thinking")
+    __slots__ = ("completion", "correct", "score", "overlong_penalty", "reward", "reason", "extracted", "fingerprint", "repetition", "reflection", "parts", "unclosed_thinking", "answer_class")
     class PartsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -159,6 +163,7 @@ class Grade(_message.Message):
     REFLECTION_FIELD_NUMBER: _ClassVar[int]
     PARTS_FIELD_NUMBER: _ClassVar[int]
     UNCLOSED_THINKING_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_CLASS_FIELD_NUMBER: _ClassVar[int]
     completion: Completion
     correct: bool
     score: float
@@ -171,7 +176,8 @@ class Grade(_message.Message):
     reflection: bool
     parts: _containers.ScalarMap[str, float]
     unclosed_thinking: bool
-    def __init__(self, completion: _Optional[_Union[Completion, _Mapping]] = ..., correct: _Optional[bool] = ..., score: _Optional[float] = ..., overlong_penalty: _Optional[float] = ..., reward: _Optional[float] = ..., reason: _Optional[str] = ..., extracted: _Optional[str] = ..., fingerprint: _Optional[int] = ..., repetition: _Optional[float] = ..., reflection: _Optional[bool] = ..., parts: _Optional[_Mapping[str, float]] = ..., unclosed_thinking: _Optional[bool] = ...) -> None: ...
+    answer_class: str
+    def __init__(self, completion: _Optional[_Union[Completion, _Mapping]] = ..., correct: _Optional[bool] = ..., score: _Optional[float] = ..., overlong_penalty: _Optional[float] = ..., reward: _Optional[float] = ..., reason: _Optional[str] = ..., extracted: _Optional[str] = ..., fingerprint: _Optional[int] = ..., repetition: _Optional[float] = ..., reflection: _Optional[bool] = ..., parts: _Optional[_Mapping[str, float]] = ..., unclosed_thinking: _Optional[bool] = ..., answer_class: _Optional[str] = ...) -> None: ...
 
 class TrainSample(_message.Message):
     __slots__ = ("payload_key", "prompt_tokens", "response_tokens", "reward", "advantage", "truncated", "in_loss")

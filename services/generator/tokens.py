@@ -1,16 +1,13 @@
-"""Prompts to token ids and token ids to text, with the model's tokenizer; limits on lengths."""
+"""Prompts to token ids, with the model's tokenizer; limits on lengths."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import TemplateError
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
+from dapo.algo.vocabulary import end_ids, tokenless_ids
+from dapo.data.tokens import PromptEncoder, PromptRefused
 from dapo.v1 import messages_pb2 as pb
-
-_CONTEXT_RESERVE_TOKENS = 2
-"""SGLang ends a sequence this many tokens before the model's context is full."""
+from services.generator.texts import special_ids
 
 
 class PromptError(Exception):
@@ -21,75 +18,43 @@ class PromptError(Exception):
         self.reason = reason
 
 
-def stop_ids(*sources: int | Sequence[int] | None) -> tuple[int, ...]:
-    """End-of-sequence ids of all sources, each once, in ascending order."""
-    found: set[int] = set()
-    for source in sources:
-        if source is not None:
-            found.update([source] if isinstance(source, int) else source)
-    return tuple(sorted(found))
-
-
-@dataclass(frozen=True)
-class LengthLimits:
-    prompt_tokens: int
-    response_tokens: int
-    context_tokens: int
-
-    def check(self, prompt_tokens: int) -> None:
-        """Raises PromptError where a prompt of so many tokens leaves no room for a full response."""
-        if prompt_tokens == 0:
-            raise PromptError("prompt_empty", "the prompt has no tokens")
-        if prompt_tokens > self.prompt_tokens:
-            detail = f"{prompt_tokens} tokens > data.max_prompt_tokens = {self.prompt_tokens}"
-            raise PromptError("prompt_too_long", detail)
-        if prompt_tokens + self.response_tokens + _CONTEXT_RESERVE_TOKENS > self.context_tokens:
-            raise PromptError(
-                "prompt_too_long",
-                f"{prompt_tokens} prompt tokens + sampling.max_response_tokens = {self.response_tokens} exceed the "
-                f"model's context of {self.context_tokens} tokens, of which SGLang uses all but "
-                f"{_CONTEXT_RESERVE_TOKENS}",
-            )
+def check_length(prompt_tokens: int, limit: int) -> None:
+    """Raises PromptError for a prompt without tokens, or with more than `data.max_prompt_tokens` = limit."""
+    if prompt_tokens == 0:
+        raise PromptError("prompt_empty", "the prompt has no tokens")
+    if prompt_tokens > limit:
+        raise PromptError("prompt_too_long", f"{prompt_tokens} tokens > data.max_prompt_tokens = {limit}")
 
 
 class PromptCodec:
-    """Encodes prompts and decodes responses of one model."""
+    """Encodes prompts of one model."""
 
     def __init__(self, model_path: str) -> None:
         """Raises OSError where the model has no tokenizer or configuration."""
-        self._path = model_path
-        self._tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model_path)
+        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model_path)
+        self._prompts = PromptEncoder(self.tokenizer, model_path)
         config = AutoConfig.from_pretrained(model_path).get_text_config()
         generation_eos = None
         if (Path(model_path) / "generation_config.json").is_file() or not Path(model_path).is_dir():
             generation_eos = GenerationConfig.from_pretrained(model_path).eos_token_id
-        self.context_tokens: int = config.max_position_embeddings
-        self.stop_token_ids = stop_ids(config.eos_token_id, generation_eos, self._tokenizer.eos_token_id)
+        self.stop_token_ids = end_ids(config.eos_token_id, generation_eos, self.tokenizer.eos_token_id)
         """Tokens that end a response."""
+        tokens = self.tokenizer.get_vocab().values()
+        self.masked_ids = tokenless_ids(tokens, config.vocab_size, self.stop_token_ids)
+        """Ids that must not be sampled, as they have no text."""
+
+    def hidden_ids(self, *, every_special: bool) -> set[int]:
+        """Tokens that graders do not read: those that end a response and padding, or every special one besides."""
+        padding = self.tokenizer.pad_token_id
+        hidden = {*self.stop_token_ids, *([] if padding is None else [padding])}
+        return hidden | special_ids(self.tokenizer) if every_special else hidden
 
     def encode(self, prompt: pb.Prompt) -> list[int]:
-        """Token ids of a text, without special tokens added by the tokenizer, or of messages through the chat template.
+        """Token ids, see PromptEncoder.
 
         Raises PromptError where the template refuses the messages, ValueError where the model has no template.
         """
-        text = self._render(prompt.messages) if prompt.messages else prompt.text
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        [ids] = self._prompts.encode([prompt])
+        if isinstance(ids, PromptRefused):
+            raise PromptError("prompt_refused", str(ids)) from ids
         return ids
-
-    def decode(self, responses: Sequence[Sequence[int]]) -> list[str]:
-        """Text for the verifier, special tokens left out."""
-        texts: list[str] = self._tokenizer.batch_decode(list(responses), skip_special_tokens=True)
-        return texts
-
-    def _render(self, messages: Sequence[pb.ChatMessage]) -> str:
-        if self._tokenizer.chat_template is None:
-            raise ValueError(
-                f"model.path {self._path} has no chat template, but the prompts are messages; "
-                "set data.chat to false, or use a model with a template"
-            )
-        turns = [{"role": message.role, "content": message.content} for message in messages]
-        try:
-            text: str = self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-        except TemplateError as error:
-            raise PromptError("prompt_refused", f"the model's chat template refuses the messages: {error}") from error
-        return text

@@ -16,7 +16,8 @@ from services.generator.engine.responses import EngineError
 from services.generator.engine.server import EngineServer
 from services.generator.engine.supervisor import EngineSupervisor
 from services.generator.membership import ROLE, Membership
-from services.generator.tokens import LengthLimits, PromptCodec, PromptError
+from services.generator.texts import ResponseReader
+from services.generator.tokens import PromptCodec, PromptError, check_length
 from services.generator.weights.hold import WeightHold
 from services.generator.weights.receiver import Receiver
 from services.generator.writer import CompletionWriter, FinishedResponse
@@ -88,8 +89,14 @@ class Generator:
         self._id = worker_id
         self._codec = codec
         sampling = spec.sampling
-        self._limits = LengthLimits(spec.data.max_prompt_tokens, sampling.max_response_tokens, codec.context_tokens)
-        self._sampling = SamplingParams(sampling.temperature, sampling.max_response_tokens, codec.stop_token_ids)
+        self._longest_prompt = spec.data.max_prompt_tokens
+        self._sampling = SamplingParams(
+            sampling.temperature,
+            sampling.max_response_tokens,
+            codec.stop_token_ids,
+            stop=tuple(sampling.stop),
+            masked=codec.masked_ids,
+        )
         resources = spec.resources.generator
         # A group that is larger than max_running_requests still runs, one at a time.
         self._slots = max(1, resources.max_running_requests // sampling.group_size)
@@ -106,7 +113,9 @@ class Generator:
         self._hold = WeightHold(self.membership)
         self.supervisor = EngineSupervisor(server, self.membership, fixed_weights=spec.training.steps == 0)
         self._receiver = Receiver(bus, worker_id, self.supervisor, self.membership, self._hold)
-        self._writer = CompletionWriter(bus, codec, worker_id)
+        hidden = codec.hidden_ids(every_special=sampling.skip_special_tokens)
+        reader = ResponseReader(codec.tokenizer, hidden=hidden, stop=sampling.stop)
+        self._writer = CompletionWriter(bus, reader, worker_id)
 
     async def run(self) -> None:
         """Generate until cancelled. On return the engine is dead and the member record removed.
@@ -169,7 +178,7 @@ class Generator:
                 if delivery.attempt > _MAX_DELIVERIES:
                     raise PromptError("generation_failed", f"delivered {delivery.attempt} times without success")
                 prompt = self._codec.encode(task.prompt)
-                self._limits.check(len(prompt))
+                check_length(len(prompt), self._longest_prompt)
             except PromptError as error:
                 await self._fail(task.group_id, delivery, error.reason, str(error))
             else:

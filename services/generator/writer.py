@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dapo.bus import BusFull, Outcome
 from dapo.bus.roles import GeneratorBus
@@ -13,7 +13,7 @@ from dapo.contracts.events import Alert
 from dapo.v1 import messages_pb2 as pb
 from services.generator.engine.responses import EngineError, StreamedResponse
 from services.generator.membership import parse_version
-from services.generator.tokens import PromptCodec
+from services.generator.texts import ReadResponse, ResponseReader
 
 log = logging.getLogger(__name__)
 
@@ -95,9 +95,9 @@ class CompletionWriter:
     While the server is out of memory, waits without limit and sends an alert every minute.
     """
 
-    def __init__(self, bus: GeneratorBus, codec: PromptCodec, generator_id: str) -> None:
+    def __init__(self, bus: GeneratorBus, reader: ResponseReader, generator_id: str) -> None:
         self._bus = bus
-        self._codec = codec
+        self._reader = reader
         self._id = generator_id
         self._queue: asyncio.Queue[QueuedResponse] = asyncio.Queue()
 
@@ -120,19 +120,32 @@ class CompletionWriter:
 
     async def _write(self, batch: Sequence[QueuedResponse]) -> list[Outcome]:
         # Decoding a batch of long responses takes seconds, during which heartbeats and streams must go on.
-        texts = await asyncio.to_thread(self._codec.decode, [entry.finished.response.ids for entry in batch])
+        read, ends = await asyncio.to_thread(self._read, batch)
         stored: dict[str, bytes] = {}
         completions: list[pb.Completion] = []
-        for entry, text in zip(batch, texts, strict=True):
+        for entry, found, end in zip(batch, read, ends, strict=True):
             finished, payload = entry.finished, entry.payload
+            if found.stopped:
+                # SGLang looks at the last few tokens only, so it may miss a string of unusual tokens and go on.
+                finished = replace(finished, response=finished.response.cut(found.tokens))
+                payload = build_payload(finished)
             where = (finished.group_id, finished.index, finished.attempt)
             payload_key, text_key = self._bus.payloads.payload_key(*where), self._bus.payloads.text_key(*where)
             stored[payload_key] = payload.SerializeToString()
-            stored[text_key] = text.encode()
-            completions.append(
-                build_completion(finished, payload, payload_key=payload_key, text_key=text_key, generator_id=self._id)
+            stored[text_key] = found.text.encode()
+            completion = build_completion(
+                finished, payload, payload_key=payload_key, text_key=text_key, generator_id=self._id
             )
+            completion.prompt_end = end
+            completions.append(completion)
         return await self._store(stored, completions)
+
+    def _read(self, batch: Sequence[QueuedResponse]) -> tuple[list[ReadResponse], list[str]]:
+        """The responses as graders read them, and the last words of their prompts."""
+        finished = [entry.finished for entry in batch]
+        return self._reader.read([one.response.ids for one in finished]), self._reader.last_words(
+            [one.prompt for one in finished]
+        )
 
     async def _store(self, stored: Mapping[str, bytes], completions: Sequence[pb.Completion]) -> list[Outcome]:
         # Memory is freed as steps are trained and checkpointed; until then this generator waits.

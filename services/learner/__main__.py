@@ -8,16 +8,17 @@ import threading
 from functools import partial
 from types import TracebackType
 
+from dapo.bus import BusError
 from dapo.host.addresses import bind_collectives
 from dapo.host.processes import die_with_parent
+from dapo.host.storage import EXIT_CODE, StorageError, in_words, is_storage_error
 from dapo.spec import RunSpec
 from dapo.telemetry import logs
-from dapo.worker import WorkerEnvironment
+from dapo.worker import WorkerEnvironment, tell_last
 from services.learner.background import ControlLoop
 
 log = logging.getLogger("services.learner")
 
-_STDERR = 2
 _STOPPED = 128 + signal.SIGTERM
 """Exit code after SIGTERM: the run may not be taken for finished because its learner was stopped."""
 
@@ -75,7 +76,7 @@ def run() -> None:
 
     from services.learner.loop import LearnerLoop
     from services.learner.model.lora import add_lora
-    from services.learner.model.policy import PolicyModel, ValueModel, load_causal
+    from services.learner.model.policy import PolicyModel, ValueModel, load_causal, masked_ids
     from services.learner.step.engine import LearnerEngine
     from services.learner.step.trainer import Trainer
 
@@ -87,6 +88,7 @@ def run() -> None:
     policy = PolicyModel(
         trained,
         spec.sampling.temperature,
+        masked=masked_ids(trained),
         entropy_gradient=algorithm.entropy_coefficient > 0,
         float32_head=spec.model.head_dtype == "float32",
     )
@@ -100,10 +102,15 @@ def run() -> None:
 
 
 def report_and_leave(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """The traceback, then the error alone as the last line; other ranks and threads are not waited for."""
-    log.critical("the learner failed", exc_info=(kind, error, trace))
+    """The error as the last line, after its traceback where it may be the program's fault; other ranks and threads are
+    not waited for."""
     # Past sys.stderr: torch.distributed puts a buffer of its own in its place while this hook runs.
-    os.write(_STDERR, f"error: {kind.__name__}: {error}\n".encode())
+    if isinstance(error, StorageError) or is_storage_error(error):
+        tell_last(in_words(error))
+        leave(EXIT_CODE)
+    if not isinstance(error, BusError):
+        log.critical("the learner failed", exc_info=(kind, error, trace))
+    tell_last(f"{kind.__name__}: {error}")
     leave(1)
 
 

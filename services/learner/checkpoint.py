@@ -20,9 +20,11 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 from transformers import AutoTokenizer
 
-from dapo.host.files import sync, write_json
+from dapo.host.files import follow_umask, sync, write_json
+from dapo.host.storage import StorageError, in_words, storage_error
 from dapo.records.folder import RunFolder
 from dapo.spec import RunSpec
 from services.learner.model.lora import ServedWeight, write_adapter
@@ -109,8 +111,18 @@ class CheckpointStore:
         self.ranks = trainer.ranks
 
     def write(self, step: int, incarnation: int) -> Path:
-        """Everything but the marker, on disk when this returns on rank 0."""
+        """Everything but the marker, on disk when this returns on rank 0. Raises StorageError."""
         directory = self.root / f"step-{step:06d}"
+        try:
+            self._write(directory, step, incarnation)
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors raise their own
+            refused = storage_error(error, self.root)
+            if refused is None:
+                raise
+            raise StorageError(f"the checkpoint of step {step} cannot be written: {in_words(refused)}") from error
+        return directory
+
+    def _write(self, directory: Path, step: int, incarnation: int) -> None:
         if self.ranks.leads:
             # Left over from an attempt that never got its marker.
             shutil.rmtree(directory, ignore_errors=True)
@@ -140,7 +152,6 @@ class CheckpointStore:
                 files=files,
             )
             write_json(directory / _MANIFEST, asdict(manifest), durable=True)
-        return directory
 
     def mark(self, directory: Path) -> None:
         """Make `directory` the checkpoint that counts, and delete those beyond `checkpoint.keep_last`.
@@ -158,6 +169,7 @@ class CheckpointStore:
         if self.ranks.leads:
             self.engine.module.causal.save_pretrained(directory, state_dict=state)
             AutoTokenizer.from_pretrained(self.spec.model.path).save_pretrained(directory)
+            follow_umask(directory)
 
     def _write_adapter(self, directory: Path) -> None:
         weights = self._gather(self.engine.module.adapter_weights())

@@ -64,6 +64,7 @@ def join_ranks(wanted: Device, store: dist.TCPStore, *, rank: int, world_size: i
     import deepspeed
     import deepspeed.ops
 
+    free_memory_of_any_device()
     deepspeed.utils.logger.setLevel(logging.WARNING)
     # The shared-memory operator takes a minute to compile and gains nothing over gloo on these sizes.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -74,6 +75,19 @@ def join_ranks(wanted: Device, store: dist.TCPStore, *, rank: int, world_size: i
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=_GROUP_TIMEOUT)
     deepspeed.init_distributed(dist_backend=backend, verbose=False)
     return Ranks(rank=rank, world_size=world_size, local_rank=local_rank, device=device)
+
+
+def free_memory_of_any_device() -> None:
+    """Have DeepSpeed ask CUDA for a GPU's free bytes.
+
+    Its own way reads CUDA_VISIBLE_DEVICES as numbers, and fails where that holds UUIDs or MIG devices.
+    """
+    from deepspeed.accelerator.cuda_accelerator import CUDA_Accelerator
+
+    def available_memory(_: CUDA_Accelerator, device_index: int | None = None) -> int:
+        return torch.cuda.mem_get_info(device_index)[0]
+
+    CUDA_Accelerator.available_memory = available_memory
 
 
 def broadcast_ints(values: list[int]) -> list[int]:

@@ -214,8 +214,8 @@ class LearnerLoop:
 
     def _fetch(self, batch: pb.TrainBatch, records: dict[int, pb.TrainSample]) -> dict[int, TrainingSample]:
         """This rank's samples. One that cannot be used is left out, as a dead letter with an alert; the run goes on."""
-        vocabulary = self.trainer.engine.module.vocabulary
-        samples, problems = self.control.call(fetch_samples(self.bus, records, vocabulary))
+        policy = self.trainer.engine.module
+        samples, problems = self.control.call(fetch_samples(self.bus, records, policy.vocabulary, policy.masked))
         for index, problem in problems.items():
             key = records[index].payload_key
             group, _ = flat_samples(batch)[index]

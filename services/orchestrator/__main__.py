@@ -15,9 +15,10 @@ from pathlib import Path
 import uvicorn
 
 from dapo.client import TOKEN_VARIABLE
-from dapo.host.devices import visible_cuda_devices
+from dapo.host.devices import DeviceError, visible_cuda_devices
 from dapo.host.files import write_text
 from dapo.host.processes import die_with_parent
+from dapo.host.storage import in_words
 from dapo.telemetry.logs import configure
 from services.orchestrator.api.access import UnsafeBind, check_bind
 from services.orchestrator.api.grpc_api import start_grpc
@@ -109,8 +110,8 @@ def main() -> int:
     try:
         check_bind(arguments.host, token)
         asyncio.run(serve(arguments, token))
-    except (UnsafeBind, OSError) as error:
-        sys.stderr.write(f"the run service cannot serve: {error}\n")
+    except (UnsafeBind, DeviceError, OSError) as error:
+        sys.stderr.write(f"the run service cannot serve: {in_words(error)}\n")
         return 2
     return 0
 

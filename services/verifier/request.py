@@ -12,3 +12,5 @@ class GradingRequest(NamedTuple):
     gold: str
     prompt: str = ""
     """What the response answers; used by remote graders only."""
+    begun: str = ""
+    """What the prompt has written of the response already; it may have opened the thinking."""

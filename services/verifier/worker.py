@@ -12,7 +12,7 @@ from dapo.algo.text_statistics import TextStatistics
 from dapo.bus import BusFull, Delivery, GroupState, UnknownGroup
 from dapo.bus.roles import VerifierBus
 from dapo.contracts.events import Alert
-from dapo.contracts.prompts import prompt_text
+from dapo.contracts.prompts import begun_response, prompt_text
 from dapo.spec import RunSpec
 from dapo.v1 import messages_pb2 as pb
 from services.verifier.graders import Verdict, wrong
@@ -49,6 +49,8 @@ class _Gradable(NamedTuple):
 
     item: _Item
     request: GradingRequest
+    votes: bool
+    """It belongs to an evaluation."""
 
 
 class Verifier:
@@ -157,7 +159,8 @@ class Verifier:
             self._grading.grade([one.request for one in gradable]),
             self._grading.pool.measure([one.request.text for one in gradable], self._spec.metrics.reflection_patterns),
         )
-        await self._persist(lambda: self._write(gradable, verdicts, statistics))
+        classes = await self._classify(gradable, verdicts)
+        await self._persist(lambda: self._write(gradable, verdicts, statistics, classes))
         alert = self._alert.observe(
             (one.request.grader, verdict) for one, verdict in zip(gradable, verdicts, strict=True)
         )
@@ -166,19 +169,29 @@ class Verifier:
             log.warning("%s", message)
             await self._persist(lambda: self._bus.runs.emit(Alert(worker_id=self._worker_id, message=message)))
 
+    async def _classify(self, gradable: Sequence[_Gradable], verdicts: Sequence[Verdict]) -> list[str]:
+        """Classes of the answers in evaluations, whose responses vote; empty for all others."""
+        chosen = [index for index, one in enumerate(gradable) if one.votes]
+        found = await self._grading.classify(
+            [gradable[index].request for index in chosen], [verdicts[index] for index in chosen]
+        )
+        classes = dict(zip(chosen, found, strict=True))
+        return [classes.get(index, "") for index in range(len(gradable))]
+
     async def _write(
         self,
         gradable: Sequence[_Gradable],
         verdicts: Sequence[Verdict],
         statistics: Sequence[TextStatistics | None],
+        classes: Sequence[str],
     ) -> None:
         """Write the grades, and fail groups where the spec wants it. May be repeated after any failure."""
         grades = []
-        for one, verdict, measured in zip(gradable, verdicts, statistics, strict=True):
+        for one, verdict, measured, answer_class in zip(gradable, verdicts, statistics, classes, strict=True):
             if verdict.failed and self._spec.reward.grader_failure == "fail_group":
                 await self._fail(one.item, "grader_failed", f"{one.request.grader}: {verdict.reason}")
             else:
-                grades.append((one.item.delivery, self._grade(one.item.completion, verdict, measured)))
+                grades.append((one.item.delivery, self._grade(one.item.completion, verdict, measured, answer_class)))
         await self._bus.groups.write_grades(grades)
 
     async def _fetch(self, items: Sequence[_Item]) -> list[_Gradable]:
@@ -197,9 +210,13 @@ class Verifier:
                 await self._without_text(item)
             else:
                 request = GradingRequest(
-                    task.grader, text.decode(errors="replace"), task.gold, prompt_text(task.prompt)
+                    task.grader,
+                    text.decode(errors="replace"),
+                    task.gold,
+                    prompt_text(task.prompt),
+                    begun_response(task.prompt, item.completion.prompt_end),
                 )
-                gradable.append(_Gradable(item, request))
+                gradable.append(_Gradable(item, request, bool(task.evaluation)))
         return gradable
 
     async def _read_tasks(self, items: Sequence[_Item]) -> dict[str, pb.PromptTask]:
@@ -240,7 +257,9 @@ class Verifier:
             group_id, reason, f"response {item.completion.index}: {detail}", stream=STREAM, delivery=item.delivery
         )
 
-    def _grade(self, completion: pb.Completion, verdict: Verdict, measured: TextStatistics | None) -> pb.Grade:
+    def _grade(
+        self, completion: pb.Completion, verdict: Verdict, measured: TextStatistics | None, answer_class: str = ""
+    ) -> pb.Grade:
         score = verdict.score if self._spec.reward.base == "score" else float(verdict.correct)
         shaped = shaped_reward(score, completion.response_tokens, self._spec, truncated=is_truncated(completion))
         return pb.Grade(
@@ -253,5 +272,6 @@ class Verifier:
             extracted=verdict.extracted,
             parts=verdict.parts,
             unclosed_thinking=verdict.unclosed_thinking,
+            answer_class=answer_class,
             **(measured._asdict() if measured else {}),
         )

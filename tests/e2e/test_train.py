@@ -141,6 +141,20 @@ def test_interrupt_ends_everything(platform: Platform, tmp_path: Path) -> None:
     assert json.loads((run_dir / "summary.json").read_text())["state"] == "stopped"
 
 
+def test_an_interrupt_that_comes_too_late_changes_nothing(platform: Platform, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    process = platform.start(*platform.train(run_dir, training__steps=2))
+    while process.poll() is None and not (run_dir / "summary.json").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert json.loads((run_dir / "summary.json").read_text())["state"] == "succeeded"
+    assert "succeeded" in output
+    assert "interrupted" not in output
+    assert process.returncode == 0, output
+    assert platform.left_behind() == []
+
+
 def wait_for_steps(process: subprocess.Popen[str], run_dir: Path, steps: int) -> None:
     while process.poll() is None:
         metrics = run_dir / "metrics.jsonl"

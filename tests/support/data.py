@@ -28,6 +28,19 @@ def write_parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
+def write_repeated(path: Path, text: str, rows: int) -> Path:
+    """One row group of messages that all say `text`, which is stored once; the gold answers are 0, 1, …"""
+    role, content = (
+        pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array([value])) for value in ("user", text)
+    )
+    messages = pa.StructArray.from_arrays([role, content], ["role", "content"])
+    prompt = pa.ListArray.from_arrays(pa.array(range(rows + 1), pa.int32()), messages)
+    table = pa.table({"prompt": prompt, "answer": list(map(str, range(rows)))})
+    # Without Arrow's own schema the columns are read as plain text, as from any other writer.
+    pq.write_table(table, path, row_group_size=rows, store_schema=False)
+    return path
+
+
 def shared(name: str) -> str:
     """Path of a file of real data; skips the test where it is absent."""
     path = DATA / name

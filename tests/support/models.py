@@ -23,11 +23,11 @@ EOS = len(ALPHABET)
 VOCABULARY = EOS + 3
 
 
-def tiny_qwen2(seed: int) -> Qwen2ForCausalLM:
+def tiny_qwen2(seed: int, vocabulary: int = VOCABULARY) -> Qwen2ForCausalLM:
     """About 0.1 M random parameters, tied embeddings, grouped-query attention. Different seeds answer differently."""
     torch.manual_seed(seed)
     config = Qwen2Config(
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,

@@ -57,6 +57,15 @@ def test_no_token_is_sent_where_there_is_none(answers):
     assert answers.requests[0][2] is None
 
 
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "socks5://127.0.0.1:9", "http://[malformed"])
+def test_the_service_is_asked_directly_whatever_proxies_there_are(answers, monkeypatch, proxy):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, proxy)
+    with RunClient(answers.url) as client:
+        client.get("r-1")
+    assert len(answers.requests) == 1
+
+
 @pytest.mark.parametrize(
     ("status", "body", "kind", "message"),
     [

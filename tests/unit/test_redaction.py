@@ -75,6 +75,7 @@ def test_no_password_before_the_host_is_shown_unencoded_or_not(
 
 
 @given(schemes, places, st.sampled_from(["", "u:p@", "u@"]), around, around, st.sampled_from(["", "&db=1"]))
+@example("redis://", "host", "", "&", "=", "")
 def test_no_password_in_the_query_is_shown(
     scheme: str, place: str, user: str, before: str, after: str, end: str
 ) -> None:

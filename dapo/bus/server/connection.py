@@ -164,6 +164,11 @@ class Server:
             raise LedgerError(rest) from error
         if code == "NOGROUP":
             raise NoConsumerGroup(f"{rest}. The server at {self.shown} has lost the run: resume it") from error
+        if code == "MISCONF":
+            raise BusUnavailable(
+                f"The server at {self.shown} cannot write its data to its disk, and takes no more until it can. Free "
+                f"space there, or correct its settings ({rest})"
+            ) from error
         if isinstance(error, ResponseError) and code in ("BATCH", "STEP", "CHECKPOINT"):
             raise BusError(text) from error
         raise BusError(f"The server at {self.shown} refused a request: {text}") from error

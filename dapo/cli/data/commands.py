@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from dapo.cli.data.golds import GraderName, SpecPath, gold_check
 from dapo.cli.errors import fail
+from dapo.host.storage import in_words
 
 if TYPE_CHECKING:
     from dapo.data.source import Source
@@ -33,16 +35,20 @@ def inspect(
     path: DataPath,
     settings: Settings = None,
     model: Model = None,
+    grader: GraderName = None,
+    spec: SpecPath = None,
     rows: Annotated[int, typer.Option(min=0, help="Samples to show.")] = 2,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show a dataset's schema, problems, answers, lengths and a few rows."""
+    """Show a dataset's schema, problems, answers that cannot be met, lengths and a few rows."""
     from dapo.cli.data import report
     from dapo.data import DatasetError, inspection
 
     try:
-        source = _open(path, settings)
-        found = inspection.inspect(source, _track(source.scan(), len(source), "reading"), _counter(model), rows)
+        source = _open(path, settings, model)
+        items = _track(source.scan(), len(source), "reading")
+        with gold_check(grader, spec) as check:
+            found = inspection.inspect(source, items, _counter(model), rows, check)
     except DatasetError as error:
         fail(str(error))
     if as_json:
@@ -57,6 +63,8 @@ def prepare(
     out: Annotated[Path, typer.Argument(help="The .jsonl or .parquet file to write.")],
     settings: Settings = None,
     model: Model = None,
+    grader: GraderName = None,
+    spec: SpecPath = None,
     max_prompt_tokens: Annotated[
         int | None, typer.Option(min=1, help="Leave out longer prompts, by the tokenizer of --model.")
     ] = None,
@@ -70,43 +78,49 @@ def prepare(
     force: Annotated[bool, typer.Option("--force", help="Replace OUT.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Write a cleaned copy: no malformed rows, no repeated prompts, none that is too long or held out."""
+    """Write a cleaned copy: no malformed rows, no gold answers that cannot be met, no repeated prompts, none that is
+    too long or held out."""
     from dapo.cli.data import report
     from dapo.data import DatasetError, preparation
 
     if (model is None) != (max_prompt_tokens is None):
         fail("--model and --max-prompt-tokens go together: the one counts for the other")
     try:
-        source = _open(path, settings)
+        source = _open(path, settings, model)
         excluded, also_read = _excluded(exclude or [])
-        filters = preparation.Filters(keep_duplicates, excluded, _counter(model), max_prompt_tokens)
         items = _track(source.scan(), len(source), "preparing")
-        done = preparation.prepare(source, items, out, filters, held_out=held_out, also_read=also_read, force=force)
+        with gold_check(grader, spec) as check:
+            filters = preparation.Filters(keep_duplicates, excluded, _counter(model), max_prompt_tokens, check)
+            done = preparation.prepare(source, items, out, filters, held_out=held_out, also_read=also_read, force=force)
     except DatasetError as error:
         fail(str(error))
     except OSError as error:
-        fail(f"{out} cannot be written: {error.strerror or error}")
+        fail(f"{out} cannot be written: {in_words(error, out)}")
     if as_json:
         report.print_json(done)
     else:
         report.print_preparation(done, out, preparation.held_out_path(out), source.fields)
 
 
-def _open(path: str, settings: list[str] | None) -> "Source":
+def _open(path: str, settings: list[str] | None, model: str | None) -> "Source":
+    """The source; what its settings have no effect on with this model is said on stderr."""
     from dapo.data.source import Source
+    from dapo.spec.checks.data import unused_template_arguments
     from dapo.spec.load import build_spec
     from dapo.spec.problem import SpecError
     from dapo.spec.tree.data import RowsSpec
 
     allowed = [name for name in RowsSpec.model_fields if name != "path"]
     for setting in settings or []:
-        if setting.partition("=")[0] not in allowed:
+        if setting.partition("=")[0].partition(".")[0] not in allowed:
             fail(f"--set {setting}: write it as field=value; the fields are {', '.join(allowed)}")
-    tree = {"model": {"path": "."}, "data": {"path": path}}
+    tree = {"model": {"path": model or "."}, "data": {"path": path}}
     try:
         spec = build_spec(tree, [f"data.{setting}" for setting in settings or []])
     except SpecError as error:
         fail(str(error))
+    for warning in unused_template_arguments(spec) if model is not None else ():
+        typer.echo(f"warning: {warning}", err=True)
     [(name, source)] = spec.data.named_sources.items()
     return Source(source, name)
 
@@ -115,7 +129,7 @@ def _excluded(paths: list[str]) -> tuple[frozenset[bytes], list[Path]]:
     """(hashes of the prompts, files that they were read from)."""
     from dapo.data import open_source
 
-    datasets = [open_source(_open(path, None).spec, path) for path in paths]
+    datasets = [open_source(_open(path, None, None).spec, path) for path in paths]
     files = [file for dataset in datasets for source in dataset.sources for file in source.table.files]
     return frozenset().union(*(dataset.prompt_hashes() for dataset in datasets)), files
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ _BAR = 40
 _SAMPLE_CHARACTERS = 1500
 _REASONS = {
     "malformed": "malformed",
+    "bad_gold": "a gold answer that no response can honestly meet",
     "duplicate": "repeat an earlier prompt",
     "conflicting": "repeat an earlier prompt with another answer",
     "excluded": "asked in a dataset of --exclude",
@@ -37,15 +39,16 @@ def print_inspection(found: Inspection) -> None:
     console = Console(highlight=False)
     console.print(_facts(found))
     _list(console, "malformed", found.malformed, [str(one) for one in found.first_malformed])
+    _list(console, "gold answer that no response can honestly meet", found.bad_golds, found.first_bad_golds)
     conflicts = [f"{one.row_id} asks as {one.first_row_id} does" for one in found.first_conflicts]
     _list(console, "same prompt, another answer", found.conflicts, conflicts)
-    console.print(Text("\nprompt length in characters", style="bold"), _histogram(found.characters))
+    console.print(Text("\nprompt length in characters", style="bold"), _histogram(found.characters, console.width))
     if found.tokens is not None:
-        console.print(Text("\nprompt length in tokens", style="bold"), _histogram(found.tokens))
+        console.print(Text("\nprompt length in tokens", style="bold"), _histogram(found.tokens, console.width))
     if found.refused:
         console.print(Text(f"\n{found.refused} prompts are refused by the model's chat template", style="red"))
-    for row in found.samples:
-        console.print(_sample(row))
+    for row, rendered in zip_longest(found.samples, found.rendered):
+        console.print(_sample(row, rendered))
 
 
 def print_preparation(report: PreparationReport, out: Path, held_out: Path, fields: Fields) -> None:
@@ -95,18 +98,18 @@ def _list(console: Console, title: str, count: int, first: Sequence[str]) -> Non
         console.print(f"  … and {count - len(first):,} more")
 
 
-def _histogram(lengths: Distribution) -> Group:
+def _histogram(lengths: Distribution, room: int) -> Group:
+    """In a terminal of `room` characters; its bars take what the numbers leave."""
     quantiles = ", ".join(f"{name} {value:,}" for name, value in lengths.quantiles.items())
     summary = f"  {lengths.minimum:,} to {lengths.maximum:,}, mean {lengths.mean:,.1f}, {quantiles}"
     most = max(count for _, count in lengths.bins)
     width = len(f"{lengths.maximum:,}")
-    lines = [
-        f"  ≤ {bound:>{width},} {'█' * -(-count * _BAR // most):<{_BAR}} {count:,}" for bound, count in lengths.bins
-    ]
+    bar = max(1, min(_BAR, room - width - len(f"  ≤   {most:,}")))
+    lines = [f"  ≤ {bound:>{width},} {'█' * -(-count * bar // most):<{bar}} {count:,}" for bound, count in lengths.bins]
     return Group(*map(Text, [summary, *lines]))
 
 
-def _sample(row: Row) -> Panel:
+def _sample(row: Row, rendered: str | None) -> Panel:
     body = Text()
     for message in row.prompt.messages:
         body.append(f"{message.role}: ", style="bold cyan").append_text(_safe(_shortened(message.content))).append("\n")
@@ -115,6 +118,8 @@ def _sample(row: Row) -> Panel:
     body.append("gold: ", style="bold green").append_text(_safe(_shortened(row.gold)))
     if row.grader is not None:
         body.append("\ngrader: ", style="bold").append_text(_safe(row.grader))
+    if rendered is not None:
+        body.append("\nthe model reads: ", style="bold magenta").append_text(_safe(_shortened(rendered)))
     return Panel(body, title=_safe(row.row_id), title_align="left")
 
 

@@ -3,13 +3,11 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from dapo.records.answers import Cell, Change, PromptAnswers, changed_first, spread
-from dapo.terminal import one_line
+from dapo.terminal import Column, WideTable, one_line
 
 _STEP_WIDTH = 10
 _GOLD_WIDTH = 8
@@ -23,19 +21,18 @@ _MARKS: dict[Change, tuple[str, str]] = {
 
 
 def print_answers(console: Console, prompts: Sequence[PromptAnswers], limit: int) -> None:
-    """Those that changed first, `limit` in all; of the steps as many as fit in the width."""
+    """Those that changed first, `limit` in all; of the steps as many as fit in the width, and two at least."""
     steps = sorted({step for prompt in prompts for step in prompt.cells})
-    room = console.width - (1 + _GOLD_WIDTH + _PROMPT_WIDTH + 2 * _GAP)
+    room = console.width - (1 + _GOLD_WIDTH + _PROMPT_WIDTH + 3 * _GAP)
     shown = spread(steps, max(2, room // (_STEP_WIDTH + _GAP)))
-    table = Table(box=box.SIMPLE_HEAD, expand=True, show_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("", width=1)
-    table.add_column("prompt", no_wrap=True, overflow="ellipsis", min_width=_PROMPT_WIDTH, ratio=1)
-    table.add_column("gold", no_wrap=True, overflow="ellipsis", width=_GOLD_WIDTH)
-    for step in shown:
-        table.add_column(f"step {step}", no_wrap=True, overflow="ellipsis", width=_STEP_WIDTH)
-    for prompt in changed_first(prompts)[:limit]:
-        table.add_row(*_head(prompt, console.width), *(_cell(prompt.cells.get(step)) for step in shown))
-    console.print(table)
+    # What the other columns leave goes to the prompts.
+    prompt_width = max(_PROMPT_WIDTH, _PROMPT_WIDTH + room - len(shown) * (_STEP_WIDTH + _GAP))
+    keys = [Column("", text=True, least=1), Column("prompt", text=True, least=_PROMPT_WIDTH), Column("gold", text=True)]
+    rows = [
+        [*_head(prompt, prompt_width), *(_cell(prompt.cells.get(step)) for step in shown)]
+        for prompt in changed_first(prompts)[:limit]
+    ]
+    console.print(WideTable([*keys, *(Column(f"step {step}") for step in shown)], rows, keys=len(keys)))
     for line in _notes(prompts, steps, shown, limit):
         console.print(Text(line, "dim"), soft_wrap=True)
 

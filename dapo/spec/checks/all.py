@@ -5,10 +5,11 @@ A problem refuses the spec; a warning is shown and the run goes on.
 
 from collections.abc import Callable, Iterator
 
-from dapo.spec.checks.data import data, model_path
+from dapo.spec.checks.data import data, unused_template_arguments
 from dapo.spec.checks.evaluation import evaluation
 from dapo.spec.checks.graders import graders
 from dapo.spec.checks.metrics import reflection_patterns
+from dapo.spec.checks.model import model_path
 from dapo.spec.checks.no_effect import fields_without_effect
 from dapo.spec.checks.resources import devices, payload_memory
 from dapo.spec.checks.reward import reward_values
@@ -36,7 +37,7 @@ _PROBLEMS: tuple[Check, ...] = (
     payload_memory,
     reflection_patterns,
 )
-_WARNINGS: tuple[Check, ...] = (unusual_algorithm, unusual_training)
+_WARNINGS: tuple[Check, ...] = (unused_template_arguments, unusual_algorithm, unusual_training)
 
 
 def find_problems(spec: RunTree) -> list[Problem]:

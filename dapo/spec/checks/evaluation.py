@@ -26,6 +26,7 @@ def evaluation(spec: RunTree) -> Iterator[Problem]:
             str(wanted.max_response_tokens),
             f"the generators hold sequences for sampling.max_response_tokens = {longest}. Set at most {longest}",
         )
+    yield from _greedy(spec)
     has_sets = bool(wanted.sets or spec.data.held_out_share)
     if wanted.every_steps is not None and not has_sets:
         yield Problem(
@@ -39,4 +40,24 @@ def evaluation(spec: RunTree) -> Iterator[Problem]:
     if not spec.training.steps and not has_sets:
         yield Problem(
             "training.steps", "0", "there is nothing to do: no training, and no evaluation.sets. Give one of them"
+        )
+
+
+def _greedy(spec: RunTree) -> Iterator[Problem]:
+    wanted = spec.evaluation
+    if wanted.temperature > 0:
+        return
+    greedy = "evaluation.temperature = 0 takes the likeliest token each time"
+    samples = {"evaluation.samples": wanted.samples}
+    samples |= {f"evaluation.sets.{name}.samples": one.samples or 1 for name, one in wanted.sets.items()}
+    for field, count in samples.items():
+        if count > 1:
+            yield Problem(
+                field, str(count), f"{greedy}, so all of them would be the same. Set 1, or a temperature above 0"
+            )
+    if wanted.top_p != 1:
+        yield Problem(
+            "evaluation.top_p",
+            str(wanted.top_p),
+            f"has no effect: {greedy}. Leave it out, or set a temperature above 0",
         )

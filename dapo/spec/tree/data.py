@@ -2,11 +2,12 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, JsonValue, StringConstraints, model_validator
 
 from dapo.spec.tree.base import Section
 
 SourceName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+StopString = Annotated[str, StringConstraints(min_length=1)]
 
 
 class ModelSpec(Section):
@@ -32,7 +33,8 @@ class RowsSpec(Section):
     split: str = Field(default="train", min_length=1)
     """Split of a folder or a hub dataset. A single file is read whole."""
     prompt_field: str | None = None
-    """Field of the prompt: a string, or a list of {role, content} messages. Dots reach into objects. none: detected."""
+    """Field of the prompt: a string, or a list of {role, content} messages (or JSON text of one). Dots reach into
+    objects. none: detected."""
     gold_field: str | None = None
     """Field of the gold answer, e.g. `reward_model.ground_truth` for verl's schema. none: detected."""
     gold_after: str | None = Field(default=None, min_length=1)
@@ -41,10 +43,15 @@ class RowsSpec(Section):
     """Field that names the row's grader; a row without it takes its source's."""
     chat: bool = False
     """Send a string prompt as the user's message through the model's chat template."""
+    chat_template_kwargs: dict[str, JsonValue] = Field(default={})
+    """Further arguments of the model's chat template, e.g. {enable_thinking: false} for Qwen3."""
     system_prompt: str | None = Field(default=None, min_length=1)
     """System message before the row's own messages, for rows that bring none. A string prompt needs `chat`."""
     prompt_template: str = "{prompt}"
-    """What a string prompt, or the last message of a list, is put into; must hold `{prompt}`."""
+    """What a string prompt, or the last message of a list (a started turn of the assistant aside), is put into; must
+    hold `{prompt}`."""
+    ignore_media: bool = False
+    """Use rows with images, video or audio for their text alone. Else they are malformed."""
     limit_rows: int | None = Field(default=None, gt=0)
     """Use only the first rows."""
     malformed_limit: int | None = Field(default=None, ge=0)
@@ -107,6 +114,11 @@ class SamplingSpec(Section):
     """L_max: generation is cut here."""
     expected_response_tokens: int | None = Field(default=None, gt=0)
     """Mean response length to reckon Redis memory with, and nothing else; none takes `max_response_tokens`."""
+    stop: list[StopString] = Field(default=[], max_length=32)
+    """Strings that end a response, e.g. ["</answer>"], in evaluations too. The token that completes one is the last
+    that is trained on; what graders read ends with the string itself. Such a response is not truncated."""
+    skip_special_tokens: bool = False
+    """Leave every special token out of the text that graders read; else only those that end a response or pad it."""
 
     @property
     def budgeted_response_tokens(self) -> int:

@@ -23,7 +23,7 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
 """What a protocol sets: the paper's avg@32 (section 4.1). Its `temperature` 1 and `top_p` 0.7 are the defaults."""
 
 
-FORM_FIELDS = ("chat", "system_prompt", "prompt_template")
+FORM_FIELDS = ("chat", "chat_template_kwargs", "system_prompt", "prompt_template")
 """Fields of `data` that hold for evaluation sets, too."""
 
 
@@ -57,11 +57,11 @@ class EvaluationSpec(Section):
     at_end: bool = True
     """Evaluate the last version."""
     samples: int = Field(default=4, gt=0)
-    """k: responses a prompt (the paper: 32)."""
-    temperature: float = Field(default=1.0, gt=0)
-    """Of the sampling (the paper: 1)."""
+    """k: responses a prompt (the paper: 32). Greedy: 1."""
+    temperature: float = Field(default=1.0, ge=0)
+    """Of the sampling (the paper: 1). 0 is greedy: the likeliest token each time, and one response a prompt."""
     top_p: float = Field(default=0.7, gt=0, le=1)
-    """Nucleus of the sampling; training has none (the paper: 0.7)."""
+    """Nucleus of the sampling; training has none (the paper: 0.7). Greedy: 1."""
     max_response_tokens: int | None = Field(default=None, gt=0)
     """Responses are cut here; none: `sampling.max_response_tokens`."""
     dedicated_generator: bool = False
@@ -72,3 +72,9 @@ class EvaluationSpec(Section):
     prompts_in_flight: int | None = Field(default=None, gt=0)
     """Prompts of an evaluation that are generated at a time beside the training; none: a quarter of
     `training.prompts_per_step`. Without training beside them they are limited by the generators alone."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _greedy_from_temperature(cls, value: Any) -> Any:
+        greedy = isinstance(value, dict) and value.get("temperature") == 0
+        return {"samples": 1, "top_p": 1.0, **value} if greedy else value

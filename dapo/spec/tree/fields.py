@@ -7,13 +7,15 @@ from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import annotated_types
+from pydantic import JsonValue
 from pydantic.fields import FieldInfo
 
 from dapo.spec.tree.base import Section
 from dapo.spec.tree.run import RunTree
 from dapo.spec.wording import scalar_text
 
-_WORDS: dict[Any, str] = {int: "integer", float: "number", bool: "true or false", str: "text"}
+ANY_VALUE = "any value"
+_WORDS: dict[Any, str] = {int: "integer", float: "number", bool: "true or false", str: "text", JsonValue: ANY_VALUE}
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ class ArithmeticGrader(_Grader):
 
 
 class CodeGrader(_Grader):
-    """The last block of Python passes the tests in the gold answer, run in a sandbox."""
+    """The last block of Python, or the one that defines what the tests call, passes the tests in the gold answer."""
 
     MAX_GOLD: ClassVar[int] = 16_000_000
     type: Literal["code"] = "code"
@@ -103,7 +103,9 @@ class CodeGrader(_Grader):
     memory_mib: int = Field(default=512, gt=0)
     """Address space of the program, beyond the interpreter's own."""
     output_kib: int = Field(default=64, gt=0)
-    """What the program may print in a test."""
+    """What the program may print in a test, beside four times the size of the output that the test expects."""
+    tolerance: float = Field(default=1e-6, ge=0, lt=1)
+    """Relative or absolute error of a floating-point number that is printed or returned; 0: numbers must be equal."""
     modules: list[Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*$")]] = Field(default=[])
     """Modules that programs may import besides the standard library's usual ones, e.g. numpy."""
     threshold: Share = 1.0

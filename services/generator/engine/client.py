@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import orjson
 
+from dapo.algo.vocabulary import MASKED_LOGIT
 from services.generator.engine.responses import EngineError, StreamedResponse, addressee, parse_event
 
 _CONTROL_TIMEOUT_S = 30.0
@@ -35,6 +36,10 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...]
     """Empty: every response runs to its maximum."""
     top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    """Strings that end a response; the server needs its tokenizer for them."""
+    masked: tuple[int, ...] = ()
+    """Ids that are not sampled; log-probabilities are those without them."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -43,7 +48,9 @@ class SamplingParams:
             "top_k": -1,
             "max_new_tokens": self.max_new_tokens,
             "stop_token_ids": list(self.stop_token_ids),
+            "stop": list(self.stop),
             "ignore_eos": not self.stop_token_ids,
+            "logit_bias": {str(token): MASKED_LOGIT for token in self.masked} or None,
             "skip_special_tokens": False,
         }
 

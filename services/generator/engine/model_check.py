@@ -3,6 +3,8 @@
 from transformers import AutoConfig, PretrainedConfig
 
 from dapo.spec import RunSpec
+from dapo.spec.checks.model import context
+from dapo.spec.context import context_tokens
 
 _WINDOW_IGNORED = ("mistral", "phi3", "qwen2", "qwen3")
 """Architectures whose SGLang code ignores the sliding window of the configuration."""
@@ -31,7 +33,10 @@ def attention_window(config: PretrainedConfig) -> int | None:
 
 
 def check_served(spec: RunSpec, config: PretrainedConfig, device: str) -> None:
-    """Raises UnsupportedModel if sequences may exceed a sliding window that the learner applies and SGLang does not."""
+    """Raises UnsupportedModel if sequences may exceed the context, or a sliding window that the learner applies and
+    SGLang does not."""
+    for problem in context(spec, context_tokens(config.to_dict())):
+        raise UnsupportedModel(str(problem))
     window = attention_window(config)
     if window is None or window >= spec.longest_sequence:
         return

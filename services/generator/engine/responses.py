@@ -5,7 +5,7 @@ No event is trusted: one that does not fit its response raises EngineError.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import orjson
@@ -59,6 +59,11 @@ class StreamedResponse:
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             detail = f"request {self.rid}: an event without the expected fields ({error!r}): {event}"
             raise EngineError("/generate", detail, 200) from error
+
+    def cut(self, tokens: int) -> "StreamedResponse":
+        """Its first `tokens`, at least one, as a response that stopped there."""
+        spans = [replace(span, end=min(span.end, tokens)) for span in self.spans if span.start < tokens]
+        return replace(self, ids=self.ids[:tokens], logprobs=self.logprobs[:tokens], spans=spans, finish="stop")
 
     def _take(self, event: Mapping[str, Any]) -> int:
         meta = event["meta_info"]

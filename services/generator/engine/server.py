@@ -83,8 +83,6 @@ def server_flags(spec: RunSpec, *, device: str, port: int, pool: int | None, ada
         *("--port", str(port)),
         *("--device", device),
         *("--dtype", spec.model.dtype),
-        # Token ids go in and come out; text is the generator's business.
-        "--skip-tokenizer-init",
         "--incremental-streaming-output",
         *("--stream-interval", str(generator.stream_interval)),
         *("--max-running-requests", str(generator.max_running_requests)),
@@ -93,11 +91,17 @@ def server_flags(spec: RunSpec, *, device: str, port: int, pool: int | None, ada
         *("--schedule-policy", "fcfs"),
         *("--log-level", "warning"),
     ]
+    if not spec.sampling.stop:
+        # Token ids go in and come out; text is the generator's business.
+        flags.append("--skip-tokenizer-init")
     if device == "cpu":
         # An idle scheduler otherwise spins on a core that the learner could use.
         flags += ["--disable-overlap-schedule", "--sleep-on-idle"]
     else:
         flags += ["--tp-size", str(generator.tensor_parallel)]
+        if not all(name.isdecimal() for name in visible_cuda_devices()):
+            # SGLang's own all-reduce reads the names of GPUs as numbers; NCCL's takes UUIDs and MIG devices, too.
+            flags.append("--disable-custom-all-reduce")
     if not (generator.prefix_cache if generator.prefix_cache is not None else device != "cpu"):
         flags.append("--disable-radix-cache")
     if pool is not None:

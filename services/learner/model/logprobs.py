@@ -6,13 +6,15 @@ for any gradient of the log-probabilities). Not even a single chunk keeps its lo
 backbone's backward pass, and only toys fit into one chunk.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+
+from dapo.algo.vocabulary import MASKED_LOGIT
 
 CHUNK_BYTES = 64 * 2**20
 """Bound on one chunk's logits in float32.
@@ -30,16 +32,20 @@ def head_logprobs(
     targets: Tensor,
     temperature: float,
     *,
+    masked: Tensor | None = None,
     entropy_gradient: bool = False,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> tuple[Tensor, Tensor]:
     """log p(target) and entropy in nats of softmax((hidden · weightᵀ + bias) / temperature), each [tokens], float32.
 
-    `hidden` is [tokens, width], `weight` [vocabulary, width], `bias` [vocabulary], `targets` [tokens]. The entropy
-    carries a gradient only when asked for. Float64 inputs give float64.
+    `hidden` is [tokens, width], `weight` [vocabulary, width], `bias` [vocabulary], `targets` [tokens]. The ids `masked`
+    [n] have probability 0, and their weights no gradient; none may be a target. The entropy carries a gradient only
+    when asked for. Float64 inputs give float64.
     """
     chunk_tokens = max(1, chunk_bytes // (4 * weight.shape[0]))
-    logprobs, entropy = _HeadLogprobs.apply(hidden, weight, bias, targets, temperature, entropy_gradient, chunk_tokens)
+    logprobs, entropy = _HeadLogprobs.apply(
+        hidden, weight, bias, targets, masked, temperature, entropy_gradient, chunk_tokens
+    )
     return logprobs, entropy
 
 
@@ -47,16 +53,21 @@ class LogprobHead(nn.Linear):  # type: ignore[misc]
     """An output embedding that also gives log-probabilities.
 
     It owns its weight as the embedding it replaces did, so ZeRO 3 gathers the weight once a pass, however many chunks
-    this rank has: ranks stay in step. With `in_float32` the log-probabilities are those of float32 copies of its inputs
-    and weights; gradients keep the weights' own format.
+    this rank has: ranks stay in step. The ids `masked` have probability 0; they are no part of what is saved. With
+    `in_float32` the log-probabilities are those of float32 copies of its inputs and weights; gradients keep the
+    weights' own format.
     """
 
     chunk_bytes = CHUNK_BYTES
+    masked: Tensor
 
-    def __init__(self, embedding: nn.Linear, *, in_float32: bool = False) -> None:
+    def __init__(self, embedding: nn.Linear, *, masked: Sequence[int] = (), in_float32: bool = False) -> None:
         super().__init__(embedding.in_features, embedding.out_features, bias=False, device="meta")
         self.weight = embedding.weight
         self.bias = embedding.bias
+        self.register_buffer(
+            "masked", torch.tensor(masked, dtype=torch.long, device=self.weight.device), persistent=False
+        )
         self.in_float32 = in_float32
 
     def forward(
@@ -74,6 +85,7 @@ class LogprobHead(nn.Linear):  # type: ignore[misc]
             bias,
             targets,
             temperature,
+            masked=self.masked,
             entropy_gradient=entropy_gradient,
             chunk_bytes=self.chunk_bytes,
         )
@@ -83,10 +95,13 @@ def _chunks(tokens: int, size: int) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, tokens, size))
 
 
-def _scaled_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
+def _scaled_logits(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, masked: Tensor | None, temperature: float
+) -> Tensor:
     """[chunk, vocabulary], a tensor of its own in at least float32."""
     logits = functional.linear(hidden, weight, bias)
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).div_(temperature)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).div_(temperature)
+    return logits if masked is None else logits.index_fill_(-1, masked, MASKED_LOGIT)
 
 
 class _HeadLogprobs(torch.autograd.Function):  # type: ignore[misc]
@@ -99,6 +114,7 @@ class _HeadLogprobs(torch.autograd.Function):  # type: ignore[misc]
         weight: Tensor,
         bias: Tensor | None,
         targets: Tensor,
+        masked: Tensor | None,
         temperature: float,
         entropy_gradient: bool,
         chunk_tokens: int,
@@ -106,12 +122,12 @@ class _HeadLogprobs(torch.autograd.Function):  # type: ignore[misc]
         kind = torch.promote_types(hidden.dtype, torch.float32)
         logprobs, normaliser, entropy = hidden.new_empty((3, hidden.shape[0]), dtype=kind)
         for chunk in _chunks(hidden.shape[0], chunk_tokens):
-            logits = _scaled_logits(hidden[chunk], weight, bias, temperature)
+            logits = _scaled_logits(hidden[chunk], weight, bias, masked, temperature)
             normaliser[chunk] = logits.logsumexp(dim=-1)
             logits.sub_(normaliser[chunk, None])
             logprobs[chunk] = logits.gather(-1, targets[chunk, None]).squeeze(-1)
             entropy[chunk] = logits.exp().mul_(logits).sum(dim=-1).neg_()
-        ctx.save_for_backward(hidden, weight, bias, targets, normaliser, entropy)
+        ctx.save_for_backward(hidden, weight, bias, targets, masked, normaliser, entropy)
         ctx.settings = (temperature, entropy_gradient, chunk_tokens)
         if not entropy_gradient:
             ctx.mark_non_differentiable(entropy)
@@ -120,7 +136,7 @@ class _HeadLogprobs(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, by_logprobs: Tensor, by_entropy: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, targets, normaliser, entropy = ctx.saved_tensors
+        hidden, weight, bias, targets, masked, normaliser, entropy = ctx.saved_tensors
         temperature, entropy_gradient, chunk_tokens = ctx.settings
         kind = normaliser.dtype
         hidden_needed, weight_needed, bias_needed = ctx.needs_input_grad[:3]
@@ -130,7 +146,7 @@ class _HeadLogprobs(torch.autograd.Function):  # type: ignore[misc]
         to_bias = torch.zeros_like(bias, dtype=kind) if bias_needed else None
         for chunk in _chunks(hidden.shape[0], chunk_tokens):
             # With l = log p and H the entropy: ∂ log p(target) / ∂ logits = 1[target] − p, ∂H / ∂ logits = −p (l + H).
-            by_logits = _scaled_logits(hidden[chunk], weight, bias, temperature).sub_(normaliser[chunk, None])
+            by_logits = _scaled_logits(hidden[chunk], weight, bias, masked, temperature).sub_(normaliser[chunk, None])
             by_target = by_logprobs[chunk, None]
             if entropy_gradient:
                 probabilities = by_logits.exp()
@@ -149,4 +165,4 @@ class _HeadLogprobs(torch.autograd.Function):  # type: ignore[misc]
                 torch.mm(by_logits.to(hidden.dtype), weight, out=to_hidden[chunk])
         to_weight = None if to_weight is None else to_weight.to(weight.dtype)
         to_bias = None if to_bias is None else to_bias.to(bias.dtype)
-        return to_hidden, to_weight, to_bias, None, None, None, None
+        return to_hidden, to_weight, to_bias, None, None, None, None, None

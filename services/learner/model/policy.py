@@ -1,12 +1,14 @@
 """The networks as the learner runs them: a policy that returns log-probabilities, never logits, and a value network."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import is_flash_attn_2_available
 
+from dapo.algo.vocabulary import end_ids, tokenless_ids
 from services.learner.model.logprobs import LogprobHead
 from services.learner.model.lora import ServedWeight, adapter_weights, served_weights
 
@@ -60,7 +62,8 @@ class ValueModel(TrainedModel):
 class PolicyModel(TrainedModel):
     """The policy at the sampling temperature: log-probabilities and entropies of given tokens, in nats.
 
-    `float32_head` computes logits in float32 whatever the model's own format is.
+    The ids `masked` have probability 0, as in the sampler. `float32_head` computes logits in float32 whatever the
+    model's own format is.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class PolicyModel(TrainedModel):
         causal: PreTrainedModel,
         temperature: float,
         *,
+        masked: Sequence[int] = (),
         entropy_gradient: bool = False,
         float32_head: bool = False,
     ) -> None:
@@ -75,7 +79,9 @@ class PolicyModel(TrainedModel):
         self.temperature = temperature
         self.entropy_gradient = entropy_gradient
         self.hidden_gradient: Tensor | None = None
-        causal.set_output_embeddings(LogprobHead(causal.get_output_embeddings(), in_float32=float32_head))
+        self.masked = tuple(masked)
+        head = LogprobHead(causal.get_output_embeddings(), masked=self.masked, in_float32=float32_head)
+        causal.set_output_embeddings(head)
 
     def forward(
         self, ids: Tensor, positions: Tensor, targets: Tensor, position_ids: Tensor | None = None
@@ -121,6 +127,16 @@ def check_head(causal: PreTrainedModel) -> None:
             f"model.path {causal.name_or_path}: {type(causal).__name__} transforms its logits after the output "
             "embedding, which the learner's log-probabilities would miss; use a model without such a transform"
         )
+
+
+def masked_ids(causal: PreTrainedModel) -> tuple[int, ...]:
+    """Ids of the model that its tokenizer has no token for: the generators never sample them.
+
+    Raises OSError where the model's directory has no tokenizer.
+    """
+    tokenizer, config = AutoTokenizer.from_pretrained(causal.name_or_path), causal.config.get_text_config()
+    ends = end_ids(config.eos_token_id, causal.generation_config.eos_token_id, tokenizer.eos_token_id)
+    return tokenless_ids(tokenizer.get_vocab().values(), config.vocab_size, ends)
 
 
 def load_causal(path: str, dtype: str) -> PreTrainedModel:

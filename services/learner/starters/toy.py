@@ -16,10 +16,14 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from transformers.utils import logging as transformers_logging
+
+from dapo.host.files import follow_umask
+from dapo.host.storage import told_in_words
 
 _ALPHABET = "abcdefghij"
 _LENGTH = 5
@@ -170,17 +174,19 @@ def write_toy(
     directory: Path, *, task: ToyTask = _REVERSE, target: float = 0.15, rows: int = 20_000, seed: int = 0
 ) -> float:
     """Write model and data below `directory`; returns the model's sampled accuracy."""
+    # Before minutes of work, not after them.
+    directory.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     tokenizer = char_tokenizer(task.alphabet)
     model = tiny_qwen2(tokenizer, seed=seed)
     accuracy = warm_up(model, tokenizer, task=task, target=target, seed=seed)
-    directory.mkdir(parents=True, exist_ok=True)
     with (directory / "train.jsonl").open("w") as out:
         for row in random_rows(rows, random.Random(seed + 1)):
             out.write(json.dumps(row) + "\n")
     # The model comes last: where it stands, the rest does too.
     tokenizer.save_pretrained(directory / "model")
     model.save_pretrained(directory / "model")
+    follow_umask(directory / "model")
     return accuracy
 
 
@@ -193,12 +199,13 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=_LENGTH + 1, help="response tokens at most, as in the run's spec")
     arguments = parser.parse_args()
     transformers_logging.disable_progress_bar()
-    accuracy = write_toy(
-        arguments.directory,
-        task=ToyTask(arguments.pauses, arguments.limit),
-        target=arguments.target,
-        seed=arguments.seed,
-    )
+    with told_in_words(arguments.directory, SafetensorError):
+        accuracy = write_toy(
+            arguments.directory,
+            task=ToyTask(arguments.pauses, arguments.limit),
+            target=arguments.target,
+            seed=arguments.seed,
+        )
     Console(stderr=True).print(f"base model: {arguments.directory / 'model'}, sampled accuracy {accuracy:.2f}")
 
 

@@ -1,6 +1,6 @@
 """From payload blobs to the arrays a sample is trained on, each checked against the batch record before it is used."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -57,8 +57,13 @@ def _array(name: str, data: bytes, dtype: str, count: int) -> NDArray:
     return np.frombuffer(data, dtype=dtype)
 
 
-def decode_sample(record: pb.TrainSample, data: bytes | None, vocabulary: int) -> TrainingSample:
-    """Check a payload against its record. Raises PayloadError; what it returns fits a forward pass."""
+def decode_sample(
+    record: pb.TrainSample, data: bytes | None, vocabulary: int, masked: Sequence[int] = ()
+) -> TrainingSample:
+    """Check a payload against its record. Raises PayloadError; what it returns fits a forward pass.
+
+    `masked` ids have probability 0 in the policy, so none can have been sampled from it.
+    """
     if data is None:
         raise PayloadError("the payload is missing")
     try:
@@ -77,6 +82,11 @@ def decode_sample(record: pb.TrainSample, data: bytes | None, vocabulary: int) -
     ids = np.concatenate([prompt, response]).astype(np.int32)
     if ids.min() < 0 or ids.max() >= vocabulary:
         raise PayloadError(f"token ids lie in [{ids.min()}, {ids.max()}], the vocabulary has {vocabulary} tokens")
+    if (impossible := np.intersect1d(response[mask], np.array(masked, dtype=np.int32))).size:
+        raise PayloadError(
+            f"the ids {impossible.tolist()} were sampled, and the learner's tokenizer has no token for them; do "
+            "generators and learner read the same model?"
+        )
     if not (np.isfinite(behaviour[mask]).all() and np.isfinite(record.advantage) and np.isfinite(record.reward)):
         raise PayloadError("a log-probability, the advantage or the reward is not a finite number")
     behaviour = np.where(mask, behaviour, np.float32(0))
@@ -86,7 +96,7 @@ def decode_sample(record: pb.TrainSample, data: bytes | None, vocabulary: int) -
 
 
 async def fetch_samples(
-    bus: LearnerBus, records: Mapping[int, pb.TrainSample], vocabulary: int
+    bus: LearnerBus, records: Mapping[int, pb.TrainSample], vocabulary: int, masked: Sequence[int]
 ) -> tuple[dict[int, TrainingSample], dict[int, str]]:
     """The samples of one rank's share by index, and what is wrong with those that cannot be used."""
     keys = [record.payload_key for record in records.values()]
@@ -95,7 +105,7 @@ async def fetch_samples(
     problems: dict[int, str] = {}
     for (index, record), blob in zip(records.items(), blobs, strict=True):
         try:
-            samples[index] = decode_sample(record, blob, vocabulary)
+            samples[index] = decode_sample(record, blob, vocabulary, masked)
         except PayloadError as error:
             problems[index] = str(error)
     return samples, problems

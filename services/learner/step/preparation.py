@@ -54,7 +54,8 @@ class Preparation:
                 # An adapter of its own: merged, bfloat16 might round away what the policy has learned.
                 add_lora(reference, spec.lora, spec.seed)
             in_float32 = spec.model.head_dtype == "float32"
-            frozen = PolicyModel(reference, spec.sampling.temperature, float32_head=in_float32)
+            masked = policy.module.masked
+            frozen = PolicyModel(reference, spec.sampling.temperature, masked=masked, float32_head=in_float32)
             self.reference = frozen.to(self.ranks.device).eval().requires_grad_(False)
 
     @property

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import grpc
 
 from dapo.spec.problem import SpecError
-from services.orchestrator.runs.service import BadCursor, RunConflict, RunNotFound, ServiceStopping
+from services.orchestrator.runs.service import BadField, RunConflict, RunNotFound, ServiceStopping
 
 
 class Unauthorised(Exception):
@@ -21,7 +21,7 @@ class ErrorKind(NamedTuple):
 
 ERRORS: dict[type[Exception], ErrorKind] = {
     SpecError: ErrorKind("invalid_spec", 422, grpc.StatusCode.INVALID_ARGUMENT),
-    BadCursor: ErrorKind("invalid_request", 422, grpc.StatusCode.INVALID_ARGUMENT),
+    BadField: ErrorKind("invalid_request", 422, grpc.StatusCode.INVALID_ARGUMENT),
     RunNotFound: ErrorKind("not_found", 404, grpc.StatusCode.NOT_FOUND),
     RunConflict: ErrorKind("conflict", 409, grpc.StatusCode.ALREADY_EXISTS),
     ServiceStopping: ErrorKind("stopping", 503, grpc.StatusCode.UNAVAILABLE),

@@ -14,7 +14,7 @@ from services.orchestrator.api.access import is_authorised
 from services.orchestrator.api.errors import ERRORS, ErrorKind, Unauthorised, kind_of
 from services.orchestrator.api.schemas import CreateRun, ErrorBody, ErrorDetail, FieldProblem, RunList, RunView, view
 from services.orchestrator.runs.events import WatchedEvent
-from services.orchestrator.runs.service import BadCursor, RunService
+from services.orchestrator.runs.service import BadField, RunService
 
 
 def _error(kind: ErrorKind, message: str, problems: Sequence[FieldProblem] = ()) -> JSONResponse:
@@ -83,8 +83,8 @@ def _handle_errors(app: FastAPI) -> None:
         problems: list[FieldProblem] = []
         if isinstance(error, SpecError):
             problems = [FieldProblem.model_validate(one, from_attributes=True) for one in error.problems]
-        elif isinstance(error, BadCursor):
-            problems = [FieldProblem(field="after", message=str(error))]
+        elif isinstance(error, BadField):
+            problems = [FieldProblem(field=error.field, message=str(error))]
         return _error(kind_of(error), str(error), problems)
 
     for error_type in ERRORS:
@@ -96,4 +96,4 @@ def _handle_errors(app: FastAPI) -> None:
             FieldProblem(field=".".join(str(part) for part in item["loc"]), message=item["msg"])
             for item in error.errors()
         ]
-        return _error(ERRORS[BadCursor], "; ".join(f"{p.field}: {p.message}" for p in problems), problems)
+        return _error(ERRORS[BadField], "; ".join(f"{p.field}: {p.message}" for p in problems), problems)

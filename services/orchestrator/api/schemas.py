@@ -9,7 +9,7 @@ from dapo.v1 import run_pb2 as pb
 
 class CreateRun(BaseModel):
     spec: str | dict[str, Any] = Field(description="The RunSpec: YAML or JSON text, or a JSON object.")
-    run_dir: str = Field("", description="Folder of the run; empty: runs/<id> under the service's directory.")
+    run_dir: str = Field("", description="Folder of the run, below the service's directory; empty: runs/<id>.")
 
 
 class RunView(BaseModel):

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from dapo.algo.batches import ScoredGroup, build_batch
 from dapo.algo.dynamic_sampling import KeepRate, is_informative
-from dapo.algo.pacing import Pacing
+from dapo.algo.pacing import Cut, Pacing
 from dapo.algo.statistics import summarise_batch, summarise_graded
 from dapo.bus import Delivery, GroupRecord, Outcome
 from dapo.bus.roles import OrchestratorBus
@@ -80,8 +80,7 @@ class Controller:
         self._epoch = 0
         self._version: int | None = None
         self._ready: dict[str, ScoredGroup] = {}
-        self._window: list[ScoredGroup] = []
-        self._graded: dict[str, float] = {}
+        self._passed: dict[str, ScoredGroup] = {}
         self._cut_metrics: dict[int, dict[str, float]] = {}
         self._meter = GeneratorMeter()
         self._began_s = time.monotonic()
@@ -170,11 +169,11 @@ class Controller:
             return
         self._alerts.group_graded()
         group = ScoredGroup(group_id, record.task.issued_version, record.grades)
-        self._window.append(group)
         if kept:
             self._ready[group_id] = group
             self._pacing.kept(group_id)
         else:
+            self._passed[group_id] = group
             self._pacing.dropped(group_id)
 
     async def _keep_samples(self, record: GroupRecord, outcome: str) -> None:
@@ -192,7 +191,7 @@ class Controller:
         if self._version is None or self._draining:
             return
         while (cut := self._pacing.cut()) is not None:
-            await self._cut(cut.batch, list(cut.groups), list(cut.surplus))
+            await self._cut(cut)
         if self._pacing.all_cut:
             await self._drain()
         elif self._issuer.waiting:
@@ -200,18 +199,18 @@ class Controller:
         elif not self._must_hold_back() and (count := self._pacing.admissible()) > 0:
             await self._issuer.issue(count, self._version, self._epoch)
 
-    async def _cut(self, batch: int, group_ids: list[str], surplus: list[str]) -> None:
-        groups = [self._ready.pop(group_id) for group_id in group_ids]
-        await self._bus.batches.cut(build_batch(batch, groups, self._spec), self._epoch)
-        for group_id in surplus:
-            del self._ready[group_id]
+    async def _cut(self, cut: Cut) -> None:
+        groups = [self._ready.pop(group_id) for group_id in cut.groups]
+        await self._bus.batches.cut(build_batch(cut.batch, groups, self._spec), self._epoch)
+        graded = groups + [self._passed.pop(group_id) for group_id in cut.passed]
+        self._cut_metrics[cut.batch] = {
+            **summarise_graded(graded, dynamic_sampling=self._spec.algorithm.dynamic_sampling),
+            **summarise_batch(cut.batch, groups),
+        }
+        for group_id in cut.surplus:
+            self._passed[group_id] = self._ready.pop(group_id)
             reason = "run complete" if self._pacing.all_cut else "too old for any later batch"
             await self._bus.groups.settle(None, group_id, "surplus", reason, self._epoch)
-        # Of two batches cut together the second finds nothing newly graded: what was measured last still holds.
-        dynamic_sampling = self._spec.algorithm.dynamic_sampling
-        self._graded = summarise_graded(self._window, dynamic_sampling=dynamic_sampling) or self._graded
-        self._cut_metrics[batch] = {**self._graded, **summarise_batch(batch, groups)}
-        self._window = []
 
     def _must_hold_back(self) -> bool:
         """Without a batch in training no step, and so no checkpoint, would ever free memory: then the run goes on."""

@@ -9,7 +9,6 @@ from typing import NamedTuple
 from dapo.algo.batches import is_truncated
 from dapo.algo.evaluation import Judged
 from dapo.bus import GroupRecord
-from dapo.contracts.verdicts import GRADER_FAILURES
 from dapo.data import Dataset
 from dapo.records.samples import Sample
 from dapo.v1 import messages_pb2 as pb
@@ -79,6 +78,4 @@ class VersionEvaluation:
 
 def _judged(grade: pb.Grade) -> Judged:
     completion = grade.completion
-    # What a failed grading extracted is its error.
-    answer = "" if grade.reason in GRADER_FAILURES else grade.extracted
-    return Judged(grade.correct, answer, completion.response_tokens, is_truncated(completion))
+    return Judged(grade.correct, grade.answer_class, completion.response_tokens, is_truncated(completion))

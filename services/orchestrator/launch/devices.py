@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from dapo.host.devices import device_identity, driver_gpus
 from dapo.spec.workloads import Workload
 from services.orchestrator.launch.launcher import LaunchError
 
@@ -21,8 +22,10 @@ class DeviceAllocator:
     """
 
     def __init__(self, devices: Sequence[str], locks: Path = LOCKS) -> None:
-        """`devices` as in CUDA_VISIBLE_DEVICES; see `dapo.host.devices`."""
+        """`devices` as in CUDA_VISIBLE_DEVICES, under whose names workers get them; see `dapo.host.devices`."""
         self._devices = tuple(devices)
+        gpus = driver_gpus()
+        self._identities = {device: device_identity(device, gpus) for device in self._devices}
         self._folder = locks
         self._held: dict[str, dict[str, int]] = {}
 
@@ -77,17 +80,18 @@ class DeviceAllocator:
         return tuple(device for device in self._devices if device in held)[:count]
 
     def _lock(self, device: str) -> int | None:
-        """A descriptor that holds the GPU; None where somebody else does."""
+        """A descriptor that holds the GPU, whatever others call it; None where somebody else does."""
         if not self._folder.exists():
             self._folder.mkdir(parents=True, exist_ok=True)
             self._folder.chmod(0o1777)
-        path = self._folder / f"{re.sub(r'[^A-Za-z0-9_-]', '_', device)}.lock"
+        path = self._folder / f"{re.sub(r'[^A-Za-z0-9_-]', '_', self._identities[device])}.lock"
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             # Another user's file may be read, and a lock needs no more; the kernel may refuse to create over it.
             descriptor = os.open(path, flags)
         except FileNotFoundError:
             descriptor = os.open(path, flags | os.O_CREAT, 0o644)
+            os.fchmod(descriptor, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -10,6 +10,7 @@ from dapo.client import TOKEN_VARIABLE
 from dapo.host.addresses import ADDRESS, LOOPBACK
 from dapo.host.files import tail
 from dapo.host.processes import child_environment, end_sessions, python_command, read_process
+from dapo.host.storage import in_words
 from dapo.records.folder import RunFolder
 from dapo.spec.workloads import Role, Workload
 from services.orchestrator.launch.devices import DeviceAllocator
@@ -137,7 +138,7 @@ async def _spawn(
                 pass_fds=locks,
             )
         except OSError as error:
-            raise LaunchError(f"cannot start {worker_id} ({workload.module}): {error}") from error
+            raise LaunchError(f"cannot start {worker_id} ({workload.module}): {in_words(error)}") from error
     log.info("started %s as process %d", worker_id, process.pid)
     entry = read_process(process.pid)
     return _Child(worker_id, workload.role, process, entry.started if entry else 0)

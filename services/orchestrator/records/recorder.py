@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dapo.host.files import write_json, write_text
+from dapo.host.files import append_line, write_json, write_text
 from dapo.records.curves import plot_run
 from dapo.records.folder import RunFolder
 from dapo.records.samples import Sample
@@ -39,7 +39,7 @@ def mean_of(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
 class Recorder:
     """Writes the run's folder: the spec when it is made, a line a step and an evaluation, the summary at the end.
 
-    Lines are flushed as they are written; files that are replaced are replaced in one step. The folder survives a
+    Lines are whole or not there; files that are replaced are replaced in one step. The folder survives a
     restart; `rows` and `evaluations`, which the summary is made of, are in memory.
     """
 
@@ -54,7 +54,7 @@ class Recorder:
         if self._folder.spec.exists():
             raise RunDirError(f"{run_dir} already holds a run: give another --run-dir, or move it away")
         write_text(self._folder.spec, dump_yaml(spec))
-        self._metrics = self._folder.metrics.open("a", encoding="utf-8")
+        self._folder.metrics.touch()
         self.samples = SampleArchive(run_dir, spec.metrics.sample_groups_per_step)
         self.evaluations: list[dict[str, Any]] = []
 
@@ -65,8 +65,7 @@ class Recorder:
         """Append one step and return it as written: every declared metric is there, null where it was not measured."""
         row = {metric.name: None for metric in METRICS} | {name: _finite(value) for name, value in metrics.items()}
         self.rows.append(row)
-        self._metrics.write(json.dumps(row) + "\n")
-        self._metrics.flush()
+        append_line(self._folder.metrics, json.dumps(row).encode() + b"\n")
         return row
 
     def record_evaluation(self, measures: Mapping[str, Any], samples: Sequence[Sample]) -> None:
@@ -76,14 +75,18 @@ class Recorder:
         except OSError as error:  # The measures are worth more than the texts.
             log.error("the samples of the evaluation of step %s cannot be kept: %s", measures["step"], error)
         self.evaluations.append(dict(measures))
-        with self._folder.evaluations.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(measures) + "\n")
+        append_line(self._folder.evaluations, json.dumps(measures).encode() + b"\n")
 
     def summary(
         self, *, state: str, message: str, ledger: Mapping[str, int], issued: int, elapsed_s: float
     ) -> dict[str, Any]:
-        """The object of summary.json; accuracy at start and end are means over the first and last five steps."""
-        first, last = self.rows[:_SUMMARY_STEPS], self.rows[-_SUMMARY_STEPS:]
+        """The object of summary.json.
+
+        Accuracy and reward at start and end are means over the first and the last `averaged_steps` steps: five, or half
+        of a shorter run's, so that no step is in both; one step is both.
+        """
+        averaged = max(1, min(_SUMMARY_STEPS, len(self.rows) // 2))
+        first, last = self.rows[:averaged], self.rows[-averaged:]
         return {
             "run_id": self._run_id,
             "state": state,
@@ -91,6 +94,7 @@ class Recorder:
             "steps": len(self.rows),
             "steps_total": self._spec.training.steps,
             "elapsed_s": round(elapsed_s, 3),
+            "averaged_steps": averaged,
             "accuracy_start": mean_of(first, "accuracy_mean"),
             "accuracy_end": mean_of(last, "accuracy_mean"),
             "reward_start": mean_of(first, "reward_mean"),
@@ -110,10 +114,7 @@ class Recorder:
         return by_set
 
     def write_summary(self, value: Mapping[str, Any]) -> None:
-        try:
-            write_json(self._folder.summary, value)
-        finally:
-            self._metrics.close()
+        write_json(self._folder.summary, value)
 
     def draw(self) -> Path | None:
         """curves.png, or None when no step was finished."""

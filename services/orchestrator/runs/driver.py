@@ -11,6 +11,7 @@ from dapo.bus.roles import OrchestratorBus
 from dapo.contracts.events import Alert, ServiceChanged, StateChanged
 from dapo.data import DatasetError
 from dapo.errors import first_leaf
+from dapo.host.storage import in_words, probe
 from dapo.spec.run import RunSpec
 from dapo.spec.workloads import plan_workloads
 from dapo.v1 import run_pb2 as pb
@@ -23,7 +24,7 @@ from services.orchestrator.records.recorder import Recorder
 from services.orchestrator.runs.events import RunEvents
 from services.orchestrator.runs.inputs import Inputs, input_problems, open_inputs
 from services.orchestrator.runs.monitor import HealthMonitor
-from services.orchestrator.runs.outcome import RunFailed, RunOutcome, in_words
+from services.orchestrator.runs.outcome import RunFailed, RunOutcome
 from services.orchestrator.runs.redis import RunRedis
 
 log = logging.getLogger(__name__)
@@ -251,16 +252,29 @@ class RunDriver:
             await self._redis.close(succeeded=succeeded, answers=answered)
 
     async def _outcome(self, work: "asyncio.Task[None]") -> RunOutcome:
-        if work.cancelled() or self._stopping:
-            return RunOutcome("stopped", "stopped on request")
+        if work.cancelled():
+            # A stop that comes when a checkpoint covers all that was trained takes nothing back.
+            bus = self._redis.bus
+            complete = self._state == "draining" and bus is not None and await self._was_complete(bus)
+            return RunOutcome("succeeded") if complete else RunOutcome("stopped", "stopped on request")
         error = work.exception()
         if error is None:
             return RunOutcome("succeeded")
+        if self._stopping:
+            return RunOutcome("stopped", "stopped on request")
         error = first_leaf(error)
         if isinstance(error, _EXPECTED):
-            return RunOutcome("failed", await self._redis.failure() or in_words(error))
+            words = await self._redis.failure() or in_words(error, self._recorder.run_dir)
+            return RunOutcome("failed", await asyncio.to_thread(self._disk_first, words))
         log.error("run %s failed", self.run_id, exc_info=error)
         return RunOutcome("failed", f"internal error: {error!r} (the service's log has the traceback)")
+
+    def _disk_first(self, words: str) -> str:
+        """Where the run's disk takes nothing more, that is why whatever failed has failed."""
+        refused = probe(self._recorder.run_dir)
+        if refused is None or in_words(refused).partition(":")[0] in words.partition("\n")[0]:
+            return words
+        return f"{in_words(refused)}\n{words.partition(chr(10))[0]}"
 
     async def _write_files(self, outcome: RunOutcome) -> None:
         if self._provenance is not None:

@@ -10,7 +10,9 @@ from typing import NoReturn
 from dapo.bus import BusError
 from dapo.bus.roles import OrchestratorBus
 from dapo.contracts.events import Alert, ServiceChanged
+from dapo.host.storage import EXIT_CODE
 from dapo.spec.workloads import Role
+from dapo.worker import LAST_WORDS
 from services.orchestrator.launch.health import HealthAction, Judgement, RestartPolicy, judge
 from services.orchestrator.launch.launcher import Launcher, LogTail, WorkerState, WorkerStatus
 from services.orchestrator.runs.events import RunEvents
@@ -87,6 +89,9 @@ class HealthMonitor:
     async def _fail(self, status: WorkerStatus, reason: str) -> NoReturn:
         log_tail = await self._launcher.logs(self._run_id, status.worker_id)
         await self._events.tell(_changed(status, "failed", reason, log_tail))
+        last = log_tail.text.rpartition("\n")[2]
+        if status.code == EXIT_CODE and last.startswith(LAST_WORDS):
+            raise RunFailed(f"{status.worker_id}: {last.removeprefix(LAST_WORDS)}")
         raise RunFailed(f"{reason}\nend of {log_tail.source}:\n{log_tail.text}")
 
     async def _listen(self, statuses: Sequence[WorkerStatus]) -> set[str]:

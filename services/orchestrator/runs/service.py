@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dapo.spec.load import missing_inputs, parse_spec
+from dapo.host.storage import in_words
+from dapo.spec.load import missing_inputs, parse_spec, unfit_inputs
 from dapo.spec.problem import SpecError
 from dapo.v1 import run_pb2 as pb
 from services.orchestrator.launch.launcher import Launcher
@@ -23,8 +24,12 @@ class RunConflict(RuntimeError):
     """The request does not fit the state of things, e.g. a run folder that is taken."""
 
 
-class BadCursor(ValueError):
-    """`after` is not the id of an event."""
+class BadField(ValueError):
+    """A field of a request, other than the spec, cannot be what it is; the message names it."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
 
 
 class ServiceStopping(RuntimeError):
@@ -52,26 +57,44 @@ class RunService:
         self._stopping = False
 
     async def create(self, spec_text: str, run_dir: str = "") -> pb.Run:
-        """Start a run.
+        """Start a run in `run_dir`, a folder below the service's; "": runs/<id> there.
 
-        Raises SpecError for the spec, RunConflict for a folder that is taken or cannot be made, ServiceStopping.
+        Raises SpecError for the spec, BadField for a folder elsewhere, RunConflict for one that is taken or cannot be
+        made, ServiceStopping.
         """
         if self._stopping:
             raise ServiceStopping("the service is shutting down: it takes no new run")
         spec = parse_spec(spec_text)
-        if problems := missing_inputs(spec):
+        if problems := [*missing_inputs(spec), *unfit_inputs(spec)]:
             raise SpecError(problems)
         now = datetime.now(UTC)
         run_id = new_run_id(spec.name, now)
-        folder = Path(run_dir) if run_dir else self._state_dir / "runs" / run_id
         try:
-            recorder = Recorder(folder.resolve(), spec, run_id)
+            folder = self._below(run_dir) if run_dir else (self._state_dir / "runs" / run_id).resolve()
+            recorder = Recorder(folder, spec, run_id)
         except (RunDirError, OSError) as error:
-            raise RunConflict(f"run_dir {folder}: {error}") from error
+            asked = self._state_dir / (run_dir or f"runs/{run_id}")
+            raise RunConflict(f"run_dir {asked}: {in_words(error, asked)}") from error
         driver = RunDriver(run_id, spec, recorder, self._launcher, redis_url=self._redis_url, created_at=now)
         self._runs[run_id] = driver
         driver.start()
         return driver.snapshot()
+
+    def _below(self, run_dir: str) -> Path:
+        """The folder itself, links followed: who may start runs may not write wherever the service may. Raises BadField
+        for one that is not below the service's directory, OSError."""
+        root = self._state_dir.resolve()
+        try:
+            folder = (root / run_dir).resolve()
+        except ValueError as error:
+            raise BadField("run_dir", f"{run_dir!r} is no path: {error}") from None
+        if folder == root or not folder.is_relative_to(root):
+            raise BadField(
+                "run_dir",
+                f"{run_dir!r} is not below the service's directory (dapo serve --state-dir). Give a relative path "
+                "without .. or links that lead out, e.g. runs/first",
+            )
+        return folder
 
     def _find(self, run_id: str) -> RunDriver:
         try:
@@ -94,12 +117,12 @@ class RunService:
         return await driver.read()
 
     def watch(self, run_id: str, after: str = "") -> AsyncIterator[WatchedEvent]:
-        """Events after `after` until the run ends. Raises RunNotFound or BadCursor before the first."""
+        """Events after `after` until the run ends. Raises RunNotFound or BadField before the first."""
         events = self._find(run_id).events
         try:
             return events.watch(after)
         except ValueError as error:
-            raise BadCursor(f"after={after!r} is not an event id: give the id of the last event seen") from error
+            raise BadField("after", f"{after!r} is not an event id: give the id of the last event seen") from error
 
     async def close(self) -> None:
         """Stop every run."""

@@ -6,6 +6,7 @@ A test is a top-level statement that holds a check, or a function called test_â€
 """
 
 import ast
+import builtins
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -64,6 +65,26 @@ def imported(tree: ast.AST) -> set[str]:
             case ast.ImportFrom(module=module, names=names) if module is None or _first(module) != SOLUTION:
                 found.update(one.asname or one.name for one in names)
     return found
+
+
+def wanted_names(source: str) -> set[str]:
+    """Names that the tests use and do not bind, so the program is to define them; none where they are no Python."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return set()
+    found: set[str] = set()
+    renamed: set[str | None] = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name, ctx=ast.Load()):
+                found.add(name)
+            case ast.Attribute(value=ast.Name(id=module), attr=name) if module == SOLUTION:
+                found.add(name)
+            case ast.ImportFrom(module=module, names=names) if module == SOLUTION:
+                found.update(one.name for one in names)
+                renamed.update(one.asname for one in names)
+    return found - renamed - _bound(tree) - vars(builtins).keys() - own_modules(tree)
 
 
 def own_modules(tree: ast.AST) -> set[str]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -47,7 +48,7 @@ class ScriptResult(NamedTuple):
     """Exit status, or minus the signal that ended it; None where it was ended at its deadline."""
     output: bytes
     error: str
-    """Last line of its standard error."""
+    """Last line of its standard error, or that it printed too much."""
 
 
 class Sandbox:
@@ -60,7 +61,8 @@ class Sandbox:
     """
 
     def __init__(self, options: CodeGrader) -> None:
-        self._limits = {"memory_mib": options.memory_mib, "output_kib": options.output_kib}
+        self._memory_mib = options.memory_mib
+        self._output_kib = options.output_kib
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
@@ -92,14 +94,18 @@ class Sandbox:
                 "It needs Linux on x86-64 or ARM64 whose container lets processes install seccomp filters"
             )
 
-    def run_script(self, source: bytes, stdin: bytes, timeout_s: float) -> ScriptResult:
+    def run_script(self, source: bytes, stdin: bytes, timeout_s: float, expected_bytes: int = 0) -> ScriptResult:
+        """The program may print `output_kib`, and besides four times the `expected_bytes` of a test's own output: white
+        space does not count there, and floating-point numbers may have more digits."""
+        cap = (self._output_kib << 10) + 4 * expected_bytes
         with _files(source, stdin, b"", b"") as (code, given, output, error), _nothing(2) as line:
-            self._send(["script"], [given, output, error, code, *line], timeout_s)
-            reply = self._receive()
-            return ScriptResult(reply["status"], _content(output), _last_line(error))
+            self._send(["script"], [given, output, error, code, *line], timeout_s, cap)
+            (status,) = self._receive()
+            return ScriptResult(status, _content(output), _how_it_ended(status, error, cap))
 
     def run_tests(self, source: bytes, tests: bytes, role: str, timeout_s: float) -> tuple[list[Any], str]:
-        """(results of the tests, see `testing.py`; last line of the program's standard error)."""
+        """(results of the tests, see `testing.py`; how the program ended, see `ScriptResult.error`)."""
+        cap = self._output_kib << 10
         with _files(source, tests, *[b""] * 6) as (code, task, *streams):
             # Each process gets files of its own, so that the program cannot read what the tests print.
             given, printed, error, tests_given, verdicts, lost = streams
@@ -109,22 +115,28 @@ class Sandbox:
                     *(given, printed, error, code, to_program, from_program),
                     *(tests_given, verdicts, lost, task, to_tests, from_tests),
                 ]
-                self._send(["functions", role], files, timeout_s)
-            self._receive()
+                self._send(["functions", role], files, timeout_s, cap)
+            status, _ = self._receive()
             *whole, _ = _content(verdicts).split(b"\n")
-            return [json.loads(line) for line in whole], _last_line(error)
+            return [json.loads(line) for line in whole], _how_it_ended(status, error, cap)
 
-    def _send(self, children: Sequence[str], files: Sequence[int], timeout_s: float) -> None:
+    def _send(self, children: Sequence[str], files: Sequence[int], timeout_s: float, output_bytes: int) -> None:
         self._channel.settimeout(timeout_s + _SLACK_S)
-        request = {"children": children, "timeout_s": timeout_s, **self._limits}
+        request = {
+            "children": children,
+            "timeout_s": timeout_s,
+            "memory_mib": self._memory_mib,
+            "output_bytes": output_bytes,
+        }
         socket.send_fds(self._channel, [json.dumps(request).encode()], files)
 
-    def _receive(self) -> dict[str, Any]:
+    def _receive(self) -> list[int | None]:
+        """Exit status of each child; minus the signal that ended it, None where it was ended at the deadline."""
         message = self._channel.recv(_MESSAGE_BYTES)
         if not message:
             raise ConnectionError("the template of the `code` grader is gone, perhaps killed for want of memory")
-        reply: dict[str, Any] = json.loads(message)
-        return reply
+        statuses: list[int | None] = json.loads(message)["statuses"]
+        return statuses
 
 
 @contextmanager
@@ -166,6 +178,8 @@ def _content(file: int) -> bytes:
     return os.pread(file, _READ_BYTES, 0)
 
 
-def _last_line(file: int) -> str:
-    lines = _content(file).decode(errors="replace").rstrip().splitlines()
+def _how_it_ended(status: int | None, error: int, cap: int) -> str:
+    if status == -signal.SIGXFSZ:
+        return f"printed more than {cap >> 10} KiB: raise output_kib"
+    lines = _content(error).decode(errors="replace").rstrip().splitlines()
     return lines[-1] if lines else ""

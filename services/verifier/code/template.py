@@ -4,7 +4,9 @@ A zygote: it imports once what programs may import, and each program is a fork o
 its standard input, each a JSON object with the file descriptors of its children attached. For each request the children
 are forked, the last of them (the leader) is waited for, all are killed, and a reply goes back:
 
-    {"children": [role, …], "timeout_s": …, "memory_mib": …, "output_kib": …}    → {"status": …}
+    {"children": [role, …], "timeout_s": …, "memory_mib": …, "output_bytes": …}    → {"statuses": [status, …]}
+
+The statuses are of the children in order; null for one that was killed when the leader had ended, or at the deadline.
 
 A child's files are, in this order: its standard input, output and error, its source, and its two ends of the pipes to
 the other child.
@@ -29,7 +31,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dapo.host.processes import die_with_parent
-from services.verifier.code import isolation, program, seccomp, testing
+from services.verifier.code import isolation, prelude, program, seccomp, testing
 from services.verifier.code.rpc import RpcConnection
 
 _FILES_PER_CHILD = 6
@@ -63,6 +65,7 @@ def main(modules: Sequence[str]) -> None:
     try:
         for name in (*_MODULES.split(), *modules):
             importlib.import_module(name)
+        prelude.add_usual_names()
         template = _Template(channel)
     except (ImportError, OSError) as error:
         channel.send(json.dumps({"error": str(error)}).encode())
@@ -123,8 +126,10 @@ class _Template:
                     ended[pid] = os.waitstatus_to_exitcode(status)
         for pid in living.keys() - ended.keys():
             os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-        return {"status": ended.get(leader)}
+            status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            if status != -signal.SIGKILL:  # It was about to end by itself.
+                ended[pid] = status
+        return {"statuses": [ended.get(pid) for pid in living]}
 
     def _be_child(self, role: str, files: Sequence[int], request: dict[str, Any]) -> NoReturn:
         status = _NOT_CONFINED
@@ -138,6 +143,7 @@ class _Template:
                 os.fdopen(1, "w", closefd=False),
                 os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False),
             )
+            prelude.name_streams()
             gc.enable()
             self._filter.install()
             status = _ROLES[role](source, line)
@@ -151,7 +157,7 @@ class _Template:
         die_with_parent(signal.SIGKILL)
         memory = self._own_bytes + (request["memory_mib"] << 20)
         seconds = math.ceil(request["timeout_s"]) + 1
-        written = request["output_kib"] << 10 if role in _PROGRAMS else _VERDICT_BYTES
+        written = request["output_bytes"] if role in _PROGRAMS else _VERDICT_BYTES
         for kind, most in (
             (resource.RLIMIT_AS, memory),
             (resource.RLIMIT_CPU, seconds),

@@ -11,17 +11,23 @@ What counts as a test is in `asserts.py`.
 import ast
 import builtins
 import json
-import operator
+import reprlib
 import sys
 import types
 from collections.abc import Callable
 from typing import Any
 
 from services.verifier.code.asserts import SOLUTION, UnsupportedTests, identifiers, imported, own_modules, read
+from services.verifier.code.comparison import same_value
+from services.verifier.code.prelude import PYTHONS_OWN
 from services.verifier.code.rpc import ModuleName, NotSerializable, Reference, RpcConnection, decode_value, encode_value
 
+PROGRAM_ENDED = "the program ended"
+"""Told of a test that the program did not live to be asked about; the grading process knows how it ended."""
 _MESSAGE_CHARACTERS = 200
 """An error message is cut to this."""
+_SHOWN_BITS = 4096
+"""Of a larger integer only the size is shown, as its digits take long to find."""
 
 
 class _ObjectProxy:
@@ -87,26 +93,33 @@ class ProgramProxy:
 
     def __init__(self, line: RpcConnection) -> None:
         self._line = line
+        self.started = False
+        """Its definitions were executed, and it said what they are."""
 
     def read(self, wanted: set[str]) -> dict[str, Any]:
         """The `wanted` names that the program defines at its top level; none if it failed before it was asked."""
         try:
             module = _ObjectProxy(self, 0)
-            return {name: self.do("getattr", module, name) for name in self._line.receive()["names"] if name in wanted}
+            defined = self._line.receive()["names"]
+            self.started = True
+            return {name: self.do("getattr", module, name) for name in defined if name in wanted}
         except Exception:  # noqa: BLE001 - what is no list of names is as good as none
             return {}
 
     def do(self, operation: str, *args: Any, **kwargs: Any) -> Any:
-        """Raises what the program raised, as its nearest built-in exception class; EOFError if it is gone."""
+        """Raises what the program raised, as its nearest built-in exception class; _ProgramEnded if it is gone."""
         request = {
             "do": operation,
             "args": [encode_value(one, _refer) for one in args],
             "kwargs": {name: encode_value(one, _refer) for name, one in kwargs.items()},
         }
-        self._line.send(request)
-        reply = self._line.receive()
+        try:
+            self._line.send(request)
+            reply = self._line.receive()
+        except (EOFError, BrokenPipeError) as error:
+            raise _ProgramEnded from error
         if "error" in reply:
-            raise _exception(reply["error"], str(reply["message"]))
+            raise _exception(reply["error"], str(reply["message"]), str(reply["type"]))
         for mine, changed in zip(args, reply["changed"], strict=True):
             if changed is not None:
                 _overwrite(mine, self._decode(changed))
@@ -132,7 +145,7 @@ def _refer(value: Any) -> Reference:
     raise NotSerializable(f"a {type(value).__name__} cannot be passed to a program")
 
 
-def _exception(name: str, message: str) -> Exception:
+def _exception(name: str, message: str, kind_of_program: str) -> Exception:
     kind = getattr(builtins, name, None)
     if not (isinstance(kind, type) and issubclass(kind, Exception)):
         kind = Exception
@@ -140,12 +153,16 @@ def _exception(name: str, message: str) -> Exception:
         error = kind(message)
     except TypeError:  # UnicodeDecodeError and the like want more
         error = ValueError(message)
-    error.__cause__ = _RaisedByProgram()
+    error.__cause__ = _RaisedByProgram(f"{kind_of_program}: {message}")
     return error
 
 
 class _RaisedByProgram(Exception):
-    """The cause of an exception that the program raised."""
+    """The cause of an exception that the program raised, in the program's words."""
+
+
+class _ProgramEnded(EOFError):
+    """The program is gone."""
 
 
 def _overwrite(mine: Any, changed: Any) -> None:
@@ -163,20 +180,22 @@ def _namespace(tree: ast.Module, program: dict[str, Any]) -> dict[str, Any]:
     solution.__dict__["__all__"] = []  # an `import *` may replace nothing: the names are there already
     sys.modules[SOLUTION] = solution
     taken = imported(tree)
-    found = {name: value for name, value in program.items() if not hasattr(builtins, name) and name not in taken}
+    found = {name: value for name, value in program.items() if name not in PYTHONS_OWN and name not in taken}
     found.update({name: sys.modules[name] for name in own_modules(tree)})
-    return {**found, "__name__": "tests"}
+    return {**found, "__name__": "tests", "__builtins__": dict(PYTHONS_OWN)}
 
 
 def _passes(action: Callable[[], object]) -> str:
     """Run `action`. Returns an error message, empty on success. Raises UnsupportedTests."""
     try:
         action()
-    except (NotSerializable, ModuleNotFoundError) as error:
+    except _ProgramEnded:
+        return PROGRAM_ENDED
+    except BaseException as error:
         if isinstance(error.__cause__, _RaisedByProgram):
-            return str(error)
-        raise UnsupportedTests(f"{type(error).__name__}: {error}") from error
-    except BaseException as error:  # noqa: BLE001 - tests fail by raising whatever they like
+            return str(error.__cause__)[:_MESSAGE_CHARACTERS]
+        if isinstance(error, (NotSerializable, ModuleNotFoundError)):
+            raise UnsupportedTests(f"{type(error).__name__}: {error}") from error
         return f"{type(error).__name__}: {error}"[:_MESSAGE_CHARACTERS]
     return ""
 
@@ -196,6 +215,8 @@ def run_asserts(source: bytes, program: ProgramProxy, tell: Tell) -> None:
         broken = untold = ""
         for is_test, code in statements:
             wrong = broken or _passes(lambda code=code: exec(code, namespace))  # type: ignore[misc]
+            if wrong and not program.started:
+                wrong = PROGRAM_ENDED
             if is_test:
                 tell(wrong or True)
                 untold = ""
@@ -208,22 +229,31 @@ def run_asserts(source: bytes, program: ProgramProxy, tell: Tell) -> None:
 
 
 def run_calls(source: bytes, program: ProgramProxy, tell: Tell) -> None:
-    """The same for {"function": name, "calls": [[arguments, result], …]}. A tuple equals a list of the same items."""
+    """The same for {"function": name, "calls": [[arguments, result], …], "tolerance": …}, see `comparison.py`.
+
+    A tuple equals a list of the same items.
+    """
     task = json.loads(source)
     names = program.read({task["function"], "Solution"})
     for arguments, expected in task["calls"]:
 
         def action(arguments: Any = arguments, expected: Any = expected) -> None:
+            if not program.started:
+                raise _ProgramEnded
             found = _as_json(_find_function(names, task["function"])(*arguments))
-            if not _equal(found, expected):
-                raise AssertionError(f"{found!r:.80} for {expected!r:.80}")
+            if not same_value(found, expected, task["tolerance"]):
+                raise AssertionError(f"{_shown(found)} for {_shown(expected)}")
 
         tell(_passes(action) or True)
 
 
 def _find_function(names: dict[str, Any], name: str) -> Any:
-    """A function at the top level, else a method of a class `Solution`, as in LeetCode."""
-    return names[name] if name in names else getattr(names["Solution"](), name)
+    """A function at the top level, else a method of a class `Solution`, as in LeetCode. Raises NameError."""
+    if name in names:
+        return names[name]
+    if "Solution" not in names:
+        raise NameError(f"the program defines no {name!r}")
+    return getattr(names["Solution"](), name)
 
 
 def _as_json(value: Any) -> Any:
@@ -234,8 +264,10 @@ def _as_json(value: Any) -> Any:
     return value
 
 
-def _equal(found: Any, expected: Any) -> bool:
-    """Python's ==, except that True does not equal 1."""
-    if isinstance(found, list) and isinstance(expected, list):
-        return len(found) == len(expected) and all(map(_equal, found, expected))
-    return isinstance(found, bool) == isinstance(expected, bool) and operator.eq(found, expected) is True
+class _Shown(reprlib.Repr):
+    def repr_int(self, x: int, level: int) -> str:
+        return super().repr_int(x, level) if x.bit_length() <= _SHOWN_BITS else f"<{x.bit_length()} bits>"
+
+
+def _shown(value: Any) -> str:
+    return f"{_Shown().repr(value):.80}"

@@ -12,8 +12,9 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from dapo.spec.tree.graders import ArithmeticGrader
+from services.verifier.graders.equivalence import class_of_text
 from services.verifier.graders.reading.extraction import final_answer
-from services.verifier.graders.verdict import GradeFunction, Verdict, right, wrong
+from services.verifier.graders.verdict import Grader, Verdict, right, wrong
 
 _MAX_CHARACTERS = 300
 _SIGNS = str.maketrans({"−": "-", "×": "*", "·": "*", "÷": "/", "$": " "})
@@ -36,7 +37,7 @@ class _NotAnExpression(ValueError):
     """What stands there is no expression of + − * / and numbers."""
 
 
-def make_arithmetic(options: ArithmeticGrader) -> GradeFunction:
+def make_arithmetic(options: ArithmeticGrader) -> Grader:
     def grade(text: str, gold: str) -> Verdict:
         wanted = _read_gold(gold)
         if wanted is None:
@@ -55,7 +56,11 @@ def make_arithmetic(options: ArithmeticGrader) -> GradeFunction:
             return wrong("wrong_numbers", written)
         return right("equal", written) if value == wanted.target else wrong("different", written)
 
-    return grade
+    return Grader(grade, _gold_problem, lambda text: class_of_text(final_answer(text)))
+
+
+def _gold_problem(gold: str) -> str:
+    return "" if _read_gold(gold) else 'it is not {"numbers": […], "target": …} with finite numbers'
 
 
 def _read_gold(gold: str) -> _CountdownGold | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dapo.spec.tree.graders import JsonSchemaGrader
-from services.verifier.graders.verdict import GradeFunction, GraderSetupError, Verdict, right, wrong
+from services.verifier.graders.verdict import Grader, GraderSetupError, Verdict, right, wrong
 
 _FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[ \t]*$", re.MULTILINE)
 _CACHED_SCHEMAS = 256
@@ -17,7 +17,7 @@ class _BadSchema(ValueError):
     """It is no JSON schema."""
 
 
-def make_json_schema(options: JsonSchemaGrader) -> GradeFunction:
+def make_json_schema(options: JsonSchemaGrader) -> Grader:
     """Raises GraderSetupError where `schema_path` holds no schema, ImportError without the library jsonschema."""
     import jsonschema  # noqa: F401 - here, and not at the first grading, it may be missing
     from referencing.exceptions import Unresolvable
@@ -45,7 +45,14 @@ def make_json_schema(options: JsonSchemaGrader) -> GradeFunction:
             return wrong("too_complex", written)
         return right("valid", written) if valid else wrong("invalid", written)
 
-    return grade
+    def gold_problem(gold: str) -> str:
+        try:
+            read_schema(gold if fixed is None else fixed)
+        except _BadSchema as error:
+            return f"it is no JSON schema: {str(error).splitlines()[0]}"
+        return ""
+
+    return Grader(grade, gold_problem)
 
 
 def _read_file(path: str) -> str:

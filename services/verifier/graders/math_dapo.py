@@ -11,12 +11,17 @@ the paper's rule turns into 12, stays a pair.
 """
 
 import re
+from fractions import Fraction
 from functools import lru_cache
+from typing import NamedTuple
 
 from dapo.spec.tree.graders import MathDapoGrader
+from services.verifier.graders.equivalence import class_of_number, class_of_text
+from services.verifier.graders.golds import compares, mathematical_problem
 from services.verifier.graders.math_text import as_number, clean_signs
 from services.verifier.graders.reading.extraction import answer_line
-from services.verifier.graders.verdict import GradeFunction, Verdict, compare_texts, right
+from services.verifier.graders.reading.units import same_unit, split_unit
+from services.verifier.graders.verdict import Grader, Verdict, compare_texts, right, wrong
 
 _ANSWER = re.compile(r"(?i)Answer\s*:\s*([^\n]+)")
 _REPLACED = (
@@ -61,36 +66,81 @@ _BOXED = re.compile(r"\\boxed\{(.*)\}")
 _SHORT_FRACTION = re.compile(r"frac([^{])(.)")
 _SHORT_ROOT = re.compile(r"sqrt([^{])")
 _SHORT_POWER = re.compile(r"\^\{([0-9a-zA-Z])\}")
+_GROUPED = re.compile(r"[+-]?[0-9]{1,3}(?: [0-9]{3})+")
+_BETWEEN_DIGITS = re.compile(r"(?<=[0-9])\s+(?=[0-9])")
+_APART = "\u00a0"
 _INTEGER = re.compile(r"([+-]?)([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)")
 
 
-def make_math_dapo(options: MathDapoGrader) -> GradeFunction:
-    return _grade_literally if options.literal else _grade
+class _Answer(NamedTuple):
+    normal: str
+    number: Fraction | None
+    unit: str = ""
+    """That the normal form has lost; read of gold answers alone."""
+
+
+def make_math_dapo(options: MathDapoGrader) -> Grader:
+    grade = _grade_literally if options.literal else _grade
+    classify = _class_of_literal if options.literal else _class_of
+    return compares(grade, mathematical_problem(grade, "Answer: {}".format), classify)
 
 
 def _grade_literally(text: str, gold: str) -> Verdict:
     """`text` is the end of the response: the caller cuts it to the 300 characters that the paper's rule reads."""
+    return compare_texts(_last_line(text), _normal_gold(gold))
+
+
+def _last_line(text: str) -> str:
     answers = _ANSWER.findall(text)
-    return compare_texts(normalise(answers[-1]) if answers else "", _normal_gold(gold))
+    return normalise(answers[-1]) if answers else ""
 
 
 def _grade(text: str, gold: str) -> Verdict:
     written = answer_line(text)
-    answer, wanted = _normal(written) if written else "", _normal_typographic_gold(gold)
-    verdict = compare_texts(answer, wanted)
-    if verdict.reason == "different" and (number := as_number(answer)) is not None and number == as_number(wanted):
-        return right("equal", answer)
+    if not written:
+        return wrong("no_answer")
+    answer, wanted = _read(written), _read_gold(gold)
+    verdict = compare_texts(answer.normal, wanted.normal)
+    if verdict.reason == "different" and answer.number is not None and answer.number == wanted.number:
+        verdict = right("equal", answer.normal)
+    if verdict.correct and wanted.unit:
+        unit = _unit(written)
+        if unit and not same_unit(unit, wanted.unit):
+            return wrong("different", f"{answer.normal} {unit}")
     return verdict
 
 
-def _normal(written: str) -> str:
-    text = clean_signs(written).replace("$", "").replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
-    return normalise(_SHORT_POWER.sub(r"^\1", text))
+def _class_of(text: str) -> str:
+    written = answer_line(text)
+    if not written:
+        return ""
+    answer = _read(written)
+    return class_of_text(answer.normal) if answer.number is None else class_of_number(answer.number)
+
+
+def _class_of_literal(text: str) -> str:
+    return class_of_text(_last_line(text))
+
+
+def _read(written: str) -> _Answer:
+    if _INTEGER.fullmatch(written):  # there is nothing in it to be set aside
+        digits = _canonical_integer(written)
+        return _Answer(digits, as_number(digits))
+    text = clean_signs(written).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
+    number = as_number(text)
+    if not _GROUPED.fullmatch(text):  # the normal form has no spaces, but 1 1/2 is not 11/2
+        text = _BETWEEN_DIGITS.sub(_APART, text)
+    normal = normalise(_SHORT_POWER.sub(r"^\1", text.replace("$", "")))
+    return _Answer(normal, as_number(normal) if number is None else number)
+
+
+def _unit(written: str) -> str:
+    return split_unit(clean_signs(written))[1]
 
 
 @lru_cache(maxsize=4096)
-def _normal_typographic_gold(gold: str) -> str:
-    return _normal(gold)
+def _read_gold(gold: str) -> _Answer:
+    return _read(gold)._replace(unit=_unit(gold))
 
 
 @lru_cache(maxsize=4096)

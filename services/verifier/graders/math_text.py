@@ -1,4 +1,4 @@
-"""A mathematical answer as text: its cleaned spelling, numbers, units, and whether it is too costly for sympy."""
+"""A mathematical answer as text: its cleaned spelling, numbers, and whether it is too costly for sympy."""
 
 import re
 import unicodedata
@@ -29,14 +29,14 @@ _CLOSING_REVERSED = re.compile(r"(?:\s|\$(?!\\)|[()\[\]]\\)*[.,;:]?(?:\s|\$(?!\\
 """Matched from the end, as a search for what ends there takes time quadratic in runs that do not."""
 _SPACING = re.compile(r"\\!\s*|\\displaystyle\s*|\\(?:left|right)(?![a-zA-Z])|\\\$|(?<!\\)\$|(?<!\\)\\[()]")
 _SPACES = re.compile(r"(?<!\\)\\[,;: ]|~")
-_TEXT = re.compile(r"\\(?:text|mbox|mathrm|textbf|textit|textrm|textnormal|mathbf|mathit)\s*\{([^{}]*)\}")
+TEXT = re.compile(r"\\(?:text|mbox|mathrm|textbf|textit|textrm|textnormal|mathbf|mathit)\s*\{([^{}]*)\}")
 _NUMBER = re.compile(r"([+-]?)\s*([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:\.([0-9]*))?")
 _FRACTION = re.compile(
     r"([+-]?)\s*(?:\\[dtc]?frac\s*\{\s*([+-]?[0-9]+)\s*\}\s*\{\s*([0-9]+)\s*\}|([0-9]+)\s*/\s*([0-9]+))"
 )
 _SCIENTIFIC = re.compile(r"([+-]?)\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE]([+-]?[0-9]{1,3})")
 _POWER_OF_TEN = re.compile(
-    r"([+-]?)\s*(?:([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(?:\\times|\\cdot|\*|x)\s*)?"
+    r"([+-]?)\s*(?:([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(?:\\times|\\cdot|[*x×·])\s*)?"
     r"10\s*(?:\^|\*\*)\s*(?:\{\s*([+-]?[0-9]{1,3})\s*\}|([+-]?[0-9]{1,3}))"
 )
 _MIXED = re.compile(
@@ -45,40 +45,6 @@ _MIXED = re.compile(
 _APART = re.compile(r"[+-]?[0-9]+\s+[0-9]+(?:\s*/\s*[0-9]+)?")
 _SPACE = re.compile(r"(?<![0-9])(?:\s|\\[,; ])+|(?:\s|\\[,; ])+(?![0-9\s\\])")
 _BASE = re.compile(r"[0-9A-Fa-f]\}?_\s*(?:\{\s*)?([0-9]+)\s*\}?$")
-# fmt: off
-_UNIT_WORDS = (
-    "dollar", "cent", "euro", "year", "month", "week", "day", "hour", "minute", "second", "mile", "meter", "metre",
-    "foot", "feet", "yard", "inch", "inches", "kilometer", "kilometre", "centimeter", "centimetre", "millimeter",
-    "millimetre", "gram", "kilogram", "pound", "ounce", "liter", "litre", "milliliter", "gallon", "degree", "radian",
-    "unit", "acre", "newton", "joule", "watt", "volt", "people", "person", "student", "children",
-    "point", "way", "time", "hr", "min", "sec", "lb", "oz", "kilogramme", "gramme", "ton", "tonne",
-)
-_UNIT_SIGNS = (
-    "km", "cm", "mm", "m", "ft", "kg", "g", "s", "mph", "ml", "mL", "h", "kph",
-)
-_NUMBER_WORDS = frozenset((
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-    "hundred", "thousand", "million", "billion", "trillion", "bn", "dozen", "score", "pair", "half", "halve",
-    "third", "quarter", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "hundredth",
-    "thousandth", "percent", "percentage",
-    "pct", "squared", "cubed", "factorial", "negative", "minus", "plus", "over", "point", "mod", "base",
-    "than", "pi", "by", "in", "to", "not", "less", "more", "and", "or", "e", "i", "k", "n", "x", "y", "z", "mn",
-    "M", "G", "T", "gross", "couple", "twice", "double", "triple", "lakh", "crore", "grand", "kilo", "mega", "giga",
-    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty", "thirty", "forty",
-    "fifty", "sixty", "seventy", "eighty", "ninety", "maybe", "perhaps", "about", "modulo", "plusminus", "times",
-    "divided", "choose", "for", "where", "with", "if", "but", "wrong", "per", "of", "isn", "root", "power",
-))
-"""What makes another number, or none, of the number before it; a final s aside."""
-# fmt: on
-_UNIT_WORD = rf"(?i:(?:square\s+|cubic\s+)?(?:{'|'.join(_UNIT_WORDS)})s?)"
-_UNIT = re.compile(rf"(?:{_UNIT_WORD}|{'|'.join(_UNIT_SIGNS)})(?:\s*(?:\bper\b|/)\s*(?:{_UNIT_WORD}|[hs]))?")
-_UNIT_PART = rf"{_TEXT.pattern.replace('([^', '[^').replace('*)', '*')}\s*(?:\^\s*\{{?-?[0-9]\}}?)?"
-_LATEX_UNIT = re.compile(rf"(?<=[0-9}})])\s*({_UNIT_PART}(?:\s*(?:/|\\cdot)?\s*{_UNIT_PART})*)$")
-_UNIT_MARKUP = re.compile(r"\\[a-z]+\s*|[{}]|\^\s*\{?-?[0-9]\}?")
-_PLAIN_UNIT = re.compile(
-    rf"(?<=[0-9])\s+((?:{_UNIT_WORD}(?:\s+per\s+{_UNIT_WORD})?|km|cm|mm|ft|kg|mph)(?:\s*\^\s*\{{?[23]\}}?)?)\s*$"
-)
-_COUNTED = re.compile(r"(?<=[0-9])\s+([a-z]{3,}(?:\s+[a-z]{3,})?)$")
 _SHORT_WORDS = frozenset(
     ("no", "on", "am", "pm", "ne", "nw", "se", "sw", "up", "is", "in", "at", "to", "of", "so", "go")
 )
@@ -135,7 +101,7 @@ def require_visible(text: str) -> None:
 
 def as_text(answer: str) -> str:
     """Of a cleaned answer: markup of text and white space aside. Equal texts are equal answers."""
-    text = _TEXT.sub(r"\1", answer).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
+    text = TEXT.sub(r"\1", answer).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
     return _SPACE.sub("", text).strip("$").rstrip(".")
 
 
@@ -145,32 +111,23 @@ def as_word(text: str) -> str:
     return word if word in _SHORT_WORDS or (len(word) > 2 and word.isalpha()) else ""
 
 
-def is_unit(text: str) -> bool:
-    """Whether it names a measure, as "miles per hour" does; "thousand" and "M" do not."""
-    return _UNIT.fullmatch(text.strip()) is not None
+def other_letters(answer: str, gold: str) -> bool:
+    """Whether a letter stands in both, in other cases: "b" is not "B"."""
+    found, wanted = _letters(answer), _letters(gold)
+    return any(
+        {letter, letter.swapcase()} & found != {letter, letter.swapcase()} & wanted
+        for letter in found
+        if letter in wanted or letter.swapcase() in wanted
+    )
 
 
-def split_unit(answer: str) -> tuple[str, str]:
-    """A cleaned answer without the words that follow its number, and these words: ("5", "miles")."""
-    match = _LATEX_UNIT.search(answer) or _PLAIN_UNIT.search(answer) or _COUNTED.search(answer)
-    return (answer[: match.start()], " ".join(_UNIT_MARKUP.sub(" ", match[1]).split())) if match else (answer, "")
-
-
-def counts_things(answer: str, words: str) -> bool:
-    """Whether the words behind a plain number can only say what is counted: "18 red apples"."""
-    return _COUNTED.search(answer) is not None and may_be_unit(words)
-
-
-def may_be_unit(words: str) -> bool:
-    """Of a gold answer, which may count anything: words, and none that makes another number of it."""
-    found = re.findall(r"[a-zA-Z]+|[^a-zA-Z\s./]", words)
-    forms = {form for word in found for form in (word, word.lower(), word.lower().removesuffix("s"))}
-    return bool(found) and all(word.isalpha() for word in found) and not forms & _NUMBER_WORDS
+def _letters(answer: str) -> set[str]:
+    return {letter for letter in _COMMAND.sub("", TEXT.sub("", answer)) if letter.isalpha()}
 
 
 def has_text(answer: str) -> bool:
     """Whether words stand in the markup of text, behind the last equals sign, or "percent" stands anywhere."""
-    return _TEXT.search(answer.rpartition("=")[2]) is not None or _PERCENT.search(answer) is not None
+    return TEXT.search(answer.rpartition("=")[2]) is not None or _PERCENT.search(answer) is not None
 
 
 def base_of(answer: str) -> str:
@@ -183,7 +140,7 @@ def as_number(answer: str) -> Fraction | None:
     """Value of a cleaned answer that is an integer, a decimal number or a fraction of integers."""
     if len(answer) > _MAX_CHARACTERS:
         return None
-    text = _TEXT.fullmatch(answer)
+    text = TEXT.fullmatch(answer)
     answer = text[1].strip() if text else answer
     match = _NUMBER.fullmatch(answer)
     if match and (match[2] or match[3]):

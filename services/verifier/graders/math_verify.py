@@ -14,7 +14,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from dapo.spec.tree.graders import MathVerifyGrader
-from services.verifier.graders.math_structure import equations, is_set, is_tuple, items, members, named_values
+from services.verifier.graders.equivalence import class_of_expression, class_of_number, class_of_text
+from services.verifier.graders.golds import compares, mathematical_problem
 from services.verifier.graders.math_text import (
     UnreadableAnswer,
     agree,
@@ -23,25 +24,32 @@ from services.verifier.graders.math_text import (
     as_word,
     base_of,
     clean,
-    counts_things,
     has_text,
     is_costly,
-    is_unit,
-    may_be_unit,
     names_no_number,
-    split_unit,
+    other_letters,
     with_percent_sign,
 )  # fmt: skip
 from services.verifier.graders.reading.extraction import final_answer
+from services.verifier.graders.reading.structure import equations, is_set, is_tuple, items, members, named_values
+from services.verifier.graders.reading.units import (
+    counts_things,
+    is_unit,
+    may_be_unit,
+    same_unit,
+    split_sign_of,
+    split_unit,
+)
 from services.verifier.graders.reading.variants import (
     Option,
     as_intervals,
     is_interval,
+    is_letter,
     read_option,
     with_round_brackets,
     without_condition,
 )
-from services.verifier.graders.verdict import GradeFunction, Verdict, right, wrong
+from services.verifier.graders.verdict import Grader, Verdict, right, wrong
 
 _CACHED_GOLDS = 1024
 _CACHED_EXPRESSIONS = 4096
@@ -58,13 +66,11 @@ class _Answer(NamedTuple):
     number: Fraction | None
 
 
-def make_math_verify(options: MathVerifyGrader) -> GradeFunction:
+def make_math_verify(options: MathVerifyGrader) -> Grader:
     read_gold = lru_cache(_CACHED_GOLDS)(_read_gold)
     library = _Library()
 
     def grade(text: str, gold: str) -> Verdict:
-        if not gold.strip():
-            return wrong("empty_gold")
         try:
             answer = _read(final_answer(text))
         except UnreadableAnswer as error:
@@ -73,12 +79,24 @@ def make_math_verify(options: MathVerifyGrader) -> GradeFunction:
             return wrong("no_answer")
         try:
             wanted = read_gold(gold)
-            given, wanted = _in_one_form(_without_unit_of(wanted, answer), wanted)
+            given, wanted = _without_unit_of(wanted, answer), _without_unit_of(answer, wanted)
+            given, wanted = _in_one_form(given, wanted)
             return _judge(given, wanted, library, options.digits)
         except UnreadableAnswer:
             return wrong("bad_gold", answer.text)
 
-    return grade
+    def classify(text: str) -> str:
+        try:
+            return _class_of(_read(final_answer(text)), library, options.digits)
+        except UnreadableAnswer:
+            return ""
+
+    return compares(grade, mathematical_problem(grade, _stating), classify)
+
+
+def _stating(gold: str) -> str:
+    """A response that gives the gold answer."""
+    return gold if final_answer(gold) else f"\\boxed{{{gold}}}"
 
 
 def _read_gold(gold: str) -> _Answer:
@@ -96,10 +114,14 @@ def _read(written: str) -> _Answer:
     return _answer(bare, unit) if is_unit(unit) or counts_things(text, unit) else _answer(text)
 
 
-def _without_unit_of(gold: _Answer, answer: _Answer) -> _Answer:
-    """The gold answer's own unit is one, whatever it counts."""
+def _without_unit_of(other: _Answer, answer: _Answer) -> _Answer:
+    """The other side's own unit is one, whatever it counts, and where its sign could be a letter."""
+    if answer.unit or not other.unit:
+        return answer
     bare, unit = split_unit(answer.text)
-    return _answer(bare, unit) if unit and unit == gold.unit else answer
+    if not (unit and same_unit(unit, other.unit)):
+        bare = split_sign_of(answer.text, other.unit)
+    return answer if bare == answer.text else _answer(bare, other.unit)
 
 
 def _in_one_form(answer: _Answer, gold: _Answer) -> tuple[_Answer, _Answer]:
@@ -108,12 +130,16 @@ def _in_one_form(answer: _Answer, gold: _Answer) -> tuple[_Answer, _Answer]:
         return answer, gold
     if gold.text.endswith("%"):
         answer = _answer(with_percent_sign(answer.text), answer.unit)
-    given, wanted = read_option(answer.text), read_option(gold.text)
+    wanted = read_option(gold.text)
+    given = read_option(answer.text.upper() if wanted and is_letter(answer.text) else answer.text)
     if given and wanted:
         return _of_option(given, answer, wanted, gold)
     given_bare, wanted_bare = without_condition(answer.text), without_condition(gold.text)
     if (given_bare == answer.text) != (wanted_bare == gold.text):
         answer, gold = _answer(given_bare, answer.unit), _answer(wanted_bare, gold.unit)
+    intervals = as_intervals(answer.text), as_intervals(gold.text)
+    if all(intervals):
+        return _answer(intervals[0], answer.unit), _answer(intervals[1], gold.unit)
     return _as_interval_beside(gold, answer), _as_interval_beside(answer, gold)
 
 
@@ -136,7 +162,9 @@ def _answer(text: str, unit: str = "") -> _Answer:
 
 
 def _judge(answer: _Answer, gold: _Answer, library: "_Library", digits: int) -> Verdict:
-    if answer.number is not None and gold.number is not None:
+    if answer.unit and gold.unit and not same_unit(answer.unit, gold.unit):
+        equal = False
+    elif answer.number is not None and gold.number is not None:
         equal = agree(answer.number, gold.number, digits)
     elif answer.spelled == gold.spelled:
         equal = True
@@ -145,6 +173,7 @@ def _judge(answer: _Answer, gold: _Answer, library: "_Library", digits: int) -> 
     elif (
         names_no_number(answer.text)
         or _has_other_words(answer, gold)
+        or other_letters(answer.text, gold.text)
         or base_of(answer.text) not in ("", base_of(gold.text))
     ):
         equal = False
@@ -216,6 +245,23 @@ def _numerically_plausible(gold: Any, answer: Any, digits: int) -> bool:
 
 def _near(a: Fraction, b: Fraction, digits: int) -> bool:
     return agree(a, b, digits) or (a != 0 and abs(a - b) < abs(a) / 10**20) or a == 100 * b or b == 100 * a
+
+
+def _class_of(answer: _Answer, library: "_Library", digits: int) -> str:
+    """By the rules of `_judge`, as far as one answer shows them."""
+    bare, unit = split_unit(answer.text)
+    if unit and may_be_unit(unit):
+        answer = _answer(bare)
+    if answer.number is not None:
+        return class_of_number(answer.number, digits)
+    option = read_option(answer.text)
+    if option:
+        return class_of_text(option.letter)
+    text = as_intervals(answer.text) or with_percent_sign(without_condition(answer.text))
+    if as_word(as_text(text)) or names_no_number(text) or base_of(text) or is_costly(text):
+        return class_of_text(as_word(as_text(text)) or as_text(text))
+    parsed = library.parse(text)
+    return class_of_text(as_text(text)) if parsed is None else class_of_expression(parsed, digits)
 
 
 class _Library:

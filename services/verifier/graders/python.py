@@ -6,12 +6,12 @@ from importlib import import_module
 from typing import Any, SupportsFloat
 
 from dapo.spec.tree.graders import PythonGrader
-from services.verifier.graders.verdict import GradeFunction, GraderSetupError, Verdict, scored, wrong
+from services.verifier.graders.verdict import Grader, GraderSetupError, Verdict, scored, wrong
 
 _NO_SCORE = "not a number in [0, 1]"
 
 
-def load_function(options: PythonGrader) -> GradeFunction:
+def load_function(options: PythonGrader) -> Grader:
     """Raises GraderSetupError where there is no such function; what else the module raises passes through."""
     module, _, name = options.function.partition(":")
     try:
@@ -32,7 +32,7 @@ def load_function(options: PythonGrader) -> GradeFunction:
             return wrong("crash", traceback.format_exception_only(error)[-1].strip().rpartition("\n")[2])
         return _checked(found) if isinstance(found, Verdict) else _read(found, options.threshold)
 
-    return grade
+    return Grader(grade)
 
 
 def _read(found: Any, threshold: float) -> Verdict:

@@ -19,7 +19,7 @@ class Verdict(NamedTuple):
     score: float
     """In [0, 1]; 1.0 or 0.0 where there are no partial marks."""
     reason: str
-    """equal, different, no_answer, empty_gold, too_long, passed, below_threshold …, or one of GRADER_FAILURES."""
+    """equal, different, no_answer, too_long, passed, below_threshold …, or one of GRADER_FAILURES."""
     extracted: str = ""
     """The answer as it was compared, shortened."""
     parts: Mapping[str, float] = {}
@@ -35,6 +35,22 @@ class Verdict(NamedTuple):
 
 GradeFunction = Callable[[str, str], Verdict]
 """(response, gold) → verdict. Pure and deterministic; it may hang or crash, as it runs in a killable process."""
+GoldCheck = Callable[[str], str]
+"""gold → why no response can honestly meet it, in words; empty where one can, or nobody can tell."""
+
+
+class Grader(NamedTuple):
+    """One rule in its parts. They are pure, and may hang or crash as a GradeFunction may."""
+
+    grade: GradeFunction
+    gold_problem: GoldCheck = lambda gold: ""
+    """Of a gold answer with such a problem `grade` says bad_gold."""
+    answer_class: Callable[[str], str] | None = None
+    """response → a short text, equal where this rule calls the answers equal; empty where there is no answer. None
+    where responses have no answers that could agree."""
+
+    def __call__(self, text: str, gold: str) -> Verdict:
+        return self.grade(text, gold)
 
 
 def utf8_safe(verdict: Verdict) -> Verdict:
@@ -64,8 +80,6 @@ def scored(score: float, threshold: float, extracted: str = "") -> Verdict:
 
 def compare_texts(answer: str, gold: str) -> Verdict:
     """The verdict on two normal forms, correct if they are equal. An empty answer is never correct."""
-    if not gold:
-        return wrong("empty_gold", answer)
     if not answer:
         return wrong("no_answer")
     return right("equal", answer) if answer == gold else wrong("different", answer)

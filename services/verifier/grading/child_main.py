@@ -5,6 +5,8 @@ is a list of jobs. One line goes out after each job, so the parent knows which j
 
     ["build", grader]                → null, or why the grader cannot be set up
     ["grade", grader, text, gold]    → [correct, score, reason, extracted, parts]
+    ["classify", grader, text]       → what `Grader.answer_class` says of the response
+    ["check", grader, gold]          → what `Grader.gold_problem` says of the gold answer
     ["measure", text, patterns]      → [fingerprint, repetition, reflection]
 
 A grader is built before it grades. If one raises, the process ends, and the parent counts the job as crashed.
@@ -21,7 +23,7 @@ from pydantic import TypeAdapter
 from dapo.algo.text_statistics import TextStatistics, measure_text
 from dapo.host.processes import die_with_parent
 from dapo.spec.tree.graders import AnyGrader, GraderSpec
-from services.verifier.graders import MAX_EXTRACTED, GradeFunction, GraderSetupError, Verdict, build_grader
+from services.verifier.graders import MAX_EXTRACTED, Grader, GraderSetupError, Verdict, build_grader
 
 READY = b"ready\n"
 
@@ -47,7 +49,7 @@ class _JobRunner:
 
     def __init__(self, graders: dict[str, AnyGrader]) -> None:
         self._options = graders
-        self._built: dict[str, GradeFunction] = {}
+        self._built: dict[str, Grader] = {}
 
     def run(self, kind: str, *arguments: Any) -> str | Verdict | TextStatistics | None:
         match kind:
@@ -55,6 +57,10 @@ class _JobRunner:
                 return self._build(*arguments)
             case "measure":
                 return measure_text(*arguments)
+            case "classify":
+                return self._classify(*arguments)
+            case "check":
+                return self._check(*arguments)
             case _:
                 return self._grade(*arguments)
 
@@ -66,8 +72,15 @@ class _JobRunner:
         return None
 
     def _grade(self, name: str, text: str, gold: str) -> Verdict:
-        verdict = self._built[name](text, gold)
+        verdict = self._built[name].grade(text, gold)
         return verdict._replace(extracted=verdict.extracted[:MAX_EXTRACTED])
+
+    def _classify(self, name: str, text: str) -> str:
+        classify = self._built[name].answer_class
+        return "" if classify is None else classify(text)
+
+    def _check(self, name: str, gold: str) -> str:
+        return self._built[name].gold_problem(gold)
 
 
 def serve_jobs(runner: _JobRunner, requests: BinaryIO, replies: BinaryIO) -> None:

@@ -12,6 +12,9 @@ from services.verifier.remote.judge import Judge
 from services.verifier.remote.scorer import RemoteScorer
 from services.verifier.request import GradingRequest
 
+_EQUAL = "equal"
+"""The reason of verdicts on answers that equal the gold answer."""
+_GOLDS_CLASS = "="
 _ROUNDING = 1e-9
 """0.1 + 0.7 is less than 0.8 in floating point."""
 
@@ -78,6 +81,43 @@ class Grading:
             found.update(zip(chosen, verdicts, strict=True))
         return [utf8_safe(found[index]) for index in range(len(requests))]
 
+    async def classify(self, requests: Sequence[GradingRequest], verdicts: Sequence[Verdict]) -> list[str]:
+        """The class of each response's answer, in order: equal where its grader calls the answers equal.
+
+        Answers that equal the gold answer are one class. Empty where there is no answer, or none that could agree.
+        """
+        asked = [
+            request
+            for request, verdict in zip(requests, verdicts, strict=True)
+            if not (verdict.failed or verdict.reason == _EQUAL) and self._extracts_answer(request.grader)
+        ]
+        found = dict(zip(map(id, asked), await self._pool.classify(asked), strict=True))
+        return [
+            _GOLDS_CLASS if verdict.reason == _EQUAL else _own_class(found.get(id(request), ""), verdict)
+            for request, verdict in zip(requests, verdicts, strict=True)
+        ]
+
+    def _extracts_answer(self, name: str) -> bool:
+        grader = self._graders.get(name)
+        return grader is not None and grader.EXTRACTS_ANSWER
+
+    async def check_golds(self, golds: Sequence[tuple[str, str]]) -> list[str]:
+        """Why no response can honestly meet the gold answer of each (grader, gold answer), in order; empty where one
+        can, or its grader does not tell. Raises GraderStartError where a grader is unavailable."""
+        asked = [[(part, gold) for part in self._local_parts(name)] for name, gold in golds]
+        problems = iter(await self._pool.check_golds([one for parts in asked for one in parts]))
+        found = [[next(problems) for _ in parts] for parts in asked]
+        return [
+            next(filter(None, of_parts), "") if name in self._graders else f"no grader is called {name!r}"
+            for (name, _), of_parts in zip(golds, found, strict=True)
+        ]
+
+    def _local_parts(self, name: str) -> list[str]:
+        grader = self._graders.get(name)
+        if isinstance(grader, WeightedGrader):
+            return [local for part in grader.parts for local in self._local_parts(part)]
+        return [name] if grader is not None and is_local(grader) else []
+
     async def _grade_alike(self, name: str, requests: Sequence[GradingRequest]) -> list[Verdict]:
         """Verdicts of requests that all name this grader."""
         options = self._graders.get(name)
@@ -93,7 +133,7 @@ class Grading:
         self, service: RemoteScorer | Judge, options: AnyGrader, requests: Sequence[GradingRequest]
     ) -> list[Verdict]:
         """Empty and too long responses get their verdict here; what all others say goes to the service."""
-        texts = [_text_for_service(options, request.text) for request in requests]
+        texts = [_text_for_service(options, request) for request in requests]
         asked = [one._replace(text=text) for one, text in zip(requests, texts, strict=True) if isinstance(text, str)]
         answers = iter(await service.grade(asked))
         return [text if isinstance(text, Verdict) else next(answers) for text in texts]
@@ -113,9 +153,15 @@ def _field(name: str, grader: AnyGrader, reward: RewardSpec) -> str:
     return f"{field}.function" if isinstance(grader, PythonGrader) and name in reward.graders else field
 
 
-def _text_for_service(options: AnyGrader, text: str) -> str | Verdict:
+def _own_class(found: str, verdict: Verdict) -> str:
+    """Of an answer that is not the gold one; by its spelling where its class was not found."""
+    answer = "" if verdict.failed else found or verdict.extracted
+    return f"≠{answer}" if answer else ""
+
+
+def _text_for_service(options: AnyGrader, request: GradingRequest) -> str | Verdict:
     """As `text_for_grader`; an empty response gets its verdict, too."""
-    read = text_for_grader(options, text)
+    read = text_for_grader(options, request.text, request.begun)
     return read if isinstance(read, Verdict) or read.strip() else wrong("no_answer")
 
 

@@ -83,7 +83,7 @@ class GradingPool:
         verdicts: list[Verdict | asyncio.Future[Verdict]] = []
         for request in requests:
             options = self._graders[request.grader]
-            text = text_for_grader(options, request.text)
+            text = text_for_grader(options, request.text, request.begun)
             if isinstance(text, Verdict):
                 verdicts.append(text)
             elif len(request.gold) > options.MAX_GOLD:
@@ -91,6 +91,40 @@ class GradingPool:
             else:
                 verdicts.append(self._queue.submit(self._grading(options, request, text)))
         return [verdict if isinstance(verdict, Verdict) else await verdict for verdict in verdicts]
+
+    async def classify(self, requests: Sequence[GradingRequest]) -> list[str]:
+        """The class of each response's answer (`Grader.answer_class`), in order; empty where none was found.
+
+        Each is a job of its own, so one that takes too long costs no verdict.
+        """
+        classes: list[Verdict | asyncio.Future[str]] = []
+        for request in requests:
+            text = text_for_grader(self._graders[request.grader], request.text, request.begun)
+            if not isinstance(text, Verdict):
+                message = ("classify", request.grader, text)
+                job = GradingJob(message, str, _unclassified, self._timeout_s, request.grader)
+                classes.append(self._queue.submit(job))
+            else:
+                classes.append(text)
+        return ["" if isinstance(found, Verdict) else await found for found in classes]
+
+    async def check_golds(self, golds: Sequence[tuple[str, str]]) -> list[str]:
+        """What is wrong with the gold answer of each (grader, gold answer), in order; empty where nothing is.
+
+        Raises GraderStartError where a grader is unavailable.
+        """
+        problems: list[str | asyncio.Future[str]] = []
+        for name, gold in golds:
+            if len(gold) > (most := self._graders[name].MAX_GOLD):
+                problems.append(f"{len(gold)} characters, {most} may be")
+            else:
+                job = GradingJob(("check", name, gold), str, _unchecked, self._timeout_s, name)
+                problems.append(self._queue.submit(job))
+        found = [problem if isinstance(problem, str) else await problem for problem in problems]
+        for name, _ in golds:
+            if name in self._unavailable:
+                raise GraderStartError(f"grader {name!r}: {self._unavailable[name]}")
+        return found
 
     async def measure(self, texts: Sequence[str], reflection_patterns: Sequence[str]) -> list[TextStatistics | None]:
         """Statistics of each text, in order; None for one that took too long or too much memory."""
@@ -198,6 +232,15 @@ def _judge(left: deque[GradingJob[Any]], end: Exception) -> None:
         return
     culprit.conclude(culprit.give_up("crash" if isinstance(end, GradingEnded) else "timeout", ""))
     left.popleft()
+
+
+def _unclassified(reason: str, detail: str) -> str:
+    log.warning("the answer of a response got no class (%s): in maj@k it counts by its spelling", reason)
+    return ""
+
+
+def _unchecked(reason: str, detail: str) -> str:
+    return f"it cannot be checked ({reason})"
 
 
 def _unmeasured(reason: str, detail: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 
+from dapo.host.proxies import BadProxy, proxy_for
 from dapo.redaction import redact_url
 from dapo.spec.tree.graders import JudgeGrader, RemoteGrader
 from services.verifier.graders import GraderSetupError
@@ -36,7 +37,8 @@ class ServiceClient:
     """Client of one URL: at most `concurrency` requests at a time, each tried up to 1 + `retries` times.
 
     A try has `timeout_s`. Pauses between tries double from 0.5 s, with jitter, or follow Retry-After; at most 30 s.
-    Raises GraderSetupError if the URL is malformed or the variable `api_key_env` is not set.
+    The proxy is that of `dapo/host/proxies.py`. Raises GraderSetupError if the URL or the variable of its proxy is
+    malformed, or the variable `api_key_env` is not set.
     """
 
     def __init__(self, url: str, options: RemoteGrader | JudgeGrader) -> None:
@@ -48,8 +50,10 @@ class ServiceClient:
         self._options = options
         self._breaker = CircuitBreaker(time.monotonic)
         self._slots = asyncio.Semaphore(options.concurrency)
-        limits = httpx.Limits(max_connections=options.concurrency)
-        self._client = httpx.AsyncClient(headers=_authorisation(options.api_key_env), limits=limits, timeout=None)
+        headers = _authorisation(options.api_key_env)
+        self._client = httpx.AsyncClient(
+            headers=headers, transport=_transport(url, self._shown, options.concurrency), timeout=None
+        )
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -113,6 +117,15 @@ class _RequestFailed(Exception):
         super().__init__(message)
         self.transient = transient
         self.retry_after_s = retry_after_s
+
+
+def _transport(url: str, shown: str, connections: int) -> httpx.AsyncHTTPTransport:
+    """httpx would choose the proxy itself if it was left to, and ask for loopback through it."""
+    try:
+        proxy = proxy_for(url)
+    except BadProxy as error:
+        raise GraderSetupError(f"{shown} cannot be asked: {error}") from error
+    return httpx.AsyncHTTPTransport(proxy=proxy, limits=httpx.Limits(max_connections=connections))
 
 
 def _authorisation(variable: str | None) -> dict[str, str]:

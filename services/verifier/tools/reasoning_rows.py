@@ -8,7 +8,8 @@ from typing import Any
 
 from dapo.data.errors import DatasetError
 from dapo.data.outputs import check_output, open_output
-from services.verifier.graders.reasoning_gym import SUPPORTED, encode_gold
+from dapo.spec.tree.graders import ReasoningGymGrader
+from services.verifier.graders.reasoning_gym import SUPPORTED, encode_gold, make_reasoning_gym
 
 _INSTRUCTION = "Write your final answer, and nothing else, between <answer> and </answer>."
 
@@ -18,7 +19,10 @@ class CannotGenerate(ValueError):
 
 
 def generate_rows(task: str, rows: int, seed: int) -> Iterator[dict[str, Any]]:
-    """The same rows for the same arguments. Raises CannotGenerate, at once."""
+    """The same rows for the same arguments, of `rows` those whose gold answer the task's own rule takes for right.
+
+    Raises CannotGenerate, at once.
+    """
     if task not in SUPPORTED:
         names = ", ".join(sorted(SUPPORTED))
         raise CannotGenerate(
@@ -30,7 +34,8 @@ def generate_rows(task: str, rows: int, seed: int) -> Iterator[dict[str, Any]]:
         raise CannotGenerate(
             f"the library reasoning-gym is missing ({error}): pip install '.[reasoning-gym]'"
         ) from error
-    return (
+    gold_problem = make_reasoning_gym(ReasoningGymGrader()).gold_problem
+    made = (
         {
             "prompt": f"{entry['question']}\n\n{_INSTRUCTION}",
             "gold": encode_gold(task, entry),
@@ -39,6 +44,7 @@ def generate_rows(task: str, rows: int, seed: int) -> Iterator[dict[str, Any]]:
         }
         for entry in reasoning_gym.create_dataset(task, size=rows, seed=seed)
     )
+    return (row for row in made if not gold_problem(row["gold"]))
 
 
 def write(rows: Iterable[dict[str, Any]], out: Path, *, force: bool) -> int:
@@ -80,6 +86,9 @@ def main() -> int:
         sys.stderr.write(f"error: {arguments.out} cannot be written: {error.strerror or error}\n")
         return 2
     sys.stdout.write(f"{written} rows of {arguments.task}: {arguments.out}\n")
+    if written < arguments.rows:
+        left_out = arguments.rows - written
+        sys.stderr.write(f"warning: {left_out} rows are left out, as the task's own rule does not take their answer\n")
     return 0
 
 

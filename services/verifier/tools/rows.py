@@ -2,9 +2,9 @@
 
 from typing import Any, BinaryIO, NamedTuple
 
-from dapo.contracts.prompts import prompt_text
+from dapo.contracts.prompts import begun_response, prompt_text
 from dapo.data.errors import Malformed, RowError
-from dapo.data.rows import encodable, find, gold_text, kind, read_message
+from dapo.data.rows import decoded, encodable, find, gold_text, kind, read_message
 from dapo.data.tables import MAX_LINE_BYTES, Line, check_length, parse_object, read_lines
 from dapo.v1 import messages_pb2 as pb
 from services.verifier.request import GradingRequest
@@ -99,7 +99,8 @@ class RowReader:
             raise RowError(f"field {fields.response!r} must be a string, not {kind(response)}")
         encodable(response, fields.response)
         gold = gold_text(find(raw, fields.gold), fields.gold)
-        request = GradingRequest(self._grader, response, gold, _prompt(raw, fields.prompt))
+        prompt = _prompt(raw, fields.prompt)
+        request = GradingRequest(self._grader, response, gold, prompt_text(prompt), begun_response(prompt, ""))
         return ResponseRow(number, self._position, request, _expected(raw, fields.correct))
 
 
@@ -110,15 +111,15 @@ def _optional(raw: dict[str, Any], field: str) -> Any:
         return None
 
 
-def _prompt(raw: dict[str, Any], field: str) -> str:
-    """The prompt in the words that graders get in training; empty if the row has none."""
-    match value := _optional(raw, field):
+def _prompt(raw: dict[str, Any], field: str) -> pb.Prompt:
+    """As in training; empty if the row has none."""
+    match value := decoded(_optional(raw, field)):
         case None:
-            return ""
+            return pb.Prompt()
         case str():
-            return encodable(value, field)
+            return pb.Prompt(text=encodable(value, field))
         case list():
-            return prompt_text(pb.Prompt(messages=[read_message(item, field) for item in value]))
+            return pb.Prompt(messages=[read_message(item, field) for item in value])
     raise RowError(f"field {field!r} must be a string or a list of messages, not {kind(value)}")
 
 

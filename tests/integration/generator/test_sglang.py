@@ -1,4 +1,7 @@
-"""The generator against a real SGLang server on a tiny random model. One server for the module; it starts in ~40 s."""
+"""The generator against a real SGLang server on a tiny random model. One server for the module; it starts in ~40 s.
+
+All variables name a proxy where nothing listens, so nothing here may go through one.
+"""
 
 import asyncio
 from collections.abc import Iterator
@@ -10,6 +13,7 @@ from transformers import Qwen2ForCausalLM
 
 from dapo.bus import Bus, Delivery
 from dapo.bus.server.embedded import EmbeddedValkey
+from dapo.host.ports import free_port
 from dapo.spec import RunSpec
 from dapo.v1 import messages_pb2 as pb
 from services.generator.engine.client import EngineClient, SamplingParams
@@ -74,7 +78,15 @@ def shared(models: tuple[Path, list[Qwen2ForCausalLM]], tmp_path_factory: pytest
         resources={"generator": {"device": "cpu", "stream_interval": 4, "start_deadline_s": START_S}},
     )
     server = SglangServer(spec, device="cpu", log_path=directory / "logs" / f"{NAME}-sglang.log")
-    with EmbeddedValkey(directory / "redis", 256) as valkey, asyncio.Runner() as loop:
+    with (
+        pytest.MonkeyPatch.context() as environment,
+        EmbeddedValkey(directory / "redis", 256) as valkey,
+        asyncio.Runner() as loop,
+    ):
+        for variable in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+            environment.setenv(variable, f"http://127.0.0.1:{free_port()}")
+        environment.delenv("NO_PROXY", raising=False)
+        environment.delenv("no_proxy", raising=False)
         bus = loop.run(Bus.connect(valkey.url, "test"))
         context = running(bus, spec, NAME, server)
         run = Run(loop, bus, spec, loop.run(context.__aenter__()))
@@ -195,14 +207,18 @@ def test_a_group_is_written_with_payloads_texts_and_versions(shared: Run, models
         assert torch.allclose(torch.tensor(logprobs), reference, atol=LOGPROB_TOLERANCE, rtol=0)
 
 
-def test_a_prompt_of_an_evaluation_is_sampled_in_its_own_way(shared: Run, models) -> None:
-    """A nucleus of nothing but the likeliest token gives the greedy response, cut where the evaluation cuts it."""
+@pytest.mark.parametrize(("number", "temperature", "top_p"), [(2, 0.0, 1.0), (3, 1.0, 1e-6)])
+def test_a_prompt_of_an_evaluation_is_sampled_in_its_own_way(
+    shared: Run, models, number: int, temperature: float, top_p: float
+) -> None:
+    """Temperature 0, and a nucleus of nothing but the likeliest token, give the greedy response, cut where the
+    evaluation cuts it."""
 
     async def written() -> list[pb.CompletionPayload]:
         epoch = await shared.bus.lease.acquire("orchestrator")
-        task = make_task(2, "abcdef>")
-        task.group_id, task.evaluation = "e0000000002", "exam"
-        task.sampling.CopyFrom(pb.Sampling(temperature=1.0, top_p=1e-6, max_response_tokens=5))
+        task = make_task(number, "abcdef>")
+        task.group_id, task.evaluation = f"e{number:010d}", "exam"
+        task.sampling.CopyFrom(pb.Sampling(temperature=temperature, top_p=top_p, max_response_tokens=5))
         await shared.bus.groups.issue([task], epoch)
         entries: list[Delivery] = []
         async with asyncio.timeout(WAIT_S):

@@ -11,10 +11,13 @@ from dapo.bus import Delivery
 from dapo.bus.keys import PROMPTS
 from dapo.bus.parts.streams import Streams
 from dapo.bus.server.embedded import EmbeddedValkey
+from dapo.data import open_dataset
 from dapo.v1 import messages_pb2 as pb
 from services.generator import worker, writer
+from tests.support.arrays import decode_ids, decode_logprobs
 from tests.support.bus import read_alerts
-from tests.support.generator.kit import Learner, running, until
+from tests.support.data import write_lines
+from tests.support.generator.kit import Learner, make_spec, make_task, running, until
 from tests.support.generator.runs import (
     FIRST,
     GROUP_SIZE,
@@ -25,6 +28,7 @@ from tests.support.generator.runs import (
     serving,
     some_completions,
 )
+from tests.support.models import ALPHABET, char_tokenizer, save_model
 from tests.support.simulator.engine import SimulatedServer, SimulatorOptions
 
 
@@ -45,6 +49,34 @@ def test_every_response_of_every_group_is_written_once(redis_url: str, spec) -> 
                 assert member.generated_tokens == sum(c.response_tokens for c in completions)
                 assert 0 < member.busy_s <= member.up_s
             assert await run.bus.weights.members() == []
+
+    asyncio.run(scenario())
+
+
+def test_a_stop_string_that_the_engine_missed_ends_the_response_all_the_same(redis_url: str, spec) -> None:
+    """The simulated engine knows no stop strings: nothing beyond one is written, and no such response is truncated."""
+    stopping = spec.model_copy(update={"sampling": spec.sampling.model_copy(update={"stop": ["b", "cd"]})})
+
+    async def scenario() -> None:
+        async with new_run(redis_url, "stop", stopping.model_dump_json()) as run:
+            async with serving(run, stopping, SimulatedServer(SimulatorOptions(mean_tokens=20, step_s=0.001))):
+                await run.issue(["abc>"] * 20)
+                await run.wait_count("generated", 20)
+                completions = await run.completions(20 * GROUP_SIZE)
+            texts = [(text or b"").decode() for text in await run.bus.payloads.get([c.text_key for c in completions])]
+            payloads = await run.bus.payloads.get([completion.payload_key for completion in completions])
+        ended = 0
+        for completion, text, data in zip(completions, texts, payloads, strict=True):
+            payload = pb.CompletionPayload.FromString(data or b"")
+            tokens = len(decode_ids(payload.response_ids))
+            assert tokens == len(decode_logprobs(payload.logprobs)) == completion.response_tokens
+            assert payload.spans[-1].end == tokens
+            assert not any(stop in text[:-1] for stop in ("b", "cd"))
+            if text.endswith(("b", "cd")):
+                ended += 1
+                assert completion.finish_reason == pb.FINISH_REASON_STOP
+                assert len(text) == tokens
+        assert ended > 20
 
     asyncio.run(scenario())
 
@@ -98,6 +130,34 @@ def test_unusable_prompts_fail_their_groups_with_a_reason(redis_url: str, spec) 
             assert letters[groups[0]]["reason"] == "prompt_too_long"
             assert "401 tokens > data.max_prompt_tokens = 400" in letters[groups[0]]["detail"]
             assert letters[groups[1]]["reason"] == "prompt_empty"
+
+    asyncio.run(scenario())
+
+
+def test_a_prompt_is_rendered_with_the_arguments_that_its_row_brings(redis_url: str, tmp_path: Path) -> None:
+    save_model(tmp_path, 0)
+    tokenizer = char_tokenizer(ALPHABET)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}{{ tail if add_generation_prompt }}"
+    tokenizer.save_pretrained(tmp_path)
+    rows = write_lines(tmp_path / "d.jsonl", [
+        {"prompt": [{"role": "user", "content": "abc"}], "answer": 1},
+        {"prompt": [{"role": "user", "content": "abc"}, {"role": "assistant", "content": "de"}], "answer": 1},
+    ])  # fmt: skip
+    spec = make_spec(tmp_path, data={"path": str(rows), "chat_template_kwargs": {"tail": "xyz>"}})
+
+    async def scenario() -> None:
+        async with new_run(redis_url, "rendered", spec.model_dump_json()) as run:
+            async with serving(run, spec, SimulatedServer()):
+                tasks = [make_task(i, "", group_size=1) for i in range(2)]
+                for task, row in zip(tasks, open_dataset(spec.data), strict=True):
+                    task.prompt.CopyFrom(row.prompt)
+                await run.bus.groups.issue(tasks, run.epoch)
+                await run.wait_count("generated", 2)
+                completions = sorted(await run.completions(2), key=lambda one: one.group_id)
+            payloads = await run.bus.payloads.get([completion.payload_key for completion in completions])
+            ids = [decode_ids(pb.CompletionPayload.FromString(data or b"").prompt_ids) for data in payloads]
+            assert [tokenizer.decode(one) for one in ids] == ["abcxyz>", "abcde"]
+            assert [completion.prompt_end for completion in completions] == ["abcxyz>", "abcde"]
 
     asyncio.run(scenario())
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from dapo.spec import RunSpec  # noqa: E402
 from dapo.v1 import messages_pb2 as pb  # noqa: E402
 from services.learner.checkpoint import read_latest  # noqa: E402
 from tests.support.bus import RUN, group_id, make_kept, read_alerts  # noqa: E402
+from tests.support.disks import small_disk  # noqa: E402
 from tests.support.learner.weight_receiver import Receiver  # noqa: E402
 from tests.support.models import save_model  # noqa: E402
 from tests.support.paths import REPO  # noqa: E402
@@ -202,6 +204,33 @@ def test_two_ranks_train_publish_stop_resume_and_end(valkey: EmbeddedValkey, tmp
     play(valkey.url, scenario)
     manifest = json.loads((tmp_path / "checkpoints" / "step-000003" / "manifest.json").read_text())
     assert manifest["world_size"] == RANKS
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("hindrance", ["full", "read-only"])
+def test_a_disk_that_refuses_a_checkpoint_is_told_in_one_sentence(
+    valkey: EmbeddedValkey, tmp_path: Path, hindrance: str
+) -> None:
+    save_model(tmp_path / "model", 0)
+    spec = make_spec(tmp_path / "model", ranks=1, every_steps=1)
+
+    async def scenario(bus: Bus, processes: list[asyncio.subprocess.Process]) -> None:
+        await bus.runs.create(spec.model_dump_json(), str(tmp_path), "2026-01-01T00:00:00Z")
+        epoch = await make_kept(bus, 2, GROUP_SIZE)
+        batch = make_batch(bus, 0)
+        await bus.payloads.put(dict.fromkeys(payload_keys([batch]), payload()))
+        await bus.batches.cut(batch, epoch)
+        processes += await start_ranks(valkey.url, tmp_path, ranks=1)
+        assert await exit_codes(processes) == [os.EX_IOERR]
+
+    with small_disk(tmp_path / "checkpoints", kib=300) as disk:
+        if hindrance == "read-only":
+            subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        play(valkey.url, scenario)
+        log = (tmp_path / "learner-0.log").read_text()
+    matter = {"full": "the disk is full", "read-only": "the file system is read-only"}[hindrance]
+    assert log.splitlines()[-1].startswith(f"error: the checkpoint of step 1 cannot be written: {matter}: {disk}")
+    assert "Traceback" not in log
 
 
 @pytest.mark.timeout(600)

@@ -15,7 +15,9 @@ def service(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def channel(service):
-    with grpc.insecure_channel(f"127.0.0.1:{service.ready['grpc_port']}") as open_channel:
+    with grpc.insecure_channel(
+        f"127.0.0.1:{service.ready['grpc_port']}", [("grpc.enable_http_proxy", 0)]
+    ) as open_channel:
         yield open_channel
 
 

@@ -7,7 +7,7 @@ from dapo.bus.parts.groups import Groups
 from dapo.bus.server.embedded import EmbeddedValkey
 from dapo.v1 import messages_pb2 as pb
 from services.orchestrator.control.alerts import ControllerError
-from tests.support.orchestrator.control import PROMPTS, STEPS, Seen, make_spec, run_scripted, some_uniform
+from tests.support.orchestrator.control import GROUP, PROMPTS, STEPS, Seen, make_spec, run_scripted, some_uniform
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +36,25 @@ def test_a_run_keeps_its_staleness_and_its_ledger(valkey, tmp_path, staleness):
     assert sum(seen.ledger.values()) == seen.issued
     assert seen.ledger["trained"] == STEPS * PROMPTS
     assert {state for state, count in seen.ledger.items() if count} <= {"trained", "filtered", "surplus"}
+
+
+@pytest.mark.parametrize("staleness", [0, 2])
+@pytest.mark.parametrize("rows", [1, 3, 7])
+def test_a_batch_larger_than_the_data_and_epochs_that_end_within_one(valkey, tmp_path, rows, staleness):
+    """Batches are full all the same: a row is asked again in the next epoch, as a group of its own."""
+    spec = make_spec(tmp_path, staleness=staleness, rows=rows)
+    workers, seen = run_scripted(valkey, f"rows{rows}s{staleness}", spec, some_uniform)
+    drawn = [workers.rows_of[group_id] for group_id in sorted(workers.rows_of)]
+    assert drawn == [divmod(number, rows) for number in range(len(drawn))]
+    batches = [[group.group_id for group in batch.groups] for batch in workers.batches]
+    assert [len(set(groups)) for groups in batches] == [PROMPTS] * STEPS
+    assert len({group_id for groups in batches for group_id in groups}) == STEPS * PROMPTS
+    epochs = [{workers.rows_of[group_id][0] for group_id in groups} for groups in batches]
+    assert any(len(within) > 1 for within in epochs)
+    lags = [batch.batch - group.issued_version for batch in workers.batches for group in batch.groups]
+    assert 0 <= min(lags) <= max(lags) <= staleness
+    assert seen.open == []
+    assert sum(seen.ledger.values()) == seen.issued == len(drawn)
 
 
 def test_each_step_is_recorded_with_what_it_was_made_of(valkey, tmp_path):
@@ -91,11 +110,24 @@ def test_a_low_keep_rate_is_an_alert_and_the_run_goes_on(valkey, tmp_path):
 MEASURED = {"accuracy_mean", "reward_mean", "response_length_mean", "truncated_share", "keep_rate"}
 
 
-def test_every_step_has_numbers_though_two_batches_are_cut_at_once(valkey, tmp_path):
+def test_two_batches_cut_at_once_have_the_numbers_of_their_own_groups(valkey, tmp_path):
+    spec = make_spec(tmp_path, staleness=4, dynamic_sampling=False)
+    workers, seen = run_scripted(
+        *(valkey, "own", spec, lambda group_id, index: index <= int(group_id[1:]) % 3), learn_s=0.05, burst=4 * PROMPTS
+    )
+    for row, batch in zip(seen.rows, workers.batches, strict=True):
+        shares = [(int(group.group_id[1:]) % 3 + 1) / GROUP for group in batch.groups]
+        assert row["accuracy_mean"] == sum(shares) / PROMPTS
+        assert row["keep_rate"] == 1.0
+    assert len({row["accuracy_mean"] for row in seen.rows[:4]}) > 1
+
+
+def test_every_filtered_group_counts_for_one_step(valkey, tmp_path):
     spec = make_spec(tmp_path, staleness=4)
-    _, seen = run_scripted(valkey, "numbers", spec, some_uniform, learn_s=0.05, burst=4 * PROMPTS)
-    assert len(seen.rows) == STEPS
+    _, seen = run_scripted(valkey, "once", spec, some_uniform, learn_s=0.05, burst=4 * PROMPTS)
     assert [row["step"] for row in seen.rows if not all(row[name] is not None for name in MEASURED)] == []
+    told = sum(PROMPTS / row["keep_rate"] - PROMPTS for row in seen.rows)
+    assert 0 < round(told) <= seen.ledger["filtered"] + seen.ledger["surplus"]
 
 
 def alerts_with(seen: Seen, text: str) -> list[str]:

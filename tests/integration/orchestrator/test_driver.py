@@ -8,17 +8,20 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
 
-from dapo.bus import Bus
+from dapo.bus import Bus, BusError
 from dapo.bus.server.embedded import EmbeddedValkey
 from dapo.contracts.events import Alert, ServiceChanged, StateChanged, StepFinished
 from dapo.spec.run import RunSpec
 from services.orchestrator.records.recorder import Recorder
+from services.orchestrator.runs import driver as driver_module
 from services.orchestrator.runs.driver import RunDriver
 from services.orchestrator.runs.events import WatchedEvent
+from tests.support.disks import fill, small_disk
 from tests.support.orchestrator.control import PROMPTS, STEPS, Workers, make_spec
 from tests.support.orchestrator.launcher import FakeLauncher
 from tests.support.waiting import eventually
@@ -139,6 +142,28 @@ def test_a_worker_that_fails_after_the_last_checkpoint_fails_no_run(valkey: Embe
     assert stage.states()[-1] == "succeeded"
 
 
+@pytest.mark.parametrize(("commit", "state"), [(True, "succeeded"), (False, "stopped")])
+def test_a_stop_in_the_last_second_leaves_a_run_what_it_has_become(
+    valkey: EmbeddedValkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commit: bool, state: str
+) -> None:
+    monkeypatch.setattr(driver_module, "_LOG_POLL_S", 60.0)
+
+    async def play(stage: Stage) -> None:
+        bus = await stage.bus()
+        async with services(bus) as workers:
+            await workers.learn()
+            await asyncio.sleep(0.5)  # the driver has looked, and will not look again for a minute
+            if commit:
+                epoch = await bus.lease.acquire("learner")
+                await bus.batches.commit_checkpoint(STEPS - 1, epoch)
+            await stage.driver.stop()
+        await bus.close()
+
+    stage = run_stage(make_spec(tmp_path, staleness=1), tmp_path / "run", play, url=valkey.url)
+    assert stage.states()[-1] == state
+    assert stage.summary()["state"] == state
+
+
 def test_whatever_the_launcher_does_at_the_end_redis_is_closed(valkey: EmbeddedValkey, tmp_path: Path) -> None:
     class Broken(FakeLauncher):
         async def stop(self, run_id: str) -> None:
@@ -186,6 +211,52 @@ def test_a_worker_that_ends_too_early_is_named_with_the_end_of_its_log(
     assert stage.summary()["message"].startswith(f"{says}\nend of log of ")
     failure = stage.failure()
     assert (failure.message, failure.log_end) == (says, "the last words")
+
+
+def test_a_full_disk_comes_first_and_is_one_sentence(tmp_path: Path) -> None:
+    refusals: list[str] = []
+
+    async def play(stage: Stage) -> None:
+        bus = await stage.bus()
+        await eventually(lambda: stage.states() == ["starting"])
+        fill(tmp_path / "disk")
+        with contextlib.suppress(BusError):
+            for number in range(1000):
+                await bus.payloads.put({bus.payloads.payload_key("ballast", number, 0): bytes(1 << 16)})
+        try:
+            await bus.payloads.put({bus.payloads.payload_key("ballast", 0, 1): b"x"})
+        except BusError as error:
+            refusals.append(str(error))
+        await bus.close()
+        await eventually(lambda: stage.states()[-1] == "failed")
+
+    with small_disk(tmp_path / "disk", kib=4096) as disk:
+        stage = run_stage(make_spec(tmp_path, staleness=1), disk / "run", play, url=None)
+    message = stage.driver.snapshot().message
+    assert refusals, "Valkey took what its disk has no room for"
+    assert "cannot write its data to its disk" in refusals[0]
+    assert message.startswith(f"the disk is full: {disk}/run (0.")
+    assert "MiB are free). Free some space" in message.splitlines()[0]
+
+
+@pytest.mark.parametrize("log_is_there", [True, False])
+def test_a_worker_that_a_disk_refuses_says_so_in_its_own_words(
+    valkey: EmbeddedValkey, tmp_path: Path, log_is_there: bool
+) -> None:
+    said = "the checkpoint of step 2 cannot be written: permission denied: /ckpt. Allow writing there"
+    launcher = FakeLauncher()
+    launcher.last_words = f"INFO step 2\nerror: {said}" if log_is_there else "INFO step 2"
+
+    async def play(stage: Stage) -> None:
+        await (await stage.bus()).close()
+        stage.launcher.end(RUN, "learner-0", os.EX_IOERR)
+
+    stage = run_stage(make_spec(tmp_path, staleness=1), tmp_path / "run", play, url=valkey.url, launcher=launcher)
+    message = stage.summary()["message"]
+    if log_is_there:
+        assert message == f"learner-0: {said}"
+    else:
+        assert message.startswith("learner-0 exited with code 74\nend of log")
 
 
 def test_what_cannot_be_placed_fails_the_run_in_words(valkey: EmbeddedValkey, tmp_path: Path) -> None:
@@ -254,7 +325,8 @@ def test_an_embedded_valkey_that_is_killed_comes_back_and_the_run_trains_to_its_
         learning = asyncio.create_task(learn_to_the_end(stage, commit=True))
         for number in range(1, 4):
             await eventually(lambda number=number: stage.steps() >= number)
-            (server,) = [one for one in psutil.Process().children(recursive=True) if one.name() == "valkey-server"]
+            port = urlsplit(stage.launcher.applied[0][0].redis_url).port
+            (server,) = [one for one in psutil.Process().children() if f":{port}" in " ".join(one.cmdline())]
             server.kill()
             await eventually(lambda number=number: any(f"(restart {number} of 5)" in one for one in stage.alerts()))
         await learning

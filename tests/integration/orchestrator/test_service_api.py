@@ -27,10 +27,10 @@ def test_rest_errors_are_typed_and_name_the_field(service, spec, tmp_path):
     (problem,) = service.http.post("/v1/runs", json={"spec": missing}).json()["error"]["problems"]
     assert problem["field"] == "model.path"
 
-    taken = tmp_path / "taken"
+    taken = service.folder / "taken"
     taken.mkdir()
     (taken / "spec.yaml").write_text("{}")
-    response = service.http.post("/v1/runs", json={"spec": spec, "run_dir": str(taken)})
+    response = service.http.post("/v1/runs", json={"spec": spec, "run_dir": "taken"})
     assert (response.status_code, response.json()["error"]["code"]) == (409, "conflict")
 
     for method, path in (("GET", "/v1/runs/none"), ("POST", "/v1/runs/none/stop"), ("GET", "/v1/runs/none/events")):
@@ -38,6 +38,37 @@ def test_rest_errors_are_typed_and_name_the_field(service, spec, tmp_path):
         assert (response.status_code, response.json()["error"]["code"]) == (404, "not_found")
     response = service.http.post("/v1/runs", json={})
     assert (response.status_code, response.json()["error"]["problems"][0]["field"]) == (422, "body.spec")
+
+
+OUTSIDE = ["../../x", "..", "runs/../../x", "/tmp/x", "link/x", "link", ".", "a\0b"]
+
+
+@pytest.mark.parametrize("run_dir", OUTSIDE)
+def test_a_run_is_not_written_outside_of_the_services_directory(service, channel, spec, tmp_path, run_dir):
+    link = service.folder / "link"
+    link.unlink(missing_ok=True)
+    link.symlink_to(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    response = service.http.post("/v1/runs", json={"spec": spec, "run_dir": run_dir})
+    error = response.json()["error"]
+    assert (response.status_code, error["code"]) == (422, "invalid_request")
+    assert [problem["field"] for problem in error["problems"]] == ["run_dir"]
+    with pytest.raises(grpc.RpcError) as caught:
+        run_pb2_grpc.RunServiceStub(channel).CreateRun(
+            run_pb2.CreateRunRequest(spec=json.dumps(spec), run_dir=run_dir), metadata=METADATA
+        )
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert caught.value.details().startswith("run_dir: ")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_run_may_have_any_folder_below_the_services_directory(service, spec, absolute):
+    name = f"mine/{absolute}"
+    run_dir = str(service.folder / name) if absolute else name
+    run = service.http.post("/v1/runs", json={"spec": spec, "run_dir": run_dir}).json()
+    assert run["run_dir"] == str(service.folder.resolve() / name)
+    service.http.post(f"/v1/runs/{run['id']}/stop")
 
 
 def test_every_route_of_runs_wants_the_token(service):
@@ -94,7 +125,7 @@ def test_grpc_health_and_reflection(channel):
 
 def test_grpc_reflection_with_the_token(service):
     token = _WithToken()
-    with grpc.insecure_channel(f"127.0.0.1:{service.ready['grpc_port']}") as plain:
+    with grpc.insecure_channel(f"127.0.0.1:{service.ready['grpc_port']}", [("grpc.enable_http_proxy", 0)]) as plain:
         database = ProtoReflectionDescriptorDatabase(grpc.intercept_channel(plain, token))
         assert "dapo.v1.RunService" in database.get_services()
 

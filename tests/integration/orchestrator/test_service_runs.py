@@ -79,11 +79,11 @@ def test_an_embedded_valkey_that_dies_is_named_with_the_end_of_its_log(service, 
     assert service.family() == []
 
 
-def test_a_full_disk_is_called_one_and_leaves_no_process(service, spec, tmp_path):
-    folder = tmp_path / "run"
+def test_a_full_disk_is_called_one_and_leaves_no_process(service, spec):
+    folder = service.folder / "full"
     folder.mkdir()
     (folder / f".summary.json.{os.uname().nodename}-{service.process.pid}.part").symlink_to("/dev/full")
-    run = service.http.post("/v1/runs", json={"spec": spec, "run_dir": str(folder)}).json()
+    run = service.http.post("/v1/runs", json={"spec": spec, "run_dir": "full"}).json()
     wait_for(service, 3)
     end = service.http.post(f"/v1/runs/{run['id']}/stop").json()
     assert end["state"] == "failed"

@@ -223,14 +223,18 @@ def test_a_lone_surrogate_costs_its_row(tmp_path: Path, grader: str) -> None:
 
 def test_a_service_sees_prompt_and_gold_as_in_training(tmp_path: Path) -> None:
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
-    rows = [{"response": "a", "gold": [1, {"x": "ü"}], "prompt": prompt} for prompt in (messages, "Why?", None, "")]
+    rows = [
+        {"response": "a", "gold": [1, {"x": "ü"}], "prompt": prompt}
+        for prompt in (messages, "Why?", None, "", json.dumps(messages))
+    ]
     path = write(tmp_path / "rows.jsonl", *rows)
     with serving(lambda number, body: Answer({"scores": [1.0] * len(body["items"])})) as service:
         done = grade(path, "--grader", "remote", "--option", f"url={service.url}", "--json")
         items = [item for call in service.calls for item in call["items"]]
     [source] = open_source(SourceSpec(path=str(write(tmp_path / "d.jsonl", rows[0])), gold_field="gold"), "d")
     assert items[0] == {"response": "a", "prompt": prompt_text(source.prompt), "gold": source.gold}
-    assert [item["prompt"] for item in items] == ["system: Be brief.\n\nuser: Why?", "Why?", "", ""]
+    whole = "system: Be brief.\n\nuser: Why?"
+    assert [item["prompt"] for item in items] == [whole, "Why?", "", "", whole]
     assert verdicts(done)[0]["correct"]
     assert done.stderr.count("warning: ") == 1
     assert "warning: line 3 has no prompt, which 'remote' is to see. Name its field with --prompt-field" in done.stderr

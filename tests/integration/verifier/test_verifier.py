@@ -53,6 +53,28 @@ def test_a_grade_tells_how_the_whole_text_is_written(valkey: EmbeddedValkey) -> 
     drive(valkey.url, scenario)
 
 
+@pytest.mark.parametrize(("evaluation", "classes"), [("exam", 4), ("", 1)])
+def test_responses_of_an_evaluation_vote_by_class(valkey: EmbeddedValkey, evaluation: str, classes: int) -> None:
+    pytest.importorskip("math_verify", reason="pip install '.[graders]'")
+    right = ["\\boxed{3}", "Answer: 3.0"]
+    half = ["\\boxed{0.5}", "\\boxed{\\frac12}", "Answer: 1/2"]
+    texts = [*right, *half, "\\boxed{2(x+1)}", "\\boxed{2x+2}", "I do not know"]
+
+    async def scenario(bus: Bus) -> None:
+        group_id = await write_group(
+            bus, 0, [text.encode() for text in texts], grader="math_verify", gold="3", evaluation=evaluation
+        )
+        async with verifying(bus, make_spec()):
+            await scored(bus, 1)
+        found = [grade.answer_class for grade in (await bus.groups.read(group_id)).grades]
+        assert found[-1] == ""
+        assert len(set(found)) == classes
+        if evaluation:
+            assert (found[0], found[2], found[3], found[5]) == (found[1], found[3], found[4], found[6])
+
+    drive(valkey.url, scenario)
+
+
 def test_a_pattern_that_takes_forever_costs_no_verdict(valkey: EmbeddedValkey) -> None:
     async def scenario(bus: Bus) -> None:
         group_id = await write_group(bus, 0, [b"good", b"a" * 60 + b"b"])

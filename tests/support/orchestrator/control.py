@@ -33,12 +33,13 @@ def make_spec(
     staleness: int,
     alert: float = 0.05,
     memory_mib: int = 128,
+    rows: int = 23,
     tree: Tree | None = None,
     **algorithm: Any,
 ) -> RunSpec:
-    """Of 23 prompts; `tree` holds sections beside those that are set here."""
+    """Of `rows` prompts; `tree` holds sections beside those that are set here."""
     data = tmp_path / "d.jsonl"
-    data.write_text("".join(json.dumps({"prompt": f"p{i}", "answer": f"a{i}"}) + "\n" for i in range(23)))
+    data.write_text("".join(json.dumps({"prompt": f"p{i}", "answer": f"a{i}"}) + "\n" for i in range(rows)))
     sections = {
         "seed": 5,
         "model": {"path": "./m"},

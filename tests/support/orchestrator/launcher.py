@@ -13,6 +13,7 @@ class FakeLauncher:
         """`refuses`: what `apply` fails with; without `stops`, `stop` fails."""
         self._refuses = refuses
         self._stops = stops
+        self.last_words = "the last words"
         self.applied: list[tuple[RunTarget, list[Workload]]] = []
         self.stopped: list[str] = []
         self.workers: dict[str, dict[str, WorkerStatus]] = {}
@@ -42,7 +43,7 @@ class FakeLauncher:
         return list(self.workers.get(run_id, {}).values())
 
     async def logs(self, run_id: str, worker_id: str) -> LogTail:
-        return LogTail(f"log of {worker_id}", "the last words")
+        return LogTail(f"log of {worker_id}", self.last_words)
 
     async def stop(self, run_id: str) -> None:
         self.stopped.append(run_id)

@@ -25,6 +25,7 @@ def base_env(**extra: str) -> dict[str, str]:
 
 class Service:
     def __init__(self, folder: Path, **env: str) -> None:
+        self.folder = folder
         ready = folder / "ready.json"
         command = [
             sys.executable,

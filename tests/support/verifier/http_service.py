@@ -52,17 +52,17 @@ class Service:
 
 
 @contextmanager
-def serving(answer: Callable[[int, Any], Answer]) -> Iterator[Service]:
+def serving(answer: Callable[[int, Any], Answer], host: str = "127.0.0.1") -> Iterator[Service]:
     """`answer` gets the number of the call, from 1, and its body."""
     service = Service(answer)
-    config = uvicorn.Config(service, port=0, lifespan="off", log_level="error", timeout_graceful_shutdown=1)
+    config = uvicorn.Config(service, host=host, port=0, lifespan="off", log_level="error", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
         while not server.started:
             time.sleep(0.01)
-        service.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1"
+        service.url = f"http://{host}:{server.servers[0].sockets[0].getsockname()[1]}/v1"
         yield service
     finally:
         server.should_exit = True

@@ -42,11 +42,12 @@ async def write_group(
     gold: str = "good",
     tokens: int = 5,
     finish: pb.FinishReason = pb.FINISH_REASON_STOP,
+    evaluation: str = "",
 ) -> str:
     """A generated group, a response for each text; None leaves the payload out."""
     group_id = f"g{number:010d}"
     epoch = await bus.lease.acquire("orchestrator")
-    task = pb.PromptTask(group_id=group_id, gold=gold, grader=grader, group_size=len(texts))
+    task = pb.PromptTask(group_id=group_id, gold=gold, grader=grader, group_size=len(texts), evaluation=evaluation)
     await bus.groups.issue([task], epoch)
     completions = [
         pb.Completion(

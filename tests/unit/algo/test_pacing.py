@@ -26,6 +26,7 @@ class PacedRun(RuleBasedStateMachine):
         self.in_flight: list[str] = []
         self.ready: list[str] = []
         self.cuts: list[Cut] = []
+        self.untold: set[str] = set()
         self.trained = 0
 
     def issue(self, count: int) -> None:
@@ -42,6 +43,7 @@ class PacedRun(RuleBasedStateMachine):
             self.ready.append(group_id)
         else:
             self.pacing.dropped(group_id)
+            self.untold.add(group_id)
 
     def take_cut(self) -> bool:
         cut = self.pacing.cut()
@@ -56,6 +58,9 @@ class PacedRun(RuleBasedStateMachine):
         last = cut.batch + 1 == self.steps
         expired = {one for one in waiting if last or self.version_of[one] + self.staleness <= cut.batch}
         assert cut.surplus == sorted(expired), "surplus is what no later batch may use, and nothing else"
+        passed = {one for one in self.untold if one < cut.groups[-1]}
+        assert cut.passed == sorted(passed), "told by the batch that passed them, once"
+        self.untold = (self.untold - passed) | expired
         self.ready = sorted(waiting - expired)
         self.cuts.append(cut)
         return True
@@ -185,7 +190,7 @@ def test_synchronous_admission_waits_for_publication_not_for_training() -> None:
     pacing = make_pacing(1, 0)
     issue(pacing, "g0")
     pacing.kept("g0")
-    assert pacing.cut() == Cut(0, ["g0"], [])
+    assert pacing.cut() == Cut(0, ["g0"], [], [])
     assert pacing.admissible() == 0
     pacing.trained(0)
     assert pacing.admissible() == 0, "a prompt issued now would still carry version 0"
@@ -198,9 +203,9 @@ def test_pitfall_06_surplus_kept_groups_wait_for_the_next_batch() -> None:
     issue(pacing, "g0", "g1")
     pacing.kept("g1")
     pacing.kept("g0")
-    assert pacing.cut() == Cut(0, ["g0"], [])
+    assert pacing.cut() == Cut(0, ["g0"], [], [])
     assert pacing.ready == 1
-    assert pacing.cut() == Cut(1, ["g1"], [])
+    assert pacing.cut() == Cut(1, ["g1"], [], [])
 
 
 def test_pitfall_07_a_keep_rate_of_zero_keeps_refilling_and_stays_bounded() -> None:
@@ -229,24 +234,35 @@ def test_a_batch_waits_for_the_groups_whose_deadline_it_is() -> None:
     pacing.kept("g2")
     assert pacing.cut() is None
     pacing.kept("g1")
-    assert pacing.cut() == Cut(0, ["g1"], ["g2"])
+    assert pacing.cut() == Cut(0, ["g1"], ["g2"], ["g0"])
 
 
 def test_a_fast_newcomer_does_not_take_the_place_of_a_slow_group() -> None:
     pacing = make_pacing(1, 2)
     issue(pacing, "slow0", "fast1", "slow2")
     pacing.kept("fast1")
-    assert pacing.cut() == Cut(0, ["fast1"], [])
+    assert pacing.cut() == Cut(0, ["fast1"], [], [])
     pacing.trained(0)
     pacing.published(1)
     issue(pacing, "fast3")
     pacing.kept("fast3")
     assert pacing.cut() is None, "batch 2 has one place, and two slow groups need one by then"
     pacing.kept("slow2")
-    assert pacing.cut() == Cut(1, ["slow2"], [])
+    assert pacing.cut() == Cut(1, ["slow2"], [], [])
     pacing.kept("slow0")
-    assert pacing.cut() == Cut(2, ["slow0"], [])
+    assert pacing.cut() == Cut(2, ["slow0"], [], [])
     assert pacing.ready == 1
+
+
+def test_of_two_batches_cut_together_each_has_passed_over_groups_of_its_own() -> None:
+    pacing = make_pacing(1, 3)
+    issue(pacing, "g0", "g1", "g2", "g3")
+    for group_id in ("g2", "g0"):
+        pacing.dropped(group_id)
+    for group_id in ("g3", "g1"):
+        pacing.kept(group_id)
+    assert pacing.cut() == Cut(0, ["g1"], [], ["g0"])
+    assert pacing.cut() == Cut(1, ["g3"], [], ["g2"])
 
 
 def test_a_failed_group_is_replaced() -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from dapo.algo.dynamic_sampling import _LOWEST_UPPER_BOUND, KeepRate, is_informative
 from dapo.algo.frontier import DataPart, Frontier, FrontierState
+from dapo.algo.pacing import Pacing
 from dapo.algo.shaping import shaped_reward
 from tests.unit.algo.test_advantages import make_spec
 
@@ -157,6 +158,31 @@ def test_frontier_order_depends_on_seed_and_epoch_and_is_fixed_for_good() -> Non
 
     assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
     assert order(0, 0) == [5, 7, 9, 8, 2, 0, 6, 3, 1, 4]
+
+
+@given(rows=st.integers(1, 7), size=st.integers(1, 9), staleness=st.integers(0, 2), seed=st.integers(0, 99))
+def test_batches_are_full_whatever_the_size_of_an_epoch(rows: int, size: int, staleness: int, seed: int) -> None:
+    """Every row once an epoch, also where an epoch ends within a batch or a batch holds several."""
+    frontier = Frontier([DataPart(rows)], seed=seed, shuffle=True)
+    steps = 6
+    pacing = Pacing(prompts_per_step=size, max_staleness=staleness, steps=steps, keep_rate=KeepRate())
+    row_of: dict[str, int] = {}
+    trained: list[str] = []
+    while not pacing.finished:
+        new = [f"g{len(row_of) + number:04d}" for number in range(pacing.admissible())]
+        assert new or pacing.ready, "nothing to do"
+        for group_id in new:
+            pacing.issued(group_id)
+            row_of[group_id] = frontier.next().row
+        for group_id in reversed(new):
+            pacing.kept(group_id)
+        while (cut := pacing.cut()) is not None:
+            trained += cut.groups
+            pacing.published(cut.batch + 1)
+    assert sorted(row_of) == sorted(trained)
+    assert len(trained) == steps * size
+    asked = Counter(row_of.values())
+    assert max(asked.values()) - min(asked[row] for row in range(rows)) <= 1
 
 
 @pytest.mark.parametrize("state", [FrontierState(0, 5), FrontierState(-1, 0), FrontierState(0, -1)])

@@ -50,6 +50,18 @@ def test_a_dry_run_shows_the_overridden_spec():
     assert "steps: 7" in done.output
 
 
+@pytest.mark.parametrize("more", [["--dry-run"], []], ids=["dry run", "run"])
+def test_a_response_limit_above_the_models_context_is_refused(tmp_path, more):
+    (tmp_path / "config.json").write_text('{"max_position_embeddings": 64}')
+    data = REPO / "examples/data/word_problems.jsonl"
+    overrides = [f"model.path={tmp_path}", f"data.path={data}", "sampling.max_response_tokens=40"]
+    options = [part for override in overrides for part in ("--set", override)]
+    done = dapo("train", str(REPO / "examples/reverse.yaml"), *options, *more)
+    assert done.exit_code == 2
+    assert done.stderr.startswith("error: sampling.max_response_tokens = 40: does not fit the context")
+    assert "Set at most 30" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("override", "field"),
     [
@@ -162,15 +174,53 @@ def test_the_live_display_shows_the_last_step():
     assert "stopping…" in text
 
 
+FULL_ROW = {
+    "step": 123, "accuracy_mean": 0.25, "reward_mean": -0.812, "response_length_mean": 12345.6, "entropy": 0.123,
+    "keep_rate": 0.5, "staleness_mean": 1.25, "policy_version": 123, "generated_tokens_per_s": 1112417.6,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [120, 80, 60, 40, 20])
+def test_the_live_display_cuts_no_number_and_no_heading(width):
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=width, color_system=None)
+    with LiveDisplay(console, 1000) as display:
+        for step in (122, 123):
+            display.event(StepFinished(row={**FULL_ROW, "step": step}))
+    text = out.getvalue()
+    for word in ("0.250", "-0.812", "12345.6", "0.123", "0.50", "1.25", "1,112,418", "123/1000", "left", "0:00:0"):
+        assert word in text
+    for heading in ("accuracy", "reward", "length", "entropy", "keep rate", "staleness", "version", "tokens/s"):
+        assert heading in text
+
+
 def test_show():
     assert show({"x": float("nan")}, "x", "{:.1f}") == "–"
     assert show({}, "x", "{:.1f}") == "–"
     assert show({"x": 2}, "x", "{:.1f}") == "2.0"
 
 
+@pytest.mark.parametrize(
+    ("steps", "averaged", "words"),
+    [
+        (1, 1, "0.210  (one step)"),
+        (2, 1, "0.210 → 0.500  (the first and the last step)"),
+        (5, 2, "0.210 → 0.500  (means of the first and the last 2 steps)"),
+        (60, 5, "0.210 → 0.500  (means of the first and the last 5 steps)"),
+    ],
+)
+def test_the_accuracy_of_a_run_is_that_of_different_steps(steps, averaged, words):
+    summary = {
+        "steps": steps, "steps_total": 60, "elapsed_s": 1.0, "accuracy_start": 0.21, "accuracy_end": 0.5,
+        "averaged_steps": averaged, "generated_tokens": 1, "ledger": {}, "evaluations": {},
+    }  # fmt: skip
+    assert summary_lines(summary)[0] == f"accuracy    {words}"
+
+
 def test_the_summary_in_words():
     summary = {
         "steps": 60, "steps_total": 60, "elapsed_s": 301.2, "accuracy_start": 0.21, "accuracy_end": None,
+        "averaged_steps": 5,
         "generated_tokens": 512345, "ledger": {"trained": 3840, "filtered": 500, "failed": 0},
         "evaluations": {"held-out": [
             {"step": 0, "samples": 4, "avg_at_k": {"value": 0.2, "low": 0.1, "high": 0.3}},
@@ -178,7 +228,7 @@ def test_the_summary_in_words():
         ]},
     }  # fmt: skip
     text = "\n".join(summary_lines(summary))
-    assert "0.210 → –" in text
+    assert "0.210 → –  (means of the first and the last 5 steps)" in text
     assert "held-out: avg@4 0.200 [0.100, 0.300] at step 0 → –" in text
     assert "60 of 60 in 0:05:01" in text
     assert "512,345" in text

@@ -107,12 +107,23 @@ def test_evaluations_stand_side_by_side_within_80_columns(run_dir):
     done = dapo(run_dir, "--compare")
     lines = done.stdout.splitlines()
     assert lines[0].split() == ["prompt", "gold", "step", "0", "step", "10"]
-    assert lines[2].split() == ["+", "aime:1", "41", "1/3", "2/3"]
-    assert lines[3].split() == ["Problem", "1", "7", "41"]
-    assert lines[4].split() == ["-", "aime:2", "41", "2/3", "1/3"]
+    assert lines[1].split() == ["+", "aime:1", "41", "1/3", "2/3"]
+    assert lines[2].split() == ["Problem", "1", "7", "41"]
+    assert lines[3].split() == ["-", "aime:2", "41", "2/3", "1/3"]
     assert "1 became right (+), 1 became wrong (-)" in done.stdout
-    assert all(len(line) <= 80 for line in lines[:10])
-    assert len(lines) == 11
+    assert all(len(line) <= 80 for line in lines[:9])
+    assert len(lines) == 10
+
+
+@pytest.mark.parametrize("columns", ["60", "40", "30"])
+def test_no_count_of_an_evaluation_is_cut_in_a_narrow_terminal(run_dir, columns):
+    wide, narrow = (
+        CliRunner(env={"COLUMNS": width}).invoke(app, ["runs", "samples", str(run_dir), "--compare"]).stdout.split()
+        for width in ("120", columns)
+    )
+    counts = sorted(word for word in wide if "/3" in word)
+    assert len(counts) >= 4
+    assert sorted(word for word in narrow if "/3" in word) == counts
 
 
 def test_many_evaluations_are_spread_over_the_width(tmp_path):

@@ -116,11 +116,11 @@ def test_tokens_are_counted_as_the_generators_count(tmp_path, model):
     path = write_lines(tmp_path / "d.jsonl", [{"prompt": prompt, "answer": 1} for prompt in prompts])
     built = [row.prompt for row in open_source(SourceSpec(path=str(path)), "data")]
     codec = PromptCodec(str(model))
-    assert PromptTokens(str(model)).count(built) == [len(codec.encode(prompt)) for prompt in built] == [3, 3, 4, 7]
+    assert PromptTokens(str(model)).count(built) == [len(codec.encode(prompt)) for prompt in built] == [3, 3, 4, 6]
     one = source(path)
     found = inspect(one, one.scan(), PromptTokens(str(model)))
     assert found.tokens is not None
-    assert (found.tokens.minimum, found.tokens.maximum) == (3, 7)
+    assert (found.tokens.minimum, found.tokens.maximum) == (3, 6)
 
 
 def test_a_model_without_tokenizer_or_template_is_named(tmp_path, model):

@@ -265,6 +265,20 @@ def test_what_save_to_disk_wrote(tmp_path):
         source(tmp_path / "one")
 
 
+def test_a_hub_dataset_whose_files_the_library_cannot_read(tmp_path, monkeypatch):
+    library = pytest.importorskip("datasets")
+    write_lines(tmp_path / "files/train-00000-of-00002.jsonl", ROWS)
+    write_lines(tmp_path / "files/train-00001-of-00002.jsonl", [{"other": [1]}])
+    load = library.load_dataset
+
+    def load_files(name, subset, *, split):
+        return load(str(tmp_path / "files"), subset, split=split, cache_dir=str(tmp_path / "cache"))
+
+    monkeypatch.setattr(library, "load_dataset", load_files)
+    with pytest.raises(DatasetError, match=r"(?s)nobody/none cannot be loaded .*hf download.* and give the folder"):
+        source("nobody/none")
+
+
 def test_without_the_library_its_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DatasetError, match=r"some/name needs the library datasets: run pip install '\.\[datasets\]'"):

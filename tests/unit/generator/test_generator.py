@@ -1,5 +1,6 @@
 """The generator's pure parts: responses and spans, request ids, limits, flags, batched attention."""
 
+import json
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import Gemma2Config, MistralConfig, PretrainedConfig, Qwen2Config, Qwen3Config
 
+from dapo.algo.vocabulary import MASKED_LOGIT
 from dapo.bus import RETRIES, attempt_number
 from dapo.spec import RunSpec
+from dapo.spec.context import context_tokens
 from dapo.v1 import messages_pb2 as pb
+from services.generator.engine.client import SamplingParams
 from services.generator.engine.kv_pool import pool_tokens, token_bytes
 from services.generator.engine.model_check import UnsupportedModel, check_served, read_config
 from services.generator.engine.responses import EngineError, Span, StreamedResponse, addressee, covers, parse_event
@@ -23,7 +27,7 @@ from services.generator.engine.server import (
     server_flags,
 )
 from services.generator.membership import parse_version, version_name
-from services.generator.tokens import _CONTEXT_RESERVE_TOKENS, LengthLimits, PromptError, stop_ids
+from services.generator.tokens import PromptError, check_length
 from services.generator.worker import _MAX_DELIVERIES, request_id
 from services.generator.writer import FinishedResponse, build_payload
 
@@ -156,17 +160,11 @@ def test_weights_without_a_version_have_no_version_name() -> None:
         parse_version("base")
 
 
-def test_stop_ids_of_all_sources() -> None:
-    assert stop_ids(7, None, [9, 7], 3) == (3, 7, 9)
-    assert stop_ids(None, None) == ()
-
-
-def test_limits_leave_room_for_a_full_response() -> None:
-    limits = LengthLimits(prompt_tokens=10, response_tokens=5, context_tokens=12 + _CONTEXT_RESERVE_TOKENS)
-    limits.check(7)
-    for tokens, reason in ((0, "prompt_empty"), (8, "prompt_too_long"), (11, "prompt_too_long")):
+def test_prompts_have_tokens_and_not_too_many() -> None:
+    check_length(10, limit=10)
+    for tokens, reason in ((0, "prompt_empty"), (11, "prompt_too_long")):
         with pytest.raises(PromptError) as caught:
-            limits.check(tokens)
+            check_length(tokens, limit=10)
         assert caught.value.reason == reason
 
 
@@ -192,6 +190,14 @@ def test_flags_follow_the_spec() -> None:
     cuda = flags("cuda", tensor_parallel=2)
     assert (cuda["--device"], cuda["--tp-size"]) == ("cuda", "2")
     assert not {"--max-total-tokens", "--disable-overlap-schedule"} & cuda.keys()
+
+
+@pytest.mark.parametrize(("visible", "named"), [("0,1", False), ("GPU-ab,GPU-cd", True), ("MIG-GPU-ab/1/0", True)])
+def test_gpus_with_names_go_without_the_all_reduce_that_reads_numbers(
+    monkeypatch: pytest.MonkeyPatch, visible: str, named: bool
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert ("--disable-custom-all-reduce" in flags("cuda", tensor_parallel=2)) == named
 
 
 @pytest.mark.parametrize(("device", "wanted", "kept"), [("cpu", None, False), ("cuda", None, True)])
@@ -229,6 +235,7 @@ def test_a_users_own_malloc_settings_win(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "GLIBC_TUNABLES" not in server_environment(make_spec(), device="cuda")
 
 
+FOUR_K = {"max_position_embeddings": 4096}
 WINDOWED = {"use_sliding_window": True, "sliding_window": 4096, "max_window_layers": 0}
 
 
@@ -238,7 +245,7 @@ WINDOWED = {"use_sliding_window": True, "sliding_window": 4096, "max_window_laye
         (MistralConfig(sliding_window=4096), ("cpu", "cuda")),
         (Qwen2Config(**WINDOWED), ("cpu", "cuda")),
         (Qwen3Config(**WINDOWED), ("cpu", "cuda")),
-        (Gemma2Config(sliding_window=4096), ("cpu",)),
+        (Gemma2Config(sliding_window=4096, max_position_embeddings=32_768), ("cpu",)),
         (MistralConfig(sliding_window=None), ()),
         (MistralConfig(sliding_window=22_528), ()),
         (Qwen2Config(use_sliding_window=False, sliding_window=4096), ()),
@@ -254,6 +261,49 @@ def test_a_window_that_the_engine_would_ignore_is_refused(config: PretrainedConf
                 check_served(spec, config, device)
         else:
             check_served(spec, config, device)
+
+
+def test_a_context_that_is_too_short_is_refused_also_of_a_hub_model_which_the_spec_could_not_tell() -> None:
+    with pytest.raises(UnsupportedModel, match=r"max_response_tokens = 20480: does not fit the context of m, 22529"):
+        check_served(make_spec(), Qwen2Config(max_position_embeddings=22_529), "cuda")
+    check_served(make_spec(), Qwen2Config(max_position_embeddings=22_530), "cuda")
+
+
+YARN = {"type": "yarn", "factor": 4.0}
+CONTEXTS: dict[str, tuple[dict[str, Any], int]] = {
+    "plain": ({"model_type": "qwen2", "max_position_embeddings": 1000}, 1000),
+    "null": ({"model_type": "qwen3", "max_position_embeddings": 40_960, "rope_scaling": None}, 40_960),
+    "linear": ({"model_type": "llama", "rope_scaling": {"type": "linear", "factor": 2.0}, **FOUR_K}, 8192),
+    "dynamic": ({"model_type": "llama", "rope_parameters": {"rope_type": "dynamic", "factor": 2.5}, **FOUR_K}, 10_240),
+    "yarn": ({"model_type": "qwen2", "rope_scaling": YARN, **FOUR_K}, 4096),
+    "yarn with its origin": (
+        {"model_type": "qwen2", "rope_scaling": {**YARN, "original_max_position_embeddings": 1024}, **FOUR_K}, 4096
+    ),
+    "llama 3": (
+        {
+            "model_type": "llama",
+            "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                             "original_max_position_embeddings": 1024},
+            **FOUR_K,
+        },
+        4096,
+    ),
+    "mrope": ({"model_type": "qwen2", "rope_scaling": {"type": "mrope", "mrope_section": [2]}, **FOUR_K}, 4096),
+    "window": ({"model_type": "mistral", "sliding_window": 512, **FOUR_K}, 4096),
+    "text model": ({"model_type": "gemma3", "text_config": {"model_type": "gemma3_text", **FOUR_K}}, 4096),
+    "gpt2": ({"model_type": "gpt2", "n_positions": 1024}, 1024),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("written", "tokens"), CONTEXTS.values(), ids=CONTEXTS)
+def test_the_context_is_what_sglang_makes_of_the_configuration_as_written_and_as_completed(
+    tmp_path: Path, written: dict[str, Any], tokens: int
+) -> None:
+    from sglang.srt.utils.hf_transformers.common import get_context_length
+
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    completed = read_config(str(tmp_path))
+    assert context_tokens(written) == context_tokens(completed.to_dict()) == get_context_length(completed) == tokens
 
 
 def test_a_model_without_a_configuration_is_named(tmp_path: Path) -> None:
@@ -273,3 +323,18 @@ def test_a_gpu_that_is_asked_for_must_be_there(monkeypatch: pytest.MonkeyPatch) 
         engine_device("auto", 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     assert (engine_device("auto", 2), engine_device("cuda", 2), engine_device("cpu", 1)) == ("cuda", "cuda", "cpu")
+
+
+def test_masked_ids_and_stop_strings_reach_the_engine() -> None:
+    plain = SamplingParams(1.0, 8, (3,)).to_json()
+    assert (plain["stop"], plain["logit_bias"]) == ([], None)
+    asked = SamplingParams(1.0, 8, (3,), stop=("</answer>",), masked=(5, 9)).to_json()
+    assert (asked["stop"], asked["logit_bias"]) == (["</answer>"], {"5": MASKED_LOGIT, "9": MASKED_LOGIT})
+
+
+def test_only_stop_strings_need_a_tokenizer_in_the_engine() -> None:
+    stopping = RunSpec.model_validate(
+        {"model": {"path": "m"}, "data": {"path": "d.jsonl"}, "sampling": {"stop": ["</answer>"]}}
+    )
+    for spec, needed in ((make_spec(), False), (stopping, True)):
+        assert ("--skip-tokenizer-init" in server_flags(spec, device="cuda", port=1, pool=None)) != needed

@@ -27,7 +27,7 @@ SPEC = (
     {"tree"},
     {"yaml_text"},
     {"wording"},
-    {"paths", "problem"},
+    {"context", "paths", "problem"},
 )
 ALGO_IMPORTS = ("dapo.algo", "dapo.spec", "dapo.contracts", "dapo.v1")
 HEAVY = ("torch", "transformers", "sglang", "deepspeed")

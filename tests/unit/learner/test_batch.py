@@ -64,6 +64,13 @@ def test_an_empty_prompt_and_an_infinite_advantage_are_refused() -> None:
         decode_sample(record(advantage=float("inf")), payload([1, 2], [3, 4, 5], [-0.1] * 3), VOCABULARY)
 
 
+def test_ids_that_the_policy_cannot_sample_are_refused() -> None:
+    data = payload([1, 2], [3, 4, 5], [-0.1, -0.2, -0.3], b"\1\0\1")
+    assert decode_sample(record(), data, VOCABULARY, masked=[1, 4, 6]).loss_tokens == 2
+    with pytest.raises(PayloadError, match=r"ids \[3, 5\] were sampled"):
+        decode_sample(record(), data, VOCABULARY, masked=[3, 4, 5])
+
+
 def test_positions_predict_the_response_tokens() -> None:
     short = decode_sample(record(), payload([1, 2], [3, 4, 5], [-0.1, -0.2, -0.3], b"\1\0\1"), VOCABULARY)
     long = decode_sample(record(1, 5), payload([6], [7, 8, 9, 10, 11], [-1.0] * 5), VOCABULARY)

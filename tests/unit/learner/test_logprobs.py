@@ -25,29 +25,36 @@ def make_inputs(*, bias: bool = True, dtype: Any = torch.float64) -> dict[str, A
     }
 
 
-def all_logits(inputs: dict[str, Any], targets: Any) -> tuple[Any, Any]:
-    """The same from the whole logits, by torch's own distribution."""
+def all_logits(inputs: dict[str, Any], targets: Any, masked: Any) -> tuple[Any, Any]:
+    """The same from the whole logits, by torch's own distribution over the ids that are left."""
     logits = torch.nn.functional.linear(inputs["hidden"], inputs["weight"], inputs["bias"]) / TEMPERATURE
-    wanted = torch.distributions.Categorical(logits=logits)
-    return wanted.log_prob(targets), wanted.entropy()
+    left = ids_left(masked)
+    wanted = torch.distributions.Categorical(logits=logits[:, left])
+    return wanted.log_prob(torch.searchsorted(left, targets)), wanted.entropy()
+
+
+def ids_left(masked: Any) -> Any:
+    return torch.tensor(sorted(set(range(VOCABULARY)) - set(masked.tolist())))
 
 
 @pytest.mark.parametrize("chunk_bytes", [ONE_CHUNK, FOUR_CHUNKS])
 @pytest.mark.parametrize("entropy_gradient", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("masked", [(), (3, 17, 18, 19)])
 def test_values_and_gradients_are_those_of_the_whole_logits(
-    bias: bool, entropy_gradient: bool, chunk_bytes: int
+    masked: tuple[int, ...], bias: bool, entropy_gradient: bool, chunk_bytes: int
 ) -> None:
-    inputs = make_inputs(bias=bias)
-    targets = torch.randint(0, VOCABULARY, (TOKENS,))
+    inputs, without = make_inputs(bias=bias), torch.tensor(masked, dtype=torch.long)
+    left = ids_left(without)
+    targets = left[torch.randint(0, len(left), (TOKENS,))]
     weights = torch.randn(2, TOKENS, dtype=torch.float64)
     leaves = [leaf for leaf in inputs.values() if leaf is not None]
     logprobs, entropy = head_logprobs(
-        **inputs, targets=targets, temperature=TEMPERATURE,
+        **inputs, targets=targets, temperature=TEMPERATURE, masked=without,
         entropy_gradient=entropy_gradient, chunk_bytes=chunk_bytes,
     )  # fmt: skip
     assert entropy.requires_grad == entropy_gradient
-    wanted_logprobs, wanted_entropy = all_logits(inputs, targets)
+    wanted_logprobs, wanted_entropy = all_logits(inputs, targets, without)
     torch.testing.assert_close(logprobs, wanted_logprobs)
     torch.testing.assert_close(entropy, wanted_entropy)
 
@@ -57,6 +64,7 @@ def test_values_and_gradients_are_those_of_the_whole_logits(
     wanted = torch.autograd.grad((weights[0] * wanted_logprobs + weights[1] * wanted_entropy).sum(), leaves)
     for mine, theirs in zip(found, wanted, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)
+    assert not found[1][list(masked)].any()
 
 
 def test_bfloat16_is_evaluated_in_float32() -> None:

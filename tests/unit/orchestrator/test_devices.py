@@ -1,14 +1,19 @@
 """GPUs are lent to one run at a time, over all run services of a machine."""
 
+import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from dapo.host.devices import Gpu
 from dapo.spec.workloads import plan_workloads
+from services.orchestrator.launch import devices as devices_module
 from services.orchestrator.launch.devices import DeviceAllocator
-from services.orchestrator.launch.launcher import LaunchError
+from services.orchestrator.launch.launcher import LaunchError, RunTarget
+from services.orchestrator.launch.local import _environment
 from tests.support.paths import REPO
 from tests.support.spec import spec
 
@@ -84,3 +89,43 @@ def test_a_dedicated_generator_takes_a_share(tmp_path: Path) -> None:
     made = spec(evaluation__dedicated_generator=True, evaluation__sets={"a": {"path": "a.jsonl"}})
     assigned = DeviceAllocator(("0", "1", "2"), tmp_path).assign("r", plan_workloads(made))
     assert assigned == {"learner-0": ("0",), "generator-0": ("1",), "evaluation-generator-0": ("2",)}
+
+
+UUID = "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6"
+NAMES = [
+    (UUID, "GPU-1e6a7b2c-0000-4000-8000-000000000001"),
+    ("GPU-89", "GPU-1e"),
+    ("MIG-GPU-8932f937-d72c-4106-c12f-20bd9faed9f6/1/0", "MIG-GPU-8932f937-d72c-4106-c12f-20bd9faed9f6/2/0"),
+    ("MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f", "MIG-0a9a4b2c-42e4-5de3-91c7-45d71c87eb3f"),
+]
+
+
+@pytest.mark.parametrize("names", NAMES)
+def test_gpus_with_names_are_counted_and_handed_on_as_they_are(tmp_path: Path, names: tuple[str, str]) -> None:
+    plan = plan_workloads(spec())
+    assigned = DeviceAllocator(names, tmp_path).assign("r", plan)
+    assert assigned == {"learner-0": names[:1], "generator-0": names[1:]}
+    for workload in plan:
+        given = assigned.get(workload.worker_ids[0])
+        environment = _environment(RunTarget("r", "redis://h", None, tmp_path), workload, 0, given, "127.0.0.1")
+        assert environment["CUDA_VISIBLE_DEVICES"] == ",".join(given or ())
+
+
+def test_a_gpu_is_one_gpu_by_whichever_name_it_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices_module, "driver_gpus", lambda: [Gpu("H100", "GPU-aa-1"), Gpu("H100", UUID)])
+    workloads = plan_workloads(spec(resources__learner__device="cpu"))
+    by_number = DeviceAllocator(("1",), tmp_path)
+    assert by_number.assign("r", workloads) == {"generator-0": ("1",)}
+    for name in (UUID, "GPU-8932"):
+        with pytest.raises(LaunchError, match="0 are free"):
+            DeviceAllocator((name,), tmp_path).assign("other", workloads)
+    assert DeviceAllocator(("0",), tmp_path).assign("other", workloads) == {"generator-0": ("0",)}
+
+
+def test_another_user_can_ask_for_a_lock_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        DeviceAllocator(("0",), tmp_path).assign("r", plan_workloads(spec()))
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "0.lock").stat().st_mode) == 0o644

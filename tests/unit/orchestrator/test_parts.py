@@ -88,6 +88,17 @@ def test_the_run_folder(tmp_path):
         Recorder(tmp_path / "run", spec, "r-2")
 
 
+@pytest.mark.parametrize(("steps", "averaged"), [(1, 1), (2, 1), (3, 1), (5, 2), (9, 4), (10, 5), (30, 5)])
+def test_no_step_of_a_short_run_is_both_start_and_end(tmp_path, steps, averaged):
+    recorder = Recorder(tmp_path, parse_spec(SPEC), "r-1")
+    for step in range(1, steps + 1):
+        recorder.record_step({"step": step, "accuracy_mean": float(step)})
+    summary = recorder.summary(state="succeeded", message="", ledger={}, issued=0, elapsed_s=1.0)
+    assert summary["averaged_steps"] == averaged
+    assert summary["accuracy_start"] == (averaged + 1) / 2
+    assert summary["accuracy_end"] == steps - (averaged - 1) / 2
+
+
 def test_a_run_without_steps_has_a_summary_and_no_picture(tmp_path):
     recorder = Recorder(tmp_path, parse_spec(SPEC), "r-1")
     summary = recorder.summary(state="failed", message="why", ledger={}, issued=0, elapsed_s=1.0)

@@ -80,6 +80,19 @@ def test_a_gain_is_that_on_the_same_problems(tmp_path: Path) -> None:
     assert draw_comparison([base, trained], tmp_path / "a" / "b.png").read_bytes().startswith(PNG)
 
 
+@pytest.mark.parametrize("width", [120, 80, 60, 40])
+def test_no_number_of_a_comparison_is_cut(tmp_path: Path, width: int) -> None:
+    results = [
+        read_result(name, write_run(tmp_path / name, solved))
+        for name, solved in (("Qwen2.5-32B-Instruct (base)", [0, 1, 2, 3]), ("trained-20261101-123456", [1, 2, 3, 4]))
+    ]
+    text = printed(compare(results)[0], width)
+    for number in ("0.375 [0.125, 0.625]", "0.625 [0.375, 0.875]", "+0.250 [+0.250, +0.250]", "0.750", "1.000", "5.0"):
+        assert number in text
+    for heading in ("avg@4", "gain", "pass@4", "maj@4", "length", "truncated", "failed"):
+        assert heading in text
+
+
 def test_models_without_a_common_set_or_a_measure_are_shown_all_the_same(tmp_path: Path) -> None:
     one = read_result("one", write_run(tmp_path / "one", [1], name="a", samples=1))
     folder = tmp_path / "two"
@@ -131,6 +144,25 @@ def test_a_model_is_evaluated_without_training_within_its_context(tmp_path: Path
     assert {one.grader for one in made.evaluation.sets.values()} == {"exact"}
 
 
+def test_temperature_0_asks_once_whatever_the_protocol_has(tmp_path: Path) -> None:
+    wanted = NOTHING._replace(data=("aime.jsonl",), protocol="aime-2024", temperature=0.0)
+    ((_, made),) = evaluate._plans(model_folder(tmp_path), wanted, False, tmp_path)
+    assert (made.evaluation.temperature, made.evaluation.top_p) == (0.0, 1.0)
+    assert [one.samples for one in made.evaluation.sets.values()] == [1]
+
+
+def test_a_run_is_evaluated_greedily_though_it_was_sampled_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    sets = {"exam": {"path": str(tmp_path / "exam.jsonl"), "samples": 2}}
+    (run / "spec.yaml").write_text(dump_yaml(spec(model__path=model_folder(tmp_path), evaluation__sets=sets)))
+    monkeypatch.setattr(evaluate, "run_module", lambda *arguments: None)
+    ((_, made),) = evaluate._plans(str(run), NOTHING._replace(temperature=0.0), False, tmp_path / "out")
+    assert (made.evaluation.samples, made.evaluation.sets["exam"].samples, made.evaluation.top_p) == (1, 1, 1.0)
+
+
 def test_a_run_is_evaluated_with_its_own_sets_and_its_base_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,6 +182,17 @@ def test_a_run_is_evaluated_with_its_own_sets_and_its_base_beside_it(
     assert second.model.path == str(tmp_path / "out")
     assert second.evaluation.sets["exam"].samples == 16
     assert second.data.held_out_share == 0.1
+
+
+def test_other_prompts_are_asked_as_the_runs_own_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "run_module", lambda *arguments: None)
+    run = tmp_path / "run"
+    run.mkdir()
+    asked = {"chat": True, "chat_template_kwargs": {"enable_thinking": False}, "system_prompt": "Be brief."}
+    made = spec(model__path=model_folder(tmp_path), **{f"data__{name}": value for name, value in asked.items()})
+    (run / "spec.yaml").write_text(dump_yaml(made))
+    ((_, other),) = evaluate._plans(str(run), NOTHING._replace(data=("a.jsonl",)), False, tmp_path)
+    assert {name: getattr(other.evaluation.sets["a"], name) for name in asked} == asked
 
 
 def test_what_cannot_be_evaluated_is_refused_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,6 +32,13 @@ def test_the_protocol_of_aime_is_the_papers_and_gives_way_to_what_is_written() -
     assert (changed.evaluation.sets["aime"].samples, changed.evaluation.sets["aime"].grader) == (8, "math_verify")
 
 
+@pytest.mark.parametrize("zero", [0, 0.0])
+def test_temperature_0_is_greedy_and_asks_once(zero: float) -> None:
+    made = spec(evaluation={"temperature": zero, "sets": {"exam": {"path": "a.jsonl"}}})
+    assert (made.evaluation.temperature, made.evaluation.samples, made.evaluation.top_p) == (0.0, 1, 1.0)
+    assert parse_spec(dump_yaml(made)).evaluation.samples == 1
+
+
 def test_sets_ask_as_the_training_does_unless_they_or_their_protocol_say_otherwise() -> None:
     sets = {
         "plain": {"path": "a.jsonl"},
@@ -63,6 +70,15 @@ def test_a_resolved_spec_reads_back_the_same() -> None:
             "has the name of what data.held_out_share keeps back",
         ),
         ({"evaluation__max_response_tokens": 10**6}, "the generators hold sequences for sampling.max_response_tokens"),
+        (
+            {"evaluation": {"temperature": 0, "samples": 4}},
+            "evaluation.samples = 4: evaluation.temperature = 0 takes the likeliest token each time, so all of",
+        ),
+        (
+            {"evaluation": {"temperature": 0, "sets": {"aime": {"path": "a.jsonl", "protocol": "aime-2024"}}}},
+            "evaluation.sets.aime.samples = 32: evaluation.temperature = 0 takes the likeliest token each time",
+        ),
+        ({"evaluation": {"temperature": 0, "top_p": 0.7}}, "evaluation.top_p = 0.7: has no effect"),
         ({"evaluation__dedicated_generator": True}, "has no effect without prompts to evaluate on"),
         ({"training__steps": 0}, "there is nothing to do: no training, and no evaluation.sets"),
     ],

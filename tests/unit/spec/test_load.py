@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dapo.spec import RunSpec, SpecError, dump_yaml, load_spec, parse_spec
-from dapo.spec.load import missing_inputs, show_yaml
+from dapo.spec.load import missing_inputs, show_yaml, unfit_inputs
 from dapo.spec.tree.fields import field_rows
 from tests.support.paths import REPO
 from tests.support.spec import MINIMAL_YAML, refusal, spec, tree
@@ -210,6 +210,40 @@ def test_missing_inputs(tmp_path: Path) -> None:
     sources = {"a": {"path": str(data)}, "b": {"path": str(model)}, "c": {"path": "some/hub"}, "d": {"path": "/none"}}
     loaded = spec(model__path=str(model), data={"sources": sources})
     assert [problem.field for problem in missing_inputs(loaded)] == ["data.sources.d.path"]
+
+
+@pytest.mark.parametrize(
+    ("context", "fields", "cure"),
+    [
+        (1002, {}, None),
+        (1001, {}, "Set at most 899 or data.max_prompt_tokens to at most 99"),
+        (502, {}, "Set at most 400"),
+        (502, {"data__max_prompt_tokens": 600, "sampling__max_response_tokens": 400}, "tokens to at most 100"),
+        (90, {}, "Set both, to no more than 88 together"),
+    ],
+)
+def test_sequences_that_do_not_fit_the_models_context_are_refused_with_the_cure(
+    tmp_path: Path, context: int, fields: dict[str, int], cure: str | None
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": context}))
+    limits = {"data__max_prompt_tokens": 100, "sampling__max_response_tokens": 900, **fields}
+    found = unfit_inputs(spec(model__path=str(tmp_path), reward__overlong_buffer_tokens=10, **limits))
+    assert [problem.field for problem in found] == ["sampling.max_response_tokens"] * (cure is not None)
+    assert all(f"{context} tokens" in problem.message and (cure or "") in problem.message for problem in found)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "", '{"max_position_embeddings": null}'])
+def test_a_config_that_says_nothing_of_the_context_is_no_obstacle_unless_it_cannot_be_read(
+    tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "config.json").write_text(text)
+    broken = text in ("{", "")
+    found = unfit_inputs(spec(model__path=str(tmp_path)))
+    assert ["cannot be read" in problem.message for problem in found] == [True] * broken
+
+
+def test_of_a_model_that_is_elsewhere_nothing_is_said(tmp_path: Path) -> None:
+    assert unfit_inputs(spec(model__path=str(tmp_path))) == unfit_inputs(spec(model__path="Qwen/Qwen2.5-32B")) == []
 
 
 def test_passwords_in_overrides_do_not_show(tmp_path: Path) -> None:

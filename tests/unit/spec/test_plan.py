@@ -1,8 +1,5 @@
 """The workloads that a launcher places, and what --dry-run says of them."""
 
-import pytest
-
-from dapo.host.devices import visible_cuda_devices
 from dapo.spec import RunSpec, load_spec
 from dapo.spec.preview import format_preview, preview
 from dapo.spec.workloads import Workload, plan_workloads
@@ -63,16 +60,6 @@ def test_a_plan_holds_no_fact_about_a_host() -> None:
     text = repr(plan_workloads(several))
     for fact in ("127.0.0.1", "localhost", "::1", str(REPO), "/tmp", "CUDA_VISIBLE_DEVICES", "MASTER", "PORT", "URL"):
         assert fact not in text
-
-
-@pytest.mark.parametrize(
-    ("allowed", "devices"), [("", ()), ("-1", ()), ("0", ("0",)), ("2, 3", ("2", "3")), ("GPU-ab,1", ("GPU-ab", "1"))]
-)
-def test_visible_devices_follow_the_environment(
-    monkeypatch: pytest.MonkeyPatch, allowed: str, devices: tuple[str, ...]
-) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", allowed)
-    assert visible_cuda_devices() == devices
 
 
 def test_description_shows_the_arithmetic_of_the_paper() -> None:

@@ -17,6 +17,10 @@ from tests.support.spec import MINIMAL_YAML, refusal
             "sampling.group_size = 2.5: must be an integer. Set an integer (≥ 1); the default is 16",
         ),
         (
+            "optimizer: {betas: [0.9]}",
+            "optimizer.betas.1: is required. Set [number, number] (≥ 0, < 1); the default is [0.9, 0.999]",
+        ),
+        (
             "optimizer: {betas: [0.9, 2.0]}",
             "optimizer.betas.1 = 2.0: must be less than 1. Set [number, number] (≥ 0, < 1); the default is [0.9, ",
         ),

@@ -116,7 +116,7 @@ def test_exact_compares_the_whole_response_without_outer_white_space() -> None:
     assert grade_exact(" edcba\n", "edcba").correct
     assert grade_exact("edcb a", "edcba").reason == "different"
     assert grade_exact("Edcba", "edcba").reason == "different"
-    assert grade_exact(" \n", " ").reason == "empty_gold"
+    assert grade_exact(" \n", " ").reason == "bad_gold"
     assert grade_exact("\t", "x").reason == "no_answer"
 
 
@@ -133,6 +133,10 @@ def test_any_text_gets_a_short_verdict(text: str, gold: str, name: str) -> None:
 def test_shuffled_text_before_a_right_answer_leaves_it_right(number: int, noise: str, form: str) -> None:
     assert grade_math_dapo(f"{noise}\n{form % number}", str(number)).correct
     assert not grade_math_dapo(f"{noise}\n{form % number}", str(number + 1)).correct
+
+
+def test_an_integer_of_any_length_gets_its_verdict() -> None:
+    assert grade_math_dapo(f"Answer: {'3' * 9000}", "34").reason == "different"
 
 
 @given(st.integers())
@@ -155,7 +159,7 @@ def test_a_grader_of_the_whole_response_reads_none_that_is_too_long() -> None:
         ("(?i)yes|no", "Yes. No!", "No", "equal"),
         ("(a)?b", "b", "a", "no_answer"),
         ("x*", "abc", "x", "no_answer"),
-        ("(.*)", "", "", "empty_gold"),
+        ("(.*)", "", "", "bad_gold"),
     ],
 )
 def test_regex_takes_the_last_match(pattern: str, text: str, gold: str, reason: str) -> None:

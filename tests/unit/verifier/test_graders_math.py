@@ -243,7 +243,7 @@ def test_characters_that_nobody_can_tell_are_refused(answer: str, character: str
 
 @pytest.mark.parametrize("gold", ["", "  "])
 def test_no_gold_is_told_from_a_wrong_answer(gold: str) -> None:
-    assert boxed("3", gold).reason == "empty_gold"
+    assert boxed("3", gold).reason == "bad_gold"
 
 
 @pytest.mark.parametrize("gold", ["4:30p..", "\\frac{1}{0}", "\\frac{", "٩", "9^{9^{9^9}}", "\\int_0^1 e^{-x^2} dx"])

@@ -14,24 +14,13 @@ from tests.support.paths import SHARED
 pytest.importorskip("math_verify", reason="pip install '.[graders]'")
 
 REPORTS = SHARED / "reports" / "grading.jsonl"
-TO_MEND = {
-    # Golds that cannot be met honestly, and lists of alternatives.
-    "a21-0", "a21-1", "a24-1", "a24-2",
-    # Programs: tolerance, long integers, which block is run, the usual imports, the cap on the output.
-    "b01-0", "b01-1", "b01-2", "b01-3", "b01-4", "b02-0", "b04-0", "b04-1", "b05-0",
-}  # fmt: skip
-"""Reports whose verdict is still wrong."""
 
 
 def rows() -> list[Any]:
     if not REPORTS.exists():
         return [pytest.param({}, id="absent", marks=pytest.mark.skip(reason="the reports are not here"))]
     found = [json.loads(line) for line in REPORTS.read_text().splitlines()]
-    return [pytest.param(row, id=row["id"], marks=_marks(row["id"])) for row in found]
-
-
-def _marks(row_id: str) -> tuple[pytest.MarkDecorator, ...]:
-    return (pytest.mark.xfail(strict=True, reason="a rule to come"),) if row_id in TO_MEND else ()
+    return [pytest.param(row, id=row["id"]) for row in found]
 
 
 @lru_cache

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dapo.contracts.prompts import begun_response
 from dapo.spec.tree.graders import (
     BUILT_IN,
     AnyGrader,
@@ -13,6 +14,7 @@ from dapo.spec.tree.graders import (
     RegexGrader,
     WeightedGrader,
 )
+from dapo.v1 import messages_pb2 as pb
 from services.verifier.graders import right, text_for_grader, wrong
 from services.verifier.grading.dispatch import weighted_verdict
 
@@ -45,6 +47,38 @@ def test_no_grader_reads_what_was_thought(options: AnyGrader, text: str, said: s
 @pytest.mark.parametrize("options", [*BUILT_IN.values(), RegexGrader(pattern="7")])
 def test_who_never_stops_thinking_has_no_answer(options: AnyGrader, text: str) -> None:
     assert text_for_grader(options, text) == UNCLOSED
+
+
+@pytest.mark.parametrize("begun", ["<think>", "assistant<THINK>", "<think></think><think>Let me see: maybe"])
+@pytest.mark.parametrize("options", BUILT_IN.values(), ids=BUILT_IN)
+def test_thinking_that_the_prompt_has_opened_is_not_read_either(options: AnyGrader, begun: str) -> None:
+    assert text_for_grader(options, "maybe 5, maybe 7", begun) == UNCLOSED
+    assert text_for_grader(options, "maybe 5</think> It is 7", begun) == "It is 7"
+    assert text_for_grader(options, "<think>maybe 5</think>7", begun) == "7"
+
+
+@pytest.mark.parametrize("begun", ["", "assistant", "<think></think>", "<think>\n\n</think>\nThe answer"])
+def test_a_prompt_that_opens_no_thinking_changes_nothing(begun: str) -> None:
+    assert text_for_grader(ExactGrader(), "7", begun) == "7"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "end", "begun"),
+    [
+        (pb.Prompt(text="User: 1+1?\nAssistant: <think>\n"), "<think>", "<think>"),
+        (pb.Prompt(text="What is <think> in HTML?"), "HTML?", "HTML?"),
+        (pb.Prompt(messages=[{"role": "user", "content": "<think>"}]), "assistant", "assistant"),
+        (pb.Prompt(messages=[{"role": "user", "content": "1+1?"}]), "<think>", "<think>"),
+        (
+            pb.Prompt(messages=[{"role": "user", "content": "?"}, {"role": "assistant", "content": "<think>So"}]),
+            "<think>So",
+            "<think>So",
+        ),
+        (pb.Prompt(), "", ""),
+    ],
+)
+def test_what_a_prompt_has_begun_is_its_started_turn_or_its_last_word(prompt: pb.Prompt, end: str, begun: str) -> None:
+    assert begun_response(prompt, end) == begun
 
 
 def test_thinking_is_cut_before_the_end_is_taken() -> None:

@@ -4,14 +4,17 @@ import re
 from functools import lru_cache
 
 
-def without_thinking(text: str, tags: tuple[str, str]) -> str | None:
+def without_thinking(text: str, tags: tuple[str, str], begun: str = "") -> str | None:
     """`text` without what stands between the opening and the closing tag; None where a block is not closed.
 
-    The tags are found in upper and lower case. A closing tag without an opening one ends a block that the prompt
-    opened: nothing before it is read. A text without tags is returned as it stands.
+    The tags are found in upper and lower case. A block may have been opened by the prompt, in what it has `begun` of
+    the response. A closing tag without an opening one ends such a block, too: nothing before it is read. A text without
+    tags is returned as it stands.
     """
-    lower = text.lower()
-    if not any(tag.lower() in lower for tag in tags):
+    lower, (opening, closing) = text.lower(), _in_lower_case(tags)
+    if begun and begun.lower().rfind(opening) > begun.lower().rfind(closing):
+        text, lower = tags[0] + text, opening + lower
+    if opening not in lower and closing not in lower:
         return text
     found = _tags(tags).finditer(text)
     said: list[str] = []
@@ -27,6 +30,11 @@ def without_thinking(text: str, tags: tuple[str, str]) -> str | None:
                 said.clear()
             thinking, end = False, tag.end()
     return None if thinking else "".join((*said, text[end:])).strip()
+
+
+@lru_cache(64)
+def _in_lower_case(tags: tuple[str, str]) -> tuple[str, str]:
+    return tags[0].lower(), tags[1].lower()
 
 
 @lru_cache(64)

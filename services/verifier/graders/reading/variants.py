@@ -5,7 +5,7 @@ inequality for an interval, square brackets for round ones. All read cleaned ans
 import re
 from typing import NamedTuple
 
-from services.verifier.graders.math_structure import split_outside
+from services.verifier.graders.reading.structure import split_outside
 
 _MAX_CHARACTERS = 500
 """Of what is read here; a longer text is left as it stands."""
@@ -13,6 +13,7 @@ _OPTION = re.compile(
     r"(?:(?:option|choice)\s+)?(?:\\text(?:bf|rm)?\{\s*)?(?:\(([A-J])\)|([A-J])(?=[).:}]|\s*$)[).:]?)\}?[).:]?\s*(.*)",
     re.DOTALL | re.IGNORECASE,
 )
+_ONE_LETTER = re.compile(r"\(?[a-zA-Z]\)?\.?")
 _OTHER_OPTION = re.compile(
     r"\([A-J]\)|(?<![A-Za-z])[A-J][).:]|(?:\bor|\band|[,/&|])\s*(?:option\s+)?\(?[A-J](?![A-Za-z])"
 )
@@ -47,6 +48,11 @@ def read_option(text: str) -> Option | None:
     if not letter.isupper() or _OTHER_OPTION.search(rest):
         return None
     return Option(letter, rest.strip("{} .").casefold())
+
+
+def is_letter(text: str) -> bool:
+    """Whether it is one letter, perhaps in brackets."""
+    return _ONE_LETTER.fullmatch(text) is not None
 
 
 def without_condition(text: str) -> str:

@@ -15,7 +15,7 @@ from services.verifier.code.asserts import UnsupportedTests, count_tests
 from services.verifier.code.gold import Asserts, BadGold, Calls, Scripts, read_gold
 from services.verifier.code.rpc import ModuleName, NotSerializable, Reference, decode_value, encode_value
 from services.verifier.code.seccomp import build_filter
-from services.verifier.graders.code import extract_program
+from services.verifier.graders.reading.code_blocks import choose_program, python_blocks
 
 KEYS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
 HASHABLE = st.recursive(
@@ -228,6 +228,7 @@ def test_modules_that_tests_use_come_from_their_own_import() -> None:
 
 
 FIELDS = ["tests", "inputs", "outputs", "asserts", "fn_name", "entry_point", "test", "input", "output"]
+FIELDS += ["test_cases", "assert_case", "metadata", "func_name", "testtype", "type", "input_output", "language"]
 JSON = st.recursive(
     st.none() | st.integers() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(FIELDS), inner),
@@ -244,4 +245,5 @@ def test_any_gold_answer_is_read_or_refused_in_words(text: str) -> None:
 def test_the_last_closed_block_is_found_after_any_text_without_fences(text: str, language: str) -> None:
     before = text.replace("```", "")
     program = "x = 1\nprint(x)"
-    assert extract_program(f"{before}\n```{language}\n{program}\n```\n{before}") == program
+    blocks = python_blocks(f"{before}\n```{language}\n{program}\n```\n{before}")
+    assert choose_program(blocks, ()) == program

@@ -49,7 +49,7 @@ def test_a_template_whose_parent_ends_says_nothing(busy: bool) -> None:
         theirs.close()
         assert json.loads(ours.recv(65536)) == {}
         if busy:
-            limits = {"timeout_s": 5, "memory_mib": 64, "output_kib": 1}
+            limits = {"timeout_s": 5, "memory_mib": 64, "output_bytes": 1024}
             request = json.dumps({"children": ["script"], **limits}).encode()
             socket.send_fds(ours, [request], [nothing.fileno()] * 6)
     _, error = template.communicate(timeout=30)

@@ -111,6 +111,21 @@ EQUAL = [
     ("(-\\infty,-1)\\cup(2,\\infty)", "x<-1 or x>2"),
     ("(0,1)", "x \\in (0,1)"),
     ("2>x>1", "(1,2)"),
+    ("5 m", "5 meters"),
+    ("5 meters", "5 m"),
+    ("5 km", "5 kilometres"),
+    ("5 \\text{ km}", "5 \\mathrm{~km}"),
+    ("5 \\mathrm{~m/s}", "5 meters per second"),
+    ("5 mph", "5 miles per hour"),
+    ("12 \\text{ cm}^2", "12 square centimeters"),
+    ("12 \\text{ cm}^2", "12 square units"),
+    ("18 apples", "18 red apples"),
+    ("60^\\circ", "60 degrees"),
+    ("12 \\text{ in}", "12 inches"),
+    ("B", "b"),
+    ("(B)", "(b)"),
+    ("B", "(b)."),
+    ("xY+1", "1+xY"),
 ]
 
 
@@ -132,6 +147,24 @@ def test_typography_that_changes_nothing(gold: str, answer: str) -> None:
 )
 def test_the_default_grader_knows_typography_too(gold: str, answer: str) -> None:
     assert build_grader(BUILT_IN["math_dapo"])(f"Answer: {answer}", gold).correct
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        ("5 \\text{ m}", "5 \\text{ km}"),
+        ("5\\text{ hours}", "5\\text{ minutes}"),
+        ("12 \\text{ cm}^3", "12 \\text{ cm}^2"),
+        ("11/2", "1 1/2"),
+        ("34", "3 4"),
+        ("b", "B"),
+    ],
+)
+def test_the_default_grader_tells_units_and_numbers_apart(gold: str, answer: str) -> None:
+    grade = build_grader(BUILT_IN["math_dapo"])
+    assert grade(f"Answer: {gold}", gold).correct
+    assert grade(f"Answer: {answer}", answer).correct
+    assert not grade(f"Answer: {answer}", gold).correct
 
 
 DIFFERENT = [
@@ -171,6 +204,25 @@ DIFFERENT = [
     ("x>2 or x<1", "(2,\\infty)"),
     ("100", "10²0"),
     ("a+b", "a*b*"),
+    ("5 m", "5 km"),
+    ("5\\text{ m}", "5\\text{ km}"),
+    ("5 \\text{ meters}", "5 feet"),
+    ("5 hours", "5 minutes"),
+    ("5 \\mathrm{~m/s}", "5 m"),
+    ("12 \\text{ cm}^3", "12 \\text{ cm}^2"),
+    ("12 cm^2", "12 cm"),
+    ("5\\sqrt{2}\\text{ m}", "5\\sqrt{2}\\text{ cm}"),
+    ("12 dollars", "12 euros"),
+    ("5 oranges", "5 apples"),
+    ("60^\\circ", "60 cm"),
+    ("60^\\circ", "60 radians"),
+    ("500 cm", "5 m"),
+    ("b", "B"),
+    ("x", "X"),
+    ("2b", "2B"),
+    ("b+1", "B+1"),
+    ("2a", "a+A"),
+    ("B", "c"),
 ]
 
 

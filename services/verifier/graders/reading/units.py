@@ -1,0 +1,132 @@
+"""Units of an answer: the words behind its number, and which of them say the same. All read cleaned answers."""
+
+import re
+from collections import Counter
+from functools import lru_cache
+
+from services.verifier.graders.math_text import TEXT
+
+# fmt: off
+_UNIT_WORDS = (
+    "dollar", "cent", "euro", "year", "month", "week", "day", "hour", "minute", "second", "mile", "meter", "metre",
+    "foot", "feet", "yard", "inch", "inches", "kilometer", "kilometre", "centimeter", "centimetre", "millimeter",
+    "millimetre", "gram", "kilogram", "pound", "ounce", "liter", "litre", "milliliter", "gallon", "degree", "radian",
+    "unit", "acre", "newton", "joule", "watt", "volt", "people", "person", "student", "children",
+    "point", "way", "time", "hr", "min", "sec", "lb", "oz", "kilogramme", "gramme", "ton", "tonne",
+)
+_UNIT_SIGNS = (
+    "km", "cm", "mm", "m", "ft", "kg", "g", "s", "mph", "ml", "mL", "h", "kph", "mg", "in", "yd", "mi", "L", "N", "J",
+    "W", "V", "Hz", "Pa", "kPa", "kW", "kJ",
+)
+_NUMBER_WORDS = frozenset((
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "hundred", "thousand", "million", "billion", "trillion", "bn", "dozen", "score", "pair", "half", "halve",
+    "third", "quarter", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "hundredth",
+    "thousandth", "percent", "percentage",
+    "pct", "squared", "cubed", "factorial", "negative", "minus", "plus", "over", "point", "mod", "base",
+    "than", "pi", "by", "in", "to", "not", "less", "more", "and", "or", "e", "i", "k", "n", "x", "y", "z", "mn",
+    "M", "G", "T", "gross", "couple", "twice", "double", "triple", "lakh", "crore", "grand", "kilo", "mega", "giga",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty", "thirty", "forty",
+    "fifty", "sixty", "seventy", "eighty", "ninety", "maybe", "perhaps", "about", "modulo", "plusminus", "times",
+    "divided", "choose", "for", "where", "with", "if", "but", "wrong", "per", "of", "isn", "root", "power",
+))
+"""What makes another number, or none, of the number before it; a final s aside."""
+# fmt: on
+_UNIT_WORD = rf"(?i:(?:(?:square|cubic|sq|cu)\.?\s+)?(?:{'|'.join(_UNIT_WORDS)})s?)"
+_UNIT = re.compile(rf"(?:{_UNIT_WORD}|{'|'.join(_UNIT_SIGNS)})(?:\s*(?:\bper\b|/)\s*(?:{_UNIT_WORD}|[hs]))?")
+_UNIT_PART = rf"{TEXT.pattern.replace('([^', '[^').replace('*)', '*')}\s*(?:\^\s*\{{?-?[0-9]\}}?)?"
+_LATEX_UNIT = re.compile(rf"(?<=[0-9}})])\s*({_UNIT_PART}(?:\s*(?:/|\\cdot)?\s*{_UNIT_PART})*)$")
+_UNIT_MARKUP = re.compile(r"\\[a-z]+\s*|[{}]")
+_EXPONENT = re.compile(r"\s*\^\s*\{?\s*(-?[0-9])\s*\}?")
+_PLAIN_UNIT = re.compile(
+    rf"(?<=[0-9])\s+((?:{_UNIT_WORD}(?:\s+per\s+{_UNIT_WORD})?|km|cm|mm|ft|kg|mph)(?:\s*\^\s*\{{?[23]\}}?)?)\s*$"
+)
+_DEGREES = re.compile(r"([+-]?(?:[0-9][0-9.,]*|\\[dt]?frac\{[0-9]+\}\{[0-9]+\}))\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ)")
+_SIGN_BEHIND = re.compile(rf"(?<=[0-9}}])\s*({'|'.join(_UNIT_SIGNS)})$")
+_COUNTED = re.compile(r"(?<=[0-9])\s+([a-z]{3,}(?:\s+[a-z]{3,})?)$")
+_UNIT_TOKEN = re.compile(r"[A-Za-z]+|\^-?[0-9]|/")
+# fmt: off
+_SPELLINGS = {
+    spelling: name
+    for name, spellings in {
+        "km": "kilometer kilometre", "cm": "centimeter centimetre", "mm": "millimeter millimetre", "m": "meter metre",
+        "ft": "foot feet", "yd": "yard", "in": "inch inches", "mi": "mile", "kg": "kilogram kilogramme kilo",
+        "g": "gram gramme", "mg": "milligram", "lb": "pound", "oz": "ounce", "t": "ton tonne", "l": "liter litre",
+        "ml": "milliliter millilitre", "h": "hour hr", "min": "minute", "s": "second sec", "degree": "deg",
+        "n": "newton", "j": "joule", "w": "watt", "v": "volt", "people": "person", "children": "child",
+    }.items()
+    for spelling in (name, *spellings.split())
+}
+_COMPOUND = {"mph": {"mi": 1, "h": -1}, "kph": {"km": 1, "h": -1}, "kmh": {"km": 1, "h": -1}}
+# fmt: on
+_PREFIXES = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
+_ANY_UNIT = "unit"
+_CACHED_PAIRS = 1024
+
+
+def is_unit(text: str) -> bool:
+    """Whether it names a measure, as "miles per hour" does; "thousand" and "M" do not."""
+    return _UNIT.fullmatch(_EXPONENT.sub("", text.strip())) is not None
+
+
+def split_unit(answer: str) -> tuple[str, str]:
+    """An answer without the words that follow its number, and these words: ("5", "miles"), ("12", "cm^2")."""
+    match = _LATEX_UNIT.search(answer) or _PLAIN_UNIT.search(answer) or _COUNTED.search(answer)
+    if match:
+        unit = _UNIT_MARKUP.sub(" ", _EXPONENT.sub(r"^\1 ", match[1]))
+        return answer[: match.start()], " ".join(unit.split())
+    degrees = _DEGREES.fullmatch(answer)
+    return (degrees[1], "degrees") if degrees else (answer, "")
+
+
+def split_sign_of(answer: str, unit: str) -> str:
+    """`answer` without a unit's sign that is `unit`, "5" of "5 m" beside "meters": elsewhere `m` may be a letter."""
+    match = _SIGN_BEHIND.search(answer)
+    return answer[: match.start()] if match and same_unit(match[1], unit) else answer
+
+
+def counts_things(answer: str, words: str) -> bool:
+    """Whether the words behind a plain number can only say what is counted: "18 red apples"."""
+    return _COUNTED.search(answer) is not None and may_be_unit(words)
+
+
+def may_be_unit(words: str) -> bool:
+    """Of a gold answer, which may count anything: words, and none that makes another number of it."""
+    found = re.findall(r"[a-zA-Z]+|[^a-zA-Z\s./]", _EXPONENT.sub("", words))
+    forms = {form for word in found for form in (word, word.lower(), word.lower().removesuffix("s"))}
+    return bool(found) and all(word.isalpha() for word in found) and not forms & _NUMBER_WORDS
+
+
+@lru_cache(_CACHED_PAIRS)
+def same_unit(one: str, other: str) -> bool:
+    """Whether two units say the same, in whatever spelling: "m/s" and "metres per second", not "cm" and "cm^2".
+
+    "units" may be any. Of things that are counted one may say more than the other: "red apples" and "apples".
+    """
+    a, b = _powers(one), _powers(other)
+    return a == b or _ANY_UNIT in a or _ANY_UNIT in b or (_counts(a) and _counts(b) and (a <= b or b <= a))
+
+
+def _counts(powers: Counter[str]) -> bool:
+    return not any(name in _SPELLINGS or power != 1 for name, power in powers.items())
+
+
+def _powers(unit: str) -> Counter[str]:
+    """Exponent of each of its parts: 1 of m and −1 of s in "m/s"."""
+    found: Counter[str] = Counter()
+    sign, prefix, last = 1, 1, ""
+    for token in _UNIT_TOKEN.findall(unit):
+        word = token.lower()
+        if word in ("/", "per"):
+            sign = -1
+        elif word in _PREFIXES:
+            prefix = _PREFIXES[word]
+        elif word.startswith("^"):
+            found[last] *= int(word[1:])
+        elif word in _COMPOUND:
+            found.update({name: sign * power for name, power in _COMPOUND[word].items()})
+        else:
+            last = _SPELLINGS.get(word) or _SPELLINGS.get(word.removesuffix("s"), word.removesuffix("s"))
+            found[last] += sign * prefix
+            prefix = 1
+    return found
