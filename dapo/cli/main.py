@@ -183,6 +183,7 @@ def export(
     run_dir: Annotated[Path, typer.Argument(help="Folder of a run with a checkpoint.")],
     out: Annotated[Path, typer.Argument(help="Directory to write the Hugging Face model to.")],
     dtype: Annotated[Dtype, typer.Option(help="Of the weights; as-base: that of the base model.")] = Dtype.AS_BASE,
+    adapter: Annotated[bool, typer.Option("--adapter", help="Write the LoRA adapter alone, in PEFT's format.")] = False,
 ) -> None:
     """Write a run's last checkpoint as a Hugging Face model directory."""
     from dapo.cli.children import require_torch, run_module
@@ -191,7 +192,8 @@ def export(
     if not RunFolder(run_dir).spec.exists():
         fail(f"{run_dir} is not the folder of a run: it has no spec.yaml")
     require_torch("dapo export")
-    run_module("services.learner.export", str(run_dir), str(out), "--dtype", dtype.value)
+    form = ["--adapter"] if adapter else ["--dtype", dtype.value]
+    run_module("services.learner.export", str(run_dir), str(out), *form)
 
 
 @models.command("toy-reverse")

@@ -27,10 +27,14 @@ from dapo.host.files import follow_umask, sync, write_json
 from dapo.host.storage import StorageError, in_words, storage_error
 from dapo.records.folder import RunFolder
 from dapo.spec import RunSpec
-from services.learner.model.lora import ServedWeight, write_adapter
+from services.learner.model.lora import Rounding, ServedWeight, write_adapter
 from services.learner.step.trainer import Trainer
 
 _FORMAT = 1
+_MODEL = "hf"
+ADAPTER = "adapter"
+MERGING = "merging.json"
+"""Beside the adapter: how much of it is left in the merged model (Rounding)."""
 _SHARDS = "shards"
 _VALUE = "value"
 _REFERENCE = "reference.pt"
@@ -134,9 +138,7 @@ class CheckpointStore:
         if self.reference is not None and self.ranks.leads:
             torch.save(self.reference.state_dict(), directory / _REFERENCE)
         torch.save(_rng_state(), directory / f"rng-rank{self.ranks.rank}.pt")
-        self._write_model(directory / "hf")
-        if self.spec.lora.rank is not None:
-            self._write_adapter(directory / "adapter")
+        self._write_model(directory)
         dist.barrier()
         if self.ranks.leads:
             files = _files(directory)
@@ -164,25 +166,28 @@ class CheckpointStore:
             shutil.rmtree(path)
 
     def _write_model(self, directory: Path) -> None:
-        """Gather the parameters one by one to rank 0 and write them as a Hugging Face directory."""
-        state = self._gather(self.engine.module.served_weights())
-        if self.ranks.leads:
-            self.engine.module.causal.save_pretrained(directory, state_dict=state)
-            AutoTokenizer.from_pretrained(self.spec.model.path).save_pretrained(directory)
-            follow_umask(directory)
+        """Gather the parameters one by one to rank 0 and write them as a Hugging Face directory, and with LoRA the
+        adapter, too."""
+        rounding = Rounding()
+        state = self._gather(self.engine.module.served_weights(), rounding)
+        adapter = self._gather(self.engine.module.adapter_weights(), rounding)
+        if not self.ranks.leads:
+            return
+        self.engine.module.causal.save_pretrained(directory / _MODEL, state_dict=state)
+        AutoTokenizer.from_pretrained(self.spec.model.path).save_pretrained(directory / _MODEL)
+        follow_umask(directory / _MODEL)
+        if adapter:
+            write_adapter(directory / ADAPTER, self.spec.lora, self.spec.model.path, adapter)
+            write_json(directory / ADAPTER / MERGING, {"surviving_share": rounding.surviving_share})
+            follow_umask(directory / ADAPTER)
 
-    def _write_adapter(self, directory: Path) -> None:
-        weights = self._gather(self.engine.module.adapter_weights())
-        if self.ranks.leads:
-            write_adapter(directory, self.spec.lora, self.spec.model.path, weights)
-
-    def _gather(self, weights: dict[str, ServedWeight]) -> dict[str, torch.Tensor]:
+    def _gather(self, weights: dict[str, ServedWeight], rounding: Rounding) -> dict[str, torch.Tensor]:
         """Copies on the CPU, of rank 0 alone."""
         found = {}
         for name, weight in weights.items():
             with self.engine.gathered(weight.parameters):
                 if self.ranks.leads:
-                    found[name] = weight.value().cpu().clone()
+                    found[name] = weight.value(rounding).cpu().clone()
         return found
 
     def load(self) -> Manifest | None:

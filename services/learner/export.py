@@ -1,7 +1,8 @@
 """`python -m services.learner.export RUN_DIR OUT` writes the run's newest checkpoint as a Hugging Face directory.
 
 Every checkpoint holds the whole model in that format, so this only checks, copies and casts; it needs neither the
-learner's ranks nor its device. One file of weights is in memory at a time.
+learner's ranks nor its device. One file of weights is in memory at a time. A LoRA adapter that was merged in a coarser
+dtype than is asked for is merged anew, into the base model.
 """
 
 import argparse
@@ -11,48 +12,79 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from dapo.host.files import follow_umask, write_json
 from dapo.host.storage import told_in_words
 from dapo.records.folder import RunFolder
 from dapo.spec.load import parse_spec
 from dapo.spec.problem import SpecError
-from services.learner.checkpoint import CheckpointError, read_latest
+from services.learner.checkpoint import ADAPTER, MERGING, CheckpointError, Manifest, read_latest
 
 AS_BASE = "as-base"
 DTYPES = ("bfloat16", "float16", "float32", AS_BASE)
+_SURVIVING_SHARE = 0.95
+"""Of a LoRA update; of less people are warned."""
 
 
 class ExportError(ValueError):
     """The model cannot be exported as asked; the message says why and what to do."""
 
 
-def export(run_dir: Path, target: Path, dtype: str | None = None) -> int:
-    """Write the newest checkpoint's model to `target`, in `dtype` if one is given; returns its step.
+class Exported(NamedTuple):
+    step: int
+    dtype: str
+    surviving_share: float
+    """Of a LoRA update, what is left of it in the weights written; 1 without LoRA."""
+
+
+def export(run_dir: Path, target: Path, dtype: str | None = None) -> Exported:
+    """Write the newest checkpoint's model to `target`, in `dtype` if one is given.
 
     Modes follow the umask. Where it fails, nothing of it stays. Raises CheckpointError when there is no usable
     checkpoint, FileExistsError when `target` is not empty, ExportError when the base model's dtype is not known or a
     weight has no form in `dtype`; OSError and SafetensorError where `target` cannot be written.
     """
+    directory, manifest = _checkpoint(run_dir, target)
+    wanted = base_dtype(run_dir, manifest.dtype) if dtype == AS_BASE else dtype or manifest.dtype
+    adapter, share = directory / ADAPTER, 1.0
+    with _removed_on_failure(target):
+        shutil.copytree(directory / "hf", target, dirs_exist_ok=True, copy_function=shutil.copyfile)
+        if adapter.exists() and manifest.dtype != "float32" and wanted != manifest.dtype:
+            merge(run_dir, adapter, target, getattr(torch, wanted))
+        elif wanted != manifest.dtype:
+            cast(target, getattr(torch, wanted))
+        elif adapter.exists():
+            share = json.loads((adapter / MERGING).read_text(encoding="utf-8"))["surviving_share"]
+        follow_umask(target)
+    return Exported(manifest.step, wanted, share)
+
+
+def export_adapter(run_dir: Path, target: Path) -> int:
+    """Write the newest checkpoint's LoRA adapter to `target`, in PEFT's format; returns its step. Raises as `export`
+    does, and ExportError where the run has none."""
+    directory, manifest = _checkpoint(run_dir, target)
+    if not (directory / ADAPTER).exists():
+        raise ExportError(f"{run_dir} has no LoRA adapter, as lora.rank is not set. Leave out --adapter")
+    with _removed_on_failure(target):
+        shutil.copytree(directory / ADAPTER, target, dirs_exist_ok=True, copy_function=shutil.copyfile)
+        (target / MERGING).unlink()
+        follow_umask(target)
+    return manifest.step
+
+
+def _checkpoint(run_dir: Path, target: Path) -> tuple[Path, Manifest]:
     latest = read_latest(run_dir)
     if latest is None:
         raise CheckpointError(f"{run_dir} has no checkpoint yet; see checkpoint.every_steps")
     if target.exists() and any(target.iterdir()):
         raise FileExistsError(f"{target} is not empty; give a new directory")
-    directory, manifest = latest
-    wanted = base_dtype(run_dir, manifest.dtype) if dtype == AS_BASE else dtype or manifest.dtype
-    with _removed_on_failure(target):
-        shutil.copytree(directory / "hf", target, dirs_exist_ok=True, copy_function=shutil.copyfile)
-        if wanted != manifest.dtype:
-            cast(target, getattr(torch, wanted))
-        follow_umask(target)
-    return manifest.step
+    return latest
 
 
 @contextmanager
@@ -80,6 +112,27 @@ def base_dtype(run_dir: Path, trained: str) -> str:
     return name
 
 
+def merge(run_dir: Path, adapter: Path, target: Path, dtype: torch.dtype) -> None:
+    """Write W + (α / r) · B A anew in `target`, computed in float32 and rounded once to `dtype`.
+
+    The whole model is in memory. Raises ExportError where the base model is not here or a value has no form in `dtype`.
+    """
+    from peft import PeftModel
+
+    path = parse_spec(RunFolder(run_dir).spec.read_text(encoding="utf-8")).model.path
+    try:
+        base = AutoModelForCausalLM.from_pretrained(Path(path).expanduser(), dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise ExportError(
+            f"the base model {path} is not here, into which the adapter is merged. Put it there, or give --adapter"
+        ) from error
+    model = PeftModel.from_pretrained(base, adapter).merge_and_unload()
+    for file in [*target.glob("*.safetensors"), *target.glob("*.safetensors.index.json")]:
+        file.unlink()
+    model.save_pretrained(target, state_dict={n: _cast(n, w, dtype) for n, w in model.state_dict().items()})
+    _write_dtype(target, dtype)
+
+
 def cast(directory: Path, dtype: torch.dtype) -> None:
     """Write the floating-point weights in `directory` anew as `dtype`, rounded to nearest. Raises ExportError for a
     value beyond its range."""
@@ -88,12 +141,17 @@ def cast(directory: Path, dtype: torch.dtype) -> None:
         weights = {name: _cast(name, weight, dtype) for name, weight in load_file(path).items()}
         save_file(weights, path, metadata={"format": "pt"})
         sizes += sum(weight.nbytes for weight in weights.values())
-    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    write_json(directory / "config.json", config | {_dtype_key(config): str(dtype).removeprefix("torch.")})
+    _write_dtype(directory, dtype)
     index_path = directory / "model.safetensors.index.json"
     if index_path.exists():
         index = json.loads(index_path.read_text(encoding="utf-8"))
         write_json(index_path, index | {"metadata": index["metadata"] | {"total_size": sizes}})
+
+
+def _write_dtype(directory: Path, dtype: torch.dtype) -> None:
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    key = "dtype" if "dtype" in config else "torch_dtype"
+    write_json(directory / "config.json", config | {key: str(dtype).removeprefix("torch.")})
 
 
 def _cast(name: str, weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -110,18 +168,26 @@ def main() -> None:
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--dtype", choices=DTYPES, help="default: as it was trained")
+    parser.add_argument("--adapter", action="store_true", help="the LoRA adapter alone")
     arguments = parser.parse_args()
     with told_in_words(arguments.out, SafetensorError):
         try:
-            step = export(arguments.run_dir, arguments.out, arguments.dtype)
+            done = _export(arguments)
         except (CheckpointError, ExportError, FileExistsError) as error:
             sys.exit(f"error: {error}")
-    config = json.loads((arguments.out / "config.json").read_text(encoding="utf-8"))
-    sys.stdout.write(f"model of step {step} in {config[_dtype_key(config)]}: {arguments.out}\n")
+    sys.stdout.write(f"{done}: {arguments.out}\n")
 
 
-def _dtype_key(config: dict[str, Any]) -> str:
-    return "dtype" if "dtype" in config else "torch_dtype"
+def _export(arguments: argparse.Namespace) -> str:
+    if arguments.adapter:
+        return f"adapter of step {export_adapter(arguments.run_dir, arguments.out)}"
+    done = export(arguments.run_dir, arguments.out, arguments.dtype)
+    if done.surviving_share < _SURVIVING_SHARE:
+        sys.stderr.write(
+            f"warning: merged into {done.dtype} weights, {done.surviving_share:.0%} of the LoRA update survives the "
+            "rounding. dapo export --dtype float32 keeps all of it, and so does --adapter\n"
+        )
+    return f"model of step {done.step} in {done.dtype}"
 
 
 if __name__ == "__main__":

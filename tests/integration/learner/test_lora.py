@@ -26,7 +26,7 @@ def test_lora_resumes_exactly_and_exports_the_merged_model(tmp_path: Path, stage
     case = {"spec": spec, "batches": 3, "samples": 24, "checkpoint_after": 2}
     whole, resumed = run_ranks(tmp_path, [case, {**case, "resume": True, "checkpoint_after": 3}], ranks)
     assert resumed["parameters"] == whole["parameters"]
-    assert export(tmp_path, tmp_path / "exported") == 3
+    assert export(tmp_path, tmp_path / "exported").step == 3
 
     initial = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).state_dict()
     exported = AutoModelForCausalLM.from_pretrained(tmp_path / "exported", dtype=torch.float32).state_dict()

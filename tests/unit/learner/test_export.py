@@ -65,7 +65,7 @@ def weights(directory: Path) -> dict[str, torch.Tensor]:
 def test_the_weights_have_the_dtype_that_was_asked_for(
     run_dir: Path, tmp_path: Path, dtype: str | None, written: str
 ) -> None:
-    assert export(run_dir, tmp_path / "out", dtype) == 3
+    assert export(run_dir, tmp_path / "out", dtype).step == 3
     trained, exported = (weights(path) for path in (run_dir / "checkpoints/step-000003/hf", tmp_path / "out"))
     wanted = getattr(torch, written)
     assert exported.keys() == trained.keys()
@@ -100,14 +100,14 @@ def test_a_value_beyond_the_range_of_float16_is_refused_and_leaves_nothing(run_d
     with pytest.raises(ExportError, match=f"{name} has values beyond the range of torch.float16"):
         export(run_dir, tmp_path / "out", "float16")
     assert not (tmp_path / "out").exists()
-    assert export(run_dir, tmp_path / "out", "bfloat16") == 3
+    assert export(run_dir, tmp_path / "out", "bfloat16").step == 3
 
 
 def test_where_the_base_model_is_gone_its_dtype_is_asked_for(run_dir: Path, base: Path, tmp_path: Path) -> None:
     base.rename(base.with_name("elsewhere"))
     with pytest.raises(ExportError, match="its base model is not here"):
         export(run_dir, tmp_path / "out", "as-base")
-    assert export(run_dir, tmp_path / "out", "float32") == 3
+    assert export(run_dir, tmp_path / "out", "float32").step == 3
 
 
 def command(*arguments: Any) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,98 @@
+"""`dapo export` of a LoRA run: what bfloat16 weights swallow of the adapter, and the ways that keep it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("peft")
+
+from peft import PeftModel  # noqa: E402
+from transformers import AutoModelForCausalLM  # noqa: E402
+
+from dapo.spec.load import dump_yaml  # noqa: E402
+from dapo.spec.tree.training import LoraSpec  # noqa: E402
+from services.learner.export import ExportError, export, export_adapter, main  # noqa: E402
+from services.learner.model.lora import Rounding, adapter_weights, add_lora, served_weights, write_adapter  # noqa: E402
+from tests.support.models import tiny_qwen2  # noqa: E402
+from tests.support.spec import spec  # noqa: E402
+
+LORA = LoraSpec(rank=3, alpha=6.0)
+
+
+@pytest.fixture
+def exact(tmp_path: Path) -> dict[str, "torch.Tensor"]:
+    """The weights of a run's policy in float32; the run's checkpoint of step 3 has them as a learner in bfloat16
+    writes them. The update is small beside the weights."""
+    base = tmp_path / "base"
+    tiny_qwen2(0).to(torch.bfloat16).save_pretrained(base)
+    causal = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
+    add_lora(causal, LORA, seed=0)
+    with torch.no_grad():
+        for name, parameter in causal.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=2e-4)
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-000003"
+    rounding = Rounding()
+    merged = {name: weight.value(rounding) for name, weight in served_weights(causal).items()}
+    tiny_qwen2(0).to(torch.bfloat16).save_pretrained(checkpoint / "hf", state_dict=merged)
+    adapter = {name: weight.value() for name, weight in adapter_weights(causal).items()}
+    write_adapter(checkpoint / "adapter", LORA, str(base), adapter)
+    (checkpoint / "adapter" / "merging.json").write_text(json.dumps({"surviving_share": rounding.surviving_share}))
+    files = {str(path.relative_to(checkpoint)): path.stat().st_size for path in checkpoint.rglob("*") if path.is_file()}
+    manifest = {"step": 3, "incarnation": 1, "seed": 0, "world_size": 1, "zero_stage": 1, "dtype": "bfloat16"}
+    (checkpoint / "manifest.json").write_text(json.dumps({**manifest, "files": files, "format": 1}))
+    (checkpoint.parent / "latest.json").write_text(json.dumps({"directory": checkpoint.name}))
+    (tmp_path / "run" / "spec.yaml").write_text(dump_yaml(spec(model__path=str(base), lora__rank=3, lora__alpha=6.0)))
+    return {name: weight.value() for name, weight in served_weights(causal.float()).items()}
+
+
+def load(directory: Path) -> dict[str, "torch.Tensor"]:
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype="auto")
+    return dict(model.named_parameters())
+
+
+def test_float32_keeps_all_of_the_update_and_bfloat16_says_what_it_loses(exact, tmp_path: Path) -> None:
+    done = export(tmp_path / "run", tmp_path / "float32", "float32")
+    assert (done.step, done.dtype, done.surviving_share) == (3, "float32", 1.0)
+    found = load(tmp_path / "float32")
+    assert found.keys() == exact.keys()
+    for name, weight in exact.items():
+        assert found[name].dtype == torch.float32
+        torch.testing.assert_close(found[name], weight, rtol=1e-6, atol=1e-9, msg=name)
+    assert json.loads((tmp_path / "float32" / "config.json").read_text())["dtype"] == "float32"
+
+    done = export(tmp_path / "run", tmp_path / "bfloat16", "as-base")
+    assert done.dtype == "bfloat16"
+    assert 0 < done.surviving_share < 0.5
+    for name, weight in load(tmp_path / "bfloat16").items():
+        torch.testing.assert_close(weight.float(), exact[name], rtol=2**-7, atol=1e-5, msg=name)
+
+
+def test_the_adapter_alone_is_what_peft_loads(exact, tmp_path: Path) -> None:
+    assert export_adapter(tmp_path / "run", tmp_path / "out") == 3
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
+    merged = PeftModel.from_pretrained(base, tmp_path / "out").merge_and_unload()
+    for name, weight in merged.named_parameters():
+        torch.testing.assert_close(weight, exact[name], rtol=1e-6, atol=1e-9, msg=name)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+
+
+def test_without_the_base_model_the_cure_is_the_adapter(exact, tmp_path: Path) -> None:
+    (tmp_path / "base").rename(tmp_path / "moved")
+    with pytest.raises(ExportError, match=r"is not here, into which the adapter is merged.*--adapter"):
+        export(tmp_path / "run", tmp_path / "out", "float32")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_warns(exact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr("sys.argv", ["export", str(tmp_path / "run"), str(tmp_path / "out"), "--dtype", "as-base"])
+    main()
+    told = capsys.readouterr()
+    assert told.out == f"model of step 3 in bfloat16: {tmp_path / 'out'}\n"
+    assert "of the LoRA update survives the rounding" in told.err
+    assert "--dtype float32" in told.err
