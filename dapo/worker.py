@@ -16,6 +16,8 @@ from dapo.errors import first_leaf
 from dapo.host.addresses import advertised_address
 from dapo.host.processes import die_with_parent
 from dapo.host.storage import EXIT_CODE, in_words, is_storage_error
+from dapo.spec.tree.resources import RedisResources
+from dapo.spec.workloads import OUTAGE
 from dapo.telemetry import logs
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,8 @@ class WorkerEnvironment:
     replicas: int
     redis_url: str
     payload_url: str | None
+    outage_s: float
+    """How long a Redis that is away is waited for."""
 
     @classmethod
     def read(cls) -> "WorkerEnvironment":
@@ -57,6 +61,7 @@ class WorkerEnvironment:
             replicas=int(os.environ.get("DAPO_REPLICAS", "1")),
             redis_url=_variable("DAPO_REDIS_URL"),
             payload_url=os.environ.get("DAPO_PAYLOAD_URL") or None,
+            outage_s=float(os.environ.get(OUTAGE) or RedisResources().outage_s),
         )
 
     @property
@@ -66,7 +71,7 @@ class WorkerEnvironment:
 
     async def connect(self) -> Bus:
         """Raises BusUnavailable."""
-        return await Bus.connect(self.redis_url, self.run_id, payload_url=self.payload_url)
+        return await Bus.connect(self.redis_url, self.run_id, payload_url=self.payload_url, outage_s=self.outage_s)
 
 
 async def _until_stopped(work: Coroutine[Any, Any, None]) -> None:

@@ -16,8 +16,10 @@ from dapo.bus.parts.runs import Runs
 from dapo.bus.parts.streams import Streams
 from dapo.bus.parts.weights import Weights
 from dapo.bus.server.connection import Server
+from dapo.bus.server.outage import Outage
 
 _PROCESS = secrets.token_hex(6)
+_OUTAGE_S = 5.0
 
 
 class Bus:
@@ -56,14 +58,22 @@ class Bus:
         self.weights = Weights(context, self.registry)
 
     @classmethod
-    async def connect(cls, url: str, run_id: str, *, payload_url: str | None = None, instance: str = _PROCESS) -> Self:
-        """Connects and loads the scripts.
+    async def connect(
+        cls,
+        url: str,
+        run_id: str,
+        *,
+        payload_url: str | None = None,
+        instance: str = _PROCESS,
+        outage_s: float = _OUTAGE_S,
+    ) -> Self:
+        """Connects and loads the scripts. Servers that go away later are waited for, `outage_s` at most.
 
         `instance` tells a worker from its predecessor of the same id; all buses of one process share theirs.
         Raises BusUnavailable naming the URL (redacted) and the cure.
         """
-        control = Server(url)
-        payload = control if payload_url in (None, url) else Server(payload_url)
+        control = Server(url, outage_s)
+        payload = control if payload_url in (None, url) else Server(payload_url, outage_s)
         bus = cls(control, payload, run_id, instance)
         try:
             await control.check()
@@ -74,6 +84,11 @@ class Bus:
             await bus.close()
             raise
         return bus
+
+    @property
+    def last_outage(self) -> Outage | None:
+        """The last time in which the server of streams and records did not answer; None before the first is over."""
+        return self.control_server.outages.last
 
     async def close(self) -> None:
         await self.control_server.close()

@@ -25,6 +25,7 @@ from typing import Protocol
 from dapo.bus.parts.groups import Outcome
 from dapo.bus.parts.records import GroupRecord
 from dapo.bus.parts.streams import Delivery
+from dapo.bus.server.outage import Outage
 from dapo.contracts.events import Event
 from dapo.v1 import messages_pb2 as pb
 
@@ -145,6 +146,8 @@ class OrchestratorBus(Protocol):
     def batches(self) -> OrchestratorBatches: ...
     @property
     def weights(self) -> ReadsMembers: ...
+    @property
+    def last_outage(self) -> Outage | None: ...
 
 
 # -- generator

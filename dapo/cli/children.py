@@ -6,8 +6,10 @@ import sys
 from importlib.util import find_spec
 from typing import NoReturn
 
+import typer
+
 from dapo.cli.errors import INTERRUPTED, fail
-from dapo.host.processes import child_environment, python_command
+from dapo.host.processes import child_environment, describe_exit, python_command
 
 # Children import what is installed, whatever folders named `services` or `redis` lie in the working directory.
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}
@@ -29,7 +31,8 @@ def become_module(module: str, *arguments: str, **variables: str) -> NoReturn:
 
 
 def run_module(module: str, *arguments: str) -> None:
-    """Run `python -m module arguments…` in the foreground; leave with its exit code where that is not 0."""
+    """Run `python -m module arguments…` in the foreground; leave with its exit code where that is not 0. It says itself
+    what went wrong, unless a signal ends it."""
     process = subprocess.Popen(python_command(module, *arguments), env=child_environment(SAFE_PATH))
     try:
         code = process.wait()
@@ -37,5 +40,7 @@ def run_module(module: str, *arguments: str) -> None:
         # The terminal sent Ctrl-C to the child as well.
         process.wait()
         fail("interrupted", INTERRUPTED)
+    if code > 0:
+        raise typer.Exit(code)
     if code:
-        fail(f"python -m {module} ended with exit code {code}", code if code > 0 else 1)
+        fail(f"python -m {module} {describe_exit(code)}", 1)

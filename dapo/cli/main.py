@@ -182,7 +182,9 @@ def plot(run_dir: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> N
 def export(
     run_dir: Annotated[Path, typer.Argument(help="Folder of a run with a checkpoint.")],
     out: Annotated[Path, typer.Argument(help="Directory to write the Hugging Face model to.")],
-    dtype: Annotated[Dtype, typer.Option(help="Of the weights; as-base: that of the base model.")] = Dtype.AS_BASE,
+    dtype: Annotated[
+        Dtype | None, typer.Option(help="Of the weights; as-base, the default: that of the base model.")
+    ] = None,
     adapter: Annotated[bool, typer.Option("--adapter", help="Write the LoRA adapter alone, in PEFT's format.")] = False,
 ) -> None:
     """Write a run's last checkpoint as a Hugging Face model directory."""
@@ -192,7 +194,9 @@ def export(
     if not RunFolder(run_dir).spec.exists():
         fail(f"{run_dir} is not the folder of a run: it has no spec.yaml")
     require_torch("dapo export")
-    form = ["--adapter"] if adapter else ["--dtype", dtype.value]
+    if adapter and dtype is not None:
+        fail("--adapter writes what was trained, as it is: leave out --dtype")
+    form = ["--adapter"] if adapter else ["--dtype", (dtype or Dtype.AS_BASE).value]
     run_module("services.learner.export", str(run_dir), str(out), *form)
 
 

@@ -2,8 +2,7 @@
 
 import json
 import signal
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -72,10 +71,10 @@ class _Attempt:
 
 def train(spec: RunSpec, run_dir: Path | None) -> Finished:
     """Run the spec to its end, showing progress; leaves with 1 where the run fails and 130 where it was stopped by an
-    interrupt. One that had succeeded by then has succeeded."""
+    interrupt. One that had succeeded by then has succeeded. Interrupts are ignored from then on, until the next run."""
     require_inputs(spec)
     require_torch("training on this machine")
-    for number in _INTERRUPTS[1:]:
+    for number in _INTERRUPTS:
         signal.signal(number, _interrupt)
     console = Console()
     for warning in find_warnings(spec):
@@ -97,8 +96,10 @@ def train(spec: RunSpec, run_dir: Path | None) -> Finished:
         fail(f"the run folder cannot be made: {in_words(error)} (--run-dir)")
     except KeyboardInterrupt:
         attempt.interrupted = True
-    with _undisturbed():
-        return _conclude(attempt, console)
+    # What the run has come to is settled: no interrupt changes it while it is said, or while this process ends.
+    for number in _INTERRUPTS:
+        signal.signal(number, signal.SIG_IGN)
+    return _conclude(attempt, console)
 
 
 def _run(
@@ -127,17 +128,6 @@ def _follow(client: RunClient, run_id: str, display: Display) -> None:
     for sent in client.events(run_id):
         if (event := known_event(sent.kind, sent.data)) is not None:
             display.event(event)
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """What the run has come to is settled: no interrupt changes it while it is said."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in _INTERRUPTS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _conclude(attempt: _Attempt, console: Console) -> Finished:

@@ -110,6 +110,6 @@ def with_problems(
 
 
 def _named(item: Scanned, problem: str) -> str:
-    gold = repr(item.row.gold)
+    gold = item.row.gold
     shown = gold if len(gold) <= _GOLD_CHARACTERS else f"{gold[:_GOLD_CHARACTERS]}…"
-    return f"{item.row.row_id}: {shown}: {problem}"
+    return f"{item.row.row_id}: {shown!r}: {problem}"

@@ -11,6 +11,8 @@ from dapo.spec.tree.resources import Device
 Role = Literal["generator", "verifier", "learner"]
 EVALUATES = "DAPO_EVALUATES"
 """Environment variable of a generator: `1` where it takes nothing but the prompts of evaluations."""
+OUTAGE = "DAPO_REDIS_OUTAGE_S"
+"""Environment variable of every worker: how long it waits for a Redis that is away."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,10 @@ class Workload:
 
 def plan_workloads(spec: RunSpec) -> list[Workload]:
     """The workloads of a run, in the order in which to start them. Without training there is no learner."""
-    # The hub is not asked for what lies in a directory.
-    common = {"HF_HUB_OFFLINE": "1"} if is_local_model(spec.model.path) else {}
+    common = {OUTAGE: f"{spec.resources.redis.outage_s:g}"}
+    if is_local_model(spec.model.path):
+        # The hub is not asked for what lies in a directory.
+        common["HF_HUB_OFFLINE"] = "1"
     generator, learner = spec.resources.generator, spec.resources.learner
     engine = Resources(generator.device, 0 if generator.device == "cpu" else generator.tensor_parallel)
     found = [Workload("generator", "generator", generator.replicas, "services.generator", common, engine)]

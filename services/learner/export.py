@@ -9,7 +9,7 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -48,20 +48,23 @@ def export(run_dir: Path, target: Path, dtype: str | None = None) -> Exported:
 
     Modes follow the umask. Where it fails, nothing of it stays. Raises CheckpointError when there is no usable
     checkpoint, FileExistsError when `target` is not empty, ExportError when the base model's dtype is not known or a
-    weight has no form in `dtype`; OSError and SafetensorError where `target` cannot be written.
+    weight has no form in `dtype`; SystemExit, in words, where a disk refuses `target`.
     """
     directory, manifest = _checkpoint(run_dir, target)
     wanted = base_dtype(run_dir, manifest.dtype) if dtype == AS_BASE else dtype or manifest.dtype
-    adapter, share = directory / ADAPTER, 1.0
+    adapter = directory / ADAPTER
+    updates = adapter_updates(adapter) if adapter.exists() else {}
     with _removed_on_failure(target):
         shutil.copytree(directory / "hf", target, dirs_exist_ok=True, copy_function=shutil.copyfile)
-        if adapter.exists() and manifest.dtype != "float32" and wanted != manifest.dtype:
-            merge(run_dir, adapter, target, getattr(torch, wanted))
+        casting = Casting(getattr(torch, wanted), updates)
+        if adapter.exists() and wanted != manifest.dtype != "float32":
+            merge(run_dir, adapter, target, casting)
         elif wanted != manifest.dtype:
-            cast(target, getattr(torch, wanted))
-        elif adapter.exists():
-            share = json.loads((adapter / MERGING).read_text(encoding="utf-8"))["surviving_share"]
+            cast(target, casting)
         follow_umask(target)
+    share = casting.surviving_share
+    if adapter.exists() and wanted == manifest.dtype:
+        share = json.loads((adapter / MERGING).read_text(encoding="utf-8"))["surviving_share"]
     return Exported(manifest.step, wanted, share)
 
 
@@ -89,10 +92,16 @@ def _checkpoint(run_dir: Path, target: Path) -> tuple[Path, Manifest]:
 
 @contextmanager
 def _removed_on_failure(target: Path) -> Iterator[None]:
+    """What is written, not a folder that was there. A full disk is told with what is free before that."""
+    was_there = target.exists()
     try:
-        yield
+        with told_in_words(target, SafetensorError):
+            yield
     except BaseException:
-        shutil.rmtree(target, ignore_errors=True)
+        for path in target.iterdir() if was_there else ():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if not was_there:
+            shutil.rmtree(target, ignore_errors=True)
         raise
 
 
@@ -112,8 +121,51 @@ def base_dtype(run_dir: Path, trained: str) -> str:
     return name
 
 
-def merge(run_dir: Path, adapter: Path, target: Path, dtype: torch.dtype) -> None:
-    """Write W + (α / r) · B A anew in `target`, computed in float32 and rounded once to `dtype`.
+class Casting:
+    """Weights to `dtype`, each rounded to nearest; and how much of a LoRA update is left in them.
+
+    `updates` has ‖update‖² of each weight with one. The rounding of the weight itself counts against its update.
+    """
+
+    def __init__(self, dtype: torch.dtype, updates: Mapping[str, float]) -> None:
+        self.dtype = dtype
+        self._updates = updates
+        self._error = 0.0
+
+    def __call__(self, name: str, weight: torch.Tensor) -> torch.Tensor:
+        """Raises ExportError for a value beyond the range of the dtype."""
+        if not weight.is_floating_point():
+            return weight
+        made = weight.to(self.dtype)
+        if made.isinf().any() and not weight.isinf().any():
+            raise ExportError(f"{name} has values beyond the range of {self.dtype}. Give --dtype bfloat16 or float32")
+        if name in self._updates:
+            self._error += float((made.float() - weight.float()).square().sum())
+        return made
+
+    @property
+    def surviving_share(self) -> float:
+        """1 without LoRA."""
+        update = sum(self._updates.values())
+        return max(0.0, 1 - self._error / update) if update else 1.0
+
+
+def adapter_updates(adapter: Path) -> dict[str, float]:
+    """‖(α / r) · B A‖² by the name of the weight that it is added to."""
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    found = {}
+    for name, a in tensors.items():
+        layer, mark, _ = name.removeprefix("base_model.model.").partition(".lora_A.")
+        if mark:
+            b = tensors[name.replace(".lora_A.", ".lora_B.")]
+            update = b.float() @ a.float() * (config["lora_alpha"] / config["r"])
+            found[f"{layer}.weight"] = float(update.square().sum())
+    return found
+
+
+def merge(run_dir: Path, adapter: Path, target: Path, casting: Casting) -> None:
+    """Write W + (α / r) · B A anew in `target`, computed in float32 and rounded once.
 
     The whole model is in memory. Raises ExportError where the base model is not here or a value has no form in `dtype`.
     """
@@ -129,19 +181,18 @@ def merge(run_dir: Path, adapter: Path, target: Path, dtype: torch.dtype) -> Non
     model = PeftModel.from_pretrained(base, adapter).merge_and_unload()
     for file in [*target.glob("*.safetensors"), *target.glob("*.safetensors.index.json")]:
         file.unlink()
-    model.save_pretrained(target, state_dict={n: _cast(n, w, dtype) for n, w in model.state_dict().items()})
-    _write_dtype(target, dtype)
+    model.save_pretrained(target, state_dict={name: casting(name, w) for name, w in model.state_dict().items()})
+    _write_dtype(target, casting.dtype)
 
 
-def cast(directory: Path, dtype: torch.dtype) -> None:
-    """Write the floating-point weights in `directory` anew as `dtype`, rounded to nearest. Raises ExportError for a
-    value beyond its range."""
+def cast(directory: Path, casting: Casting) -> None:
+    """Write the floating-point weights in `directory` anew. Raises ExportError as `casting` does."""
     sizes = 0
     for path in sorted(directory.glob("*.safetensors")):
-        weights = {name: _cast(name, weight, dtype) for name, weight in load_file(path).items()}
+        weights = {name: casting(name, weight) for name, weight in load_file(path).items()}
         save_file(weights, path, metadata={"format": "pt"})
         sizes += sum(weight.nbytes for weight in weights.values())
-    _write_dtype(directory, dtype)
+    _write_dtype(directory, casting.dtype)
     index_path = directory / "model.safetensors.index.json"
     if index_path.exists():
         index = json.loads(index_path.read_text(encoding="utf-8"))
@@ -154,15 +205,6 @@ def _write_dtype(directory: Path, dtype: torch.dtype) -> None:
     write_json(directory / "config.json", config | {key: str(dtype).removeprefix("torch.")})
 
 
-def _cast(name: str, weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    if not weight.is_floating_point():
-        return weight
-    made = weight.to(dtype)
-    if made.isinf().any() and not weight.isinf().any():
-        raise ExportError(f"{name} has values beyond the range of {dtype}. Give --dtype bfloat16 or float32")
-    return made
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run_dir", type=Path)
@@ -170,11 +212,10 @@ def main() -> None:
     parser.add_argument("--dtype", choices=DTYPES, help="default: as it was trained")
     parser.add_argument("--adapter", action="store_true", help="the LoRA adapter alone")
     arguments = parser.parse_args()
-    with told_in_words(arguments.out, SafetensorError):
-        try:
-            done = _export(arguments)
-        except (CheckpointError, ExportError, FileExistsError) as error:
-            sys.exit(f"error: {error}")
+    try:
+        done = _export(arguments)
+    except (CheckpointError, ExportError, FileExistsError) as error:
+        sys.exit(f"error: {error}")
     sys.stdout.write(f"{done}: {arguments.out}\n")
 
 

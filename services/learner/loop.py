@@ -86,7 +86,9 @@ class LearnerLoop:
         self.trainer = trainer
         self.address = address
         self.checkpoints = CheckpointStore(environment.run_dir, spec, trainer)
-        self.buckets = WeightBuckets(trainer.engine, spec.weight_sync.bucket_mib, adapter=spec.serves_adapter)
+        self.model_type: str = trainer.engine.module.causal.config.get_text_config().model_type
+        self.serves_adapter = spec.serves_adapter(self.model_type)
+        self.buckets = WeightBuckets(trainer.engine, spec.weight_sync.bucket_mib, adapter=self.serves_adapter)
         self.step = 0
         self.epoch = 0
         self.catch_up_step = 0
@@ -245,7 +247,7 @@ class LearnerLoop:
 
     def _measure_rounding(self) -> dict[str, float]:
         """What merging has left of the LoRA update that was sent last; an alert where that is too little."""
-        if self.spec.lora.rank is None or self.spec.serves_adapter:
+        if self.spec.lora.rank is None or self.serves_adapter:
             return {}
         share = self.buckets.rounding.surviving_share
         if share < _SURVIVING_SHARE and not self._told_of_rounding:
@@ -254,8 +256,8 @@ class LearnerLoop:
         return {"lora_surviving_share": share}
 
     def _tell_of_rounding(self, share: float) -> None:
-        unservable = self.spec.lora.unservable
-        cure = "model.dtype: float32" if unservable else "lora.serving: adapter, or model.dtype: float32"
+        apart = "lora.serving: adapter, or " if self.spec.lora.may_serve_adapter(self.model_type) else ""
+        cure = f"{apart}model.dtype: float32"
         message = (
             f"merged into {self.spec.model.dtype} weights, {share:.0%} of the LoRA update survives the rounding, so "
             f"generators hardly follow the learner (lora_surviving_share); set {cure}"

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 from dapo.algo.batches import is_truncated
 from dapo.algo.shaping import shaped_reward
 from dapo.algo.text_statistics import TextStatistics
-from dapo.bus import BusFull, BusUnavailable, Delivery, GroupState, UnknownGroup
+from dapo.bus import BusFull, Delivery, GroupState, UnknownGroup
 from dapo.bus.roles import VerifierBus
 from dapo.contracts.events import Alert
 from dapo.contracts.prompts import begun_response, prompt_text
@@ -67,8 +67,8 @@ class Verifier:
     Invariant: every completion that was delivered ends as a grade, or its group as failed with a reason. Nothing is
     acknowledged before its effect, so what a killed verifier held is graded by another.
 
-    Nothing survives a restart, and nothing needs to. While the bus is out of reach or full, every action waits and is
-    repeated, without limit; each grading has the deadline of its grader.
+    Nothing survives a restart, and nothing needs to. While the bus is full, every action waits and is repeated, without
+    limit; each grading has the deadline of its grader.
     """
 
     def __init__(self, bus: VerifierBus, grading: Grading, spec: RunSpec, worker_id: str) -> None:
@@ -134,11 +134,11 @@ class Verifier:
             self._remote_slots.release()
 
     async def _persist(self, action: Callable[[], Awaitable[T]]) -> T:
-        """Repeat `action` until the bus is within reach and not full. Every action here may be repeated."""
+        """Repeat `action` until the bus is not full. Every action here may be repeated."""
         while True:
             try:
                 return await action()
-            except (BusUnavailable, BusFull) as error:
+            except BusFull as error:
                 log.warning("waiting for the bus: %s", error)
                 await asyncio.sleep(_RETRY_S)
 

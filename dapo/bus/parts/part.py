@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError
 
-from dapo.bus.errors import BusError
+from dapo.bus.errors import BusError, BusUnavailable
 from dapo.bus.keys import Keys
 from dapo.bus.server.connection import Argument, Server, block
 from dapo.v1 import messages_pb2 as pb
@@ -49,14 +49,21 @@ class Context:
     async def read_stream(
         self, key: str, after: str, *, block_s: float, count: int
     ) -> list[tuple[str, dict[bytes, bytes]]]:
-        """(id, fields) of up to `count` entries after id `after`, waiting at most `block_s` for the first."""
+        """(id, fields) of up to `count` entries after id `after`, waiting at most `block_s` for the first.
+
+        None where the server was away and has come back.
+        """
 
         async def read(block_ms: int | None) -> list[tuple[str, dict[bytes, bytes]]]:
             client = self.control.once if block_ms else self.control.client
             found = await self.control.run(client.xread, {key: after}, count=count, block=block_ms)
             return [(entry.decode(), fields) for _, entries in found for entry, fields in entries]
 
-        return await block(read, block_s)
+        try:
+            return await block(read, block_s)
+        except BusUnavailable:
+            await self.control.wait_until_back()
+            return []
 
     async def read_messages(self, kind: type[M], key: str, after: str, *, block_s: float) -> list[tuple[str, M]]:
         """(id, message) of up to 100 entries after id `after`. Raises BusError for an entry of another kind."""

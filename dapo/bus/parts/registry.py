@@ -4,6 +4,9 @@ from collections.abc import Sequence
 
 from dapo.bus.parts.part import Part
 
+HEARTBEAT_TTL_S = 10.0
+"""How long a worker that is not heard counts as alive."""
+
 
 class Registry(Part):
     """The workers of a run: whether they live, and what they say of their own hosts.
@@ -15,12 +18,12 @@ class Registry(Part):
     meanwhile stays dead, because the time of expiry is kept on disk.
     """
 
-    async def beat(self, role: str, worker_id: str, ttl_s: float = 10) -> None:
+    async def beat(self, role: str, worker_id: str, ttl_s: float = HEARTBEAT_TTL_S) -> None:
         """States that this instance of the worker lives for another `ttl_s`."""
         beat = self._keys.heartbeat(role, worker_id)
         await self._write("SET", beat, self._context.instance, "PX", round(ttl_s * 1000))
 
-    async def beat_first(self, role: str, worker_id: str, ttl_s: float) -> None:
+    async def beat_first(self, role: str, worker_id: str, ttl_s: float = HEARTBEAT_TTL_S) -> None:
         """As `beat`, where no instance of the worker is alive; otherwise nothing."""
         beat = self._keys.heartbeat(role, worker_id)
         await self._write("SET", beat, self._context.instance, "PX", round(ttl_s * 1000), "NX")

@@ -11,11 +11,9 @@ from dapo.bus.errors import BusError, BusUnavailable, NoConsumerGroup
 from dapo.bus.keys import COMPLETIONS, GROUP_ID, READERS
 from dapo.bus.parts.dead_letters import DeadLetters
 from dapo.bus.parts.part import Context, Part
-from dapo.bus.parts.registry import Registry
+from dapo.bus.parts.registry import HEARTBEAT_TTL_S, Registry
 from dapo.bus.server.connection import BLOCK_SLICE_S, block
 from dapo.v1 import messages_pb2 as pb
-
-_FIRST_BEAT_S = 10.0
 
 Entry = tuple[bytes, int, dict[bytes, bytes]]
 """Message id, deliveries, fields."""
@@ -60,13 +58,15 @@ class Streams(Part):
         self._registry = registry
         self._dead_letters = dead_letters
         self._doubts: dict[tuple[str, str], _Doubt] = {}
+        self._settled = 0.0
+        """When the heartbeats of all who live have come again, after an outage."""
         self._started: set[tuple[str, str]] = set()
 
     async def consume(self, stream: str, worker_id: str, *, count: int, block_s: float) -> list[Delivery]:
         """Up to `count` new entries, waiting at most `block_s` for the first.
 
         An entry that cannot be read goes to the dead letters, and its group fails. The worker is alive by its own
-        heartbeat; this call makes only the first one.
+        heartbeat; this call makes only the first one. None where the server was away and has come back.
         """
         await self._start(stream, worker_id)
         lost = await self._recover(stream, worker_id)
@@ -76,24 +76,39 @@ class Streams(Part):
         async def read(block_ms: int | None) -> list[Delivery]:
             return await self._guard(stream, worker_id, self._fetch(stream, worker_id, count, block_ms))
 
-        return await block(read, block_s)
+        try:
+            return await block(read, block_s)
+        except BusUnavailable:
+            await self._outlast()
+            return []
 
     async def claim_dead(self, stream: str, role: str, worker_id: str, *, count: int) -> list[Delivery]:
         """Takes over up to `count` pending entries of dead consumers: those whose heartbeat expired, never the idle.
 
+        None for a heartbeat's time after an outage of the server, in which those of the living may have expired, too.
         Raises ValueError when `role` is not the one that consumes `stream`.
         """
         if role != READERS.get(stream):
             raise ValueError(f"stream {stream!r} is consumed by role {READERS.get(stream)!r}, not {role!r}")
         await self._start(stream, worker_id)
-        return await self._guard(stream, worker_id, self._claim(stream, worker_id, count))
+        if asyncio.get_running_loop().time() < self._settled:
+            return []
+        try:
+            return await self._guard(stream, worker_id, self._claim(stream, worker_id, count))
+        except BusUnavailable:
+            await self._outlast()
+            return []
+
+    async def _outlast(self) -> None:
+        await self._control.wait_until_back()
+        self._settled = asyncio.get_running_loop().time() + HEARTBEAT_TTL_S
 
     async def _start(self, stream: str, worker_id: str) -> None:
         """Before the first read: the consumer group, and a heartbeat, so that nobody is seen dead at birth."""
         if (stream, worker_id) in self._started:
             return
         key, role = self._keys.stream(stream), READERS[stream]
-        await self._registry.beat_first(role, worker_id, _FIRST_BEAT_S)
+        await self._registry.beat_first(role, worker_id)
         try:
             await self._write("XGROUP", "CREATE", key, role, "0", "MKSTREAM")
         except BusError as error:

@@ -6,13 +6,14 @@ from typing import Any, NoReturn, TypeVar
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from dapo.bus.errors import BusError, BusFull, BusUnavailable, Fenced, LedgerError, NoConsumerGroup
 from dapo.bus.server import scripts
+from dapo.bus.server.outage import OutageClock, PatientRetry
 from dapo.redaction import redact_url
 
 T = TypeVar("T")
@@ -36,12 +37,16 @@ class Server:
     `client` repeats a command whose connection broke, so it is for reads, for writes that change nothing the second
     time, and for scripts that may be repeated. `once` never repeats: what hands out entries, or is a script that may
     not be repeated, fails with BusUnavailable, and may or may not have been done.
+
+    A server that is away is waited for, up to `outage_s` seconds: by `client` itself, and by `wait_until_back` for
+    those whose command may not be repeated. Only `check` fails at once.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, outage_s: float) -> None:
         self.url = url
         self.shown = redact_url(url)
-        self.client = self._open(Retry(ExponentialBackoff(cap=1.0, base=0.05), 5))
+        self.outages = OutageClock(self.shown, outage_s)
+        self.client = self._open(PatientRetry(self.outages))
         self.once = self._open(Retry(NoBackoff(), 0))
 
     def _open(self, retry: Retry) -> "Redis":
@@ -82,7 +87,13 @@ class Server:
         for text in scripts.sources().values():
             await self.run(self.client.script_load, text)
 
+    async def wait_until_back(self) -> None:
+        """Return once the server answers. Raises BusUnavailable after `outage_s`."""
+        await self.run(self.client.ping)
+
     async def close(self) -> None:
+        """Commands under way fail, also those that wait for the server to come back."""
+        self.outages.limit_s = 0.0
         await self.client.aclose()
         await self.once.aclose()
 
@@ -143,7 +154,8 @@ class Server:
         if isinstance(error, (RedisConnectionError, RedisTimeoutError, OSError)):
             raise BusUnavailable(
                 f"No Redis at {self.shown} ({text}). Start the server, or correct resources.redis.url / REDIS_URL;"
-                " leave both empty to have an embedded Valkey started"
+                " leave both empty to have an embedded Valkey started. An outage is waited out for"
+                f" resources.redis.outage_s = {self.outages.limit_s:g} s"
             ) from error
         code, _, rest = text.partition(" ")
         if code == "FENCED":

@@ -27,7 +27,7 @@ _LAUNCH = (
 
 
 class EmbeddedValkey:
-    """Valkey on a free loopback port, its append-only file in `data_dir`; started again there, it has its data back.
+    """Valkey on a free loopback port, its append-only file in `data_dir`. Started again, it has its port and data back.
 
     Beyond `memory_mib` MiB it refuses writes; it never evicts. It stands in a session of its own, so that Ctrl-C ends
     the services first. On Linux it ends with the thread that started it, even where that is killed.
@@ -41,7 +41,7 @@ class EmbeddedValkey:
 
     @property
     def url(self) -> str:
-        """Valid once started; another start has another port."""
+        """Valid once started."""
         return f"redis://{HOST}:{self._port}/0"
 
     @property
@@ -54,7 +54,7 @@ class EmbeddedValkey:
         if self._process is not None:
             raise RuntimeError(f"the embedded Valkey in {self.data_dir} runs already")
         self.data_dir.mkdir(parents=True, exist_ok=True)
-        self._port = free_port()
+        self._port = self._port or free_port()
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _LAUNCH, *self._command()],
@@ -94,6 +94,11 @@ class EmbeddedValkey:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    def restart(self) -> Self:
+        """Start the server again after it has ended by itself. Raises BusUnavailable."""
+        self.kill()
+        return self.start()
 
     def __enter__(self) -> Self:
         return self.start()

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from dapo.spec.problem import Problem
 from dapo.spec.tree.run import RunTree
+from dapo.spec.tree.training import ALL_LINEAR
 
 STAGE_OF_OFFLOAD = {
     "none": (0, ""),
@@ -44,11 +45,17 @@ def _sequence_parallel(spec: RunTree) -> Iterator[Problem]:
 
 def _lora(spec: RunTree) -> Iterator[Problem]:
     modules = spec.lora.target_modules
-    if not all(name.strip() for name in modules.split(",")):
+    if not all(spec.lora.modules):
         yield Problem(
             "lora.target_modules",
             modules,
             "holds an empty name. Set all-linear, or names separated by commas, e.g. q_proj,v_proj",
+        )
+    elif ALL_LINEAR in spec.lora.modules and len(spec.lora.modules) > 1:
+        yield Problem(
+            "lora.target_modules",
+            modules,
+            f"names {ALL_LINEAR}, which is all layers, beside others. Set {ALL_LINEAR} alone, or names without it",
         )
     elif spec.lora.serving == "adapter" and spec.lora.rank is not None and (reason := spec.lora.unservable):
         yield Problem("lora.target_modules", modules, f"cannot be served unmerged: {reason}. Set lora.serving: merged")

@@ -76,5 +76,5 @@ class EvaluationSpec(Section):
     @model_validator(mode="before")
     @classmethod
     def _greedy_from_temperature(cls, value: Any) -> Any:
-        greedy = isinstance(value, dict) and value.get("temperature") == 0
+        greedy = isinstance(value, dict) and str(value.get("temperature")) in ("0", "0.0")
         return {"samples": 1, "top_p": 1.0, **value} if greedy else value

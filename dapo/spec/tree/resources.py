@@ -58,6 +58,8 @@ class RedisResources(Section):
     """Memory budget for payloads. A spec whose payloads cannot fit is refused; above 85 % no prompts are issued.
 
     An embedded Valkey gets a quarter and 64 MiB more, for the streams and the ledger; give your own server as much."""
+    outage_s: float = Field(default=120.0, ge=0)
+    """A server that does not answer is waited for so long, by all of the run's processes; then the run fails."""
 
 
 class ResourcesSpec(Section):

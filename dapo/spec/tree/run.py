@@ -60,13 +60,13 @@ class RunTree(Section):
     def generator_processes(self) -> int:
         return self.resources.generator.replicas + self.evaluation.dedicated_generator
 
-    @property
-    def serves_adapter(self) -> bool:
-        """Whether generators run the LoRA adapter beside the base model's weights, see `lora.serving`."""
+    def serves_adapter(self, model_type: str) -> bool:
+        """Whether generators run the LoRA adapter beside the base model's weights, see `lora.serving`. `model_type` is
+        that of the text model's configuration."""
         if self.lora.rank is None or self.training.steps == 0:
             return False
         if self.lora.serving == "auto":
-            return self.model.dtype == "bfloat16" and self.lora.unservable is None
+            return self.model.dtype == "bfloat16" and self.lora.may_serve_adapter(model_type)
         return self.lora.serving == "adapter"
 
     @property

@@ -65,8 +65,13 @@ class TrainingSpec(Section):
     """Learner ranks that share one sequence; more than 1 is refused, and the refusal says what to use instead."""
 
 
+ALL_LINEAR = "all-linear"
 ADAPTER_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """Layers whose adapters SGLang can serve unmerged. It fuses q, k and v, and gate and up; there k and up may lack."""
+_FUSED_MODULES = ("qkv_proj", "gate_up_proj")
+"""The same, in models that have them fused."""
+_ADAPTER_MODELS = frozenset({"llama", "mistral", "phi3", "qwen2", "qwen3"})
+"""Kinds of models (`model_type`) all of whose linear layers are among these."""
 
 
 class LoraSpec(Section):
@@ -76,26 +81,36 @@ class LoraSpec(Section):
     """r: rank of the trained update of each layer; none trains all parameters instead."""
     alpha: float = Field(default=32.0, gt=0)
     """α: the update is scaled by α / r."""
-    target_modules: str = Field(default="all-linear", min_length=1)
+    target_modules: str = Field(default=ALL_LINEAR, min_length=1)
     """Layers with an update: all-linear (all but the embeddings), or names separated by commas, e.g. q_proj,v_proj."""
     serving: Literal["auto", "merged", "adapter"] = "auto"
     """How generators run the update. merged: W + (α / r) · B A in model.dtype, whose rounding may swallow it (metric
     `lora_surviving_share`). adapter: W and the adapter apart, by SGLang's LoRA; only the adapter is sent. auto: adapter
-    with model.dtype bfloat16, where SGLang can serve such layers, else merged."""
+    with model.dtype bfloat16, where the model is a Llama, Mistral, Phi-3, Qwen2 or Qwen3 and SGLang can serve such
+    layers, else merged."""
+
+    @property
+    def modules(self) -> list[str]:
+        """`target_modules` as names."""
+        return [name.strip() for name in self.target_modules.split(",")]
 
     @property
     def unservable(self) -> str | None:
-        """Why SGLang cannot serve these layers unmerged; None where it can."""
-        if self.target_modules == "all-linear":
+        """Why SGLang cannot serve these layers unmerged, whatever the model; None where it can."""
+        names = set(self.modules)
+        if names == {ALL_LINEAR}:
             return None
-        names = {name.strip() for name in self.target_modules.split(",")}
-        if others := sorted(names - set(ADAPTER_MODULES)):
+        if others := sorted(names - {*ADAPTER_MODULES, *_FUSED_MODULES}):
             return f"SGLang serves adapters of {', '.join(ADAPTER_MODULES)} alone, not of {', '.join(others)}"
         if names & {"q_proj", "k_proj", "v_proj"} and not names >= {"q_proj", "v_proj"}:
             return "SGLang fuses q_proj, k_proj and v_proj, and serves adapters of both q_proj and v_proj or of none"
         if "up_proj" in names and "gate_proj" not in names:
             return "SGLang fuses gate_proj and up_proj, and serves no adapter of up_proj alone"
         return None
+
+    def may_serve_adapter(self, model_type: str) -> bool:
+        """Whether SGLang is known to serve these layers of such a model unmerged."""
+        return self.unservable is None and model_type in _ADAPTER_MODELS
 
 
 class AsynchronySpec(Section):

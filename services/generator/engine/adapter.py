@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dapo.spec import RunSpec
-from dapo.spec.tree.training import ADAPTER_MODULES, LoraSpec
+from dapo.spec.tree.training import ADAPTER_MODULES, ALL_LINEAR, LoraSpec
 
 if TYPE_CHECKING:
     from sglang.srt.lora.lora_manager import LoRAManager
@@ -30,9 +30,7 @@ _UPDATER = "sglang.srt.model_executor.model_runner_components.weight_updater.Wei
 
 def adapter_modules(lora: LoraSpec) -> list[str]:
     """Names of the layers that have an adapter."""
-    if lora.target_modules == "all-linear":
-        return list(ADAPTER_MODULES)
-    return [name.strip() for name in lora.target_modules.split(",")]
+    return list(ADAPTER_MODULES) if lora.modules == [ALL_LINEAR] else lora.modules
 
 
 def write_empty_adapter(directory: Path, lora: LoraSpec) -> None:

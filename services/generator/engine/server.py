@@ -29,6 +29,7 @@ _KEEP_ALIVE_S = 5
 _BASE_VERSION = "base"
 """Version name of the weights that SGLang loaded itself, until the learner's first update."""
 _HEALTH_POLL_S = 0.5
+_ADAPTER_CURE = "\nIf its LoRA does not take this model, set lora.serving: merged"
 
 
 class ServerError(Exception):
@@ -111,12 +112,17 @@ def server_flags(spec: RunSpec, *, device: str, port: int, pool: int | None, ada
     return flags
 
 
-def server_environment(spec: RunSpec, *, device: str) -> dict[str, str]:
-    """Variables that the server gets beside those of this process."""
+def serves_adapter(spec: RunSpec) -> bool:
+    """See RunTree.serves_adapter. Raises UnsupportedModel where the model's configuration cannot be read."""
+    return spec.lora.rank is not None and spec.serves_adapter(read_config(spec.model.path).model_type)
+
+
+def server_environment(spec: RunSpec, *, device: str, adapter: bool = False) -> dict[str, str]:
+    """Variables that the server gets beside those of this process. `adapter`: it starts with a LoRA adapter."""
     extra = {"SGLANG_TIMEOUT_KEEP_ALIVE": str(_KEEP_ALIVE_S)}
     if Path(spec.model.path).is_dir():
         extra["HF_HUB_OFFLINE"] = "1"
-    if spec.serves_adapter:
+    if adapter:
         extra |= adapter_environment()
     if device == "cpu":
         # More threads are many times slower for small models, and starve the learner.
@@ -142,13 +148,18 @@ class SglangServer:
         self._device = device
         self._log_path = log_path
         self._process: asyncio.subprocess.Process | None = None
+        self._adapter = False
 
     async def start(self) -> EngineEndpoint:
         if self._process is not None:
             raise RuntimeError("the SGLang server is running already")
         port = free_port()
         # Hexadecimal: SGLang would take a key that begins with a dash for an option.
-        adapter = ADAPTER if self._spec.serves_adapter else None
+        try:
+            self._adapter = await asyncio.to_thread(serves_adapter, self._spec)
+        except UnsupportedModel as error:
+            raise ServerError(str(error)) from error
+        adapter = ADAPTER if self._adapter else None
         endpoint = EngineEndpoint(f"http://{HOST}:{port}", secrets.token_hex(32), secrets.token_hex(32), adapter)
         # In a file, as every user of the machine can read a command line.
         with tempfile.TemporaryDirectory(prefix="dapo-sglang-") as directory:
@@ -189,7 +200,7 @@ class SglangServer:
         except UnsupportedModel as error:
             raise ServerError(str(error)) from error
         adapter = None
-        if self._spec.serves_adapter:
+        if self._adapter:
             adapter = keys.parent
             write_empty_adapter(adapter, self._spec.lora)
         flags = server_flags(self._spec, device=self._device, port=port, pool=pool, adapter=adapter)
@@ -199,7 +210,7 @@ class SglangServer:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=child_environment(server_environment(self._spec, device=self._device)),
+                env=child_environment(server_environment(self._spec, device=self._device, adapter=self._adapter)),
                 start_new_session=True,
             )
 
@@ -211,7 +222,8 @@ class SglangServer:
                 if self._process.returncode is not None:
                     reason = await self.wait_exit()
                     await self.kill()
-                    raise ServerError(f"SGLang did not start: {reason}")
+                    cure = _ADAPTER_CURE if self._adapter else ""
+                    raise ServerError(f"SGLang did not start: {reason}{cure}")
                 await asyncio.sleep(_HEALTH_POLL_S)
         finally:
             await engine.close()

@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
-from dapo.spec.tree.training import LoraSpec
+from dapo.spec.tree.training import ALL_LINEAR, LoraSpec
 
 _ADAPTER = "default"
 _ADAPTER_FILE = "adapter_model.safetensors"
@@ -87,8 +88,8 @@ def add_lora(causal: PreTrainedModel, lora: LoraSpec, seed: int) -> None:
     # Seconds to import, and few runs need it.
     from peft import LoraConfig, inject_adapter_in_model
 
-    names = lora.target_modules.replace(" ", "")
-    wanted = names if names == "all-linear" else names.split(",")
+    wanted = lora.modules[0] if lora.modules == [ALL_LINEAR] else lora.modules
+    _require_layers(causal, lora)
     config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=wanted)
     try:
         with torch.random.fork_rng():
@@ -101,6 +102,18 @@ def add_lora(causal: PreTrainedModel, lora: LoraSpec, seed: int) -> None:
         raise ValueError(
             f"lora.target_modules {lora.target_modules}: adapters of the embeddings cannot be trained here; name other "
             "layers, or all-linear"
+        )
+
+
+def _require_layers(causal: PreTrainedModel, lora: LoraSpec) -> None:
+    """Raises ValueError for a name that no layer has or ends with: PEFT passes over it where others match."""
+    layers = [f".{name}" for name, _ in causal.named_modules()]
+    wanted = set(lora.modules) - {ALL_LINEAR}
+    if missing := sorted(name for name in wanted if not any(layer.endswith(f".{name}") for layer in layers)):
+        linear = {n.rpartition(".")[2] for n, one in causal.named_modules() if isinstance(one, nn.Linear | Conv1D)}
+        raise ValueError(
+            f"lora.target_modules {lora.target_modules}: the model has no layer {', '.join(missing)}. Its linear "
+            f"layers are {', '.join(sorted(linear))}"
         )
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from dapo.bus import Delivery
 from dapo.bus.roles import OrchestratorBus
-from dapo.contracts.events import Emit, ServiceChanged
+from dapo.contracts.events import Alert, Emit, ServiceChanged
 from dapo.v1 import messages_pb2 as pb
 
 WORKER_ID = "orchestrator-0"
@@ -76,8 +76,13 @@ class Inbox:
             await asyncio.wait(tasks)
 
     async def _beat(self) -> None:
+        told = 0
         while True:
             await self._bus.registry.beat(ROLE, WORKER_ID)
+            if (outage := self._bus.last_outage) is not None and outage.number > told:
+                told = outage.number
+                message = f"Redis did not answer for {outage.lasted_s:.1f} s; the run goes on"
+                await self._emit(Alert(cause="redis_outage", message=message))
             await asyncio.sleep(_HEARTBEAT_S)
 
     async def _scored(self) -> None:

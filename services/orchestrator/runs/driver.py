@@ -153,10 +153,11 @@ class RunDriver:
         controller = self._make_controller(bus, inputs, monitor)
         try:
             async with asyncio.TaskGroup() as tasks:
-                watching = tasks.create_task(monitor.run())
+                keepers = [tasks.create_task(monitor.run()), tasks.create_task(self._redis.keep(self.events.emit))]
                 await controller.run()
                 await self._last_checkpoint(bus, monitor)
-                watching.cancel()
+                for keeper in keepers:
+                    keeper.cancel()
         except* RunFailed:
             # The log decides: a worker that fails once the last checkpoint is committed fails no run.
             if self._state != "draining" or not await self._was_complete(bus):

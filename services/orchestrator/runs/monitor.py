@@ -72,7 +72,9 @@ class HealthMonitor:
             statuses = await self._launcher.observe(self._run_id)
             told = self._silent
             self._silent = await self._listen(statuses)
-            for judgement in judge(statuses, self._silent, may_end=self._may_end, policy=self._policy):
+            judged = judge(statuses, self._silent, may_end=self._may_end, policy=self._policy)
+            # Those that a signal ended first: others may have ended for want of them.
+            for judgement in sorted(judged, key=lambda one: (one.status.code or 0) >= 0):
                 await self._act(judgement, told)
             await asyncio.sleep(_POLL_S)
 

@@ -1,19 +1,24 @@
 """The Redis of one run: a server of others, or a Valkey of its own in the run's folder."""
 
 import asyncio
+import itertools
 import logging
 import shutil
 from pathlib import Path
 
 from dapo.bus import Bus, BusError
 from dapo.bus.server.embedded import EmbeddedValkey
+from dapo.contracts.events import Alert, Emit
 from dapo.records.folder import RunFolder
 from dapo.spec.budget import server_memory_mib
 from dapo.spec.tree.resources import RedisResources
+from services.orchestrator.runs.outcome import RunFailed
 
 log = logging.getLogger(__name__)
 
 _CLEANING_S = 10.0
+_RESTARTS = 5
+"""Of the embedded Valkey, within a run; one that ends more often has a reason that another start does not mend."""
 
 
 class RunRedis:
@@ -49,8 +54,29 @@ class RunRedis:
             self._valkey = EmbeddedValkey(self._folder, server_memory_mib(self._resources.memory_mib))
             self._start = asyncio.ensure_future(asyncio.to_thread(self._valkey.start))
             await asyncio.shield(self._start)
-        self.bus = await Bus.connect(self.url, self._run_id, payload_url=self._resources.payload_url)
+        self.bus = await Bus.connect(
+            self.url, self._run_id, payload_url=self._resources.payload_url, outage_s=self._resources.outage_s
+        )
         return self.bus
+
+    async def keep(self, emit: Emit) -> None:
+        """Start the embedded Valkey again, at its address and with its data, whenever it has ended. Until cancelled.
+
+        Raises RunFailed when it ends for the sixth time, BusUnavailable when it does not start.
+        """
+        if self._valkey is None:
+            return
+        for restarts in itertools.count(1):
+            while (reason := await self.failure()) is None:
+                pass
+            log.error("%s", reason)
+            if restarts > _RESTARTS:
+                raise RunFailed(f"after {_RESTARTS} restarts {reason}")
+            self._start = asyncio.ensure_future(asyncio.to_thread(self._valkey.restart))
+            await asyncio.shield(self._start)
+            what, _, _ = reason.partition("\n")
+            message = f"{what}, and was started again with its data (restart {restarts} of {_RESTARTS})"
+            await emit(Alert(cause="redis_restarted", message=message))
 
     async def failure(self) -> str | None:
         """How the embedded Valkey ended, if it did: the services' own errors only say that Redis is gone."""

@@ -2,111 +2,23 @@
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime
+from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import psutil
 import pytest
 
-from dapo.bus import Bus, BusError
+from dapo.bus import BusError
 from dapo.bus.server.embedded import EmbeddedValkey
-from dapo.contracts.events import Alert, ServiceChanged, StateChanged
-from dapo.spec.run import RunSpec
-from services.orchestrator.records.recorder import Recorder
 from services.orchestrator.runs import driver as driver_module
-from services.orchestrator.runs.driver import RunDriver
-from services.orchestrator.runs.events import WatchedEvent
 from tests.support.disks import fill, small_disk
-from tests.support.orchestrator.control import STEPS, Workers, make_spec
+from tests.support.orchestrator.control import PROMPTS, STEPS, make_spec
 from tests.support.orchestrator.launcher import FakeLauncher
+from tests.support.orchestrator.stage import RUN, Stage, learn_to_the_end, run_stage, services
 from tests.support.waiting import eventually
-
-RUN = "driven"
-Play = Callable[["Stage"], Awaitable[None]]
-
-
-class Stage:
-    """A driver whose services are scripted."""
-
-    def __init__(self, driver: RunDriver, launcher: FakeLauncher, folder: Path) -> None:
-        self.driver = driver
-        self.launcher = launcher
-        self.folder = folder
-        self.seen: list[WatchedEvent] = []
-
-    async def bus(self) -> Bus:
-        """Once the run is launched."""
-        await eventually(lambda: self.launcher.applied)
-        target, _ = self.launcher.applied[0]
-        return await Bus.connect(target.redis_url, RUN)
-
-    async def follow(self) -> None:
-        async for event in self.driver.events.watch(""):
-            self.seen.append(event)
-
-    def states(self) -> list[str]:
-        return [event.state for _, event in self.seen if isinstance(event, StateChanged)]
-
-    def alerts(self) -> list[str]:
-        return [event.message for _, event in self.seen if isinstance(event, Alert)]
-
-    def failure(self) -> ServiceChanged:
-        events = (event for _, event in self.seen if isinstance(event, ServiceChanged))
-        (failure,) = [event for event in events if event.state == "failed"]
-        return failure
-
-    def summary(self) -> dict:
-        return json.loads((self.folder / "summary.json").read_text())
-
-
-def run_stage(
-    spec: RunSpec, folder: Path, play: Play, *, url: str | None, launcher: FakeLauncher | None = None
-) -> Stage:
-    """Plays until the run has ended, by itself or as `play` has it."""
-
-    async def main() -> Stage:
-        placed = launcher or FakeLauncher()
-        recorder = Recorder(folder, spec, RUN)
-        driver = RunDriver(RUN, spec, recorder, placed, redis_url=url, created_at=datetime.now(UTC))
-        stage = Stage(driver, placed, folder)
-        driver.start()
-        watching = asyncio.create_task(stage.follow())
-        await play(stage)
-        async with asyncio.timeout(60):
-            await watching
-        await driver.stop()
-        return stage
-
-    return asyncio.run(main())
-
-
-@contextlib.asynccontextmanager
-async def services(bus: Bus) -> AsyncIterator[Workers]:
-    """Scripted generator and verifier at work; every other response is right."""
-    workers = Workers(bus, lambda group_id, index: index % 2 == 0)
-    tasks = [asyncio.create_task(work) for work in (workers.generate("generator-0", 1), workers.verify())]
-    try:
-        yield workers
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-
-
-async def learn_to_the_end(stage: Stage, *, commit: bool) -> None:
-    bus = await stage.bus()
-    async with services(bus) as workers:
-        await workers.learn()
-        if commit:
-            epoch = await bus.lease.acquire("learner")
-            await bus.batches.commit_checkpoint(STEPS - 1, epoch)
-        else:
-            stage.launcher.end(RUN, "learner-0", 0)
-        await eventually(lambda: stage.states()[-1] in ("succeeded", "failed"))
-    await bus.close()
 
 
 def test_a_run_is_over_once_the_log_says_so_whatever_processes_do(valkey: EmbeddedValkey, tmp_path: Path) -> None:
@@ -295,6 +207,19 @@ def test_a_failed_service_is_named_though_redis_is_gone(tmp_path: Path) -> None:
     assert [event.id for event in stage.seen] == sorted({event.id for event in stage.seen}, key=order)
 
 
+def test_of_workers_that_end_together_the_one_that_was_killed_is_named(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    """When a learner rank is killed, the others fail at once for want of it."""
+
+    async def play(stage: Stage) -> None:
+        await (await stage.bus()).close()
+        stage.launcher.end(RUN, "learner-0", 1)
+        stage.launcher.end(RUN, "learner-1", -9)
+
+    spec = make_spec(tmp_path, staleness=1, tree={"resources": {"learner": {"ranks": 2}}})
+    stage = run_stage(spec, tmp_path / "run", play, url=valkey.url)
+    assert stage.failure().worker_id == "learner-1"
+
+
 def order(event_id: str) -> tuple[int, ...]:
     return tuple(map(int, event_id.split("-")))
 
@@ -311,3 +236,27 @@ def test_a_silent_worker_is_told_of_once(valkey: EmbeddedValkey, tmp_path: Path)
     stage = run_stage(make_spec(tmp_path, staleness=1), tmp_path / "run", play, url=valkey.url)
     assert stage.alerts() == ["verifier-0 sends no heartbeat"]
     assert stage.states()[-1] == "stopped"
+
+
+def test_an_embedded_valkey_that_is_killed_comes_back_and_the_run_trains_to_its_end(tmp_path: Path) -> None:
+    """Killed again and again, while scripted services generate, grade and train."""
+
+    async def play(stage: Stage) -> None:
+        learning = asyncio.create_task(learn_to_the_end(stage, commit=True))
+        for number in range(1, 4):
+            await eventually(lambda number=number: stage.steps() >= number)
+            port = urlsplit(stage.launcher.applied[0][0].redis_url).port
+            (server,) = [one for one in psutil.Process().children() if f":{port}" in " ".join(one.cmdline())]
+            server.kill()
+            await eventually(lambda number=number: any(f"(restart {number} of 5)" in one for one in stage.alerts()))
+        await learning
+
+    stage = run_stage(make_spec(tmp_path, staleness=1), tmp_path / "run", play, url=None)
+    assert stage.states()[-1] == "succeeded"
+    assert stage.alerts()[0].startswith(
+        "the embedded Valkey was ended by signal 9, and was started again with its data"
+    )
+    ledger = stage.summary()["ledger"]
+    assert ledger["trained"] == STEPS * PROMPTS
+    assert stage.summary()["issued_groups"] == sum(ledger.values())
+    assert stage.steps() == STEPS

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -82,6 +82,8 @@ def test_nothing_but_an_end_is_read_as_no_text(empty: list[int]) -> None:
 def test_the_last_token_kept_is_the_first_that_completes_a_stop_string(tokens: list[int]) -> None:
     whole = [TOKENIZER.decode(tokens[:count]) for count in range(len(tokens) + 1)]
     complete = [count for count, text in enumerate(whole) if any(stop in text for stop in STOPS)]
+    # Where a hidden token stands amid a character, the character is whole once it is left out.
+    assume("\ufffd" not in whole[-1])
     found = read(tokens, *STOPS)
     assert (found.tokens, found.stopped) == ((complete[0], True) if complete else (len(tokens), False))
     end = min(

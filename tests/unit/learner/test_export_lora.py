@@ -70,6 +70,41 @@ def test_float32_keeps_all_of_the_update_and_bfloat16_says_what_it_loses(exact, 
         torch.testing.assert_close(weight.float(), exact[name], rtol=2**-7, atol=1e-5, msg=name)
 
 
+def test_what_a_cast_loses_of_a_run_in_float32_is_told_too(exact, tmp_path: Path) -> None:
+    """Such a run has merged in float32, losing nothing; the base model is in bfloat16, and so is its export."""
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-000003"
+    model = tiny_qwen2(0)
+    model.load_state_dict(exact, strict=False)
+    model.save_pretrained(checkpoint / "hf")
+    (checkpoint / "adapter" / "merging.json").write_text(json.dumps({"surviving_share": 1.0}))
+    files = {str(p.relative_to(checkpoint)): p.stat().st_size for p in checkpoint.rglob("*") if p.is_file()}
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    files.pop("manifest.json")
+    (checkpoint / "manifest.json").write_text(json.dumps({**manifest, "dtype": "float32", "files": files}))
+    lost = export(tmp_path / "run", tmp_path / "bfloat16", "as-base")
+    assert lost.dtype == "bfloat16"
+    assert 0 < lost.surviving_share < 0.5
+    assert export(tmp_path / "run", tmp_path / "float32", "float32").surviving_share == 1.0
+
+
+def test_an_update_in_float16_is_measured_as_it_is_merged(exact, tmp_path: Path) -> None:
+    done = export(tmp_path / "run", tmp_path / "float16", "float16")
+    lost = sum(
+        float((w.detach().float() - exact[name]).square().sum()) for name, w in load(tmp_path / "float16").items()
+    )
+    base = dict(AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32).named_parameters())
+    update = sum(float((exact[name] - weight).square().sum()) for name, weight in base.items())
+    assert done.surviving_share == pytest.approx(1 - lost / update, abs=0.02)
+
+
+def test_a_folder_that_was_there_stays_where_an_export_fails(exact, tmp_path: Path) -> None:
+    (tmp_path / "base").rename(tmp_path / "moved")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ExportError):
+        export(tmp_path / "run", tmp_path / "out", "float32")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_the_adapter_alone_is_what_peft_loads(exact, tmp_path: Path) -> None:
     assert export_adapter(tmp_path / "run", tmp_path / "out") == 3
     base = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)

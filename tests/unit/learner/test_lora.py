@@ -119,6 +119,11 @@ def test_named_layers_alone_are_adapted(names: str) -> None:
     assert adapted == {"q_proj", "v_proj"}
 
 
+def test_a_name_that_no_layer_has_is_refused_beside_others_that_are_there() -> None:
+    with pytest.raises(ValueError, match=r"no layer v_prj\. Its linear layers are down_proj, .*v_proj"):
+        make_policy(lora=LoraSpec(rank=2, target_modules="q_proj,v_prj"))
+
+
 @pytest.mark.parametrize("names", ["nothing_like_it", "lm_head", "embed_tokens"])
 def test_layers_that_cannot_be_adapted_are_refused_by_field(names: str) -> None:
     with pytest.raises(ValueError, match=f"lora.target_modules {names}"):

@@ -37,6 +37,10 @@ from tests.support.spec import spec
             ["lora.target_modules = q_proj,v_proj,c_attn", "not of c_attn", "lora.serving: merged"],
         ),
         ({"lora__serving": "merged"}, ["lora.serving = merged", "lora.rank = null"]),
+        (
+            {"lora__rank": 4, "lora__target_modules": "all-linear,q_proj"},
+            ["lora.target_modules = all-linear,q_proj", "Set all-linear alone"],
+        ),
         ({"training__packing": "yes"}, ["training.packing"]),
     ],
 )
@@ -61,18 +65,24 @@ def test_their_neighbours_pass(fields: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "served"),
+    ("fields", "model_type", "served"),
     [
-        ({}, False),
-        ({"lora__rank": 4}, False),
-        ({"lora__rank": 4, "lora__serving": "adapter"}, True),
-        ({"lora__rank": 4, "model__dtype": "bfloat16"}, True),
-        ({"lora__rank": 4, "model__dtype": "bfloat16", "lora__serving": "merged"}, False),
-        ({"lora__rank": 4, "model__dtype": "bfloat16", "lora__target_modules": "k_proj"}, False),
+        ({}, "qwen2", False),
+        ({"lora__rank": 4}, "qwen2", False),
+        ({"lora__rank": 4, "lora__serving": "adapter"}, "qwen2", True),
+        ({"lora__rank": 4, "lora__serving": "adapter"}, "gpt2", True),
+        ({"lora__rank": 4, "model__dtype": "bfloat16"}, "qwen2", True),
+        ({"lora__rank": 4, "model__dtype": "bfloat16"}, "gpt2", False),
+        ({"lora__rank": 4, "model__dtype": "bfloat16", "lora__target_modules": " all-linear "}, "qwen2", True),
+        ({"lora__rank": 4, "model__dtype": "bfloat16", "lora__target_modules": "qkv_proj, o_proj"}, "phi3", True),
+        ({"lora__rank": 4, "model__dtype": "bfloat16", "lora__serving": "merged"}, "qwen2", False),
+        ({"lora__rank": 4, "model__dtype": "bfloat16", "lora__target_modules": "k_proj"}, "qwen2", False),
     ],
 )
-def test_an_adapter_is_served_apart_where_bfloat16_would_swallow_it(fields: dict[str, Any], served: bool) -> None:
-    assert spec(**fields).serves_adapter == served
+def test_an_adapter_is_served_apart_where_bfloat16_would_swallow_it(
+    fields: dict[str, Any], model_type: str, served: bool
+) -> None:
+    assert spec(**fields).serves_adapter(model_type) == served
 
 
 def test_zero_on_one_rank_is_no_waste_where_it_offloads() -> None:

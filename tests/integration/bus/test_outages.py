@@ -1,0 +1,98 @@
+"""A Redis that goes away and comes back: what waits, how long, and what it finds."""
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+
+from dapo.bus import Bus, BusUnavailable, Outcome
+from dapo.bus.server.embedded import EmbeddedValkey
+from tests.support.bus import RUN, group_id, issue, make_completion
+
+OUTAGE_S = 1.0
+
+
+async def away(server: EmbeddedValkey, seconds: float) -> None:
+    server.kill()
+    await asyncio.sleep(seconds)
+    await asyncio.to_thread(server.start)
+
+
+def test_reads_and_writes_wait_for_the_same_server_and_find_their_data(tmp_path: Path) -> None:
+    async def main() -> None:
+        bus = await Bus.connect(server.url, RUN, outage_s=60)
+        await issue(bus, 1)
+        assert await bus.streams.consume("prompts", "generator-0", count=2, block_s=0)
+        waiting = asyncio.create_task(bus.streams.consume("prompts", "generator-0", count=1, block_s=30))
+        following = asyncio.create_task(bus.weights.read_commands("generator-0", "0", block_s=30))
+        await asyncio.sleep(0.2)
+        address = server.url
+        coming_back = asyncio.create_task(away(server, OUTAGE_S))
+        await asyncio.sleep(0.1)
+        written = bus.groups.write_completions([make_completion(bus, group_id(0), 0)])
+        assert await written == [Outcome.WRITTEN]
+        assert server.url == address
+        assert await waiting == []
+        assert await following == []
+        await coming_back
+        await asyncio.sleep(0.6)
+        await bus.groups.issued_total()
+        assert bus.last_outage is not None
+        assert bus.last_outage.number == 1
+        assert bus.last_outage.lasted_s >= OUTAGE_S / 2
+        assert await bus.groups.issued_total() == 1
+        await bus.close()
+
+    with EmbeddedValkey(tmp_path, memory_mib=16) as server:
+        asyncio.run(main())
+
+
+def test_after_an_outage_nobody_is_taken_for_dead_before_it_could_be_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dapo.bus.parts.streams.HEARTBEAT_TTL_S", 1.0)
+
+    async def main() -> None:
+        slow = await Bus.connect(server.url, RUN, instance="process0", outage_s=60)
+        other = await Bus.connect(server.url, RUN, instance="process1", outage_s=60)
+        await issue(slow, 1)
+        assert len(await slow.streams.consume("prompts", "generator-0", count=1, block_s=0)) == 1
+        assert await other.streams.consume("prompts", "generator-1", count=1, block_s=0) == []
+        await slow.control_server.client.delete(slow.keys.heartbeat("generator", "generator-0"))
+        coming_back = asyncio.create_task(away(server, 0.2))
+        await asyncio.sleep(0.1)
+        assert await other.streams.claim_dead("prompts", "generator", "generator-1", count=1) == []
+        await coming_back
+        assert await other.streams.claim_dead("prompts", "generator", "generator-1", count=1) == []
+        await slow.registry.beat("generator", "generator-0")
+        await asyncio.sleep(1.1)
+        assert await other.streams.claim_dead("prompts", "generator", "generator-1", count=1) == []
+        await slow.close()
+        await other.close()
+
+    with EmbeddedValkey(tmp_path, memory_mib=16) as server:
+        asyncio.run(main())
+
+
+@pytest.mark.parametrize("call", ["issued_total", "consume", "read_commands", "claim_dead"])
+def test_an_outage_that_outlasts_its_limit_is_told_with_the_limit(tmp_path: Path, call: str) -> None:
+    async def main() -> None:
+        bus = await Bus.connect(server.url, RUN, outage_s=OUTAGE_S)
+        await issue(bus, 1)
+        await bus.streams.consume("prompts", "generator-0", count=1, block_s=0)
+        calls = {
+            "issued_total": bus.groups.issued_total,
+            "consume": lambda: bus.streams.consume("prompts", "generator-0", count=1, block_s=0),
+            "read_commands": lambda: bus.weights.read_commands("generator-0", "0", block_s=10),
+            "claim_dead": lambda: bus.streams.claim_dead("prompts", "generator", "generator-0", count=1),
+        }
+        server.kill()
+        began = time.monotonic()
+        with pytest.raises(BusUnavailable, match=r"resources\.redis\.outage_s = 1 s"):
+            await calls[call]()
+        assert time.monotonic() - began >= OUTAGE_S
+        await bus.close()
+
+    with EmbeddedValkey(tmp_path, memory_mib=16) as server:
+        asyncio.run(main())
