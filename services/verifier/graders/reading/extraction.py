@@ -40,6 +40,8 @@ _LETTER = re.compile(r"[Aa][*_]{0,3}[:：](?:\*\*|__|`)?")
 _HASHES = re.compile(r"####(?<!#####)(?!#)[*_`]{0,3}")
 _TRIED = 20
 """Of what looks like an answer, from the end."""
+_WITHIN = 80
+"""Characters that are read before a label."""
 _BEFORE_LABEL = re.compile(
     r"(?:[\s#>*_`•-]|\b(?:the|my|our|so|thus|hence|therefore|final|correct|and|is|[0-9]+[.)])\b)*,?\s*", re.IGNORECASE
 )
@@ -119,7 +121,7 @@ def _of_tag(content: str) -> str:
     if boxes:
         return _beside(boxes, content)
     label = _ANSWER.search(content)
-    if label and _BEFORE_LABEL.fullmatch(content[: label.start()]):
+    if label and label.start() <= _WITHIN and _BEFORE_LABEL.fullmatch(content[: label.start()]):
         return _told(0, content[label.end() :].strip()).content
     return without_explanation(content.strip())
 
@@ -211,7 +213,7 @@ def _marked(text: str, label: re.Match[str], line: str) -> _Statement:
 
 def _before(text: str, start: int) -> str:
     """What stands before it in its line."""
-    return text[max(text.rfind("\n", 0, start) + 1, start - 80) : start]
+    return text[max(text.rfind("\n", 0, start) + 1, start - _WITHIN) : start]
 
 
 def _told(start: int, line: str) -> _Statement:

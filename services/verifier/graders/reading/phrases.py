@@ -1,6 +1,7 @@
 """The words around a stated answer: what introduces it, what explains it, and what is only said about it."""
 
 import re
+from itertools import islice
 
 MATH = re.compile(r"\$([^$]+)\$|\\\(((?:(?!\\[()]).)+)\\\)")
 MARKUP = re.compile(r"[\s,:\"'*_`]+")
@@ -12,7 +13,7 @@ _INTRODUCED = re.compile(
 )
 _EXPLAINED = re.compile(
     r"(?<=[0-9$})\]A-Za-z*%°])"
-    r"(?:(?:,\s*|\s+[-–—]+\s+|\s*\()(?:which|since|because|as|so|this|not|i\.e\.)|\s+(?:since|because))(?![A-Za-z])",
+    r"(?:(?:,\s*|\s+[-–—]+\s+|\s*\()(?:which|since|because|as|so(?!.*[0-9$\\])|this|not|i\.e\.)|\s+(?:since|because))(?![A-Za-z])",
     re.IGNORECASE,
 )
 _AFTERTHOUGHT = re.compile(r"(?<=[0-9$})\]a-z*])(?:,\s+|\s+\(?)(?:which|as|so|where|this)\b", re.IGNORECASE)
@@ -32,13 +33,17 @@ _SPELLED_OUT = re.compile(
     re.IGNORECASE,
 )
 _VALUE = re.compile(r"[0-9$\\=^√π∞½⅓¼]")
-_NUMBER_OR_FORMULA = re.compile(r"[-+−–]?\s*[0-9.$€£\\(\[{√π∞½⅓¼](?!\S*[0-9]-[A-Za-z])|[A-Za-z](?:\s*[-+*/^<>=_(\\]|$)")
+_NUMBER_OR_FORMULA = re.compile(
+    r"[-+−–]?\s*[0-9.$€£\\(\[{√π∞½⅓¼](?!\S*[0-9$)}]-[A-Za-z]{3})|[A-Za-z](?:\s*[-+*/^<>=_(\\]|$)"
+)
 _OPTION = re.compile(r"\(?[A-J](?:[).:]|$)")
 _TEXT = re.compile(r"\\(?:text|mbox|mathrm|mathbf)[a-z]*\s*\{|[{}$]")
+_TRIED = 10
+"""Places to cut a line at."""
 _YES_OR_NO = frozenset(("yes", "no", "true", "false"))
 _SAID_OF_NUMBERS = frozenset((
     "digit", "digits", "decimal", "decimals", "long", "longer", "larger", "greater", "smaller", "bigger", "more",
-    "less", "fewer", "off", "away", "too",
+    "less", "fewer", "off", "away", "too", "certain", "sure",
 ))  # fmt: skip
 _OF_THE_ANSWER = frozenset((
     "correct", "right", "wrong", "incorrect", "boxed", "given", "above", "below", "verified", "confirmed", "consistent",
@@ -68,7 +73,7 @@ def without_afterthought(sentence: str) -> str:
 
 def _cut(pattern: re.Pattern[str], line: str) -> str:
     """What stands before the first match that is in no bracket and in no formula."""
-    for match in pattern.finditer(line):
+    for match in islice(pattern.finditer(line), _TRIED):
         before = line[: match.start()]
         opened = sum(map(before.count, "([{")) - sum(map(before.count, ")]}"))
         if opened <= 0 and before.count("$") % 2 == 0:

@@ -65,7 +65,8 @@ def test_what_a_form_holds(text: str, answer: str) -> None:
 
 REMARKS = [
     "prime", "even", "optimal", "exact", "rounded", "greater than 3", "at least 2", "2 digits long", "a 3-digit number",
-    "3 more than before", "divisible by 5", "yes", "Simple", "now rounded to 2 decimals",
+    "3 more than before", "divisible by 5", "yes", "Simple", "now rounded to 2 decimals", "$n$-independent",
+    "100% certain",
 ]  # fmt: skip
 FORMAL = [form for form in FORMS if "answer is" not in form.lower()]
 
@@ -136,6 +137,8 @@ def test_an_explanation_behind_an_answer_is_no_part_of_it(said: str, answer: str
         ("Answer: 5 (mod 7)", "5 (mod 7)"),
         ("Answer: 5 (or six)", "5 (or six)"),
         ("Answer: (5, not 6)", "(5, not 6)"),
+        ("Answer: 5, so it is odd", "5"),
+        ("Answer: 2x = 8, so x = 4", "2x = 8, so x = 4"),
         ("Answer: $5, so y = 6$", "5, so y = 6"),
         ("Answer: x+1 where x > 0", "x+1 where x > 0"),
         ("Answer: 3 or 4, since both fit", "3 or 4"),
