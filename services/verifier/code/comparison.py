@@ -17,8 +17,13 @@ from functools import partial
 from itertools import zip_longest
 from typing import Any
 
-_NUMBER = re.compile(r"(?<![\w.])([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)(?!\w|\.[0-9])")
-"""Not part of a word, and no part of `1.2.3`."""
+_JOINT = r"[^\s,;|()\[\]{}<>=]"
+_NUMBER = re.compile(
+    rf"(?<![\w.])(?<![0-9]{_JOINT})(?<![0-9]{_JOINT}[+-])(?<!\w[-+*/^])"
+    r"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)"
+    rf"(?!\w|\.[0-9]|{_JOINT}[+-]?[0-9]|[-+*/^]\w)"
+)
+"""Not part of a word, and no part of `1.2.3`, `12:30.0`, `2024-01-02` or `2x-1.0`, which are no numbers."""
 _DIGITS_OF_FLOATS = 400
 """No finite float has more before its point (1.8e308), so a longer integer is near none."""
 Number = int | float

@@ -19,6 +19,23 @@ _MODULES_ALONE = ("sys", "os", "time", "decimal", "fractions", "array", "queue",
 _OF_SYS = ("setrecursionlimit", "maxsize")
 
 
+class ListNode:
+    """Of a linked list, as LeetCode defines it above its tasks."""
+
+    def __init__(self, val: Any = 0, next: "ListNode | None" = None) -> None:
+        self.val = val
+        self.next = next
+
+
+class TreeNode:
+    """Of a binary tree, as LeetCode defines it above its tasks."""
+
+    def __init__(self, val: Any = 0, left: "TreeNode | None" = None, right: "TreeNode | None" = None) -> None:
+        self.val = val
+        self.left = left
+        self.right = right
+
+
 PYTHONS_OWN: Mapping[str, Any] = dict(vars(builtins))
 """The built-in functions of Python itself."""
 _STREAMS = ("stdin", "stdout", "stderr")
@@ -26,7 +43,7 @@ _STREAMS = ("stdin", "stdout", "stderr")
 
 def add_usual_names() -> None:
     """Make them known in this process, and so in its forks, to which they cost nothing more."""
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"ListNode": ListNode, "TreeNode": TreeNode}
     for name in _MODULES:
         module = importlib.import_module(name)
         public = getattr(module, "__all__", None) or [one for one in vars(module) if not one.startswith("_")]

@@ -15,11 +15,11 @@ from services.verifier.graders.verdict import GoldCheck, GradeFunction, Grader, 
 
 _CACHED = 4096
 _MAX_ALTERNATIVES = 64
-_MAX_WORDS = 5
-"""Of one item of a mathematical answer: "the only even prime number" is one, a sentence is none."""
+_MAX_WORDS = 8
+"""Of one item of a mathematical answer: "the second player has a winning strategy" is one, a proof's step is none."""
 _NOWHERE = frozenset(("proof", "notfound", "not found", "n/a", "tbd"))
 _NO_MATHEMATICS = _NOWHERE | frozenset((
-    "na", "none", "null", "nan", "nil", "unknown", "todo", "omitted", "missing", "blank", "empty", "placeholder",
+    "na", "null", "nan", "nil", "unknown", "todo", "omitted", "missing", "blank", "empty", "placeholder",
     "answer", "solution", "the answer", "the solution", "no answer", "answer not found", "no answer found",
     "not available", "not applicable", "not given", "not provided", "not specified", "unavailable", "unanswered",
     "see solution", "see the solution", "see proof", "see the proof", "see above", "see below", "see explanation",
@@ -34,7 +34,7 @@ _WORD = re.compile(r"[A-Za-z]{2,}")
 _ITEM_END = re.compile(r"[,;\n]|\b(?:and|or)\b")
 _PLAIN_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?", re.ASCII)
 """It is met by itself, by every rule."""
-_NEXT_SENTENCE = re.compile(r"[a-z]{3,}[.!?]\s+[A-Z][a-z]*\b")
+_NEXT_SENTENCE = re.compile(r"(?:[a-z]{3,}|\b[Yy]es|\b[Nn]o)[.!?]\s+[A-Z][a-z]*\b")
 
 
 class _Golds(NamedTuple):

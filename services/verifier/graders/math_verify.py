@@ -134,6 +134,8 @@ def _in_one_form(answer: _Answer, gold: _Answer) -> tuple[_Answer, _Answer]:
     given = read_option(answer.text.upper() if wanted and is_letter(answer.text) else answer.text)
     if given and wanted:
         return _of_option(given, answer, wanted, gold)
+    if wanted:  # The library reads no "C)", whatever it is compared with.
+        gold = _answer(wanted.letter)
     given_bare, wanted_bare = without_condition(answer.text), without_condition(gold.text)
     if (given_bare == answer.text) != (wanted_bare == gold.text):
         answer, gold = _answer(given_bare, answer.unit), _answer(wanted_bare, gold.unit)

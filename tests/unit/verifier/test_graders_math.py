@@ -164,6 +164,9 @@ def test_units_and_the_gold_answers_own_are_left_out(gold: str, answer: str) -> 
 LINEAR = [
     "\n" * 10_000, "Answer: 1<" + " " * 9_900 + "2", "Answer: " + "$ " * 5_000 + "x", "Answer: " + "\\(" * 5_000,
     "\\" * 10_000, "Answer: 1_" + " " * 9_900 + "x", "Answer: x" + "$ " * 5_000 + "y", "<answer>" * 1_250,
+    "Answer: (" + "5, not " * 1_400, "<answer>" + " " * 9_900 + "x answer: 5</answer>",
+    "The answer is so" + " " * 9_900,
+    "Answer: 5 (" + "five " * 1_900,
 ]  # fmt: skip
 
 

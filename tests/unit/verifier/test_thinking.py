@@ -34,6 +34,11 @@ UNCLOSED = wrong("no_answer")._replace(unclosed_thinking=True)
         ("a<think>b</think>c</think>7", "7"),
         ("<think>the tag <think> opens</think>7", "7"),
         ("<think>5</think>", ""),
+        ("Use the `<think>` tag: 7", "Use the `<think>` tag: 7"),
+        ("print('<think>', \"</THINK>\")", "print('<think>', \"</THINK>\")"),
+        ("<think>I end with `</think>`. 5</think>7", "7"),
+        ("<think>5</think>Not `</think>` 7", "Not `</think>` 7"),
+        ("the `<think>5</think>` tags hold 7", "the `` tags hold 7"),
     ],
 )
 @pytest.mark.parametrize("options", BUILT_IN.values(), ids=BUILT_IN)
@@ -57,7 +62,9 @@ def test_thinking_that_the_prompt_has_opened_is_not_read_either(options: AnyGrad
     assert text_for_grader(options, "<think>maybe 5</think>7", begun) == "7"
 
 
-@pytest.mark.parametrize("begun", ["", "assistant", "<think></think>", "<think>\n\n</think>\nThe answer"])
+@pytest.mark.parametrize(
+    "begun", ["", "assistant", "<think></think>", "<think>\n\n</think>\nThe", "What is `<think>`?"]
+)
 def test_a_prompt_that_opens_no_thinking_changes_nothing(begun: str) -> None:
     assert text_for_grader(ExactGrader(), "7", begun) == "7"
 

@@ -26,32 +26,53 @@ def python_blocks(text: str) -> list[str]:
 
 
 def choose_program(blocks: list[str], wanted: Collection[str]) -> str:
-    """The last of these blocks that defines most of the `wanted` names, so the last one where none is wanted."""
-    if len(blocks) == 1 or not wanted:
-        return blocks[-1]
-    counts = [len(_definitions(source) & set(wanted)) for source in blocks]
-    return blocks[max(range(len(blocks)), key=lambda index: (counts[index], index))]
+    """The last of these blocks that defines most of the `wanted` names, so the last one where none is wanted.
+
+    One that does nothing (comments alone), or is no program (a doctest's `>>> f(3)`), is chosen only where all are so.
+    """
+    if len(blocks) == 1:
+        return blocks[0]
+    ranks = [(len(_definitions(source) & set(wanted)), _does_something(source)) for source in blocks]
+    return blocks[max(range(len(blocks)), key=lambda index: (ranks[index], index))]
 
 
 def _blocks(text: str) -> Iterator[tuple[str | None, str]]:
-    """(language, content) of each closed block, its indentation taken off; language None for one that is not closed."""
+    """(language, content) of each closed block, its indentation taken off; language None for one that is not closed.
+
+    A block is closed by a fence, or at the end of its last line of code, "print(3)```".
+    """
     lines: list[str] = []
-    mark, language, indentation = "", "", 0
+    mark, language, indentation, tried = "", "", 0, False
     for line in text.split("\n"):
         fence = _FENCE.fullmatch(line.rstrip().expandtabs(4))
         deep = bool(mark) and fence is not None and len(fence[1]) > indentation + _MAX_INDENTATION
         if fence is None or deep or (mark and not fence[2].startswith(mark)):
             lines.append(_without(line, indentation))
+            code = _before_mark(line, mark)
+            if code and not tried:
+                source = "\n".join([*lines[:-1], _without(code, indentation)])
+                tried = not _parses(source)  # A parse for each such line could take long.
+                if not tried:
+                    yield language, source
+                    mark, indentation = "", 0
         elif mark and not fence[3]:
             yield language, "\n".join(lines)
             mark, indentation = "", 0
         else:
             if mark:  # The block before was never closed.
                 yield None, ""
-            lines, mark, indentation = [], fence[2], len(fence[1])
+            lines, mark, indentation, tried = [], fence[2], len(fence[1]), False
             language = _LANGUAGE.match(fence[3])[1].lower()  # type: ignore[index]
     if mark:
         yield None, ""
+
+
+def _before_mark(line: str, mark: str) -> str:
+    """What stands before a closing mark at the end of a line that has no other; else empty."""
+    line = line.rstrip()
+    code = line.rstrip(mark[0]) if mark else ""
+    closes = bool(code.strip()) and line[len(code) :].startswith(mark) and mark not in code
+    return code if closes else ""
 
 
 def _without(line: str, indentation: int) -> str:
@@ -71,6 +92,14 @@ def _does_something(source: str) -> bool:
         return any(not isinstance(one, (*_VALUES, ast.Pass)) or _computes(one) for one in statements)
     except _UNPARSABLE:
         return False
+
+
+def _parses(source: str) -> bool:
+    try:
+        ast.parse(source)
+    except _UNPARSABLE:
+        return False
+    return True
 
 
 def _computes(statement: ast.stmt) -> bool:

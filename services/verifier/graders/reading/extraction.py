@@ -2,7 +2,8 @@
 
 The last statement counts, whichever form it has: a closed `\\boxed{…}`, `<answer>…</answer>`, the line after `Answer:`,
 `A:` (at a line's start) or `####`, the sentence after "the answer is". What only looks like one (a heading behind
-`####`, "the answer is correct") counts where nothing else does. Boxes that stand side by side
+`####`, "the answer is correct", "Answer: see above") counts where nothing else does. After an answer a sentence counts
+only where it states another one: "the answer is prime" is said about the 5 before it. Boxes that stand side by side
 ("\\boxed{1} or \\boxed{2}") are one answer, a list.
 """
 
@@ -11,6 +12,16 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import NamedTuple
 
+from services.verifier.graders.reading.phrases import (
+    MARKUP,
+    MATH,
+    WORDS,
+    corrects,
+    is_value,
+    points_elsewhere,
+    without_afterthought,
+    without_explanation,
+)
 from services.verifier.graders.reading.units import is_unit
 
 _TOKEN = re.compile(r"(\\{1,4}(?:boxed|fbox)\s*\{)|\\{1,4}boxed(?![a-zA-Z{])[^\S\n]*|\\.|([{}])", re.DOTALL)
@@ -29,24 +40,16 @@ _LETTER = re.compile(r"[Aa][*_]{0,3}[:：](?:\*\*|__|`)?")
 _HASHES = re.compile(r"####(?<!#####)(?!#)[*_`]{0,3}")
 _TRIED = 20
 """Of what looks like an answer, from the end."""
+_WITHIN = 80
+"""Characters that are read before a label."""
 _BEFORE_LABEL = re.compile(
-    r"(?:[\s#>*_`•-]|\b(?:the|my|our|so|thus|hence|therefore|final|correct|and|is|[0-9]+[.)])\b)*,?\s*"
+    r"(?:[\s#>*_`•-]|\b(?:the|my|our|so|thus|hence|therefore|final|correct|and|is|[0-9]+[.)])\b)*,?\s*", re.IGNORECASE
 )
 _DISPLAY = re.compile(r"\s*(?:\$\$(.+?)\$\$|\\\[(.+?)\\\])", re.DOTALL)
 _LINE = re.compile(r"\s*([^\n]*)")
 _TAG = re.compile(r"</?answer>", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"[.。][*_`\"']{0,3}(?:\s|$)")
-_AFTERTHOUGHT = re.compile(
-    r"(?<=[0-9$})\]a-z*])(?:,\s+|\s+\(?)(?:which|since|because|as|so|where|this)\b", re.IGNORECASE
-)
-_INTRODUCED = re.compile(
-    r"(?:(?:so|thus|hence|therefore|then|indeed|simply|just|exactly|equal\s+to|option|choice)\b[\s,:]*)+", re.IGNORECASE
-)
-_MATH = re.compile(r"\$([^$]+)\$|\\\(((?:(?!\\[()]).)+)\\\)")
 _NAME = re.compile(r"\b[a-z]\s*=\s*$", re.IGNORECASE)
-_MARKUP = re.compile(r"[\s,:\"'*_`]+")
-_WORDS = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
-_VALUE = re.compile(r"[0-9$\\=^√π∞½⅓¼]")
 _BEGINS_WITH_VALUE = re.compile(
     r"[*_`]*(?:[-+−–]?\s*[0-9.$\\(\[{√π½⅓¼]|[A-Za-z](?![A-Za-z])|(?:yes|no|true|false)\b)", re.I
 )
@@ -60,12 +63,6 @@ _LEAD = frozenset((
 # fmt: on
 """Words before a formula that leave it what it is."""
 _TRAIL = frozenset(("is", "the", "our", "my", "final", "answer", "solution", "in", "total", "altogether"))
-_OF_THE_ANSWER = frozenset((
-    "correct", "right", "wrong", "incorrect", "boxed", "given", "above", "below", "verified", "confirmed", "consistent",
-    "reasonable", "unique", "clear", "unknown", "there", "this", "that", "it", "valid", "integer", "positive",
-    "negative", "complete", "done", "final", "plausible", "obvious", "found", "not", "as", "in", "an", "the", "same",
-))  # fmt: skip
-"""What is said about an answer, and is none."""
 _TAGGED = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL | re.IGNORECASE)
 
 
@@ -74,6 +71,8 @@ class _Statement(NamedTuple):
     content: str
     certain: bool = True
     """It counts as an answer also where another one stands before it."""
+    in_passing: bool = False
+    """By a sentence, "the answer is …", which may also say something about the answer before it."""
 
 
 class _Box(NamedTuple):
@@ -92,8 +91,10 @@ def final_answer(text: str) -> str:
         found.append(_Statement(boxes[-1].start, _beside(boxes, text)))
     if tag:
         found.append(_Statement(tag.start(1), _of_tag(tag[1])))
-    stated = [one for one in found if one.content]
-    last = max(stated, key=lambda one: (one.certain, one.start), default=None)
+    last: _Statement | None = None
+    for one in sorted((one for one in found if one.content), key=lambda one: (one.certain, one.start)):
+        if last is None or not (last.certain and one.in_passing) or corrects(one.content, last.content):
+            last = one
     return last.content if last else ""
 
 
@@ -117,7 +118,12 @@ def _last_tag(text: str) -> re.Match[str] | None:
 
 def _of_tag(content: str) -> str:
     boxes = _boxes(content)
-    return _beside(boxes, content) if boxes else content.strip()
+    if boxes:
+        return _beside(boxes, content)
+    label = _ANSWER.search(content)
+    if label and label.start() <= _WITHIN and _BEFORE_LABEL.fullmatch(content[: label.start()]):
+        return _told(0, content[label.end() :].strip()).content
+    return without_explanation(content.strip())
 
 
 def _beside(boxes: list[_Box], text: str) -> str:
@@ -168,7 +174,7 @@ def _bare_box(text: str, start: int, inside: int) -> _Box:
 
 
 def _stated(text: str) -> Iterator[_Statement]:
-    """What follows a label, from the end of the text to the last certain answer."""
+    """What follows a label, from the end of the text to the last certain answer that is more than a sentence."""
     labels = list(_ANSWER.finditer(text))
     if "####" in text:
         labels += _HASHES.finditer(text)
@@ -182,7 +188,7 @@ def _stated(text: str) -> Iterator[_Statement]:
         else:
             found = _marked(text, label, line)
         yield found
-        if found.content and found.certain:
+        if found.content and found.certain and not found.in_passing:
             return
 
 
@@ -193,28 +199,28 @@ def _begins_line(text: str, start: int) -> bool:
 def _marked(text: str, label: re.Match[str], line: str) -> _Statement:
     """Of the line after `Answer:`, `A:` or `####`. A label does not stand amid a sentence, and `####` is no heading."""
     inner = next((one for one in _ANSWER.finditer(line) if one[1]), None)
-    content = _told(0, line[inner.end() :]).content if inner else _only_formula(line)
-    if label.re is _LETTER:
+    content = _told(0, line[inner.end() :]).content if inner else _only_formula(without_explanation(line))
+    if points_elsewhere(content):
+        certain = False
+    elif label.re is _LETTER:
         certain = True
     elif label.re is _ANSWER:
-        certain = not _WORDS.search(content) or _BEFORE_LABEL.fullmatch(_before(text, label.start())) is not None
+        certain = not WORDS.search(content) or _BEFORE_LABEL.fullmatch(_before(text, label.start())) is not None
     else:
-        certain = bool(_BEGINS_WITH_VALUE.match(content)) and not _NUMBERED.match(content) and _is_value(content)
+        certain = bool(_BEGINS_WITH_VALUE.match(content)) and not _NUMBERED.match(content) and is_value(content)
     return _Statement(label.end(), content, certain)
 
 
 def _before(text: str, start: int) -> str:
     """What stands before it in its line."""
-    return text[max(text.rfind("\n", 0, start) + 1, start - 80) : start]
+    return text[max(text.rfind("\n", 0, start) + 1, start - _WITHIN) : start]
 
 
 def _told(start: int, line: str) -> _Statement:
     """Of what follows "the answer is" the sentence, without what introduces the answer and what is said about it."""
-    sentence = _SENTENCE_END.split(line, maxsplit=1)[0]
-    introduced = _INTRODUCED.match(sentence)
-    sentence = _AFTERTHOUGHT.split(sentence[introduced.end() :] if introduced else sentence, maxsplit=1)[0]
-    content = _only_formula(sentence)
-    return _Statement(start, content, _is_value(content))
+    sentence = _SENTENCE_END.split(without_explanation(line), maxsplit=1)[0]
+    content = _only_formula(without_afterthought(sentence))
+    return _Statement(start, content, is_value(content), True)
 
 
 def _after(text: str, start: int) -> tuple[str, str]:
@@ -224,24 +230,13 @@ def _after(text: str, start: int) -> tuple[str, str]:
     return (display[1] or display[2]).strip() if display else "", _TAG.split(line[1])[0] if line else ""
 
 
-def _is_value(content: str) -> bool:
-    """Whether it can be nothing but an answer: a formula or number with few words, or one word."""
-    words = _WORDS.findall(_MATH.sub("", content))
-    if _VALUE.search(content):
-        return len(words) <= 2 and not (words and words[0].lower() in _OF_THE_ANSWER)
-    stripped = _MARKUP.sub(" ", content).strip(" .")
-    if re.match(r"\(?[A-J](?:[).:]|$)", stripped):
-        return True
-    return len(words) <= 1 and len(stripped.split()) == 1 and stripped.lower() not in _OF_THE_ANSWER
-
-
 def _only_formula(line: str) -> str:
     """Of a line with one formula amid words that change nothing, the formula; else the line, as "-$7$" is no 7."""
-    formulas = list(_MATH.finditer(line)) if "$" in line or "\\(" in line else []
+    formulas = list(MATH.finditer(line)) if "$" in line or "\\(" in line else []
     if len(formulas) == 1:
         (only,) = formulas
-        before = _MARKUP.split(_NAME.sub("", line[: only.start()]).lower())
-        after = _MARKUP.sub(" ", line[only.end() :]).strip().removesuffix(".").strip()
+        before = MARKUP.split(_NAME.sub("", line[: only.start()]).lower())
+        after = MARKUP.sub(" ", line[only.end() :]).strip().removesuffix(".").strip()
         if set(before) <= _LEAD | {""} and (set(after.lower().split()) <= _TRAIL or is_unit(after)):
             return (only[1] or only[2]).strip()
     return line.strip()

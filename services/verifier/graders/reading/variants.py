@@ -9,8 +9,12 @@ from services.verifier.graders.reading.structure import split_outside
 
 _MAX_CHARACTERS = 500
 """Of what is read here; a longer text is left as it stands."""
+_WORD = r"(?-i:(?!(?:sin|cos|tan|log|exp|det|max|min)\b)[A-Za-z][a-z]{2,})"
+"""That is no formula's: "B (Paris)" and "B - Paris" are options with their texts, "B(x)" and "B - 2" are none."""
 _OPTION = re.compile(
-    r"(?:(?:option|choice)\s+)?(?:\\text(?:bf|rm)?\{\s*)?(?:\(([A-J])\)|([A-J])(?=[).:}]|\s*$)[).:]?)\}?[).:]?\s*(.*)",
+    r"(?:\\(?:text|math)(?:bf|rm)?\{\s*)?(?:(?:option|choice)(?:\s+|\s*\}\s*))?(?:\\(?:text|math)(?:bf|rm)?\{\s*)?"
+    rf"(?:\(([A-J])\)|([A-J])(?:[).:]|(?=\}}|\s*$)|\s+[-–—]\s+(?={_WORD})|\s*(?:\\text\{{\s*)?\(\s*(?={_WORD})))"
+    r"\}?[).:]?\s*(.*)",
     re.DOTALL | re.IGNORECASE,
 )
 _ONE_LETTER = re.compile(r"\(?[a-zA-Z]\)?\.?")
@@ -47,7 +51,7 @@ def read_option(text: str) -> Option | None:
     letter, rest = match[1] or match[2], match[3].strip()
     if not letter.isupper() or _OTHER_OPTION.search(rest):
         return None
-    return Option(letter, rest.strip("{} .").casefold())
+    return Option(letter, rest.strip("{} .").removesuffix(")").casefold())
 
 
 def is_letter(text: str) -> bool:

@@ -88,6 +88,8 @@ def test_integers_may_have_any_length(grade: GradeFunction) -> None:
         "def f(x):\n    heappush(x, inf)\n    return math.gcd(*x[:1]) + reduce(operator.add, [0]) + bisect_left([], 0)",
         "class Solution:\n    @cache\n    def g(self, n): return n\n    def f(self, x): return self.g(*x)",
         "setrecursionlimit(10**4)\ndef f(x):\n    return int(next(accumulate(x)) + sqrt(0)) + len(digits) - 10",
+        "def f(x: Optional[ListNode]) -> int:\n    end = ListNode(x[0], ListNode())\n    return end.val + end.next.val",
+        "class Solution:\n    def f(self, x: TreeNode) -> int:\n        return TreeNode(3, right=TreeNode()).val",
         "def f(x):\n    return collections.defaultdict(list).get(0, x[0]) + re.sub('a', '', 'a').count('a')",
     ],
 )

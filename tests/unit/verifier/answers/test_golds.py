@@ -26,7 +26,7 @@ FORMS = {
 
 PLACEHOLDERS = ["proof", "Proof", "notfound", "not found", "NotFound", "n/a", "N/A", "", "  ", "not_found"]
 IN_MATHEMATICS = [
-    *PLACEHOLDERS, "\\text{proof}", "$\\text{Proof.}$", "\\boxed{proof}", "**proof**", "None", "null", "NaN", "?",
+    *PLACEHOLDERS, "\\text{proof}", "$\\text{Proof.}$", "\\boxed{proof}", "**proof**", "null", "NaN", "?",
     "unknown", "-", "...", "see solution", "(proof)", '"n/a"', "Q.E.D.", "no answer", '["proof"]', '["", "n/a"]',
     "\\text{n/a}",
 ]  # fmt: skip
@@ -58,6 +58,8 @@ HONEST = [
     "true", "18 red apples", "5 \\text{ miles per hour}", "\\text{Monday}", "x+1 \\text{ for all } x", "12:00", "1,2,3",
     "all real numbers", "\\text{neither even nor odd}", "\\emptyset", "Alice, Bob, Carol, Dave, Eve and Frank",
     "\\begin{pmatrix}1\\\\2\\end{pmatrix}", "x=2, y=3", "[1, 2]", "[0,1)", "p", "<", "\\{\\}", "undefined",
+    "None", "\\text{None}", "none of these", "The second player has a winning strategy", "C)", "B - Paris",
+    "any positive integer not divisible by three",
 ]  # fmt: skip
 
 
@@ -65,6 +67,21 @@ HONEST = [
 def test_an_answer_is_met_by_itself(gold: str) -> None:
     assert graders["math_verify"].gold_problem(gold) == ""
     assert graders["math_verify"](f"\\boxed{{{gold}}}", gold).correct
+
+
+@pytest.mark.parametrize(
+    "gold", ["None", "The second player has a winning strategy", "any even integer above the square root"]
+)
+def test_words_are_met_in_the_text_form_as_well(gold: str) -> None:
+    assert graders["math_dapo"](f"Answer: {gold}", gold).correct
+
+
+@pytest.mark.parametrize("gold", ["C)", "(C)", "C.", "C) 12", "C: Paris", "\\text{(C)}", "C"])
+@pytest.mark.parametrize("answer", ["12", "D", "\\mathrm{(D)}", "x+1", "\\frac{", "no", "(C, D)", "\\mathrm{(C)}"])
+def test_the_verdict_on_an_option_as_gold_does_not_depend_on_the_response(gold: str, answer: str) -> None:
+    verdict = graders["math_verify"](f"\\boxed{{{answer}}}", gold)
+    assert not verdict.failed
+    assert verdict.correct == (answer == "\\mathrm{(C)}")
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,16 @@ def test_only_closed_blocks_count() -> None:
     assert python_blocks("```python\nprint(0)\n" + fence(ADD, "python")) == [ADD]
 
 
+@pytest.mark.parametrize("mark", ["```", "~~~"])
+def test_a_fence_at_the_end_of_the_last_line_closes_the_block(mark: str) -> None:
+    assert python_blocks(f"{mark}python\n{USE}{mark}") == [USE]
+    assert python_blocks(f"So:\n{mark}python\n{ADD}{mark}\nThat is all.\n{fence(USE, 'python')}") == [ADD, USE]
+    assert python_blocks(f"  {mark}python\n  {USE}{mark} \n") == [USE]
+    for inside in (f"Use {mark}code{mark}\nor {mark}", f"a{mark}\n"):
+        text = f"text = '''{inside}'''\n{USE}"
+        assert python_blocks(fence(text, "python", mark)) == [text]
+
+
 def test_fences_are_those_of_markdown() -> None:
     inside = 'def f():\n    """\n    ```\n    f()\n    ```\n    """'
     assert python_blocks(fence(inside, "python")) == [inside]
@@ -88,6 +98,13 @@ def test_fences_are_those_of_markdown() -> None:
             {"add"},
             "class Solution:\n    def add(self): pass",
         ),
+        ([ADD, "# add(1, 2) is 3\n"], set(), ADD),
+        ([ADD, ">>> add(1, 2)\n3"], set(), ADD),
+        ([USE, '"""It prints 3."""'], {"add"}, USE),
+        ([ADD, "def add(a, b):"], set(), ADD),
+        ([ADD, "print(", USE, "# that is all"], set(), USE),
+        (["print(", "# nothing"], set(), "# nothing"),
+        ([USE, "table = [1, 2]"], {"table"}, "table = [1, 2]"),
         ([ADD, ADD + "\ndef sub(a, b): pass", "def sub(a, b): pass"], {"add", "sub"}, ADD + "\ndef sub(a, b): pass"),
     ],
 )
