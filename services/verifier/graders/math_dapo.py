@@ -20,7 +20,7 @@ from services.verifier.graders.equivalence import class_of_number, class_of_text
 from services.verifier.graders.golds import compares, mathematical_problem
 from services.verifier.graders.math_text import as_number, clean_signs
 from services.verifier.graders.reading.extraction import answer_line
-from services.verifier.graders.reading.units import same_unit, split_unit
+from services.verifier.graders.reading.units import counts_things, currency, is_unit, same_unit, split_unit
 from services.verifier.graders.verdict import Grader, Verdict, compare_texts, right, wrong
 
 _ANSWER = re.compile(r"(?i)Answer\s*:\s*([^\n]+)")
@@ -69,6 +69,12 @@ _SHORT_POWER = re.compile(r"\^\{([0-9a-zA-Z])\}")
 _GROUPED = re.compile(r"[+-]?[0-9]{1,3}(?: [0-9]{3})+")
 _BETWEEN_DIGITS = re.compile(r"(?<=[0-9])\s+(?=[0-9])")
 _APART = "\u00a0"
+_NUMERALS = re.compile(r"[0-9]+(?:\.[0-9]+)?|\.[0-9]+")
+_GROUPS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
+_RELATION = re.compile(r"[<>≤≥≠≈,;]|!=|\\(?:[lg]eq?|n(?:eq?|ot)|approx|equiv|sim)(?![a-zA-Z])|\b(?:and|or)\b")
+_AMID_DIGITS = re.compile(r"[0-9]\s*\\?\$+\s*[0-9]")
+_BEFORE_DIGITS = re.compile(r"(?<=[0-9.])\s+(?=[0-9])")
+_NOT_EQUAL = re.compile(r"(?<![0-9)])!=")
 _INTEGER = re.compile(r"([+-]?)([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)")
 
 
@@ -103,6 +109,13 @@ def _grade(text: str, gold: str) -> Verdict:
     verdict = compare_texts(answer.normal, wanted.normal)
     if verdict.reason == "different" and answer.number is not None and answer.number == wanted.number:
         verdict = right("equal", answer.normal)
+    if not verdict.correct and wanted.number is not None and not wanted.unit:
+        # A unit that only the answer has is left out.
+        bare, unit = split_unit(clean_signs(written))
+        if counts_things(clean_signs(written), unit) or is_unit(unit):
+            answer = _read(bare.strip())
+            if answer.number == wanted.number:
+                return right("equal", answer.normal)
     if verdict.correct and wanted.unit:
         unit = _unit(written)
         if unit and not same_unit(unit, wanted.unit):
@@ -131,11 +144,34 @@ def _read(written: str) -> _Answer:
     if not _GROUPED.fullmatch(text):  # the normal form has no spaces, but 1 1/2 is not 11/2
         text = _BETWEEN_DIGITS.sub(_APART, text)
     normal = normalise(_SHORT_POWER.sub(r"^\1", text.replace("$", "")))
+    if _AMID_DIGITS.search(written):
+        return _Answer(_APART.join(written.split()), None)
+    if "\\overline" in text or _states_several(text) or _joins(text, normal):
+        return _Answer("".join(_BEFORE_DIGITS.sub(_APART, text.replace("$", "")).split(" ")), None)
     return _Answer(normal, as_number(normal) if number is None else number)
 
 
+def _states_several(text: str) -> bool:
+    """Whether the normal form, which is what stands behind the last equals sign, would leave out another value, as of
+    `x = 5, y = 6`, `x = 5 = 6` and `x \\ge 5 = 6`."""
+    *before, last = text.split("=")
+    if not before:
+        return False
+    if _NOT_EQUAL.search(text) or _RELATION.search("=".join(before)):
+        return True
+    value = as_number(last.strip())
+    numbers = [as_number(side.strip()) for side in before]
+    return value is not None and any(number not in (None, value) for number in numbers)
+
+
+def _joins(text: str, normal: str) -> bool:
+    """Whether a number of the normal form is made of what were two, as 230 of "2 hours 30 minutes" is."""
+    written = _NUMERALS.findall(_GROUPS.sub("", text)) if not _GROUPED.fullmatch(text) else [normal]
+    return any(all(one not in whole for whole in written) for one in _NUMERALS.findall(_GROUPS.sub("", normal)))
+
+
 def _unit(written: str) -> str:
-    return split_unit(clean_signs(written))[1]
+    return split_unit(clean_signs(written))[1] or currency(written)
 
 
 @lru_cache(maxsize=4096)

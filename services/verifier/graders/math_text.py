@@ -15,6 +15,7 @@ _MAX_DIGITS = 120
 _MAX_EXPONENT = 5000
 _MAX_EXPANDED = 100
 """Exponent of a group with letters, which sympy may multiply out."""
+_LEAST_EXPANDED = 4
 _MAX_COMMANDS = 60
 _MAX_EQUATIONS = 6
 
@@ -24,8 +25,10 @@ _SIGNS = str.maketrans(
         "≥": r"\ge ", "≠": r"\neq ", "±": r"\pm ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "°": r"^\circ ",
     }
 )  # fmt: skip
-_OPENING = re.compile(r"(?:\s|\$|\\[()\[\]])*")
-_CLOSING_REVERSED = re.compile(r"(?:\s|\$(?!\\)|[()\[\]]\\)*[.,;:]?(?:\s|\$(?!\\)|[()\[\]]\\)*")
+_OPENING = re.compile(r"(?:\s|\$|\\[()\[\],;:! ])*")
+_CLOSING_REVERSED = re.compile(
+    r"(?:\s|\$(?!\\)|[()\[\],;:!]\\(?!\\))*[.,;:]?(?:\s|\$(?!\\)|[()\[\],;:!]\\(?!\\)|\\(?=[0-9}]))*"
+)
 """Matched from the end, as a search for what ends there takes time quadratic in runs that do not."""
 _SPACING = re.compile(r"\\!\s*|\\displaystyle\s*|\\(?:left|right)(?![a-zA-Z])|\\\$|(?<!\\)\$|(?<!\\)\\[()]")
 _SPACES = re.compile(r"(?<!\\)\\[,;: ]|~")
@@ -42,8 +45,8 @@ _POWER_OF_TEN = re.compile(
 _MIXED = re.compile(
     r"([+-]?)\s*([0-9]+)(?:\s*\\[dtc]?frac\s*\{\s*([0-9]+)\s*\}\s*\{\s*([0-9]+)\s*\}|\s+([0-9]+)\s*/\s*([0-9]+))"
 )
-_APART = re.compile(r"[+-]?[0-9]+\s+[0-9]+(?:\s*/\s*[0-9]+)?")
-_SPACE = re.compile(r"(?<![0-9])(?:\s|\\[,; ])+|(?:\s|\\[,; ])+(?![0-9\s\\])")
+_APART = re.compile(r"[+-]?[0-9]+(?:\s+[0-9]+(?:\s*/\s*[0-9]+)?|\.\s+[0-9]+)")
+_SPACE = re.compile(r"(?<![0-9.])(?:\s|\\[,; ])+|(?:\s|\\[,; ])+(?![0-9\s\\])")
 _BASE = re.compile(r"[0-9A-Fa-f]\}?_\s*(?:\{\s*)?([0-9]+)\s*\}?$")
 _SHORT_WORDS = frozenset(
     ("no", "on", "am", "pm", "ne", "nw", "se", "sw", "up", "is", "in", "at", "to", "of", "so", "go")
@@ -57,6 +60,12 @@ _COSTLY = re.compile(r"\\(?:sum|prod|i*int|oint|lim|bigcup|bigcap|Gamma|zeta)(?!
 _BIG_NUMBER = re.compile(rf"[0-9]{{{_MAX_DIGITS + 1},}}")
 _HUGE_FACTORIAL = re.compile(r"!\s*[)}\]]*\s*!|\^|[0-9]{4}")
 _MANY_SIGNS = re.compile(r"(?:[-+]\s*){8}")
+_SIGN = re.compile(r"[-+]")
+_FONT = re.compile(r"\\(?:boldsymbol|bm|mathsf|mathtt|underline)\s*\{([^{}]*)\}")
+_SWITCH = re.compile(r"\\(?:bf|rm|it|large|Large|huge|small|color\s*\{[a-z]+\})(?![a-zA-Z])\s*")
+_IN_BRACES = re.compile(r"\{([^{}]*)\}")
+_PRIMES = re.compile(r"\^\s*(?:\{\s*)?((?:\\prime(?![a-zA-Z])\s*)+)\}?")
+_LEADING = re.compile(r"\s*(?:=|\\approx(?![a-zA-Z]))\s*(?=[-+0-9.\\])")
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
 _HUGE_BINOMIAL = re.compile(r"\\[dt]?binom.*(?:[0-9]{4}|\^|!)", re.DOTALL)
 
@@ -78,8 +87,18 @@ def clean_signs(answer: str) -> str:
 
 
 def _without_spacing(text: str) -> str:
-    text = plain(_bare(text)).replace("{,}", ",")
+    text = _without_fonts(plain(_bare(text)).replace("{,}", ","))
     return _SPACES.sub(" ", _SPACING.sub("", text)).strip()
+
+
+def _without_fonts(text: str) -> str:
+    """Without fonts, sizes and colours, and without a sign of equality in front."""
+    if "\\" in text:
+        text = _SWITCH.sub("", _FONT.sub(r"\1", text))
+        inner = _IN_BRACES.fullmatch(text)
+        text = inner[1] if inner else text
+        text = _PRIMES.sub(lambda primes: "'" * primes[1].count("prime"), text)
+    return _LEADING.sub("", text, count=1) if _LEADING.match(text) else text
 
 
 def _bare(text: str) -> str:
@@ -211,7 +230,10 @@ def _huge_power(text: str) -> bool:
         return re.search(r"[0-9)}]\s*\^", "".join(exponents)) is not None
     sizes = [prod(map(int, re.findall(r"[0-9]+", exponent))) or 1 for exponent in exponents]
     of_group = re.search(r"[)}\]]\s*\^", text)
-    largest = _MAX_EXPANDED if of_group and re.search(r"[a-zA-Z]", _COMMAND.sub("", text)) else _MAX_EXPONENT
+    largest = _MAX_EXPONENT
+    if of_group and re.search(r"[a-zA-Z]", _COMMAND.sub("", text)):
+        # A power of a long sum has many more terms than one of a short sum.
+        largest = max(_LEAST_EXPANDED, _MAX_EXPANDED // max(1, len(_SIGN.findall(text)) - 1) ** 2)
     return (prod(sizes) if of_group else max(sizes, default=1)) > largest
 
 

@@ -31,9 +31,20 @@ from services.verifier.graders.math_text import (
     with_percent_sign,
 )  # fmt: skip
 from services.verifier.graders.reading.extraction import final_answer
-from services.verifier.graders.reading.structure import equations, is_set, is_tuple, items, members, named_values
+from services.verifier.graders.reading.structure import (
+    equations,
+    is_set,
+    is_tuple,
+    items,
+    members,
+    named_values,
+    other_marks,
+    ratio,
+    states_more,
+)
 from services.verifier.graders.reading.units import (
     counts_things,
+    currency,
     is_unit,
     may_be_unit,
     same_unit,
@@ -45,6 +56,7 @@ from services.verifier.graders.reading.variants import (
     as_intervals,
     is_interval,
     is_letter,
+    other_variable,
     read_option,
     with_round_brackets,
     without_condition,
@@ -103,7 +115,9 @@ def _read_gold(gold: str) -> _Answer:
     """A gold answer may count anything; only what makes another number of its number is no unit."""
     text = with_percent_sign(with_round_brackets(clean(final_answer(gold) or gold)))
     bare, unit = split_unit(text)
-    return _answer(bare, unit) if is_unit(unit) or may_be_unit(unit) else _answer(text)
+    if is_unit(unit) or may_be_unit(unit):
+        return _answer(bare, unit)
+    return _answer(text.lstrip("€£ "), currency(gold))
 
 
 def _read(written: str) -> _Answer:
@@ -111,7 +125,9 @@ def _read(written: str) -> _Answer:
     if _BOX.search(text):
         raise UnreadableAnswer("a box within the answer")
     bare, unit = split_unit(text)
-    return _answer(bare, unit) if is_unit(unit) or counts_things(text, unit) else _answer(text)
+    if is_unit(unit) or counts_things(f"{bare.rstrip()} {unit}", unit):
+        return _answer(bare, unit)
+    return _answer(text.lstrip("€£ "), currency(written))
 
 
 def _without_unit_of(other: _Answer, answer: _Answer) -> _Answer:
@@ -137,10 +153,12 @@ def _in_one_form(answer: _Answer, gold: _Answer) -> tuple[_Answer, _Answer]:
     if wanted:  # The library reads no "C)", whatever it is compared with.
         gold = _answer(wanted.letter)
     given_bare, wanted_bare = without_condition(answer.text), without_condition(gold.text)
+    if gold.number is not None and re.search(r"[0-9]", answer.text[len(given_bare) :]):
+        given_bare = answer.text  # It names another number.
     if (given_bare == answer.text) != (wanted_bare == gold.text):
         answer, gold = _answer(given_bare, answer.unit), _answer(wanted_bare, gold.unit)
     intervals = as_intervals(answer.text), as_intervals(gold.text)
-    if all(intervals):
+    if all(intervals) and not other_variable(answer.text, gold.text):
         return _answer(intervals[0], answer.unit), _answer(intervals[1], gold.unit)
     return _as_interval_beside(gold, answer), _as_interval_beside(answer, gold)
 
@@ -170,12 +188,17 @@ def _judge(answer: _Answer, gold: _Answer, library: "_Library", digits: int) -> 
         equal = agree(answer.number, gold.number, digits)
     elif answer.spelled == gold.spelled:
         equal = True
+    elif ratio(gold.text) or ratio(answer.text):
+        equal = ratio(gold.text) == ratio(answer.text)
     elif as_word(gold.spelled):
         equal = as_word(answer.spelled) == as_word(gold.spelled)
     elif (
         names_no_number(answer.text)
         or _has_other_words(answer, gold)
         or other_letters(answer.text, gold.text)
+        or other_marks(answer.text, gold.text)
+        or (gold.number is not None and states_more(answer.text))
+        or (_TWO_CAPITALS.fullmatch(gold.spelled) and _TWO_CAPITALS.fullmatch(answer.spelled))
         or base_of(answer.text) not in ("", base_of(gold.text))
     ):
         equal = False
@@ -186,6 +209,10 @@ def _judge(answer: _Answer, gold: _Answer, library: "_Library", digits: int) -> 
     else:
         return _verify(answer, gold, library, digits)
     return right("equal", answer.text) if equal else wrong("different", answer.text)
+
+
+_TWO_CAPITALS = re.compile(r"[A-Z]{2}")
+"""Points, codes, initials: their order counts. Equal ones are equal in spelling."""
 
 
 def _has_other_words(answer: _Answer, gold: _Answer) -> bool:
@@ -219,9 +246,10 @@ def _in_order(gold: str, answer: str) -> tuple[str, str]:
 
 def _consistent(answer: str, library: "_Library", digits: int) -> bool:
     """Whether no chain of equations in it says that unequal numbers are equal, as "4 = 5" does."""
+    near = _near if "%" in answer else _nearly_equal
     for chain in equations(answer):
         numbers = [number for side in chain if (number := _number(library, side)) is not None]
-        if not all(_near(numbers[0], other, digits) for other in numbers):
+        if not all(near(numbers[0], other, digits) for other in numbers):
             return False
     return True
 
@@ -246,7 +274,12 @@ def _numerically_plausible(gold: Any, answer: Any, digits: int) -> bool:
 
 
 def _near(a: Fraction, b: Fraction, digits: int) -> bool:
-    return agree(a, b, digits) or (a != 0 and abs(a - b) < abs(a) / 10**20) or a == 100 * b or b == 100 * a
+    """Also where one of them is in percent."""
+    return _nearly_equal(a, b, digits) or a == 100 * b or b == 100 * a
+
+
+def _nearly_equal(a: Fraction, b: Fraction, digits: int) -> bool:
+    return agree(a, b, digits) or (a != 0 and abs(a - b) < abs(a) / 10**20)
 
 
 def _class_of(answer: _Answer, library: "_Library", digits: int) -> str:

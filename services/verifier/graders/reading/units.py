@@ -44,6 +44,16 @@ _PLAIN_UNIT = re.compile(
 _DEGREES = re.compile(r"([+-]?(?:[0-9][0-9.,]*|\\[dt]?frac\{[0-9]+\}\{[0-9]+\}))\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ)")
 _SIGN_BEHIND = re.compile(rf"(?<=[0-9}}])\s*({'|'.join(_UNIT_SIGNS)})$")
 _COUNTED = re.compile(r"(?<=[0-9])\s+([a-z]{3,}(?:\s+[a-z]{3,})?)$")
+_CURRENCY = re.compile(r"\s*(\\\$|\$(?=[^$]*$)|€|£)\s*[0-9.]")
+_CURRENCIES = {"$": "dollars", "€": "euros", "£": "pounds"}
+_ONE = re.compile(r"[+]?1")
+_IRREGULAR_PLURALS = frozenset(
+    ("people", "children", "men", "women", "feet", "teeth", "mice", "geese", "fish", "sheep", "dice", "deer", "oxen")
+)
+_NUMBER_WORD = re.compile(
+    r"(?:four|fif|six|seven|eigh|nin|ten|eleven|twelf|[a-z]+teen|[a-z]+tie|hundred|thousand|[a-z]+illion)ths?"
+    r"|[a-z]+illi(?:on|ard)s?|(?:repeat|recurr)(?:ing|s)?|reciprocals?|inverses?"
+)
 _UNIT_TOKEN = re.compile(r"[A-Za-z]+|\^-?[0-9]|/")
 # fmt: off
 _SPELLINGS = {
@@ -85,16 +95,34 @@ def split_sign_of(answer: str, unit: str) -> str:
     return answer[: match.start()] if match and same_unit(match[1], unit) else answer
 
 
+def currency(written: str) -> str:
+    """Of an amount of money, "dollars" for `\\$5`; empty for anything else, as `$5$` is mathematics."""
+    sign = _CURRENCY.match(written)
+    return _CURRENCIES[sign[1][-1]] if sign else ""
+
+
 def counts_things(answer: str, words: str) -> bool:
-    """Whether the words behind a plain number can only say what is counted: "18 red apples"."""
-    return _COUNTED.search(answer) is not None and may_be_unit(words)
+    """Whether the words behind a plain number can only say what is counted: "18 red apples", "1 apple".
+
+    What is counted stands in the plural; "0.3 repeating" and "5 quintillion" are other numbers.
+    """
+    counted = _COUNTED.search(answer)
+    if counted is None or not may_be_unit(words):
+        return False
+    return _ONE.fullmatch(answer[: counted.start()]) is not None or any(map(_is_plural, words.split()))
+
+
+def _is_plural(word: str) -> bool:
+    return word in _IRREGULAR_PLURALS or (word.endswith("s") and not word.endswith(("ss", "us", "is")))
 
 
 def may_be_unit(words: str) -> bool:
     """Of a gold answer, which may count anything: words, and none that makes another number of it."""
     found = re.findall(r"[a-zA-Z]+|[^a-zA-Z\s./]", _EXPONENT.sub("", words))
     forms = {form for word in found for form in (word, word.lower(), word.lower().removesuffix("s"))}
-    return bool(found) and all(word.isalpha() for word in found) and not forms & _NUMBER_WORDS
+    if not found or not all(word.isalpha() for word in found) or forms & _NUMBER_WORDS:
+        return False
+    return not any(_NUMBER_WORD.fullmatch(word.lower()) for word in found)
 
 
 @lru_cache(_CACHED_PAIRS)

@@ -18,8 +18,15 @@ _OPTION = re.compile(
     re.DOTALL | re.IGNORECASE,
 )
 _ONE_LETTER = re.compile(r"\(?[a-zA-Z]\)?\.?")
+_VARIABLE = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z](?![a-zA-Z])")
 _OTHER_OPTION = re.compile(
     r"\([A-J]\)|(?<![A-Za-z])[A-J][).:]|(?:\bor|\band|[,/&|])\s*(?:option\s+)?\(?[A-J](?![A-Za-z])"
+)
+_LETTERS_ALONE = re.compile(
+    r"(?:[\s,;.&/()]|\b(?:or|and)\b|(?<![A-Za-z])[A-J](?![A-Za-z]))*[A-J](?:[\s.)]|\b(?:or|and)\b)*", re.IGNORECASE
+)
+_HEDGE = re.compile(
+    r"\b(?:maybe|perhaps|possibly|alternatively)\b|^(?:is|was)\s+(?:wrong|incorrect|false|not)\b", re.IGNORECASE
 )
 _CONDITION = re.compile(
     r"(?:\\(?:text|mbox|mathrm|textrm)\s*\{\s*,?\s*(?:for|where|with|such that|provided)\b|"
@@ -49,9 +56,15 @@ def read_option(text: str) -> Option | None:
     if match is None or len(text) > _MAX_CHARACTERS:
         return None
     letter, rest = match[1] or match[2], match[3].strip()
-    if not letter.isupper() or _OTHER_OPTION.search(rest):
+    if not letter.isupper() or _OTHER_OPTION.search(rest) or _LETTERS_ALONE.fullmatch(rest) or _HEDGE.search(rest):
         return None
     return Option(letter, rest.strip("{} .").removesuffix(")").casefold())
+
+
+def other_variable(one: str, other: str) -> bool:
+    """Whether two inequalities are about different letters, as y > 2 and x > 2 are; an interval names none."""
+    a, b = set(_VARIABLE.findall(one)), set(_VARIABLE.findall(other))
+    return bool(a and b) and a != b
 
 
 def is_letter(text: str) -> bool:
