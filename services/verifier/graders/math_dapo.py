@@ -19,7 +19,7 @@ from dapo.spec.tree.graders import MathDapoGrader
 from services.verifier.graders.equivalence import class_of_number, class_of_text
 from services.verifier.graders.golds import compares, mathematical_problem
 from services.verifier.graders.math_text import as_number, clean_signs
-from services.verifier.graders.reading.extraction import answer_line
+from services.verifier.graders.reading.extraction import answer_line, final_answer
 from services.verifier.graders.reading.units import counts_things, currency, is_unit, same_unit, split_unit
 from services.verifier.graders.verdict import Grader, Verdict, compare_texts, right, wrong
 
@@ -88,7 +88,13 @@ class _Answer(NamedTuple):
 def make_math_dapo(options: MathDapoGrader) -> Grader:
     grade = _grade_literally if options.literal else _grade
     classify = _class_of_literal if options.literal else _class_of
-    return compares(grade, mathematical_problem(grade, "Answer: {}".format), classify)
+    stating = "Answer: {}".format if options.literal else _stating
+    return compares(grade, mathematical_problem(grade, stating), classify)
+
+
+def _stating(gold: str) -> str:
+    """A response that gives the gold answer, which may be a solution that states it."""
+    return f"Answer: {final_answer(gold) or gold}"
 
 
 def _grade_literally(text: str, gold: str) -> Verdict:
@@ -176,7 +182,8 @@ def _unit(written: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _read_gold(gold: str) -> _Answer:
-    return _read(gold)._replace(unit=_unit(gold))
+    stated = final_answer(gold) or gold
+    return _read(stated)._replace(unit=_unit(stated))
 
 
 @lru_cache(maxsize=4096)

@@ -192,5 +192,15 @@ def test_math_verify_takes_harmless_forms(answer: str, gold: str) -> None:
     assert verify(answer, gold).correct
 
 
+@pytest.mark.parametrize(
+    "gold", [r"We add 2 and 3 and get $\boxed{5}$.", "2 + 3 = 5\n#### 5", "So it is 5.\nAnswer: 5"]
+)
+def test_a_solution_that_states_its_answer_is_a_gold_answer(gold: str) -> None:
+    for grader in GRADERS.values():
+        assert grader.gold_problem(gold) == ""
+        assert grader("Answer: 5", gold).correct
+        assert not grader("Answer: 6", gold).correct
+
+
 def test_a_power_of_a_long_sum_is_too_complex() -> None:
     assert verify("(a+b+c+d+e+f+g+h)^{90}", "7x").reason == "too_complex"
