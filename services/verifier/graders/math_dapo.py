@@ -75,6 +75,7 @@ _RELATION = re.compile(r"[<>≤≥≠≈,;]|!=|\\(?:[lg]eq?|n(?:eq?|ot)|approx|e
 _AMID_DIGITS = re.compile(r"[0-9]\s*\\?\$+\s*[0-9]")
 _BEFORE_DIGITS = re.compile(r"(?<=[0-9.])\s+(?=[0-9])")
 _NOT_EQUAL = re.compile(r"(?<![0-9)])!=")
+_STATES = re.compile(r"box|answer|####|\ba\s*:", re.IGNORECASE)
 _INTEGER = re.compile(r"([+-]?)([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)")
 
 
@@ -115,10 +116,11 @@ def _grade(text: str, gold: str) -> Verdict:
     verdict = compare_texts(answer.normal, wanted.normal)
     if verdict.reason == "different" and answer.number is not None and answer.number == wanted.number:
         verdict = right("equal", answer.normal)
-    if not verdict.correct and wanted.number is not None and not wanted.unit:
+    if not verdict.correct and answer.number is None and wanted.number is not None and not wanted.unit:
         # A unit that only the answer has is left out.
-        bare, unit = split_unit(clean_signs(written))
-        if counts_things(clean_signs(written), unit) or is_unit(unit):
+        text = clean_signs(written)
+        bare, unit = split_unit(text)
+        if counts_things(text, unit) or is_unit(unit):
             answer = _read(bare.strip())
             if answer.number == wanted.number:
                 return right("equal", answer.normal)
@@ -147,7 +149,7 @@ def _read(written: str) -> _Answer:
         return _Answer(digits, as_number(digits))
     text = clean_signs(written).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
     number = as_number(text)
-    if not _GROUPED.fullmatch(text):  # the normal form has no spaces, but 1 1/2 is not 11/2
+    if " " in text and not _GROUPED.fullmatch(text):  # the normal form has no spaces, but 1 1/2 is not 11/2
         text = _BETWEEN_DIGITS.sub(_APART, text)
     normal = normalise(_SHORT_POWER.sub(r"^\1", text.replace("$", "")))
     if _AMID_DIGITS.search(written):
@@ -160,9 +162,9 @@ def _read(written: str) -> _Answer:
 def _states_several(text: str) -> bool:
     """Whether the normal form, which is what stands behind the last equals sign, would leave out another value, as of
     `x = 5, y = 6`, `x = 5 = 6` and `x \\ge 5 = 6`."""
-    *before, last = text.split("=")
-    if not before:
+    if "=" not in text:
         return False
+    *before, last = text.split("=")
     if _NOT_EQUAL.search(text) or _RELATION.search("=".join(before)):
         return True
     value = as_number(last.strip())
@@ -172,7 +174,9 @@ def _states_several(text: str) -> bool:
 
 def _joins(text: str, normal: str) -> bool:
     """Whether a number of the normal form is made of what were two, as 230 of "2 hours 30 minutes" is."""
-    written = _NUMERALS.findall(_GROUPS.sub("", text)) if not _GROUPED.fullmatch(text) else [normal]
+    if normal == text or _GROUPED.fullmatch(text):
+        return False
+    written = _NUMERALS.findall(_GROUPS.sub("", text))
     return any(all(one not in whole for whole in written) for one in _NUMERALS.findall(_GROUPS.sub("", normal)))
 
 
@@ -182,7 +186,7 @@ def _unit(written: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _read_gold(gold: str) -> _Answer:
-    stated = final_answer(gold) or gold
+    stated = (final_answer(gold) if _STATES.search(gold) else "") or gold
     return _read(stated)._replace(unit=_unit(stated))
 
 
@@ -202,6 +206,8 @@ def normalise(answer: str) -> str:
 
 
 def _plain_latex(text: str) -> str:
+    if "\\" not in text and "$" not in text and "frac" not in text and "sqrt" not in text:
+        return text
     parts = text.split("$")
     if len(parts) > 2:  # only what stands in the first pair of dollar signs
         text = parts[1]
