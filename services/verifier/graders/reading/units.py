@@ -41,6 +41,8 @@ _EXPONENT = re.compile(r"\s*\^\s*\{?\s*(-?[0-9])\s*\}?")
 _PLAIN_UNIT = re.compile(
     rf"(?<=[0-9])\s+((?:{_UNIT_WORD}(?:\s+per\s+{_UNIT_WORD})?|km|cm|mm|ft|kg|mph)(?:\s*\^\s*\{{?[23]\}}?)?)\s*$"
 )
+_SIGNS_ALONE = re.compile(r"(?<=[0-9])(?:\s*(km/h|m/s|km|cm|mm|kg|mph)|\s+((?:m|ft|km)/(?:s|h|min)))\s*$")
+"""Signs that nobody takes for letters, close to the number or not."""
 _DEGREES = re.compile(r"([+-]?(?:[0-9][0-9.,]*|\\[dt]?frac\{[0-9]+\}\{[0-9]+\}))\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ)")
 _SIGN_BEHIND = re.compile(rf"(?<=[0-9}}])\s*({'|'.join(_UNIT_SIGNS)})$")
 _COUNTED = re.compile(r"(?<=[0-9])\s+([a-z]{3,}(?:\s+[a-z]{3,})?)$")
@@ -81,9 +83,10 @@ def is_unit(text: str) -> bool:
 
 def split_unit(answer: str) -> tuple[str, str]:
     """An answer without the words that follow its number, and these words: ("5", "miles"), ("12", "cm^2")."""
-    match = _LATEX_UNIT.search(answer) or _PLAIN_UNIT.search(answer) or _COUNTED.search(answer)
+    match = _LATEX_UNIT.search(answer) or _PLAIN_UNIT.search(answer) or _SIGNS_ALONE.search(answer)
+    match = match or _COUNTED.search(answer)
     if match:
-        unit = _UNIT_MARKUP.sub(" ", _EXPONENT.sub(r"^\1 ", match[1]))
+        unit = _UNIT_MARKUP.sub(" ", _EXPONENT.sub(r"^\1 ", match[match.lastindex or 1]))
         return answer[: match.start()], " ".join(unit.split())
     degrees = _DEGREES.fullmatch(answer)
     return (degrees[1], "degrees") if degrees else (answer, "")

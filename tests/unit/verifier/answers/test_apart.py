@@ -204,3 +204,21 @@ def test_a_solution_that_states_its_answer_is_a_gold_answer(gold: str) -> None:
 
 def test_a_power_of_a_long_sum_is_too_complex() -> None:
     assert verify("(a+b+c+d+e+f+g+h)^{90}", "7x").reason == "too_complex"
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "equal"),
+    [
+        ("15cm", "15", True),
+        ("15 m/s", "15", True),
+        ("15 km/h", "15", True),
+        ("15 cm", "15cm", True),
+        ("15 km/h", "15 m/s", False),
+        ("15cm", "15 km", False),
+        ("4t", "4", False),
+        ("4m", "4", False),
+        ("4m^2", "4", False),
+    ],
+)
+def test_signs_that_nobody_takes_for_letters_are_units_without_markup_too(answer: str, gold: str, equal: bool) -> None:
+    assert (dapo(answer, gold).correct, verify(answer, gold).correct) == (equal, equal)
