@@ -19,7 +19,7 @@ async def swallowing() -> str:
 
 async def cancel_while_it_runs(command: Callable[[], Awaitable[object]]) -> None:
     """The task that runs `command` is cancelled, and must end so."""
-    server = Server("redis://127.0.0.1:6379")
+    server = Server("redis://127.0.0.1:6379", 0)
     task = asyncio.create_task(server.run(command))
     await asyncio.sleep(0.01)
     task.cancel()
@@ -49,7 +49,7 @@ def test_a_task_that_survived_an_earlier_cancellation_goes_on() -> None:
         return await server.run(quick)
 
     async def scenario() -> None:
-        server = Server("redis://127.0.0.1:6379")
+        server = Server("redis://127.0.0.1:6379", 0)
         task = asyncio.create_task(survivor(server))
         await asyncio.sleep(0)
         task.cancel()
