@@ -84,7 +84,8 @@ _RELATION = re.compile(
     r"[<>≤≥≠≈,;]|!=|\\(?:[lg]eq?|n(?:eq?|ot)|approx|equiv|sim)(?![a-zA-Z])|"
     r"\b(?:and|or|for|if|where|when|with|while|but|otherwise|not)\b"
 )
-_AMID_DIGITS = re.compile(r"[0-9]\s*(?:\\?\$+|\\\)\s*\\\()\s*[0-9]")
+_AMID_DIGITS = re.compile(r"[0-9]\s*(?:(?:\$|\\[$()])\s*)+[0-9]")
+_TWO_OPTIONS = re.compile(r"(?<![A-Za-z])[A-J]\s*=\s*[A-J](?![A-Za-z])")
 _BEFORE_DIGITS = re.compile(r"(?<=[0-9.])\s+(?=[0-9])")
 _NOT_EQUAL = re.compile(r"(?<![0-9)])!=")
 _STATES = re.compile(r"box|answer|####|\ba\s*:", re.IGNORECASE)
@@ -210,7 +211,7 @@ def _states_several(text: str) -> bool:
     if "=" not in text:
         return False
     *before, last = text.split("=")
-    if _NOT_EQUAL.search(text) or _RELATION.search("=".join(before)):
+    if _NOT_EQUAL.search(text) or _RELATION.search("=".join(before)) or _TWO_OPTIONS.search(text.replace("$", "")):
         return True
     value = as_number(last.strip())
     numbers = [as_number(side.strip()) for side in before]
@@ -221,7 +222,7 @@ def _joins(text: str, normal: str) -> bool:
     """Whether a number of the normal form is made of what were two, as 230 of "2 hours 30 minutes" is."""
     if normal == text or _GROUPED.fullmatch(text):
         return False
-    written = _NUMERALS.findall(_GROUPS.sub("", text))
+    written = _NUMERALS.findall(_GROUPS.sub("", text.rpartition("=")[2]))
     return any(all(one not in whole for whole in written) for one in _NUMERALS.findall(_GROUPS.sub("", normal)))
 
 
