@@ -18,9 +18,18 @@ from typing import NamedTuple
 from dapo.spec.tree.graders import MathDapoGrader
 from services.verifier.graders.equivalence import class_of_number, class_of_text
 from services.verifier.graders.golds import compares, mathematical_problem
-from services.verifier.graders.math_text import as_number, clean_signs
+from services.verifier.graders.math_text import as_number, clean_signs, with_percent_sign
 from services.verifier.graders.reading.extraction import answer_line, final_answer
-from services.verifier.graders.reading.units import counts_things, currency, is_unit, same_unit, split_unit
+from services.verifier.graders.reading.units import (
+    counts_things,
+    currency,
+    is_unit,
+    may_be_unit,
+    same_unit,
+    split_sign_of,
+    split_unit,
+)
+from services.verifier.graders.reading.variants import Option, is_letter, read_option
 from services.verifier.graders.verdict import Grader, Verdict, compare_texts, right, wrong
 
 _ANSWER = re.compile(r"(?i)Answer\s*:\s*([^\n]+)")
@@ -71,8 +80,12 @@ _BETWEEN_DIGITS = re.compile(r"(?<=[0-9])\s+(?=[0-9])")
 _APART = "\u00a0"
 _NUMERALS = re.compile(r"[0-9]+(?:\.[0-9]+)?|\.[0-9]+")
 _GROUPS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
-_RELATION = re.compile(r"[<>≤≥≠≈,;]|!=|\\(?:[lg]eq?|n(?:eq?|ot)|approx|equiv|sim)(?![a-zA-Z])|\b(?:and|or)\b")
-_AMID_DIGITS = re.compile(r"[0-9]\s*\\?\$+\s*[0-9]")
+_RELATION = re.compile(
+    r"[<>≤≥≠≈,;]|!=|\\(?:[lg]eq?|n(?:eq?|ot)|approx|equiv|sim)(?![a-zA-Z])|"
+    r"\b(?:and|or|for|if|where|when|with|while|but|otherwise|not)\b"
+)
+_AMID_DIGITS = re.compile(r"[0-9]\s*(?:(?:\$|\\[$()])\s*)+[0-9]")
+_TWO_OPTIONS = re.compile(r"(?<![A-Za-z])[A-J]\s*=\s*[A-J](?![A-Za-z])")
 _BEFORE_DIGITS = re.compile(r"(?<=[0-9.])\s+(?=[0-9])")
 _NOT_EQUAL = re.compile(r"(?<![0-9)])!=")
 _STATES = re.compile(r"box|answer|####|\ba\s*:", re.IGNORECASE)
@@ -82,8 +95,12 @@ _INTEGER = re.compile(r"([+-]?)([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)")
 class _Answer(NamedTuple):
     normal: str
     number: Fraction | None
+    percent: bool = False
+    """It is written in percent; 12 % has the number 3/25."""
     unit: str = ""
-    """That the normal form has lost; read of gold answers alone."""
+    """That went; read of gold answers alone."""
+    option: Option | None = None
+    """Read of gold answers alone."""
 
 
 def make_math_dapo(options: MathDapoGrader) -> Grader:
@@ -114,16 +131,8 @@ def _grade(text: str, gold: str) -> Verdict:
         return wrong("no_answer")
     answer, wanted = _read(written), _read_gold(gold)
     verdict = compare_texts(answer.normal, wanted.normal)
-    if verdict.reason == "different" and answer.number is not None and answer.number == wanted.number:
+    if verdict.reason == "different" and _says_the_same(written, answer, wanted):
         verdict = right("equal", answer.normal)
-    if not verdict.correct and answer.number is None and wanted.number is not None and not wanted.unit:
-        # A unit that only the answer has is left out.
-        text = clean_signs(written)
-        bare, unit = split_unit(text)
-        if counts_things(text, unit) or is_unit(unit):
-            answer = _read(bare.strip())
-            if answer.number == wanted.number:
-                return right("equal", answer.normal)
     if verdict.correct and wanted.unit:
         unit = _unit(written)
         if unit and not same_unit(unit, wanted.unit):
@@ -131,12 +140,36 @@ def _grade(text: str, gold: str) -> Verdict:
     return verdict
 
 
+def _says_the_same(written: str, answer: _Answer, wanted: _Answer) -> bool:
+    """By its value, or as an option: what the normal form does not show."""
+    if wanted.option:
+        text = clean_signs(written)
+        given = read_option(text.upper() if is_letter(text) else text)
+        return given is not None and given.letter == wanted.option.letter and _texts_agree(given, wanted.option)
+    if wanted.number is None:
+        return False
+    if answer.number is None and wanted.percent:
+        answer = _read(with_percent_sign(written))
+    if answer.number is None and wanted.unit:
+        answer = answer._replace(number=as_number(split_sign_of(clean_signs(written), wanted.unit).strip()))
+    if answer.number is None or answer.number == wanted.number or answer.percent == wanted.percent:
+        return answer.number == wanted.number
+    return 100 * answer.number == wanted.number if answer.percent else answer.number == 100 * wanted.number
+
+
+def _texts_agree(one: Option, other: Option) -> bool:
+    return not one.text or not other.text or one.text == other.text
+
+
 def _class_of(text: str) -> str:
     written = answer_line(text)
     if not written:
         return ""
-    answer = _read(written)
-    return class_of_text(answer.normal) if answer.number is None else class_of_number(answer.number)
+    answer = _read(with_percent_sign(written))
+    if answer.number is not None:
+        return class_of_number(answer.number)
+    option = read_option(clean_signs(written))
+    return class_of_text(option.letter if option else answer.normal)
 
 
 def _class_of_literal(text: str) -> str:
@@ -147,7 +180,7 @@ def _read(written: str) -> _Answer:
     if _INTEGER.fullmatch(written):  # there is nothing in it to be set aside
         digits = _canonical_integer(written)
         return _Answer(digits, as_number(digits))
-    text = clean_signs(written).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
+    text = clean_signs(written).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").replace("°", "^\\circ")
     number = as_number(text)
     if " " in text and not _GROUPED.fullmatch(text):  # the normal form has no spaces, but 1 1/2 is not 11/2
         text = _BETWEEN_DIGITS.sub(_APART, text)
@@ -156,7 +189,20 @@ def _read(written: str) -> _Answer:
         return _Answer(_APART.join(written.split()), None)
     if "\\overline" in text or _states_several(text) or _joins(text, normal):
         return _Answer("".join(_BEFORE_DIGITS.sub(_APART, text.replace("$", "")).split(" ")), None)
-    return _Answer(normal, as_number(normal) if number is None else number)
+    if number is None:
+        number = as_number(normal)
+    return _measured(text, normal) if number is None else _Answer(normal, number)
+
+
+def _measured(text: str, normal: str) -> _Answer:
+    """With the number before a unit, an amount of money, or a percentage."""
+    if text.endswith("%"):
+        number = as_number(text.rstrip("%").rstrip("\\ "))
+        return _Answer(normal, number and number / 100, percent=number is not None)
+    bare, unit = split_unit(text)
+    if unit and not (is_unit(unit) or counts_things(f"{bare.rstrip()} {unit}", unit)):
+        return _Answer(normal, None)
+    return _Answer(normal, as_number(bare.lstrip("€£ ").rstrip()))
 
 
 def _states_several(text: str) -> bool:
@@ -165,7 +211,7 @@ def _states_several(text: str) -> bool:
     if "=" not in text:
         return False
     *before, last = text.split("=")
-    if _NOT_EQUAL.search(text) or _RELATION.search("=".join(before)):
+    if _NOT_EQUAL.search(text) or _RELATION.search("=".join(before)) or _TWO_OPTIONS.search(text.replace("$", "")):
         return True
     value = as_number(last.strip())
     numbers = [as_number(side.strip()) for side in before]
@@ -176,7 +222,7 @@ def _joins(text: str, normal: str) -> bool:
     """Whether a number of the normal form is made of what were two, as 230 of "2 hours 30 minutes" is."""
     if normal == text or _GROUPED.fullmatch(text):
         return False
-    written = _NUMERALS.findall(_GROUPS.sub("", text))
+    written = _NUMERALS.findall(_GROUPS.sub("", text.rpartition("=")[2]))
     return any(all(one not in whole for whole in written) for one in _NUMERALS.findall(_GROUPS.sub("", normal)))
 
 
@@ -186,8 +232,14 @@ def _unit(written: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _read_gold(gold: str) -> _Answer:
-    stated = (final_answer(gold) if _STATES.search(gold) else "") or gold
-    return _read(stated)._replace(unit=_unit(stated))
+    """What is behind its number may be any unit; only what makes another number of it is none."""
+    stated = with_percent_sign((final_answer(gold) if _STATES.search(gold) else "") or gold)
+    text = clean_signs(stated)
+    bare, unit = split_unit(text)
+    answer = _read(stated)._replace(unit=unit or currency(stated), option=read_option(text))
+    if answer.number is None and may_be_unit(unit):
+        answer = answer._replace(number=as_number(bare.strip()))
+    return answer
 
 
 @lru_cache(maxsize=4096)

@@ -32,7 +32,8 @@ _NUMBER_WORDS = frozenset((
 ))
 """What makes another number, or none, of the number before it; a final s aside."""
 # fmt: on
-_UNIT_WORD = rf"(?i:(?:(?:square|cubic|sq|cu)\.?\s+)?(?:{'|'.join(_UNIT_WORDS)})s?)"
+_POWER_WORD = r"(?:square|cubic|sq|cu)\.?\s+"
+_UNIT_WORD = rf"(?i:(?:{_POWER_WORD})?(?:{'|'.join(_UNIT_WORDS)})s?|{_POWER_WORD}(?:km|cm|mm|m|ft|in|yd|mi)\b)"
 _UNIT = re.compile(rf"(?:{_UNIT_WORD}|{'|'.join(_UNIT_SIGNS)})(?:\s*(?:\bper\b|/)\s*(?:{_UNIT_WORD}|[hs]))?")
 _UNIT_PART = rf"{TEXT.pattern.replace('([^', '[^').replace('*)', '*')}\s*(?:\^\s*\{{?-?[0-9]\}}?)?"
 _LATEX_UNIT = re.compile(rf"(?<=[0-9}})])\s*({_UNIT_PART}(?:\s*(?:/|\\cdot)?\s*{_UNIT_PART})*)$")

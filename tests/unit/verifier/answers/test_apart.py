@@ -39,6 +39,44 @@ OTHERS_OF_DAPO = [
     ("5, for x=6", "6"),
     ("0.3 repeating", "0.3"),
     ("5 quintillion", "5"),
+    ("5 for x = 6", "6"),
+    ("5 where x=6", "6"),
+    ("5 if x = 6", "6"),
+    ("5; x=6", "6"),
+    ("x=5 or x=6", "6"),
+    ("\\(1\\)\\(2\\)", "12"),
+    ("\\(1\\) \\(2\\)", "12"),
+    ("\\(1\\)\\(2\\) apples", "12"),
+    ("1\\(2", "12"),
+    ("\\(1\\)$\\(2\\)", "12"),
+    ("12 feet = 1 feet 2", "12"),
+    ("A=B", "B"),
+    ("$A$ = $B$", "B"),
+    ("x=A=B", "B"),
+    ("1 ft 2 apples", "12"),
+    ("A or B", "B"),
+    ("(A) or (B)", "B"),
+    ("A. B", "A"),
+    ("A, B", "A"),
+    ("C) D", "C"),
+    ("C. maybe D", "C"),
+    ("(A) is wrong", "A"),
+    ("A. Rome", "A. Paris"),
+    ("A", "(B)"),
+    ("12 percent", "12"),
+    ("12%", "1200"),
+    ("12%", "0.0012"),
+    ("1200", "12%"),
+    ("12%", "13%"),
+    ("12 thousand", "12"),
+    ("12 oranges", "12 apples"),
+    ("12 thousand", "12 apples"),
+    ("12", "12 thousand"),
+    ("€5", "5 dollars"),
+    ("€5", "$5"),
+    ("4 sq ft", "4 ft"),
+    ("4t", "4"),
+    ("4 m", "4 km"),
 ]
 SAME_OF_DAPO = [
     ("x = 12", "12"),
@@ -76,6 +114,40 @@ SAME_OF_DAPO = [
     ("18 m/s", "18 m/s"),
     ("(1, 2)", "(1,2)"),
     ("12 km", "12 km"),
+    ("(A)", "A"),
+    ("A. Paris", "A"),
+    ("A) Paris", "A"),
+    ("A", "A. Paris"),
+    ("B", "(B)"),
+    ("\\text{(B)}", "B"),
+    ("\\textbf{(B)}", "B"),
+    ("\\text{(B) } 12", "B"),
+    ("Option B", "B"),
+    ("b", "B"),
+    ("12%", "12"),
+    ("12\\%", "12"),
+    ("12\\%", "0.12"),
+    ("12", "12\\%"),
+    ("0.12", "12\\%"),
+    ("12 percent", "12\\%"),
+    ("12\\%", "12 percent"),
+    ("12°", "12"),
+    ("12", "12°"),
+    ("18\\text{ apples}", "18"),
+    ("18\\ \\text{eggs}", "18"),
+    ("18\\text{ red apples}", "18"),
+    ("12\\text{ years old}", "12"),
+    ("\\frac{1}{2}\\text{ hours}", "0.5"),
+    ("12", "12 apples"),
+    ("12 red apples", "12 apples"),
+    ("5 m", "5 meters"),
+    ("€5", "5"),
+    ("€5", "5 euros"),
+    ("18 sq ft", "18"),
+    ("18 square feet", "18 sq ft"),
+    ("f(2) = 5", "5"),
+    ("x = B", "B"),
+    ("The value is $n = 34$", "34"),
 ]
 OTHERS_OF_VERIFY = [
     ("500 = 5", "5"),
@@ -180,6 +252,16 @@ def test_math_dapo_joins_nothing_and_drops_no_value(answer: str, gold: str) -> N
 @pytest.mark.parametrize(("answer", "gold"), SAME_OF_DAPO)
 def test_math_dapo_takes_harmless_forms(answer: str, gold: str) -> None:
     assert dapo(answer, gold).correct
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("50\\%", "0.5"), ("50 percent", "50%"), ("12 apples", "12"), ("(B)", "B"), ("B", "B. 12")]
+)
+def test_what_math_dapo_calls_equal_votes_as_one(one: str, other: str) -> None:
+    assert dapo(one, other).correct
+    classify = GRADERS["math_dapo"].answer_class
+    assert classify is not None
+    assert classify(f"Answer: {one}") == classify(f"Answer: {other}")
 
 
 @pytest.mark.parametrize(("answer", "gold"), OTHERS_OF_VERIFY)

@@ -135,13 +135,13 @@ def option(draw: st.DrawFn) -> tuple[Value, list[str]]:
 
 
 MATH_VERIFY = [number, percentage, measure, root, power, pair, interval, option]
-MATH_DAPO = [number, root, power, pair]
+MATH_DAPO = [number, percentage, measure, root, power, pair, option]
 CASES = [("math_verify", family) for family in MATH_VERIFY] + [("math_dapo", family) for family in MATH_DAPO]
 
 
 def spelling(family: Family, name: str, forms: list[str]) -> list[str]:
     """What the rule of `name` reads: math_dapo compares as text what is no number, so of a formula only typography."""
-    if name == "math_dapo" and family is not number:
+    if name == "math_dapo" and family in (root, power, pair):
         return [form for form in forms if not any(mark in form for mark in ("\\left", "{ ", " ^ "))]
     return forms
 
