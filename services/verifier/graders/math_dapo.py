@@ -21,15 +21,15 @@ from services.verifier.graders.golds import compares, mathematical_problem
 from services.verifier.graders.math_text import as_number, clean_signs, with_percent_sign
 from services.verifier.graders.reading.extraction import answer_line, final_answer
 from services.verifier.graders.reading.units import (
-    counts_things,
     currency,
-    is_unit,
     may_be_unit,
     same_unit,
+    split_measure,
     split_sign_of,
     split_unit,
+    without_currency,
 )
-from services.verifier.graders.reading.variants import Option, is_letter, read_option
+from services.verifier.graders.reading.variants import Option, read_given_option, read_option
 from services.verifier.graders.verdict import Grader, Verdict, compare_texts, right, wrong
 
 _ANSWER = re.compile(r"(?i)Answer\s*:\s*([^\n]+)")
@@ -143,9 +143,8 @@ def _grade(text: str, gold: str) -> Verdict:
 def _says_the_same(written: str, answer: _Answer, wanted: _Answer) -> bool:
     """By its value, or as an option: what the normal form does not show."""
     if wanted.option:
-        text = clean_signs(written)
-        given = read_option(text.upper() if is_letter(text) else text)
-        return given is not None and given.letter == wanted.option.letter and _texts_agree(given, wanted.option)
+        given = read_given_option(clean_signs(written))
+        return given is not None and given.agrees(wanted.option)
     if wanted.number is None:
         return False
     if answer.number is None and wanted.percent:
@@ -155,10 +154,6 @@ def _says_the_same(written: str, answer: _Answer, wanted: _Answer) -> bool:
     if answer.number is None or answer.number == wanted.number or answer.percent == wanted.percent:
         return answer.number == wanted.number
     return 100 * answer.number == wanted.number if answer.percent else answer.number == 100 * wanted.number
-
-
-def _texts_agree(one: Option, other: Option) -> bool:
-    return not one.text or not other.text or one.text == other.text
 
 
 def _class_of(text: str) -> str:
@@ -180,13 +175,13 @@ def _read(written: str) -> _Answer:
     if _INTEGER.fullmatch(written):  # there is nothing in it to be set aside
         digits = _canonical_integer(written)
         return _Answer(digits, as_number(digits))
+    if _AMID_DIGITS.search(written):
+        return _Answer(_APART.join(written.split()), None)
     text = clean_signs(written).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").replace("°", "^\\circ")
     number = as_number(text)
     if " " in text and not _GROUPED.fullmatch(text):  # the normal form has no spaces, but 1 1/2 is not 11/2
         text = _BETWEEN_DIGITS.sub(_APART, text)
     normal = normalise(_SHORT_POWER.sub(r"^\1", text.replace("$", "")))
-    if _AMID_DIGITS.search(written):
-        return _Answer(_APART.join(written.split()), None)
     if "\\overline" in text or _states_several(text) or _joins(text, normal):
         return _Answer("".join(_BEFORE_DIGITS.sub(_APART, text.replace("$", "")).split(" ")), None)
     if number is None:
@@ -199,10 +194,8 @@ def _measured(text: str, normal: str) -> _Answer:
     if text.endswith("%"):
         number = as_number(text.rstrip("%").rstrip("\\ "))
         return _Answer(normal, number and number / 100, percent=number is not None)
-    bare, unit = split_unit(text)
-    if unit and not (is_unit(unit) or counts_things(f"{bare.rstrip()} {unit}", unit)):
-        return _Answer(normal, None)
-    return _Answer(normal, as_number(bare.lstrip("€£ ").rstrip()))
+    bare, _ = split_measure(text)
+    return _Answer(normal, as_number(without_currency(bare).rstrip()))
 
 
 def _states_several(text: str) -> bool:

@@ -43,20 +43,21 @@ from services.verifier.graders.reading.structure import (
     states_more,
 )
 from services.verifier.graders.reading.units import (
-    counts_things,
     currency,
     is_unit,
     may_be_unit,
     same_unit,
+    split_measure,
     split_sign_of,
     split_unit,
+    without_currency,
 )
 from services.verifier.graders.reading.variants import (
     Option,
     as_intervals,
     is_interval,
-    is_letter,
     other_variable,
+    read_given_option,
     read_option,
     with_round_brackets,
     without_condition,
@@ -117,17 +118,15 @@ def _read_gold(gold: str) -> _Answer:
     bare, unit = split_unit(text)
     if is_unit(unit) or may_be_unit(unit):
         return _answer(bare, unit)
-    return _answer(text.lstrip("€£ "), currency(gold))
+    return _answer(without_currency(text), currency(gold))
 
 
 def _read(written: str) -> _Answer:
     text = with_round_brackets(clean(written))
     if _BOX.search(text):
         raise UnreadableAnswer("a box within the answer")
-    bare, unit = split_unit(text)
-    if is_unit(unit) or counts_things(f"{bare.rstrip()} {unit}", unit):
-        return _answer(bare, unit)
-    return _answer(text.lstrip("€£ "), currency(written))
+    bare, unit = split_measure(text)
+    return _answer(bare, unit) if unit else _answer(without_currency(text), currency(written))
 
 
 def _without_unit_of(other: _Answer, answer: _Answer) -> _Answer:
@@ -147,7 +146,7 @@ def _in_one_form(answer: _Answer, gold: _Answer) -> tuple[_Answer, _Answer]:
     if gold.text.endswith("%"):
         answer = _answer(with_percent_sign(answer.text), answer.unit)
     wanted = read_option(gold.text)
-    given = read_option(answer.text.upper() if wanted and is_letter(answer.text) else answer.text)
+    given = read_given_option(answer.text)
     if given and wanted:
         return _of_option(given, answer, wanted, gold)
     if wanted:  # The library reads no "C)", whatever it is compared with.
@@ -165,7 +164,7 @@ def _in_one_form(answer: _Answer, gold: _Answer) -> tuple[_Answer, _Answer]:
 
 def _of_option(given: Option, answer: _Answer, wanted: Option, gold: _Answer) -> tuple[_Answer, _Answer]:
     """The letters alone, where they differ or one side has no more than its letter."""
-    if given.letter == wanted.letter and given.text and wanted.text and given.text != wanted.text:
+    if given.letter == wanted.letter and not given.agrees(wanted):
         return answer, gold
     return _answer(given.letter), _answer(wanted.letter)
 

@@ -10,7 +10,6 @@ _PYTHON = re.compile(r"(?:python|py|pypy)[0-9.]*")
 _MAX_INDENTATION = 3
 """A fence that stands further in than the opening one is a line of the block (CommonMark)."""
 _VALUES = (ast.Expr, ast.Assign, ast.AnnAssign, ast.AugAssign)
-_UNPARSABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
 
 
 def python_blocks(text: str) -> list[str]:
@@ -32,7 +31,8 @@ def choose_program(blocks: list[str], wanted: Collection[str]) -> str:
     """
     if len(blocks) == 1:
         return blocks[0]
-    ranks = [(len(_definitions(source) & set(wanted)), _does_something(source)) for source in blocks]
+    parsed = map(_statements, blocks)
+    ranks = [(len(_definitions(statements) & set(wanted)), _do_something(statements)) for statements in parsed]
     return blocks[max(range(len(blocks)), key=lambda index: (ranks[index], index))]
 
 
@@ -51,7 +51,7 @@ def _blocks(text: str) -> Iterator[tuple[str | None, str]]:
             code = _before_mark(line, mark)
             if code and not tried:
                 source = "\n".join([*lines[:-1], _without(code, indentation)])
-                tried = not _parses(source)  # A parse for each such line could take long.
+                tried = _statements(source) is None  # A parse for each such line could take long.
                 if not tried:
                     yield language, source
                     mark, indentation = "", 0
@@ -82,24 +82,20 @@ def _without(line: str, indentation: int) -> str:
 
 def _is_python(language: str | None, source: str) -> bool:
     if not language:
-        return language is not None and _does_something(source)
+        return language is not None and _do_something(_statements(source))
     return _PYTHON.fullmatch(language) is not None and bool(source.strip())
 
 
-def _does_something(source: str) -> bool:
+def _statements(source: str) -> list[ast.stmt] | None:
+    """None for what is no Python."""
     try:
-        statements = ast.parse(source).body
-        return any(not isinstance(one, (*_VALUES, ast.Pass)) or _computes(one) for one in statements)
-    except _UNPARSABLE:
-        return False
+        return ast.parse(source).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
 
 
-def _parses(source: str) -> bool:
-    try:
-        ast.parse(source)
-    except _UNPARSABLE:
-        return False
-    return True
+def _do_something(statements: list[ast.stmt] | None) -> bool:
+    return any(not isinstance(one, (*_VALUES, ast.Pass)) or _computes(one) for one in statements or ())
 
 
 def _computes(statement: ast.stmt) -> bool:
@@ -107,14 +103,10 @@ def _computes(statement: ast.stmt) -> bool:
     return value is not None and any(isinstance(node, (ast.Call, ast.Lambda)) for node in ast.walk(value))
 
 
-def _definitions(source: str) -> set[str]:
+def _definitions(statements: list[ast.stmt] | None) -> set[str]:
     """Names that a program defines at its top level, and the methods of its class `Solution`."""
-    try:
-        statements = ast.parse(source).body
-    except _UNPARSABLE:
-        return set()
     found = set()
-    for one in statements:
+    for one in statements or ():
         match one:
             case ast.ClassDef(name="Solution", body=body):
                 found |= {"Solution", *(method.name for method in body if isinstance(method, ast.FunctionDef))}

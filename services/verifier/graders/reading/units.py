@@ -53,10 +53,11 @@ _ONE = re.compile(r"[+]?1")
 _IRREGULAR_PLURALS = frozenset(
     ("people", "children", "men", "women", "feet", "teeth", "mice", "geese", "fish", "sheep", "dice", "deer", "oxen")
 )
-_NUMBER_WORD = re.compile(
+_FORMED_NUMBER = re.compile(
     r"(?:four|fif|six|seven|eigh|nin|ten|eleven|twelf|[a-z]+teen|[a-z]+tie|hundred|thousand|[a-z]+illion)ths?"
     r"|[a-z]+illi(?:on|ard)s?|(?:repeat|recurr)(?:ing|s)?|reciprocals?|inverses?"
 )
+"""Number words that are formed by a rule, and what is said of a number as they are."""
 _UNIT_TOKEN = re.compile(r"[A-Za-z]+|\^-?[0-9]|/")
 # fmt: off
 _SPELLINGS = {
@@ -93,6 +94,12 @@ def split_unit(answer: str) -> tuple[str, str]:
     return (degrees[1], "degrees") if degrees else (answer, "")
 
 
+def split_measure(answer: str) -> tuple[str, str]:
+    """As `split_unit`, but only of words that can say nothing else than a unit, or what is counted."""
+    bare, unit = split_unit(answer)
+    return (bare, unit) if is_unit(unit) or _counts_things(f"{bare.rstrip()} {unit}", unit) else (answer, "")
+
+
 def split_sign_of(answer: str, unit: str) -> str:
     """`answer` without a unit's sign that is `unit`, "5" of "5 m" beside "meters": elsewhere `m` may be a letter."""
     match = _SIGN_BEHIND.search(answer)
@@ -105,7 +112,12 @@ def currency(written: str) -> str:
     return _CURRENCIES[sign[1][-1]] if sign else ""
 
 
-def counts_things(answer: str, words: str) -> bool:
+def without_currency(amount: str) -> str:
+    """An amount of money without its sign; of dollars it has gone before, with the signs of mathematics."""
+    return amount.lstrip("€£ ")
+
+
+def _counts_things(answer: str, words: str) -> bool:
     """Whether the words behind a plain number can only say what is counted: "18 red apples", "1 apple".
 
     What is counted stands in the plural; "0.3 repeating" and "5 quintillion" are other numbers.
@@ -123,10 +135,12 @@ def _is_plural(word: str) -> bool:
 def may_be_unit(words: str) -> bool:
     """Of a gold answer, which may count anything: words, and none that makes another number of it."""
     found = re.findall(r"[a-zA-Z]+|[^a-zA-Z\s./]", _EXPONENT.sub("", words))
-    forms = {form for word in found for form in (word, word.lower(), word.lower().removesuffix("s"))}
-    if not found or not all(word.isalpha() for word in found) or forms & _NUMBER_WORDS:
-        return False
-    return not any(_NUMBER_WORD.fullmatch(word.lower()) for word in found)
+    return bool(found) and all(word.isalpha() and not _makes_another_number(word) for word in found)
+
+
+def _makes_another_number(word: str) -> bool:
+    forms = (word, word.lower(), word.lower().removesuffix("s"))
+    return not _NUMBER_WORDS.isdisjoint(forms) or _FORMED_NUMBER.fullmatch(word.lower()) is not None
 
 
 @lru_cache(_CACHED_PAIRS)

@@ -49,6 +49,10 @@ class Option(NamedTuple):
     text: str
     """What follows the letter; may be empty."""
 
+    def agrees(self, other: "Option") -> bool:
+        """Whether both have one letter, and one text where both have a text."""
+        return self.letter == other.letter and not (self.text and other.text and self.text != other.text)
+
 
 def read_option(text: str) -> Option | None:
     """One option of a multiple choice, "B", "(B)" or "B. 12"; None where it is none, or more than one."""
@@ -67,9 +71,9 @@ def other_variable(one: str, other: str) -> bool:
     return bool(a and b) and a != b
 
 
-def is_letter(text: str) -> bool:
-    """Whether it is one letter, perhaps in brackets."""
-    return _ONE_LETTER.fullmatch(text) is not None
+def read_given_option(text: str) -> Option | None:
+    """As `read_option`, of an answer: where it is a letter alone, it may be a small one."""
+    return read_option(text.upper() if _ONE_LETTER.fullmatch(text) else text)
 
 
 def without_condition(text: str) -> str:
