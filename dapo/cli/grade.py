@@ -9,10 +9,11 @@ import typer
 
 from dapo.cli.children import become_module
 from dapo.cli.errors import fail
+from dapo.cli.rules import rules_arguments, spec_of_rules
 
 if TYPE_CHECKING:
+    from dapo.spec import RunSpec
     from dapo.spec.tree.graders import AnyGrader
-    from dapo.spec.tree.reward import RewardSpec
 
 
 _EXAMPLES = {
@@ -52,15 +53,9 @@ def grade(
     malformed_limit: Annotated[int, typer.Option(min=0, help="Malformed rows that are set aside.")] = 100,
 ) -> None:
     """Grade responses against gold answers, and compare with `correct` where the rows have it."""
-    from pydantic import TypeAdapter
-
-    from dapo.spec.tree.graders import GraderSpec
-
     if file != "-" and not (Path(file).is_file() or Path(file).is_fifo()):
         fail(f"{file} is no file or pipe. Give a .jsonl file of rows with {response_field!r} and {gold_field!r}, or -")
-    reward, graders = _resolve(grader, spec, options or [], processes, timeout)
-    named = TypeAdapter(dict[str, GraderSpec]).dump_json(graders).decode()
-    arguments = ["--reward", reward.model_dump_json(exclude={"graders"}), "--graders", named]
+    arguments = rules_arguments(_resolve(grader, spec, options or [], processes, timeout))
     arguments += ["--response-field", response_field, "--gold-field", gold_field, "--correct-field", correct_field]
     arguments += ["--prompt-field", prompt_field, "--malformed-limit", str(malformed_limit)]
     become_module("services.verifier.tools.grade", *arguments, *(["--json"] if as_json else []), "--", file)
@@ -68,11 +63,7 @@ def grade(
 
 def _resolve(
     grader: str | None, path: Path | None, options: Sequence[str], processes: int | None, timeout: float | None
-) -> "tuple[RewardSpec, dict[str, AnyGrader]]":
-    """The rules by a spec's own checks, so that a refusal reads as it does for a spec."""
-    from dapo.spec.load import build_spec, load_spec
-    from dapo.spec.problem import SpecError
-
+) -> "RunSpec":
     if path is None and grader is None:
         fail("name a grader with --grader, e.g. --grader math_verify, or a spec with --spec")
     overrides = []
@@ -85,14 +76,7 @@ def _resolve(
         overrides.append(f"reward.grader_timeout_s={timeout}")
     if options:
         overrides += _option_overrides(grader, path, options)
-    try:
-        if path is None:
-            spec = build_spec({"model": {"path": "."}, "data": {"path": "."}}, overrides)
-        else:
-            spec = load_spec(path, overrides)
-    except SpecError as error:
-        fail(str(error))
-    return spec.reward, spec.named_graders
+    return spec_of_rules(path, overrides)
 
 
 def _option_overrides(grader: str | None, path: Path | None, options: Sequence[str]) -> list[str]:
@@ -140,13 +124,7 @@ def _require_options(grader: str, path: Path | None, options: Sequence[str]) -> 
 
 def _named(grader: str, path: Path | None) -> "AnyGrader | None":
     """What the spec calls so."""
-    from dapo.spec.load import load_spec
-    from dapo.spec.problem import SpecError
-
-    try:
-        return load_spec(path).reward.graders.get(grader) if path else None
-    except SpecError as error:
-        fail(str(error))
+    return spec_of_rules(path, []).reward.graders.get(grader) if path else None
 
 
 def _types() -> "dict[str, type[AnyGrader]]":

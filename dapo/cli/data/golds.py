@@ -11,11 +11,11 @@ import typer
 
 from dapo.cli.children import SAFE_PATH
 from dapo.cli.errors import fail
+from dapo.cli.rules import rules_arguments, spec_of_rules
 from dapo.host.processes import child_environment, python_command
 
 if TYPE_CHECKING:
     from dapo.data.source import GoldCheck
-    from dapo.spec import RunSpec
 
 _MODULE = "services.verifier.tools.golds"
 _END_S = 10.0
@@ -32,10 +32,10 @@ SpecPath = Annotated[Path | None, typer.Option("--spec", help="Spec whose `rewar
 @contextmanager
 def gold_check(grader: str | None, path: Path | None) -> "Iterator[GoldCheck]":
     """Leaves with a worded error where a grader is not there or cannot be set up."""
-    spec = _spec(grader, path)
+    spec = spec_of_rules(path, [] if grader is None else [f"reward.grader={grader}"])
     default = spec.reward.grader
     process = subprocess.Popen(
-        python_command(_MODULE, *_arguments(spec)),
+        python_command(_MODULE, *rules_arguments(spec)),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -63,25 +63,3 @@ def gold_check(grader: str | None, path: Path | None) -> "Iterator[GoldCheck]":
     finally:
         process.terminate()
         process.wait(_END_S)
-
-
-def _arguments(spec: "RunSpec") -> list[str]:
-    from pydantic import TypeAdapter
-
-    from dapo.spec.tree.graders import GraderSpec
-
-    named = TypeAdapter(dict[str, GraderSpec]).dump_json(spec.named_graders).decode()
-    return ["--reward", spec.reward.model_dump_json(exclude={"graders"}), "--graders", named]
-
-
-def _spec(grader: str | None, path: Path | None) -> "RunSpec":
-    from dapo.spec.load import build_spec, load_spec
-    from dapo.spec.problem import SpecError
-
-    overrides = [] if grader is None else [f"reward.grader={grader}"]
-    try:
-        if path is not None:
-            return load_spec(path, overrides)
-        return build_spec({"model": {"path": "."}, "data": {"path": "."}}, overrides)
-    except SpecError as error:
-        fail(str(error))

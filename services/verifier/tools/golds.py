@@ -9,14 +9,11 @@ import asyncio
 import json
 import sys
 
-from pydantic import TypeAdapter
-
 from dapo.errors import first_leaf
 from dapo.host.processes import die_with_parent
-from dapo.spec.tree.graders import GraderSpec
-from dapo.spec.tree.reward import RewardSpec
 from services.verifier.grading.dispatch import Grading
 from services.verifier.grading.pool import GraderStartError
+from services.verifier.tools.rules import add_rules, make_grading
 
 
 async def _serve(grading: Grading) -> None:
@@ -33,13 +30,10 @@ async def _serve(grading: Grading) -> None:
 def main() -> int:
     die_with_parent()
     parser = argparse.ArgumentParser(prog="python -m services.verifier.tools.golds", description=__doc__)
-    parser.add_argument("--reward", required=True, help="RewardSpec as JSON")
-    parser.add_argument("--graders", default="{}", help="options of graders by name, as JSON")
+    add_rules(parser)
     arguments = parser.parse_args()
-    reward = RewardSpec.model_validate_json(arguments.reward)
-    graders = TypeAdapter(dict[str, GraderSpec]).validate_json(arguments.graders)
     try:
-        asyncio.run(_serve(Grading(graders, reward)))
+        asyncio.run(_serve(make_grading(arguments)))
     except KeyboardInterrupt:
         return 130
     except (ExceptionGroup, GraderStartError) as error:

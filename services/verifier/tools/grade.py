@@ -11,16 +11,14 @@ import sys
 from contextlib import ExitStack
 from typing import NamedTuple
 
-from pydantic import TypeAdapter
-
 from dapo.errors import first_leaf
-from dapo.spec.tree.graders import GraderSpec
 from dapo.spec.tree.reward import RewardSpec
 from services.verifier.graders import Verdict
 from services.verifier.grading.dispatch import Grading
 from services.verifier.grading.pool import GraderStartError
 from services.verifier.tools.report import GradeReport, GradeSummary, Unwritable, make_report, writing
 from services.verifier.tools.rows import ResponseFields, ResponseRow, RowBatch, RowReader, TooManyMalformed
+from services.verifier.tools.rules import add_rules, make_grading
 
 _RUN_ERROR = 1
 _USER_ERROR = 2
@@ -81,8 +79,7 @@ class GradeCommand:
 
 
 def _run(arguments: argparse.Namespace) -> GradeSummary:
-    reward = RewardSpec.model_validate_json(arguments.reward)
-    graders = TypeAdapter(dict[str, GraderSpec]).validate_json(arguments.graders)
+    reward: RewardSpec = arguments.reward
     fields = ResponseFields(
         arguments.response_field, arguments.gold_field, arguments.correct_field, arguments.prompt_field
     )
@@ -94,7 +91,7 @@ def _run(arguments: argparse.Namespace) -> GradeSummary:
             file, name = stack.enter_context(open(arguments.file, "rb")), arguments.file
         reader = RowReader(file, name, reward.grader, fields, arguments.malformed_limit)
         report = stack.enter_context(make_report(arguments.file, as_json=arguments.json))
-        command = GradeCommand(Grading(graders, reward), reader, report, 2 + 2 * reward.grader_processes)
+        command = GradeCommand(make_grading(arguments), reader, report, 2 + 2 * reward.grader_processes)
         summary = asyncio.run(command.run())
     with writing():
         sys.stdout.flush()
@@ -106,8 +103,7 @@ def _run(arguments: argparse.Namespace) -> GradeSummary:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m services.verifier.tools.grade", description=__doc__)
     parser.add_argument("file", help="jsonl file, or - for standard input")
-    parser.add_argument("--reward", required=True, help="RewardSpec as JSON")
-    parser.add_argument("--graders", default="{}", help="options of graders by name, as JSON")
+    add_rules(parser)
     parser.add_argument("--response-field", default="response")
     parser.add_argument("--gold-field", default="gold")
     parser.add_argument("--correct-field", default="correct")
