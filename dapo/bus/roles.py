@@ -41,7 +41,7 @@ class WorkerRuns(EmitsEvents, Protocol):
 
 
 class Beats(Protocol):
-    async def beat(self, role: str, worker_id: str, ttl_s: float = 10) -> None: ...
+    async def beat(self, role: str, worker_id: str, ttl_s: float = ...) -> None: ...
 
 
 class SeesWorkers(Beats, Protocol):

@@ -54,7 +54,13 @@ def build_payload(finished: FinishedResponse) -> pb.CompletionPayload:
 
 
 def build_completion(
-    finished: FinishedResponse, payload: pb.CompletionPayload, *, payload_key: str, text_key: str, generator_id: str
+    finished: FinishedResponse,
+    payload: pb.CompletionPayload,
+    *,
+    payload_key: str,
+    text_key: str,
+    generator_id: str,
+    prompt_end: str,
 ) -> pb.Completion:
     """`version_min` and `version_max` are steps."""
     steps = [span.version.step for span in payload.spans]
@@ -71,6 +77,7 @@ def build_completion(
         version_min=min(steps),
         version_max=max(steps),
         generator_id=generator_id,
+        prompt_end=prompt_end,
     )
 
 
@@ -133,11 +140,8 @@ class CompletionWriter:
             payload_key, text_key = self._bus.payloads.payload_key(*where), self._bus.payloads.text_key(*where)
             stored[payload_key] = payload.SerializeToString()
             stored[text_key] = found.text.encode()
-            completion = build_completion(
-                finished, payload, payload_key=payload_key, text_key=text_key, generator_id=self._id
-            )
-            completion.prompt_end = end
-            completions.append(completion)
+            keys = {"payload_key": payload_key, "text_key": text_key}
+            completions.append(build_completion(finished, payload, **keys, generator_id=self._id, prompt_end=end))
         return await self._store(stored, completions)
 
     def _read(self, batch: Sequence[QueuedResponse]) -> tuple[list[ReadResponse], list[str]]:

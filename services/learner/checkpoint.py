@@ -31,7 +31,7 @@ from services.learner.model.lora import Rounding, ServedWeight, write_adapter
 from services.learner.step.trainer import Trainer
 
 _FORMAT = 1
-_MODEL = "hf"
+MODEL = "hf"
 ADAPTER = "adapter"
 MERGING = "merging.json"
 """Beside the adapter: how much of it is left in the merged model (Rounding)."""
@@ -173,9 +173,9 @@ class CheckpointStore:
         adapter = self._gather(self.engine.module.adapter_weights(), rounding)
         if not self.ranks.leads:
             return
-        self.engine.module.causal.save_pretrained(directory / _MODEL, state_dict=state)
-        AutoTokenizer.from_pretrained(self.spec.model.path).save_pretrained(directory / _MODEL)
-        follow_umask(directory / _MODEL)
+        self.engine.module.causal.save_pretrained(directory / MODEL, state_dict=state)
+        AutoTokenizer.from_pretrained(self.spec.model.path).save_pretrained(directory / MODEL)
+        follow_umask(directory / MODEL)
         if adapter:
             write_adapter(directory / ADAPTER, self.spec.lora, self.spec.model.path, adapter)
             write_json(directory / ADAPTER / MERGING, {"surviving_share": rounding.surviving_share})

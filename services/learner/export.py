@@ -24,7 +24,8 @@ from dapo.host.storage import told_in_words
 from dapo.records.folder import RunFolder
 from dapo.spec.load import parse_spec
 from dapo.spec.problem import SpecError
-from services.learner.checkpoint import ADAPTER, MERGING, CheckpointError, Manifest, read_latest
+from services.learner.checkpoint import ADAPTER, MERGING, MODEL, CheckpointError, Manifest, read_latest
+from services.learner.model.lora import Rounding
 
 AS_BASE = "as-base"
 DTYPES = ("bfloat16", "float16", "float32", AS_BASE)
@@ -55,14 +56,14 @@ def export(run_dir: Path, target: Path, dtype: str | None = None) -> Exported:
     adapter = directory / ADAPTER
     updates = adapter_updates(adapter) if adapter.exists() else {}
     with _removed_on_failure(target):
-        shutil.copytree(directory / "hf", target, dirs_exist_ok=True, copy_function=shutil.copyfile)
+        shutil.copytree(directory / MODEL, target, dirs_exist_ok=True, copy_function=shutil.copyfile)
         casting = Casting(getattr(torch, wanted), updates)
         if adapter.exists() and wanted != manifest.dtype != "float32":
             merge(run_dir, adapter, target, casting)
         elif wanted != manifest.dtype:
             cast(target, casting)
         follow_umask(target)
-    share = casting.surviving_share
+    share = casting.rounding.surviving_share
     if adapter.exists() and wanted == manifest.dtype:
         share = json.loads((adapter / MERGING).read_text(encoding="utf-8"))["surviving_share"]
     return Exported(manifest.step, wanted, share)
@@ -129,8 +130,8 @@ class Casting:
 
     def __init__(self, dtype: torch.dtype, updates: Mapping[str, float]) -> None:
         self.dtype = dtype
-        self._updates = updates
-        self._error = 0.0
+        self.rounding = Rounding(update=sum(updates.values()))
+        self._updated = updates.keys()
 
     def __call__(self, name: str, weight: torch.Tensor) -> torch.Tensor:
         """Raises ExportError for a value beyond the range of the dtype."""
@@ -139,15 +140,9 @@ class Casting:
         made = weight.to(self.dtype)
         if made.isinf().any() and not weight.isinf().any():
             raise ExportError(f"{name} has values beyond the range of {self.dtype}. Give --dtype bfloat16 or float32")
-        if name in self._updates:
-            self._error += float((made.float() - weight.float()).square().sum())
+        if name in self._updated:
+            self.rounding.error += float((made.float() - weight.float()).square().sum())
         return made
-
-    @property
-    def surviving_share(self) -> float:
-        """1 without LoRA."""
-        update = sum(self._updates.values())
-        return max(0.0, 1 - self._error / update) if update else 1.0
 
 
 def adapter_updates(adapter: Path) -> dict[str, float]:

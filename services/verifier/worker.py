@@ -32,7 +32,6 @@ _CONCURRENT_REMOTE_BATCHES = 32
 """Batches that wait for remote graders, beside the others."""
 _BLOCK_S = 2.0
 _HEARTBEAT_S = 2.5
-_HEARTBEAT_TTL_S = 10.0
 _CLAIM_S = 3.0
 _RETRY_S = 1.0
 _MAX_ATTEMPTS = 5
@@ -90,7 +89,7 @@ class Verifier:
                 await self._take(group, self._consume)
 
     async def _beat(self) -> None:
-        await self._persist(lambda: self._bus.registry.beat(ROLE, self._worker_id, _HEARTBEAT_TTL_S))
+        await self._persist(lambda: self._bus.registry.beat(ROLE, self._worker_id))
 
     async def _consume(self) -> list[Delivery]:
         return await self._bus.streams.consume(STREAM, self._worker_id, count=_BATCH, block_s=_BLOCK_S)

@@ -56,10 +56,10 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):  # type: ignore[misc]
         from services.generator.cpu import ops
         from services.generator.cpu.attention import BatchedAttention
         from services.generator.cpu.pinning import pin_nothing
-        from services.generator.engine.adapter import serves_adapter
+        from services.generator.engine.adapter import started_with_adapter
 
         ops.register(self.get_dispatch_key_name())
-        if serves_adapter():
+        if started_with_adapter():
             pin_nothing()
 
         @register_attention_backend(_ATTENTION_BACKEND)

@@ -62,14 +62,14 @@ def adapter_environment() -> dict[str, str]:
     return {_SWITCH: "1"}
 
 
-def serves_adapter() -> bool:
+def started_with_adapter() -> bool:
     """Whether this process belongs to an SGLang server that a generator has started with an adapter."""
     return os.environ.get(_SWITCH) == "1"
 
 
 def activate() -> None:
     """Have SGLang's weight updates take adapters."""
-    if not serves_adapter():
+    if not started_with_adapter():
         return
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 

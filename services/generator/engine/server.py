@@ -112,7 +112,7 @@ def server_flags(spec: RunSpec, *, device: str, port: int, pool: int | None, ada
     return flags
 
 
-def serves_adapter(spec: RunSpec) -> bool:
+def _wants_adapter(spec: RunSpec) -> bool:
     """See RunTree.serves_adapter. Raises UnsupportedModel where the model's configuration cannot be read."""
     return spec.lora.rank is not None and spec.serves_adapter(read_config(spec.model.path).model_type)
 
@@ -148,24 +148,19 @@ class SglangServer:
         self._device = device
         self._log_path = log_path
         self._process: asyncio.subprocess.Process | None = None
-        self._adapter = False
 
     async def start(self) -> EngineEndpoint:
         if self._process is not None:
             raise RuntimeError("the SGLang server is running already")
         port = free_port()
-        # Hexadecimal: SGLang would take a key that begins with a dash for an option.
         try:
-            self._adapter = await asyncio.to_thread(serves_adapter, self._spec)
+            adapter = ADAPTER if await asyncio.to_thread(_wants_adapter, self._spec) else None
         except UnsupportedModel as error:
             raise ServerError(str(error)) from error
-        adapter = ADAPTER if self._adapter else None
+        # Hexadecimal: SGLang would take a key that begins with a dash for an option.
         endpoint = EngineEndpoint(f"http://{HOST}:{port}", secrets.token_hex(32), secrets.token_hex(32), adapter)
-        # In a file, as every user of the machine can read a command line.
         with tempfile.TemporaryDirectory(prefix="dapo-sglang-") as directory:
-            keys = Path(directory) / "keys.yaml"
-            keys.write_text(f"api-key: {endpoint.api_key}\nadmin-api-key: {endpoint.admin_key}\n")
-            self._process = await self._spawn(port, keys)
+            self._process = await self._spawn(port, endpoint, Path(directory))
             try:
                 async with asyncio.timeout(self._spec.resources.generator.start_deadline_s):
                     await self._wait_healthy(endpoint)
@@ -193,24 +188,27 @@ class SglangServer:
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
 
-    async def _spawn(self, port: int, keys: Path) -> asyncio.subprocess.Process:
+    async def _spawn(self, port: int, endpoint: EngineEndpoint, directory: Path) -> asyncio.subprocess.Process:
         self._log_path.parent.mkdir(parents=True, exist_ok=True)
         try:
             pool = await asyncio.to_thread(pool_size, self._spec, self._device)
         except UnsupportedModel as error:
             raise ServerError(str(error)) from error
-        adapter = None
-        if self._adapter:
-            adapter = keys.parent
+        # In a file, as every user of the machine can read a command line.
+        keys = directory / "keys.yaml"
+        keys.write_text(f"api-key: {endpoint.api_key}\nadmin-api-key: {endpoint.admin_key}\n")
+        adapter = None if endpoint.adapter is None else directory
+        if adapter is not None:
             write_empty_adapter(adapter, self._spec.lora)
         flags = server_flags(self._spec, device=self._device, port=port, pool=pool, adapter=adapter)
+        environment = server_environment(self._spec, device=self._device, adapter=adapter is not None)
         with self._log_path.open("ab") as log:
             return await asyncio.create_subprocess_exec(
                 *python_command("services.generator.engine.sglang_main", *flags, "--config", str(keys)),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=child_environment(server_environment(self._spec, device=self._device, adapter=self._adapter)),
+                env=child_environment(environment),
                 start_new_session=True,
             )
 
@@ -222,7 +220,7 @@ class SglangServer:
                 if self._process.returncode is not None:
                     reason = await self.wait_exit()
                     await self.kill()
-                    cure = _ADAPTER_CURE if self._adapter else ""
+                    cure = "" if endpoint.adapter is None else _ADAPTER_CURE
                     raise ServerError(f"SGLang did not start: {reason}{cure}")
                 await asyncio.sleep(_HEALTH_POLL_S)
         finally:

@@ -62,8 +62,8 @@ class ServedWeight:
 class Rounding:
     """How much of an adapter is left in weights that it was merged into: 1 − Σ error² / Σ update², over all of them.
 
-    In [0, 1], as a weight is rounded to its nearest neighbour, and the frozen weight is one: 1 keeps every update as it
-    is, 0 none at all. 1 where there is no update yet.
+    In [0, 1]: 1 keeps every update as it is, 0 none at all. 1 where there is no update yet. The error is no larger than
+    the update where the frozen weight is one of those that are rounded to; elsewhere its own rounding counts, too.
     """
 
     update: float = 0.0
@@ -75,7 +75,7 @@ class Rounding:
 
     @property
     def surviving_share(self) -> float:
-        return 1 - self.error / self.update if self.update else 1.0
+        return max(0.0, 1 - self.error / self.update) if self.update else 1.0
 
 
 def add_lora(causal: PreTrainedModel, lora: LoraSpec, seed: int) -> None:
