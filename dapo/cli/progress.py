@@ -142,6 +142,16 @@ class Display(Protocol):
     def note(self, text: str) -> None: ...
 
 
+def warning_of(event: Event) -> str | None:
+    """The line by which people are told of what they should know though the run goes on; None for other events."""
+    match event:
+        case Alert():
+            return f"alert: {event.message}"
+        case ServiceChanged(state="ended", message=str(what)):
+            return f"alert: {what}"
+    return None
+
+
 class PlainDisplay:
     """For logs and pipes: a line whenever the awaited thing changes, and a line a step."""
 
@@ -163,8 +173,8 @@ class PlainDisplay:
 
     def event(self, event: Event) -> None:
         self._waiting.update(event)
-        if isinstance(event, Alert):
-            self.note(f"alert: {event.message}")
+        if (warning := warning_of(event)) is not None:
+            self.note(warning)
         elif isinstance(event, EvaluationFinished):
             self.note(evaluation_text(event.row))
         elif isinstance(event, StepFinished):
@@ -209,8 +219,8 @@ class LiveDisplay:
 
     def event(self, event: Event) -> None:
         self._waiting.update(event)
-        if isinstance(event, Alert):
-            self._live.console.print(Text(f"alert: {event.message}", style="yellow"))
+        if (warning := warning_of(event)) is not None:
+            self._live.console.print(Text(warning, style="yellow"))
         elif isinstance(event, EvaluationFinished):
             self._live.console.print(Text(evaluation_text(event.row), style="green"))
         elif isinstance(event, StepFinished):

@@ -183,6 +183,8 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     if summary["ledger"]:
         states = ", ".join(f"{count} {state}" for state, count in summary["ledger"].items() if count)
         lines.append(f"groups      {sum(summary['ledger'].values())} issued: {states}")
+    if summary.get("restarts"):
+        lines.append(f"restarts    {summary['restarts']} (RUN_DIR/events.jsonl says of what and why)")
     return lines
 
 

@@ -53,7 +53,7 @@ class ServiceChanged(_Event):
     state: str
     role: str | None = None
     code: int | None = None
-    """Exit code of one that failed; `message`, `log` (a path) and `log_end` tell of it."""
+    """Exit code of one that ended; `message`, `log` (a path) and `log_end` tell of it, also where it fell silent."""
     message: str | None = None
     log: str | None = None
     log_end: str | None = None

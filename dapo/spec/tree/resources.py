@@ -62,8 +62,27 @@ class RedisResources(Section):
     """A server that does not answer is waited for so long, by all of the run's processes; then the run fails."""
 
 
+class RestartSpec(Section):
+    """What becomes of a process of the run that ends, or falls silent, though it has more to do.
+
+    It is started again: a generator or a verifier alone, the learner's ranks together. Until the run serves its first
+    weights, one that leaves by itself with an error ends the run at once, and so does a full disk at any time."""
+
+    limit: int = Field(default=5, ge=0)
+    """Restarts of the same process (of the learner's ranks together) within `window_s`; the next end fails the run."""
+    window_s: float = Field(default=600.0, gt=0)
+    """The time over which `limit` counts."""
+    pause_s: float = Field(default=1.0, ge=0)
+    """Before the first restart within `window_s`; it doubles with each further one."""
+    longest_pause_s: float = Field(default=60.0, ge=0)
+    """No pause before a restart is longer."""
+    silence_s: float = Field(default=60.0, gt=0)
+    """A process that runs but has sent no heartbeat for so long is ended and started again."""
+
+
 class ResourcesSpec(Section):
     generator: GeneratorResources = GeneratorResources()
     learner: LearnerResources = LearnerResources()
     verifier: VerifierResources = VerifierResources()
     redis: RedisResources = RedisResources()
+    restarts: RestartSpec = RestartSpec()

@@ -4,7 +4,7 @@
 this seam decides anything about a run: whether an exit is expected, a restart or a failure says `health.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -71,6 +71,9 @@ class Launcher(Protocol):
     async def apply(self, run: RunTarget, workloads: Sequence[Workload]) -> None:
         """Have just these workloads run, each with so many replicas: workers that are missing or have ended are
         started, those beyond the count or of no workload any more are stopped. Raises LaunchError."""
+
+    async def restart(self, run_id: str, worker_ids: Collection[str]) -> None:
+        """End these workers of a run that is applied, where they still run, and start them anew. Raises LaunchError."""
 
     async def observe(self, run_id: str) -> list[WorkerStatus]:
         """Every worker of the run as it is now, in the order of the workloads; none of a run that is not applied.

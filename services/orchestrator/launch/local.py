@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,8 +35,16 @@ class _Child:
 
 @dataclass
 class _LocalRun:
-    logs: Path
+    target: RunTarget
+    places: dict[str, tuple[Workload, int]]
+    """Worker id -> its workload, and which replica of it."""
+    lent: Mapping[str, Sequence[str]]
+    """Worker id -> its GPUs."""
     children: dict[str, _Child] = field(default_factory=dict)
+
+    @property
+    def logs(self) -> Path:
+        return RunFolder(self.target.run_dir).logs
 
 
 class LocalLauncher:
@@ -54,28 +62,38 @@ class LocalLauncher:
 
     async def apply(self, run: RunTarget, workloads: Sequence[Workload]) -> None:
         lent = self._devices.assign(run.run_id, workloads)
-        state = self._runs.setdefault(run.run_id, _LocalRun(RunFolder(run.run_dir).logs))
-        state.logs.mkdir(parents=True, exist_ok=True)
-        wanted = {
+        places = {
             worker_id: (workload, index)
             for workload in workloads
             for index, worker_id in enumerate(workload.worker_ids)
         }
-        await self._end([child for worker, child in state.children.items() if worker not in wanted])
-        children = dict(state.children)
-        try:
-            for worker_id, (workload, index) in wanted.items():
-                known = children.get(worker_id)
-                if known is None or known.process.returncode is not None:
-                    environment = _environment(run, workload, index, lent.get(worker_id), self._address)
-                    locks = self._devices.locks(run.run_id) if worker_id in lent else ()
-                    children[worker_id] = await _spawn(workload, worker_id, environment, state.logs, locks)
-        finally:
-            state.children = {worker: children[worker] for worker in wanted if worker in children}
+        before = self._runs.get(run.run_id)
+        state = self._runs[run.run_id] = _LocalRun(run, places, lent, dict(before.children) if before else {})
+        state.logs.mkdir(parents=True, exist_ok=True)
+        await self._end([child for worker, child in state.children.items() if worker not in places])
+        state.children = {worker: child for worker, child in state.children.items() if worker in places}
+        for worker_id in places:
+            known = state.children.get(worker_id)
+            if known is None or known.process.returncode is not None:
+                await self._start(state, worker_id)
+
+    async def restart(self, run_id: str, worker_ids: Collection[str]) -> None:
+        state = self._runs[run_id]
+        await self._end([child for worker, child in state.children.items() if worker in worker_ids])
+        for worker_id in state.places:
+            if worker_id in worker_ids:
+                await self._start(state, worker_id)
+
+    async def _start(self, state: _LocalRun, worker_id: str) -> None:
+        workload, index = state.places[worker_id]
+        devices = state.lent.get(worker_id)
+        environment = _environment(state.target, workload, index, devices, self._address)
+        locks = self._devices.locks(state.target.run_id) if devices is not None else ()
+        state.children[worker_id] = await _spawn(workload, worker_id, environment, state.logs, locks)
 
     async def observe(self, run_id: str) -> list[WorkerStatus]:
         state = self._runs.get(run_id)
-        return [child.status() for child in state.children.values()] if state else []
+        return [state.children[worker].status() for worker in state.places if worker in state.children] if state else []
 
     async def logs(self, run_id: str, worker_id: str) -> LogTail:
         path = self._runs[run_id].logs / f"{worker_id}.log"

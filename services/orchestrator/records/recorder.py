@@ -78,7 +78,14 @@ class Recorder:
         append_line(self._folder.evaluations, json.dumps(measures).encode() + b"\n")
 
     def summary(
-        self, *, state: str, message: str, ledger: Mapping[str, int], issued: int, elapsed_s: float
+        self,
+        *,
+        state: str,
+        message: str,
+        ledger: Mapping[str, int],
+        issued: int,
+        restarts: int,
+        elapsed_s: float,
     ) -> dict[str, Any]:
         """The object of summary.json.
 
@@ -103,6 +110,7 @@ class Recorder:
             "step_s_mean": mean_of(self.rows, "step_s"),
             "generated_tokens": self.rows[-1].get("generated_tokens", 0) if self.rows else 0,
             "issued_groups": issued,
+            "restarts": restarts,
             "ledger": dict(ledger),
         }
 

@@ -76,6 +76,7 @@ class RunDriver:
         self._ledger: dict[str, int] = {}
         self._issued = 0
         self._stopping = False
+        self._monitor: HealthMonitor | None = None
         self._provenance: asyncio.Future[None] | None = None
         self._archiving: asyncio.Task[None] | None = None
         self._work: asyncio.Task[None] | None = None
@@ -138,18 +139,16 @@ class RunDriver:
         return bus
 
     async def _launch(self) -> None:
-        await self._apply()
+        payload_url = self._spec.resources.redis.payload_url
+        target = RunTarget(self.run_id, self._redis.url, payload_url, self._recorder.run_dir)
+        await self._launcher.apply(target, self._workloads)
         for workload in self._workloads:
             for worker_id in workload.worker_ids:
                 await self.events.emit(ServiceChanged(worker_id=worker_id, role=workload.role, state="launched"))
 
-    async def _apply(self) -> None:
-        payload_url = self._spec.resources.redis.payload_url
-        target = RunTarget(self.run_id, self._redis.url, payload_url, self._recorder.run_dir)
-        await self._launcher.apply(target, self._workloads)
-
     async def _control(self, bus: OrchestratorBus, inputs: Inputs) -> None:
-        monitor = HealthMonitor(bus, self._launcher, self.events, self.run_id, start_again=self._apply)
+        restarts = self._spec.resources.restarts
+        self._monitor = monitor = HealthMonitor(bus, self._launcher, self.events, self.run_id, restarts)
         controller = self._make_controller(bus, inputs, monitor)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -165,6 +164,7 @@ class RunDriver:
 
     def _make_controller(self, bus: OrchestratorBus, inputs: Inputs, monitor: HealthMonitor) -> Controller:
         async def change_state(state: str) -> None:
+            monitor.prove()
             if state == "draining":
                 monitor.may_end("learner")
             await self._set_state(state)
@@ -185,10 +185,10 @@ class RunDriver:
             return
         while True:
             # Asked first: a learner that commits and leaves between the two questions has done its work.
-            ended = await monitor.has_ended("learner")
+            left = await monitor.has_left("learner")
             if await self._is_complete(bus):
                 return
-            if ended:
+            if left:
                 raise RunFailed("the learner ended before its last checkpoint was written")
             await asyncio.sleep(_LOG_POLL_S)
 
@@ -284,6 +284,7 @@ class RunDriver:
             message=outcome.message,
             ledger=self._ledger,
             issued=self._issued,
+            restarts=self._monitor.restarts if self._monitor is not None else 0,
             elapsed_s=time.monotonic() - self._began,
         )
         self._recorder.write_summary(summary)

@@ -4,16 +4,18 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import NoReturn
 
 from dapo.bus import BusError
 from dapo.bus.roles import OrchestratorBus
 from dapo.contracts.events import Alert, ServiceChanged
 from dapo.host.storage import EXIT_CODE
+from dapo.spec.tree.resources import RestartSpec
 from dapo.spec.workloads import Role
 from dapo.worker import LAST_WORDS
-from services.orchestrator.launch.health import HealthAction, Judgement, RestartPolicy, judge
+from services.orchestrator.launch.health import HealthAction, Judgement, RestartBudget, judge
 from services.orchestrator.launch.launcher import Launcher, LogTail, WorkerState, WorkerStatus
 from services.orchestrator.runs.events import RunEvents
 from services.orchestrator.runs.outcome import RunFailed
@@ -24,69 +26,110 @@ _POLL_S = 0.25
 _LISTEN_S = 1.0
 _ANSWER_S = 5.0
 """How long a Redis that hangs keeps the workers from being looked at."""
-_ENDED = frozenset({WorkerState.EXITED, WorkerState.FAILED})
+
+
+@dataclass(frozen=True)
+class _Restart:
+    """One that is due."""
+
+    worker_ids: Sequence[str]
+    at_s: float
 
 
 class HealthMonitor:
-    """Ends the run when a worker ends that should not, and tells of workers that fall silent.
+    """Starts workers again that ended or fell silent, tells of it, and ends the run where that does not help.
 
-    State: which workers were heard, and which of them are silent, so that each silence is told once; none of it
+    A generator or a verifier is started alone; all ranks of the learner together, since none can go on without the
+    others. Such a unit has a RestartBudget.
+
+    State: which workers were heard, since when they are silent, the budgets and the restarts that are due; none of it
     outlives the process.
     """
 
     def __init__(
-        self,
-        bus: OrchestratorBus,
-        launcher: Launcher,
-        events: RunEvents,
-        run_id: str,
-        *,
-        start_again: Callable[[], Awaitable[None]],
-        policy: RestartPolicy = "never",
+        self, bus: OrchestratorBus, launcher: Launcher, events: RunEvents, run_id: str, restarts: RestartSpec
     ) -> None:
-        """`start_again` has workers run that have ended, as Launcher.apply does."""
         self._bus = bus
         self._launcher = launcher
         self._events = events
         self._run_id = run_id
-        self._start_again = start_again
-        self._policy = policy
+        self._spec = restarts
         self._may_end: frozenset[Role] = frozenset()
+        self._proven = False
         self._heard: set[str] = set()
-        self._silent: set[str] = set()
+        self._silent_since: dict[str, float] = {}
         self._listened_s = -math.inf
+        self._budgets: dict[str, RestartBudget] = {}
+        self._due: dict[str, _Restart] = {}
+        self.restarts = 0
+        """Units started again so far."""
 
     def may_end(self, role: Role) -> None:
         """From now on workers of this role may exit with code 0."""
         self._may_end |= {role}
 
-    async def has_ended(self, role: Role) -> bool:
-        """Whether no worker of this role runs any more."""
+    def prove(self) -> None:
+        """The run serves weights: from now on a worker that leaves with an error is started again, too."""
+        self._proven = True
+
+    async def has_left(self, role: Role) -> bool:
+        """Whether every worker of this role has exited with code 0."""
         statuses = await self._launcher.observe(self._run_id)
-        states = [status.state for status in statuses if status.role == role]
-        return bool(states) and all(state in _ENDED for state in states)
+        mine = [status for status in statuses if status.role == role]
+        return bool(mine) and all(status.state == WorkerState.EXITED and status.code == 0 for status in mine)
 
     async def run(self) -> None:
-        """Until cancelled. Raises RunFailed."""
+        """Until cancelled. Raises RunFailed, LaunchError."""
         while True:
             statuses = await self._launcher.observe(self._run_id)
-            told = self._silent
-            self._silent = await self._listen(statuses)
-            judged = judge(statuses, self._silent, may_end=self._may_end, policy=self._policy)
+            told = frozenset(self._silent_since)
+            await self._listen(statuses)
+            now_s = time.monotonic()
+            silences = {worker: now_s - since for worker, since in self._silent_since.items()}
+            judged = judge(
+                statuses, silences, may_end=self._may_end, proven=self._proven, silence_s=self._spec.silence_s
+            )
             # Those that a signal ended first: others may have ended for want of them.
             for judgement in sorted(judged, key=lambda one: (one.status.code or 0) >= 0):
-                await self._act(judgement, told)
+                await self._act(judgement, statuses, told)
+            await self._start_due()
             await asyncio.sleep(_POLL_S)
 
-    async def _act(self, judgement: Judgement, told: Collection[str]) -> None:
+    async def _act(self, judgement: Judgement, statuses: Sequence[WorkerStatus], told: Collection[str]) -> None:
         status, action, reason = judgement
+        if _unit(status) in self._due:
+            return
         if action == HealthAction.FAIL:
             await self._fail(status, reason)
         elif action == HealthAction.RESTART:
-            await self._events.tell(_changed(status, "restarted", reason))
-            await self._start_again()
-        elif status.worker_id in self._silent and status.worker_id not in told:
+            await self._plan_restart(status, reason, statuses)
+        elif status.worker_id in self._silent_since and status.worker_id not in told:
             await self._events.tell(Alert(worker_id=status.worker_id, message=reason))
+
+    async def _plan_restart(self, status: WorkerStatus, reason: str, statuses: Sequence[WorkerStatus]) -> None:
+        unit, now_s = _unit(status), time.monotonic()
+        budget = self._budgets.setdefault(unit, RestartBudget(self._spec))
+        pause_s = budget.spend(now_s)
+        if pause_s is None:
+            before = f", after {budget.used} restarts within {self._spec.window_s:g} s" if budget.used else ""
+            await self._fail(status, reason + before)
+        workers = [one.worker_id for one in statuses if _unit(one) == unit]
+        self._due[unit] = _Restart(workers, now_s + pause_s)
+        who = f"{workers[0]} is" if len(workers) == 1 else f"all {len(workers)} ranks of the {unit} are"
+        then = f"{who} started again in {pause_s:g} s (restart {budget.used} of {self._spec.limit})"
+        log_tail = await self._launcher.logs(self._run_id, status.worker_id)
+        await self._events.tell(_changed(status, "ended", f"{reason}; {then}", log_tail))
+
+    async def _start_due(self) -> None:
+        for unit, restart in list(self._due.items()):
+            if time.monotonic() >= restart.at_s:
+                await self._launcher.restart(self._run_id, restart.worker_ids)
+                del self._due[unit]
+                self.restarts += 1
+                for worker in restart.worker_ids:
+                    self._heard.discard(worker)
+                    self._silent_since.pop(worker, None)
+                    await self._events.tell(ServiceChanged(worker_id=worker, state="restarted"))
 
     async def _fail(self, status: WorkerStatus, reason: str) -> NoReturn:
         log_tail = await self._launcher.logs(self._run_id, status.worker_id)
@@ -96,11 +139,11 @@ class HealthMonitor:
             raise RunFailed(f"{status.worker_id}: {last.removeprefix(LAST_WORDS)}")
         raise RunFailed(f"{reason}\nend of {log_tail.source}:\n{log_tail.text}")
 
-    async def _listen(self, statuses: Sequence[WorkerStatus]) -> set[str]:
-        """Workers whose heartbeat was heard and has expired; as before where Redis does not answer."""
+    async def _listen(self, statuses: Sequence[WorkerStatus]) -> None:
+        """Note which workers were heard before and are silent now, where Redis answers."""
         now_s = time.monotonic()
         if now_s - self._listened_s < _LISTEN_S:
-            return self._silent
+            return
         self._listened_s = now_s
         by_role: dict[Role, list[str]] = {}
         for status in statuses:
@@ -110,10 +153,17 @@ class HealthMonitor:
                 beating = [await self._bus.registry.alive(role, ids) for role, ids in by_role.items()]
         except (BusError, TimeoutError) as error:
             log.warning("the heartbeats of %s cannot be read: %s", self._run_id, error)
-            return self._silent
+            # Nobody is heard while Redis is away, and nobody is silent for that.
+            self._silent_since = dict.fromkeys(self._silent_since, now_s)
+            return
         alive: set[str] = set().union(*beating)
         self._heard |= alive
-        return self._heard - alive
+        self._silent_since = {worker: self._silent_since.get(worker, now_s) for worker in sorted(self._heard - alive)}
+
+
+def _unit(status: WorkerStatus) -> str:
+    """What is started again together with the worker."""
+    return status.role if status.role == "learner" else status.worker_id
 
 
 def _changed(status: WorkerStatus, state: str, reason: str, log_tail: LogTail | None = None) -> ServiceChanged:

@@ -13,6 +13,7 @@ import pytest
 
 from dapo.bus import BusError
 from dapo.bus.server.embedded import EmbeddedValkey
+from dapo.contracts.events import ServiceChanged
 from services.orchestrator.runs import driver as driver_module
 from tests.support.disks import fill, small_disk
 from tests.support.orchestrator.control import PROMPTS, STEPS, make_spec
@@ -215,7 +216,8 @@ def test_of_workers_that_end_together_the_one_that_was_killed_is_named(valkey: E
         stage.launcher.end(RUN, "learner-0", 1)
         stage.launcher.end(RUN, "learner-1", -9)
 
-    spec = make_spec(tmp_path, staleness=1, tree={"resources": {"learner": {"ranks": 2}}})
+    resources = {"learner": {"ranks": 2}, "restarts": {"limit": 0}}
+    spec = make_spec(tmp_path, staleness=1, tree={"resources": resources})
     stage = run_stage(spec, tmp_path / "run", play, url=valkey.url)
     assert stage.failure().worker_id == "learner-1"
 
@@ -260,3 +262,71 @@ def test_an_embedded_valkey_that_is_killed_comes_back_and_the_run_trains_to_its_
     assert ledger["trained"] == STEPS * PROMPTS
     assert stage.summary()["issued_groups"] == sum(ledger.values())
     assert stage.steps() == STEPS
+
+
+def started_again(stage: Stage) -> list[str]:
+    events = (event for _, event in stage.seen if isinstance(event, ServiceChanged))
+    return [event.message for event in events if event.state == "ended" and event.message is not None]
+
+
+def test_workers_that_end_are_started_again_and_the_run_goes_on_to_its_end(
+    valkey: EmbeddedValkey, tmp_path: Path
+) -> None:
+    async def play(stage: Stage) -> None:
+        bus = await stage.bus()
+        await eventually(lambda: stage.states() == ["starting"])
+        stage.launcher.end(RUN, "verifier-0", -9)
+        async with services(bus) as workers:
+            learning = asyncio.create_task(workers.learn())
+            await eventually(lambda: stage.states()[-1:] == ["running"])
+            stage.launcher.end(RUN, "generator-0", 1)
+            stage.launcher.end(RUN, "learner-1", -6)
+            await eventually(lambda: len(stage.launcher.restarted) == 3)
+            await learning
+            await bus.batches.commit_checkpoint(STEPS - 1, await bus.lease.acquire("learner"))
+            await eventually(lambda: stage.states()[-1] in ("succeeded", "failed"))
+        await bus.close()
+
+    resources = {"learner": {"ranks": 2}, "restarts": {"pause_s": 0.1}}
+    spec = make_spec(tmp_path, staleness=1, tree={"resources": resources})
+    stage = run_stage(spec, tmp_path / "run", play, url=valkey.url)
+    assert stage.states()[-1] == "succeeded"
+    assert sorted(stage.launcher.restarted) == [["generator-0"], ["learner-0", "learner-1"], ["verifier-0"]]
+    assert sorted(started_again(stage)) == [
+        "generator-0 exited with code 1; generator-0 is started again in 0.1 s (restart 1 of 5)",
+        "learner-1 was ended by signal 6; all 2 ranks of the learner are started again in 0.1 s (restart 1 of 5)",
+        "verifier-0 was ended by signal 9; verifier-0 is started again in 0.1 s (restart 1 of 5)",
+    ]
+    assert stage.summary()["restarts"] == 3
+
+
+def test_a_worker_that_ends_again_and_again_ends_the_run(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    async def play(stage: Stage) -> None:
+        await (await stage.bus()).close()
+        for restarts in range(3):
+            stage.launcher.end(RUN, "verifier-0", -9)
+            await eventually(lambda: len(stage.launcher.restarted) > restarts or stage.states()[-1] == "failed")  # noqa: B023
+
+    spec = make_spec(tmp_path, staleness=1, tree={"resources": {"restarts": {"pause_s": 0.1, "limit": 2}}})
+    stage = run_stage(spec, tmp_path / "run", play, url=valkey.url)
+    assert stage.states() == ["starting", "failed"]
+    message = stage.summary()["message"]
+    assert message.startswith(
+        "verifier-0 was ended by signal 9, after 2 restarts within 600 s\nend of log of verifier-0:"
+    )
+
+
+def test_a_frozen_worker_is_told_of_and_then_started_again(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    async def play(stage: Stage) -> None:
+        bus = await stage.bus()
+        await bus.registry.beat("verifier", "verifier-0", ttl_s=1.5)
+        await eventually(lambda: stage.launcher.restarted)
+        await bus.close()
+        await stage.driver.stop()
+
+    spec = make_spec(tmp_path, staleness=1, tree={"resources": {"restarts": {"pause_s": 0.1, "silence_s": 2.0}}})
+    stage = run_stage(spec, tmp_path / "run", play, url=valkey.url)
+    assert stage.launcher.restarted == [["verifier-0"]]
+    assert stage.alerts() == ["verifier-0 sends no heartbeat"]
+    (words,) = started_again(stage)
+    assert words.startswith("verifier-0 sent no heartbeat for 2 s; verifier-0 is started again")

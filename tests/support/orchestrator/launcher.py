@@ -1,13 +1,13 @@
 """A launcher without processes: tests say what becomes of the workers."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from dapo.spec.workloads import Workload
 from services.orchestrator.launch.launcher import LaunchError, LogTail, RunTarget, WorkerState, WorkerStatus
 
 
 class FakeLauncher:
-    """Implements Launcher. Workers run from `apply` on, until `end` or `fail`; `applied` holds the calls."""
+    """Implements Launcher. Workers run from `apply` until `end` or `fail`; `applied` and `restarted` hold the calls."""
 
     def __init__(self, refuses: str = "", stops: bool = True) -> None:
         """`refuses`: what `apply` fails with; without `stops`, `stop` fails."""
@@ -15,6 +15,7 @@ class FakeLauncher:
         self._stops = stops
         self.last_words = "the last words"
         self.applied: list[tuple[RunTarget, list[Workload]]] = []
+        self.restarted: list[list[str]] = []
         self.stopped: list[str] = []
         self.workers: dict[str, dict[str, WorkerStatus]] = {}
 
@@ -38,6 +39,12 @@ class FakeLauncher:
     def fail(self, run_id: str, worker_id: str, reason: str) -> None:
         role = self.workers[run_id][worker_id].role
         self.workers[run_id][worker_id] = WorkerStatus(worker_id, role, WorkerState.FAILED, reason=reason)
+
+    async def restart(self, run_id: str, worker_ids: Collection[str]) -> None:
+        self.restarted.append(sorted(worker_ids))
+        for worker in worker_ids:
+            role = self.workers[run_id][worker].role
+            self.workers[run_id][worker] = WorkerStatus(worker, role, WorkerState.RUNNING)
 
     async def observe(self, run_id: str) -> list[WorkerStatus]:
         return list(self.workers.get(run_id, {}).values())

@@ -1,10 +1,12 @@
-"""Judgements of workers: pure, over every state."""
+"""Judgements of workers and budgets of restarts: pure, over every state."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.orchestrator.launch.health import HealthAction, judge
+from dapo.host.storage import EXIT_CODE
+from dapo.spec.tree.resources import RestartSpec
+from services.orchestrator.launch.health import HealthAction, Judgement, RestartBudget, judge
 from services.orchestrator.launch.launcher import WorkerState, WorkerStatus
 
 ROLES = ("generator", "verifier", "learner")
@@ -21,48 +23,88 @@ def exited(role: str, code: int) -> WorkerStatus:
     return WorkerStatus(f"{role}-0", role, WorkerState.EXITED, code)
 
 
+def judge_one(status: WorkerStatus, *, silent_s: float | None = None, proven: bool = True, may_end=()) -> Judgement:
+    silences = {} if silent_s is None else {status.worker_id: silent_s}
+    (judgement,) = judge([status], silences, may_end=may_end, proven=proven, silence_s=60.0)
+    return judgement
+
+
 @pytest.mark.parametrize(
-    ("status", "words"),
+    ("status", "words", "before_weights"),
     [
-        (exited("generator", 3), "generator-0 exited with code 3"),
-        (exited("generator", -9), "generator-0 was ended by signal 9"),
-        (exited("learner", 0), "learner-0 exited with code 0"),
-        (WorkerStatus("g-0", "generator", WorkerState.FAILED, reason="no such image"), "g-0 failed: no such image"),
+        (exited("generator", 3), "generator-0 exited with code 3", HealthAction.FAIL),
+        (exited("generator", -9), "generator-0 was ended by signal 9", HealthAction.RESTART),
+        (exited("learner", 0), "learner-0 exited with code 0", HealthAction.FAIL),
+        (
+            WorkerStatus("g-0", "generator", WorkerState.FAILED, reason="no image"),
+            "g-0 failed: no image",
+            HealthAction.FAIL,
+        ),
     ],
 )
-def test_an_end_that_nobody_expects_fails_the_run_in_words(status: WorkerStatus, words: str) -> None:
-    (judgement,) = judge([status], (), may_end=(), policy="never")
-    assert (judgement.action, judgement.reason) == (HealthAction.FAIL, words)
-    (judgement,) = judge([status], (), may_end=(), policy="on_failure")
+def test_an_end_that_nobody_expects_is_mended_by_a_restart_where_that_can_help(
+    status: WorkerStatus, words: str, before_weights: HealthAction
+) -> None:
+    judgement = judge_one(status)
     assert (judgement.action, judgement.reason) == (HealthAction.RESTART, words)
+    judgement = judge_one(status, proven=False)
+    assert (judgement.action, judgement.reason) == (before_weights, words)
+
+
+def test_a_disk_that_refuses_is_not_mended_by_a_restart() -> None:
+    assert judge_one(exited("learner", EXIT_CODE)).action == HealthAction.FAIL
 
 
 def test_only_code_0_of_a_role_that_may_end_is_expected() -> None:
-    judged = judge(
-        [exited("learner", 0), exited("learner", 1), exited("verifier", 0)], (), may_end={"learner"}, policy="never"
-    )
-    assert [one.action for one in judged] == [HealthAction.EXPECTED, HealthAction.FAIL, HealthAction.FAIL]
+    judged = [
+        judge_one(status, may_end={"learner"})
+        for status in (exited("learner", 0), exited("learner", 1), exited("verifier", 0))
+    ]
+    assert [one.action for one in judged] == [HealthAction.EXPECTED, HealthAction.RESTART, HealthAction.RESTART]
 
 
-def test_silence_is_told_and_ends_no_run() -> None:
+def test_silence_is_told_first_and_acted_upon_later() -> None:
     status = WorkerStatus("learner-0", "learner", WorkerState.RUNNING)
-    (judgement,) = judge([status], {"learner-0"}, may_end=(), policy="never")
+    judgement = judge_one(status, silent_s=59.0)
     assert (judgement.action, judgement.reason) == (HealthAction.EXPECTED, "learner-0 sends no heartbeat")
-    assert judge([status], {"learner-0"}, may_end=(), policy="on_failure") == [judgement]
+    judgement = judge_one(status, silent_s=61.0)
+    assert (judgement.action, judgement.reason) == (HealthAction.RESTART, "learner-0 sent no heartbeat for 61 s")
 
 
 @given(
     statuses=st.lists(STATUSES),
-    silent=st.sets(st.sampled_from(["a-0", "a-1"])),
+    silences=st.dictionaries(st.sampled_from(["a-0", "a-1"]), st.floats(0, 100)),
     may_end=st.sets(st.sampled_from(ROLES)),
-    policy=st.sampled_from(["never", "on_failure"]),
+    proven=st.booleans(),
 )
-def test_every_worker_is_judged_and_the_policy_is_kept(statuses, silent, may_end, policy) -> None:
-    judged = judge(statuses, silent, may_end=may_end, policy=policy)
+def test_every_worker_is_judged_and_who_is_acted_upon_is_told_why(statuses, silences, may_end, proven) -> None:
+    judged = judge(statuses, silences, may_end=may_end, proven=proven, silence_s=60.0)
     assert [one.status for one in judged] == statuses
-    assert all(one.action != (HealthAction.RESTART if policy == "never" else HealthAction.FAIL) for one in judged)
     for one in judged:
         if one.action != HealthAction.EXPECTED:
             assert one.reason
         if one.status.state == WorkerState.STARTING:
             assert one.action == HealthAction.EXPECTED
+
+
+@given(
+    gaps=st.lists(st.floats(0, 50), max_size=40),
+    limit=st.integers(0, 6),
+    pause_s=st.floats(0, 10),
+    longest_pause_s=st.floats(0, 60),
+)
+def test_a_budget_bounds_the_restarts_of_any_window_and_pauses_grow_within_it(
+    gaps: list[float], limit: int, pause_s: float, longest_pause_s: float
+) -> None:
+    spec = RestartSpec(limit=limit, window_s=100.0, pause_s=pause_s, longest_pause_s=longest_pause_s)
+    budget, now_s = RestartBudget(spec), 0.0
+    granted: list[float] = []
+    for gap in gaps:
+        now_s += gap
+        recent = [at for at in granted if now_s - at < spec.window_s]
+        pause = budget.spend(now_s)
+        assert (pause is None) == (len(recent) >= limit)
+        if pause is not None:
+            assert pause == min(longest_pause_s, pause_s * 2 ** len(recent))
+            granted.append(now_s)
+        assert budget.used == len([at for at in granted if now_s - at < spec.window_s])

@@ -78,7 +78,7 @@ def test_the_run_folder(tmp_path):
     assert row["entropy"] is None
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(1, 13))
-    summary = recorder.summary(state="succeeded", message="", ledger={"trained": 3}, issued=3, elapsed_s=1.5)
+    summary = recorder.summary(state="succeeded", message="", ledger={}, issued=3, restarts=0, elapsed_s=1.5)
     recorder.write_summary(summary)
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
     assert (summary["accuracy_start"], summary["accuracy_end"]) == (pytest.approx(0.15), pytest.approx(0.5))
@@ -93,7 +93,7 @@ def test_no_step_of_a_short_run_is_both_start_and_end(tmp_path, steps, averaged)
     recorder = Recorder(tmp_path, parse_spec(SPEC), "r-1")
     for step in range(1, steps + 1):
         recorder.record_step({"step": step, "accuracy_mean": float(step)})
-    summary = recorder.summary(state="succeeded", message="", ledger={}, issued=0, elapsed_s=1.0)
+    summary = recorder.summary(state="succeeded", message="", ledger={}, issued=0, restarts=0, elapsed_s=1.0)
     assert summary["averaged_steps"] == averaged
     assert summary["accuracy_start"] == (averaged + 1) / 2
     assert summary["accuracy_end"] == steps - (averaged - 1) / 2
@@ -101,7 +101,7 @@ def test_no_step_of_a_short_run_is_both_start_and_end(tmp_path, steps, averaged)
 
 def test_a_run_without_steps_has_a_summary_and_no_picture(tmp_path):
     recorder = Recorder(tmp_path, parse_spec(SPEC), "r-1")
-    summary = recorder.summary(state="failed", message="why", ledger={}, issued=0, elapsed_s=1.0)
+    summary = recorder.summary(state="failed", message="why", ledger={}, issued=0, restarts=0, elapsed_s=1.0)
     assert (summary["steps"], summary["accuracy_start"], summary["message"]) == (0, None, "why")
     assert recorder.draw() is None
 
