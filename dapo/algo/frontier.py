@@ -79,6 +79,10 @@ class Frontier:
     def state(self) -> FrontierState:
         return FrontierState(self._epoch, self._cursor)
 
+    def behind(self, epoch: int, cursor: int) -> FrontierState:
+        """Where a frontier goes on whose last item was that one."""
+        return FrontierState(epoch, cursor + 1) if cursor + 1 < self._items else FrontierState(epoch + 1, 0)
+
     def _epoch_order(self, epoch: int) -> list[int]:
         order: list[int] = []
         first = 0

@@ -26,6 +26,14 @@ class Cut(NamedTuple):
     cut. With the batch's own they are what was graded up to there: of two batches cut together each has its own."""
 
 
+class Issue(NamedTuple):
+    """When a group was issued."""
+
+    version: int
+    serial: int
+    """Order of issue, from 0."""
+
+
 class Pacing:
     """The asynchrony rules as a state machine: it is told what happened and says what may happen next.
 
@@ -41,13 +49,29 @@ class Pacing:
         self._steps = steps
         self._keep_rate = keep_rate
         self._confidence = confidence
-        self._in_flight: dict[str, _Issue] = {}
-        self._ready: dict[str, _Issue] = {}
-        self._passed: dict[str, _Issue] = {}
+        self._in_flight: dict[str, Issue] = {}
+        self._ready: dict[str, Issue] = {}
+        self._passed: dict[str, Issue] = {}
         self._serial = 0
         self._cut = 0
         self._trained = 0
         self._version = 0
+
+    def take_up(
+        self,
+        *,
+        issued: int,
+        cut: int,
+        trained: int,
+        version: int,
+        in_flight: Mapping[str, Issue],
+        ready: Mapping[str, Issue],
+        passed: Mapping[str, Issue],
+    ) -> None:
+        """Go on where another left, before the first event: it had issued so many prompts, cut and trained so many
+        batches, and knew of these groups. The keep rate has a history of its own."""
+        self._serial, self._cut, self._trained, self._version = issued, cut, max(trained, version), version
+        self._in_flight, self._ready, self._passed = dict(in_flight), dict(ready), dict(passed)
 
     @property
     def version(self) -> int:
@@ -58,6 +82,9 @@ class Pacing:
     def in_flight(self) -> int:
         """Groups issued and neither kept nor dropped."""
         return len(self._in_flight)
+
+    def is_in_flight(self, group_id: str) -> bool:
+        return group_id in self._in_flight
 
     @property
     def ready(self) -> int:
@@ -92,7 +119,7 @@ class Pacing:
         """A prompt went out at the current version."""
         if group_id in self._in_flight or group_id in self._ready:
             raise ValueError(f"group {group_id} was issued before")
-        self._in_flight[group_id] = _Issue(self._version, self._serial)
+        self._in_flight[group_id] = Issue(self._version, self._serial)
         self._serial += 1
 
     def kept(self, group_id: str) -> None:
@@ -114,14 +141,11 @@ class Pacing:
         if self.all_cut or len(self._ready) < self._size:
             return None
         batch = self._cut
-        oldest_first = _oldest_first(self._ready)
-        chosen, rest = oldest_first[: self._size], oldest_first[self._size :]
+        chosen = _oldest_first(self._ready)[: self._size]
         youngest = self._ready[chosen[-1]]
         if self._must_wait(batch, youngest=youngest.version):
             return None
         self._cut += 1
-        last_chance = self._steps if self.all_cut else batch - self._staleness
-        surplus = [group_id for group_id in rest if self._ready[group_id].version <= last_chance]
         passed = [
             group_id for group_id in _oldest_first(self._passed) if self._passed[group_id].serial < youngest.serial
         ]
@@ -129,9 +153,17 @@ class Pacing:
             del self._passed[group_id]
         for group_id in chosen:
             del self._ready[group_id]
-        for group_id in surplus:
+        return Cut(batch, chosen, self.expired(), passed)
+
+    def expired(self) -> list[str]:
+        """Ready groups that no later batch may use, oldest first; they are passed over with this call."""
+        if not self._cut:
+            return []
+        last_chance = self._steps if self.all_cut else self._cut - 1 - self._staleness
+        found = [group_id for group_id in _oldest_first(self._ready) if self._ready[group_id].version <= last_chance]
+        for group_id in found:
             self._passed[group_id] = self._ready.pop(group_id)
-        return Cut(batch, chosen, surplus, passed)
+        return found
 
     def trained(self, batch: int) -> None:
         """The learner has trained on `batch`. Repeating it changes nothing."""
@@ -146,7 +178,7 @@ class Pacing:
         self._version = version
         self._trained = max(self._trained, version)
 
-    def _settle(self, group_id: str) -> "_Issue":
+    def _settle(self, group_id: str) -> "Issue":
         if group_id not in self._in_flight:
             raise ValueError(f"group {group_id} is not in flight")
         return self._in_flight.pop(group_id)
@@ -165,11 +197,5 @@ class Pacing:
         return False
 
 
-class _Issue(NamedTuple):
-    version: int
-    serial: int
-    """Order of issue."""
-
-
-def _oldest_first(issues: Mapping[str, _Issue]) -> list[str]:
+def _oldest_first(issues: Mapping[str, Issue]) -> list[str]:
     return sorted(issues, key=lambda group_id: issues[group_id].serial)

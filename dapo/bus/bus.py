@@ -6,12 +6,12 @@ from typing import Self
 from dapo.bus.keys import Keys
 from dapo.bus.parts.batches import Batches
 from dapo.bus.parts.dead_letters import DeadLetters
+from dapo.bus.parts.decisions import Decisions
 from dapo.bus.parts.garbage import Garbage
 from dapo.bus.parts.groups import Groups
-from dapo.bus.parts.lease import Lease
 from dapo.bus.parts.part import Context
 from dapo.bus.parts.payloads import Payloads
-from dapo.bus.parts.registry import Registry
+from dapo.bus.parts.registry import Lease, Registry
 from dapo.bus.parts.runs import Runs
 from dapo.bus.parts.streams import Streams
 from dapo.bus.parts.weights import Weights
@@ -28,7 +28,8 @@ class Bus:
     Its parts, each a map of its own keys and promises:
     `runs` (record, events), `lease` (epochs), `registry` (who is alive), `groups` (prompt to decision), `streams`
     (consuming), `payloads` (blobs), `batches` (write-ahead log), `weights` (the weight channel's control),
-    `dead_letters`, and `garbage` (sweeping, which groups and batches do by themselves).
+    `decisions` (what the orchestrator's successor must know), `dead_letters`, and `garbage` (sweeping, which groups and
+    batches do by themselves).
 
     Keys: all of a run begin with `dapo:{<run id>}:` (see Keys).
     Promises: whatever must happen together is one Lua script; a call that failed has done all or nothing; what a
@@ -55,6 +56,7 @@ class Bus:
         self.groups = Groups(context, self.payloads, self.garbage, self.dead_letters)
         self.streams = Streams(context, self.registry, self.dead_letters)
         self.batches = Batches(context, self.garbage)
+        self.decisions = Decisions(context)
         self.weights = Weights(context, self.registry)
 
     @classmethod

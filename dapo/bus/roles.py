@@ -6,12 +6,13 @@
 | registry   | beat, who is alive     | beat                    | beat               | beat, announce,     |
 |            |                        |                         |                    | find                |
 | lease      | acquire                |                         |                    | acquire, check      |
-| streams    | consume                | consume, claim          | consume, claim     |                     |
+| streams    | consume, claim         | consume, claim          | consume, claim     |                     |
 | groups     | issue, read, settle,   | read tasks,             | read, read tasks,  | fail                |
 |            | close, count           | write completions, fail | write grades, fail |                     |
 | payloads   | get, measure           | put                     | get                | get, measure        |
 | batches    | cut, read, read steps  |                         |                    | read, record steps, |
 |            |                        |                         |                    | commit, sync        |
+| decisions  | all                    |                         |                    |                     |
 | weights    | members, version       | member, read commands,  |                    | members,            |
 |            |                        | reply, version          |                    | command, publish    |
 
@@ -20,8 +21,9 @@ goes beyond its own, and nothing checks it at run time.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
+from dapo.bus.parts.decisions import Decided
 from dapo.bus.parts.groups import Outcome
 from dapo.bus.parts.records import GroupRecord
 from dapo.bus.parts.streams import Delivery
@@ -119,14 +121,28 @@ class OrchestratorGroups(Protocol):
     async def settle(
         self, delivery: Delivery | None, group_id: str, state: str, reason: str, epoch: int
     ) -> Outcome: ...
+    async def read_known(self, group_ids: Sequence[str]) -> list[GroupRecord]: ...
+    async def close(self, group_ids: Sequence[str], reason: str, epoch: int) -> None: ...
     async def close_open(self, reason: str, epoch: int) -> int: ...
     async def ledger(self) -> dict[str, int]: ...
     async def issued_total(self) -> int: ...
 
 
 class OrchestratorBatches(ReadsBatches, Protocol):
-    async def cut(self, batch: pb.TrainBatch, epoch: int) -> None: ...
+    async def cut(
+        self,
+        batch: pb.TrainBatch,
+        epoch: int,
+        *,
+        metrics: Mapping[str, float] | None = ...,
+        passed: Sequence[str] = ...,
+    ) -> None: ...
     async def read_steps(self, after: str, *, block_s: float) -> list[tuple[str, pb.StepReport]]: ...
+
+
+class OrchestratorDecisions(Protocol):
+    async def read(self) -> Decided: ...
+    async def save_evaluations(self, standing: Mapping[str, Any], epoch: int) -> None: ...
 
 
 class OrchestratorBus(Protocol):
@@ -137,13 +153,15 @@ class OrchestratorBus(Protocol):
     @property
     def lease(self) -> AcquiresEpochs: ...
     @property
-    def streams(self) -> Consumes: ...
+    def streams(self) -> ConsumesAndClaims: ...
     @property
     def groups(self) -> OrchestratorGroups: ...
     @property
     def payloads(self) -> MeasuresPayloads: ...
     @property
     def batches(self) -> OrchestratorBatches: ...
+    @property
+    def decisions(self) -> OrchestratorDecisions: ...
     @property
     def weights(self) -> ReadsMembers: ...
     @property

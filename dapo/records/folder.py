@@ -16,6 +16,11 @@ class RunFolder:
         return self.path / "spec.yaml"
 
     @property
+    def identity(self) -> Path:
+        """The run's id and when it was created."""
+        return self.path / "run.json"
+
+    @property
     def provenance(self) -> Path:
         """Where the run came from: versions, commit, machine, hashes."""
         return self.path / "provenance.json"

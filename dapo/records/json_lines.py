@@ -1,8 +1,26 @@
 """Files of one JSON object a line, as a run writes them."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from dapo.host.files import write_text
+
+
+def keep_json_lines(path: Path, wanted: Callable[[dict[str, Any]], bool] = lambda row: True) -> list[dict[str, Any]]:
+    """Leave in a .jsonl file the objects that are wanted, and return them; a line that was cut off goes, too.
+
+    No file holds no objects. Raises ValueError as `read_json_lines` does, OSError.
+    """
+    if not path.exists():
+        return []
+    found = read_json_lines(path)
+    kept = [row for row in found if wanted(row)]
+    whole = path.read_bytes().endswith(b"\n") or not found
+    if len(kept) < len(found) or not whole:
+        write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+    return kept
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:

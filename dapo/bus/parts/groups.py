@@ -7,6 +7,7 @@ from dapo.bus.errors import BusError
 from dapo.bus.keys import PROMPTS
 from dapo.bus.ledger import SETTLED, GroupState
 from dapo.bus.parts.dead_letters import DeadLetters
+from dapo.bus.parts.decisions import HISTORY
 from dapo.bus.parts.garbage import Garbage
 from dapo.bus.parts.part import Context, Part, chunks, new_nonce
 from dapo.bus.parts.payloads import Payloads
@@ -55,7 +56,7 @@ class Groups(Part):
                 if task.group_size < 1:
                     raise ValueError(f"group {task.group_id!r}: group_size is {task.group_size}, must be at least 1")
                 call += (task.group_id, task.group_size, task.issued_version, task.SerializeToString())
-                call.append(int(bool(task.evaluation)))
+                call.append("" if task.evaluation else f"{task.epoch} {task.cursor}")
             calls.append(call)
         await self._control.scripts("issue_groups", self._keys.prefix, calls)
 
@@ -173,7 +174,8 @@ class Groups(Part):
         if state not in SETTLED:
             raise ValueError(f"group {group_id}: cannot be settled as {state!r}; use {', '.join(sorted(SETTLED))}")
         message_id = delivery.message_id if delivery else ""
-        reply = await self._script("settle_group", new_nonce(), epoch, group_id, state, reason, message_id)
+        call = (new_nonce(), epoch, group_id, state, reason, message_id, HISTORY)
+        reply = await self._script("settle_group", *call)
         if state != GroupState.KEPT:
             await self._garbage.sweep([group_id])
         return Outcome(reply.decode())
@@ -182,6 +184,17 @@ class Groups(Part):
         """Ids of the groups that are issued, generated, scored or kept, in order of issue."""
         found = await self._control.run(self._control.client.zrange, self._keys.open, 0, -1)
         return [group_id.decode() for group_id in found]
+
+    async def read_known(self, group_ids: Sequence[str]) -> list[GroupRecord]:
+        """As `read_many`, without those whose records are gone."""
+        found = await read_hashes(self._context, group_ids) if group_ids else []
+        return [parse_record(self._context.run_id, group_id, fields) for group_id, fields in found if fields]
+
+    async def close(self, group_ids: Sequence[str], reason: str, epoch: int) -> None:
+        """Those that are open become surplus. Raises Fenced."""
+        for chunk in chunks(group_ids, _CHUNK):
+            await self._script("close_groups", epoch, reason, *chunk)
+            await self._garbage.sweep(chunk)
 
     async def close_open(self, reason: str, epoch: int) -> int:
         """Drains: every open group that is for training becomes surplus. Returns how many. Raises Fenced."""

@@ -92,6 +92,10 @@ class Part:
         """Appends an entry to a stream that keeps the newest `most`, or about so many."""
         await self._script("append", new_nonce(), key, "=" if exactly else "~", most, *fields)
 
+    async def _write_as(self, role: str, epoch: int, command: str, *args: Argument) -> Any:
+        """A small write of the process that holds the role. Raises Fenced."""
+        return await self._control.fenced_write(self._keys.prefix, role, epoch, command, *args)
+
     async def _write(self, command: str, *args: Argument) -> Any:
         """A small write that must succeed even where memory is full (see scripts.SMALL_WRITES)."""
         return await self._control.small_write(self._keys.prefix, command, *args)

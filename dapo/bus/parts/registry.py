@@ -1,8 +1,9 @@
-"""Which workers are alive, and where they are reached."""
+"""Which workers are alive, where they are reached, and who holds a role that only one may hold."""
 
 from collections.abc import Sequence
 
-from dapo.bus.parts.part import Part
+from dapo.bus.errors import Fenced
+from dapo.bus.parts.part import Part, new_nonce
 
 HEARTBEAT_TTL_S = 10.0
 """How long a worker that is not heard counts as alive."""
@@ -44,3 +45,25 @@ class Registry(Part):
         """The address at which `what` was last said to be reached; None where nobody says so now."""
         found = await self._control.run(self._control.client.get, self._keys.address(what))
         return None if found is None else found.decode()
+
+
+class Lease(Part):
+    """The fencing epochs of the roles that one process holds at a time: orchestrator and learner.
+
+    Keys: `epoch:<role>`, a number that only grows.
+    Promises: a write that carries an epoch is refused, and changes nothing, once a newer one was acquired.
+    Restart: a process that starts anew acquires a new epoch. Of Redis, the epochs are on disk; where they were lost,
+    every holder is fenced off.
+    """
+
+    async def acquire(self, role: str) -> int:
+        """Takes the role over: every later write under an older epoch raises Fenced and changes nothing."""
+        return int(await self._script("acquire_epoch", new_nonce(), role))
+
+    async def check(self, role: str, epoch: int) -> None:
+        """Before an effect outside the server, which cannot be fenced by itself. Raises Fenced."""
+        newest = int(await self._control.run(self._control.client.get, self._keys.epoch(role)) or 0)
+        if newest != epoch:
+            raise Fenced(
+                f"{role} epoch {epoch}, newest {newest}: another process has taken this role over; this one must stop"
+            )

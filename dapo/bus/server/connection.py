@@ -140,9 +140,11 @@ class Server:
     async def small_write(self, prefix: str, command: str, *args: Argument) -> Any:
         """A small write that must succeed even where memory is full. Raises ValueError for a command that might change
         something when it is repeated."""
-        if command not in scripts.SMALL_WRITES:
-            raise ValueError(f"{command} is no small write: use {', '.join(sorted(scripts.SMALL_WRITES))}, or a script")
-        return await self.script("small_write", prefix, command, *args)
+        return await self.script("small_write", prefix, _small(command), *args)
+
+    async def fenced_write(self, prefix: str, role: str, epoch: int, command: str, *args: Argument) -> Any:
+        """As `small_write`, where `epoch` is the newest of `role`. Raises Fenced."""
+        return await self.script("fenced_write", prefix, role, epoch, _small(command), *args)
 
     def _raise(self, error: Exception) -> NoReturn:
         text = str(error)
@@ -196,3 +198,10 @@ async def block(read: Callable[[int | None], Awaitable[list[T]]], block_s: float
         found = await read(max(1, round(left * 1000)) if left > 0 else None)
         if found or clock() >= deadline:
             return found
+
+
+def _small(command: str) -> str:
+    """Raises ValueError for a command that might change something when it is repeated."""
+    if command not in scripts.SMALL_WRITES:
+        raise ValueError(f"{command} is no small write: use {', '.join(sorted(scripts.SMALL_WRITES))}, or a script")
+    return command

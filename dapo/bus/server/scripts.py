@@ -31,6 +31,7 @@ SCRIPTS = {
     script.name: script
     for script in (
         Script("small_write", True, "it carries commands of SMALL_WRITES only"),
+        Script("fenced_write", True, "as small_write, it carries commands of SMALL_WRITES only"),
         Script("append", True, "the nonce of an entry that was appended is remembered"),
         Script("acquire_epoch", True, "the nonce is remembered with the epoch it was given"),
         Script("claim", False, "it hands out entries, and others the second time"),

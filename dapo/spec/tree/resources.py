@@ -76,7 +76,7 @@ class RestartSpec(Section):
     """Before the first restart within `window_s`; it doubles with each further one."""
     longest_pause_s: float = Field(default=60.0, ge=0)
     """No pause before a restart is longer."""
-    silence_s: float = Field(default=60.0, gt=0)
+    silence_s: float = Field(default=30.0, gt=0)
     """A process that runs but has sent no heartbeat for so long is ended and started again."""
 
 

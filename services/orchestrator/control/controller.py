@@ -3,11 +3,11 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from dapo.algo.batches import ScoredGroup, build_batch
 from dapo.algo.dynamic_sampling import KeepRate, is_informative
-from dapo.algo.pacing import Cut, Pacing
+from dapo.algo.pacing import Cut, Issue, Pacing
 from dapo.algo.statistics import summarise_batch, summarise_graded
 from dapo.bus import Delivery, GroupRecord, Outcome
 from dapo.bus.roles import OrchestratorBus
@@ -26,6 +26,8 @@ from services.orchestrator.records.samples import make_sample
 log = logging.getLogger(__name__)
 
 _SETTLED_AT_ONCE = 32
+_READ_AT_ONCE = 256
+_IN_FLIGHT = frozenset({"issued", "generated", "scored"})
 
 
 class Controller:
@@ -43,8 +45,9 @@ class Controller:
     Invariants: each scored group is settled once, as kept or filtered on raw correctness; batches are cut in order,
     each group into one batch at most; after the last batch what is still open is closed as surplus, nothing is issued.
 
-    State: pacing, ready groups, frontier, keep rate and the steps' metrics are in memory and do not survive a restart.
-    What was decided is in Redis: the ledger, the batch log.
+    Restart: what was decided is in Redis, written in the script that took effect, and `_take_up` builds pacing, keep
+    rate, frontier, ready groups and the metrics of unfinished steps from it; rows that are written are in
+    metrics.jsonl. In memory alone are the rates since the last row.
 
     Waits without limit for what the inbox brings; at least once a second it brings the memory in use.
     """
@@ -76,16 +79,18 @@ class Controller:
             confidence=spec.asynchrony.keep_rate_confidence,
         )
         self._issuer = PromptIssuer(bus, spec, dataset, self._pacing, emit)
+        self._keep_rate = keep_rate
         self._alerts = RunAlerts(spec, keep_rate, emit)
         self._epoch = 0
         self._version: int | None = None
         self._ready: dict[str, ScoredGroup] = {}
         self._passed: dict[str, ScoredGroup] = {}
         self._cut_metrics: dict[int, dict[str, float]] = {}
-        self._meter = GeneratorMeter()
-        self._began_s = time.monotonic()
+        rows = recorder.rows
+        self._meter = GeneratorMeter(rows[-1]["generated_tokens"] or 0 if rows else 0)
+        self._began_s = time.monotonic() - (rows[-1]["time_s"] if rows else 0.0)
         self._draining = False
-        self._steps_done = 0
+        self._steps_done = len(rows)
 
     @property
     def trained(self) -> bool:
@@ -99,7 +104,8 @@ class Controller:
     async def run(self) -> None:
         """Raises BusError when Redis fails or this orchestrator is fenced off, ControllerError when all groups fail."""
         self._epoch = await self._bus.lease.acquire(ROLE)
-        inbox = Inbox(self._bus, self._emit, evaluates_only=self._evaluates_only)
+        await self._take_up()
+        inbox = Inbox(self._bus, self._emit, evaluates_only=self._evaluates_only, steps_done=self._steps_done)
         steering = asyncio.create_task(self._steer(inbox.items))
         following = asyncio.create_task(inbox.run())
         try:
@@ -112,6 +118,37 @@ class Controller:
             await asyncio.wait({steering, following})
             await self._evaluator.close()
 
+    async def _take_up(self) -> None:
+        """Go on where an orchestrator before this one has left the run, if there was one."""
+        decided = await self._bus.decisions.read()
+        for kept in decided.history:
+            self._keep_rate.observe(kept)
+        open_groups, passed = await self._known(decided.open_groups), await self._known(decided.passed)
+        self._ready = {record.group_id: _scored(record) for record in open_groups if record.state == "kept"}
+        self._passed = {record.group_id: _scored(record) for record in passed}
+        version = await self._bus.weights.published_version()
+        self._pacing.take_up(
+            issued=int(decided.last_prompt.group_id[1:]) + 1 if decided.last_prompt else 0,
+            cut=min(decided.cut, self._spec.training.steps),
+            trained=decided.trained,
+            version=version.step if version is not None else 0,
+            in_flight=_issues(record for record in open_groups if record.state in _IN_FLIGHT),
+            ready=_issues(record for record in open_groups if record.state == "kept"),
+            passed=_issues(passed),
+        )
+        if decided.last_prompt is not None:
+            self._issuer.take_up(decided.last_prompt)
+        self._cut_metrics = decided.cut_metrics
+        await self._pass_over(self._pacing.expired())
+        recorded = [(row["step"], row["set"]) for row in self._recorder.evaluations]
+        await self._evaluator.take_up(self._epoch, decided, recorded)
+
+    async def _known(self, group_ids: Sequence[str]) -> list[GroupRecord]:
+        found: list[GroupRecord] = []
+        for start in range(0, len(group_ids), _READ_AT_ONCE):
+            found += await self._bus.groups.read_known(group_ids[start : start + _READ_AT_ONCE])
+        return found
+
     async def _steer(self, items: asyncio.Queue[Item]) -> None:
         while not self.trained or self._version is None or self._evaluator.busy:
             await self._handle(await items.get())
@@ -119,7 +156,7 @@ class Controller:
                 await self._handle(items.get_nowait())
             if not self._evaluates_only:
                 await self._advance()
-            await self._evaluator.issue(self._epoch, training=not (self.trained or self._draining))
+            await self._evaluator.issue(training=not (self.trained or self._draining))
         if not self._evaluates_only:
             # Not before: a generator whose engine is lost while it evaluates needs the learner for its weights.
             await self._bus.batches.cut(pb.TrainBatch(batch=self._spec.training.steps, end=True), self._epoch)
@@ -155,11 +192,13 @@ class Controller:
     async def _settle(self, delivery: Delivery, record: GroupRecord) -> None:
         group_id = record.task.group_id
         if record.task.evaluation:
-            await self._evaluator.take(delivery, record, self._epoch)
+            await self._evaluator.take(delivery, record)
             return
         if record.state == "failed":
             await self._bus.groups.settle(delivery, group_id, "surplus", "failed", self._epoch)
-            self._pacing.failed(group_id)
+            # A predecessor may have learnt of it: its successor finds no such group open.
+            if self._pacing.is_in_flight(group_id):
+                self._pacing.failed(group_id)
             await self._alerts.group_failed(group_id, record.reason)
             return
         kept = not self._spec.algorithm.dynamic_sampling or is_informative([grade.correct for grade in record.grades])
@@ -168,7 +207,7 @@ class Controller:
         if await self._bus.groups.settle(delivery, group_id, state, reason, self._epoch) != Outcome.WRITTEN:
             return
         self._alerts.group_graded()
-        group = ScoredGroup(group_id, record.task.issued_version, record.grades)
+        group = _scored(record)
         if kept:
             self._ready[group_id] = group
             self._pacing.kept(group_id)
@@ -201,13 +240,20 @@ class Controller:
 
     async def _cut(self, cut: Cut) -> None:
         groups = [self._ready.pop(group_id) for group_id in cut.groups]
-        await self._bus.batches.cut(build_batch(cut.batch, groups, self._spec), self._epoch)
-        graded = groups + [self._passed.pop(group_id) for group_id in cut.passed]
-        self._cut_metrics[cut.batch] = {
+        # One whose record had left the archive before a successor read it is missing here.
+        graded = groups + [self._passed.pop(group_id) for group_id in cut.passed if group_id in self._passed]
+        metrics = {
             **summarise_graded(graded, dynamic_sampling=self._spec.algorithm.dynamic_sampling),
             **summarise_batch(cut.batch, groups),
         }
-        for group_id in cut.surplus:
+        batch = build_batch(cut.batch, groups, self._spec)
+        await self._bus.batches.cut(batch, self._epoch, metrics=metrics, passed=cut.passed)
+        self._cut_metrics[cut.batch] = metrics
+        await self._pass_over(cut.surplus)
+
+    async def _pass_over(self, group_ids: Sequence[str]) -> None:
+        """Kept groups that no later batch may use."""
+        for group_id in group_ids:
             self._passed[group_id] = self._ready.pop(group_id)
             reason = "run complete" if self._pacing.all_cut else "too old for any later batch"
             await self._bus.groups.settle(None, group_id, "surplus", reason, self._epoch)
@@ -244,6 +290,15 @@ class Controller:
         if self.trained:
             # Its version was published before the step was reported, but perhaps not seen yet.
             await self._evaluator.begin_if_due(report.version.step)
+
+
+def _scored(record: GroupRecord) -> ScoredGroup:
+    return ScoredGroup(record.group_id, record.task.issued_version, record.grades)
+
+
+def _issues(records: Iterable[GroupRecord]) -> dict[str, Issue]:
+    """Groups are numbered in the order in which they are issued."""
+    return {record.group_id: Issue(record.task.issued_version, int(record.group_id[1:])) for record in records}
 
 
 def _uniform(grades: list[pb.Grade]) -> str:

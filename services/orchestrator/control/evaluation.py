@@ -51,10 +51,11 @@ class SetResults:
 
 
 class VersionEvaluation:
-    """Of one version, over all sets."""
+    """Of one version, over some sets."""
 
     def __init__(self, step: int, settings: Sequence[EvaluationSetting]) -> None:
         self.step = step
+        self.settings = settings
         self.began_s = time.monotonic()
         # The sets take turns, so that versions that change meanwhile are the same for all.
         turns = [

@@ -3,12 +3,13 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from dapo.algo.evaluation import measure
 from dapo.bus import BusFull, Delivery, GroupRecord
 from dapo.bus.keys import EVALUATIONS, PROMPTS
+from dapo.bus.parts.decisions import Decided
 from dapo.bus.roles import OrchestratorBus
 from dapo.contracts.events import Alert, Emit, EvaluationFinished, EvaluationProgress
 from dapo.records.samples import Sample
@@ -42,7 +43,8 @@ class Evaluator:
     evaluated no prompt is issued for training, so its figures are those of version 0 alone, as the last version's are.
     Between them training goes on, and an evaluation says which versions sampled it.
 
-    Nothing of an evaluation under way survives a restart; finished ones are in evaluations.jsonl.
+    Restart: which versions were begun is in Redis, finished sets are in evaluations.jsonl; what was under way begins
+    anew with the sets that are left (`take_up`).
     """
 
     def __init__(
@@ -54,7 +56,9 @@ class Evaluator:
         self._settings = settings
         self._record = record
         self._emit = emit
+        self._epoch = 0
         self._issued = 0
+        self._recorded: set[tuple[int, str]] = set()
         self._current: VersionEvaluation | None = None
         self._next: int | None = None
         self._newest = -1
@@ -63,6 +67,26 @@ class Evaluator:
         self._told_s = 0.0
         self._graders = spec.named_graders
         self._stream = EVALUATIONS if spec.evaluation.dedicated_generator else PROMPTS
+
+    async def take_up(self, epoch: int, decided: Decided, recorded: Iterable[tuple[int, str]]) -> None:
+        """Before anything else: the orchestrator's epoch, what it finds decided, and step and set of each evaluation
+        that is on record."""
+        self._epoch, self._recorded = epoch, set(recorded)
+        if decided.last_evaluation_group is not None:
+            self._issued = int(decided.last_evaluation_group[1:]) + 1
+        await self._bus.groups.close(decided.open_evaluation_groups, "the evaluation began anew", epoch)
+        if standing := decided.evaluations:
+            self._newest = standing["newest"]
+            for step in (standing["current"], standing["next"]):
+                if step is not None and self._current is None:
+                    await self._begin(step)
+                elif step is not None:
+                    self._next = step
+
+    async def _save(self) -> None:
+        current = None if self._current is None else self._current.step
+        standing = {"newest": self._newest, "current": current, "next": self._next}
+        await self._bus.decisions.save_evaluations(standing, self._epoch)
 
     @property
     def busy(self) -> bool:
@@ -84,6 +108,7 @@ class Evaluator:
         for passed in range(first, step + 1):
             if self._settings and self._is_due(passed):
                 await self._begin_or_wait(passed)
+                await self._save()
 
     async def _begin_or_wait(self, step: int) -> None:
         if self._current is None:
@@ -103,8 +128,10 @@ class Evaluator:
         return evaluation.every_steps is not None and step % evaluation.every_steps == 0
 
     async def _begin(self, step: int) -> None:
-        self._current = VersionEvaluation(step, self._settings)
-        await self._tell_progress(self._current)
+        settings = [one for one in self._settings if (step, one.name) not in self._recorded]
+        if settings:
+            self._current = VersionEvaluation(step, settings)
+            await self._tell_progress(self._current)
 
     async def _tell_progress(self, current: VersionEvaluation) -> None:
         self._told_s = time.monotonic()
@@ -116,7 +143,7 @@ class Evaluator:
             self._finishing.cancel()
             await asyncio.wait({self._finishing})
 
-    async def issue(self, epoch: int, *, training: bool) -> None:
+    async def issue(self, *, training: bool) -> None:
         """Send as many prompts as may be in flight; where Redis is full, they wait. `training` goes on beside it."""
         if self._finishing is not None and self._finishing.done():
             self._finishing.result()
@@ -130,7 +157,7 @@ class Evaluator:
             tasks = {f"e{self._issued + at:010d}": current.waiting[at] for at in range(count)}
             try:
                 prompts = [self._task(name, one, current.step) for name, one in tasks.items()]
-                await self._bus.groups.issue(prompts, epoch, stream=self._stream)
+                await self._bus.groups.issue(prompts, self._epoch, stream=self._stream)
             except BusFull as error:
                 log.warning("prompts of the evaluation wait until memory is free: %s", error)
                 return
@@ -170,7 +197,7 @@ class Evaluator:
             ),
         )
 
-    async def take(self, delivery: Delivery, record: GroupRecord, epoch: int) -> None:
+    async def take(self, delivery: Delivery, record: GroupRecord) -> None:
         """A group of an evaluation is scored, or failed."""
         current, group_id = self._current, record.task.group_id
         failed = record.state == "failed"
@@ -178,7 +205,7 @@ class Evaluator:
         if not failed:
             texts = await self._bus.payloads.get([grade.completion.text_key for grade in record.grades])
         state = "surplus" if failed else "evaluated"
-        await self._bus.groups.settle(delivery, group_id, state, record.reason if failed else "", epoch)
+        await self._bus.groups.settle(delivery, group_id, state, record.reason if failed else "", self._epoch)
         problem = current.in_flight.pop(group_id, None) if current else None
         if current is None or problem is None:
             return
@@ -197,10 +224,11 @@ class Evaluator:
             await self._tell_progress(current)
 
     async def _finish(self, current: VersionEvaluation) -> None:
-        for setting in self._settings:
+        for setting in current.settings:
             row = await self._row(current, setting.name)
             samples = current.results[setting.name].samples
             await asyncio.to_thread(self._record, row, [samples[at] for at in sorted(samples)])
+            self._recorded.add((current.step, setting.name))
             if row["avg_at_k"] is not None:
                 self._fresh[setting.name] = {"step": current.step, "avg_at_k": row["avg_at_k"]["value"]}
             await self._emit(EvaluationFinished(row=row))
@@ -208,6 +236,7 @@ class Evaluator:
         if self._next is not None:
             step, self._next = self._next, None
             await self._begin(step)
+        await self._save()
 
     def _votes(self, grader: str) -> bool:
         """Whether what the grader extracts is an answer, so that a majority means something."""

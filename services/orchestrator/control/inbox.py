@@ -1,9 +1,11 @@
 """What happens to a run, as one queue: scored groups, finished steps, published versions, members, memory."""
 
 import asyncio
+import math
 from typing import NamedTuple
 
 from dapo.bus import Delivery
+from dapo.bus.keys import SCORED
 from dapo.bus.roles import OrchestratorBus
 from dapo.contracts.events import Alert, Emit, ServiceChanged
 from dapo.v1 import messages_pb2 as pb
@@ -15,6 +17,7 @@ _VERSION_POLL_S = 0.02
 _MEMBER_POLL_S = 0.5
 _MEMORY_POLL_S = 1.0
 _HEARTBEAT_S = 3.0
+_CLAIM_S = 3.0
 _SCORED_AT_ONCE = 256
 
 
@@ -52,14 +55,16 @@ class Inbox:
     Each follower is a task: the stream of scored groups, step reports, the published version (every 20 ms), members,
     memory (every second), and this process's own heartbeat. Members become no items: a `service` event is emitted when
     a generator changes state. A scored group is acknowledged by its settlement, so what was not settled is delivered
-    again to a successor; positions in the other streams are in memory, and a restart reads them from the start.
+    again to a successor, which claims it. Of step reports those behind `steps_done` are read.
     """
 
-    def __init__(self, bus: OrchestratorBus, emit: Emit, *, evaluates_only: bool) -> None:
-        """`evaluates_only`: there is no learner, so version 0 counts as published once a generator serves it."""
+    def __init__(self, bus: OrchestratorBus, emit: Emit, *, evaluates_only: bool, steps_done: int) -> None:
+        """`evaluates_only`: there is no learner, so version 0 counts as published once a generator serves it.
+        `steps_done`: of so many steps the reports were dealt with before."""
         self._bus = bus
         self._emit = emit
         self._evaluates_only = evaluates_only
+        self._steps_done = steps_done
         self.items: asyncio.Queue[Item] = asyncio.Queue()
 
     async def run(self) -> None:
@@ -86,13 +91,22 @@ class Inbox:
             await asyncio.sleep(_HEARTBEAT_S)
 
     async def _scored(self) -> None:
+        # From its first heartbeat on, what a predecessor had taken is a dead consumer's.
+        await self._bus.registry.beat(ROLE, WORKER_ID)
+        claimed_at = -math.inf
         while True:
-            deliveries = await self._bus.streams.consume("scored", WORKER_ID, count=_SCORED_AT_ONCE, block_s=_BLOCK_S)
+            deliveries: list[Delivery] = []
+            if (now := asyncio.get_running_loop().time()) - claimed_at >= _CLAIM_S:
+                deliveries = await self._bus.streams.claim_dead(SCORED, ROLE, WORKER_ID, count=_SCORED_AT_ONCE)
+                # As long as there are some there may be more.
+                claimed_at = -math.inf if deliveries else now
+            if not deliveries:
+                deliveries = await self._bus.streams.consume(SCORED, WORKER_ID, count=_SCORED_AT_ONCE, block_s=_BLOCK_S)
             if deliveries:
                 await self.items.put(Scored(deliveries))
 
     async def _steps(self) -> None:
-        after = "0"
+        after = f"{self._steps_done}-0"
         while True:
             for entry_id, report in await self._bus.batches.read_steps(after, block_s=_BLOCK_S):
                 after = entry_id

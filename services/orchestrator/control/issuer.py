@@ -3,19 +3,21 @@
 from dapo.algo.frontier import Frontier
 from dapo.algo.pacing import Pacing
 from dapo.bus import BusFull
+from dapo.bus.parts.decisions import IssuedPrompt
 from dapo.bus.roles import OrchestratorBus
 from dapo.contracts.events import Alert, Emit
 from dapo.data import Dataset
 from dapo.spec.run import RunSpec
 from dapo.v1 import messages_pb2 as pb
+from services.orchestrator.control.alerts import ControllerError
 
 
 class PromptIssuer:
     """Draws rows from the frontier (seeded shuffle, epochs) and issues them as groups, whose ids it numbers.
 
     A prompt that was drawn is issued once, in order: where Redis is full it waits here, pacing counts it as issued, and
-    nothing else is drawn before it is gone. State: the frontier's position, the next number, the prompts that wait;
-    none of it survives a restart.
+    nothing else is drawn before it is gone. Restart: the position of the newest prompt is in Redis, written with its
+    issue, and `take_up` goes on behind it; prompts that wait are drawn again, the same.
     """
 
     def __init__(self, bus: OrchestratorBus, spec: RunSpec, dataset: Dataset, pacing: Pacing, emit: Emit) -> None:
@@ -28,6 +30,16 @@ class PromptIssuer:
         self._drawn = 0
         self._waiting: list[pb.PromptTask] = []
         self._told_full = False
+
+    def take_up(self, last: IssuedPrompt) -> None:
+        """Go on behind the prompt that was issued last. Raises ControllerError where the data has no such position."""
+        try:
+            state = self._frontier.behind(last.epoch, last.cursor)
+            parts, spec = self._dataset.parts, self._spec
+            self._frontier = Frontier(parts, seed=spec.seed, shuffle=spec.data.shuffle, state=state)
+        except ValueError as error:
+            raise ControllerError(f"the run cannot go on behind prompt {last.group_id}: {error}") from error
+        self._drawn = int(last.group_id[1:]) + 1
 
     @property
     def waiting(self) -> bool:

@@ -19,10 +19,11 @@ class _Counters(NamedTuple):
 class GeneratorMeter:
     """Rates between two readings of the members' counters. A generator started anew counts again from zero."""
 
-    def __init__(self) -> None:
+    def __init__(self, generated_tokens: int = 0) -> None:
+        """`generated_tokens` before the first reading."""
         self._last: dict[str, _Counters] = {}
         self._time_s: float | None = None
-        self.generated_tokens = 0
+        self.generated_tokens = generated_tokens
 
     def measure(self, members: Iterable[pb.Member], now_s: float) -> dict[str, float]:
         """`now_s` is a monotonic clock's. The first reading gives no rates. Generators that evaluate do not count."""

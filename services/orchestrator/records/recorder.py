@@ -5,11 +5,13 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from dapo.host.files import append_line, write_json, write_text
 from dapo.records.curves import plot_run
 from dapo.records.folder import RunFolder
+from dapo.records.identity import RunDirError, RunIdentity, read_identity, write_identity
+from dapo.records.json_lines import keep_json_lines
 from dapo.records.samples import Sample
 from dapo.spec.load import dump_yaml
 from dapo.spec.run import RunSpec
@@ -19,10 +21,6 @@ from services.orchestrator.records.samples import SampleArchive
 log = logging.getLogger(__name__)
 
 _SUMMARY_STEPS = 5
-
-
-class RunDirError(ValueError):
-    """The run folder cannot be used."""
 
 
 def _finite(value: Any) -> Any:
@@ -39,24 +37,59 @@ def mean_of(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
 class Recorder:
     """Writes the run's folder: the spec when it is made, a line a step and an evaluation, the summary at the end.
 
-    Lines are whole or not there; files that are replaced are replaced in one step. The folder survives a
-    restart; `rows` and `evaluations`, which the summary is made of, are in memory.
+    Lines are whole or not there; files that are replaced are replaced in one step.
+
+    Restart: `reopen` goes on with the files of the folder, from which `rows` and `evaluations` are read.
     """
 
-    def __init__(self, run_dir: Path, spec: RunSpec, run_id: str) -> None:
-        """Raises RunDirError when the folder already holds a run, OSError when it cannot be written."""
+    def __init__(self, run_dir: Path, spec: RunSpec, identity: RunIdentity) -> None:
+        """Of a run whose folder is there: see `create` and `reopen`."""
         self.run_dir = run_dir
+        self.identity = identity
         self._folder = RunFolder(run_dir)
-        self.rows: list[dict[str, Any]] = []
         self._spec = spec
-        self._run_id = run_id
-        run_dir.mkdir(parents=True, exist_ok=True)
-        if self._folder.spec.exists():
-            raise RunDirError(f"{run_dir} already holds a run: give another --run-dir, or move it away")
-        write_text(self._folder.spec, dump_yaml(spec))
-        self._folder.metrics.touch()
         self.samples = SampleArchive(run_dir, spec.metrics.sample_groups_per_step)
+        self.rows: list[dict[str, Any]] = []
         self.evaluations: list[dict[str, Any]] = []
+
+    @classmethod
+    def create(cls, run_dir: Path, spec: RunSpec, identity: RunIdentity) -> Self:
+        """Raises RunDirError when the folder already holds a run, OSError when it cannot be written."""
+        recorder = cls(run_dir, spec, identity)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        if RunFolder(run_dir).spec.exists():
+            raise RunDirError(
+                f"{run_dir} already holds a run: go on with it (dapo train --resume), give another --run-dir, or move "
+                "it away"
+            )
+        write_identity(run_dir, identity)
+        write_text(RunFolder(run_dir).spec, dump_yaml(spec))
+        RunFolder(run_dir).metrics.touch()
+        return recorder
+
+    @classmethod
+    def reopen(cls, run_dir: Path, spec: RunSpec) -> Self:
+        """Raises RunDirError when the folder holds no run or what it holds cannot be read, OSError."""
+        folder = RunFolder(run_dir)
+        recorder = cls(run_dir, spec, read_identity(run_dir))
+        try:
+            recorder.rows = keep_json_lines(folder.metrics)
+            recorder.evaluations = keep_json_lines(folder.evaluations)
+            recorder.samples.reopen()
+        except ValueError as error:
+            raise RunDirError(str(error)) from error
+        write_text(folder.spec, dump_yaml(spec))
+        folder.metrics.touch()
+        folder.summary.unlink(missing_ok=True)
+        return recorder
+
+    def rewind(self, steps: int) -> None:
+        """Forget what came after so many steps, because it comes again. Raises OSError."""
+        folder = self._folder
+        self.rows = keep_json_lines(folder.metrics, lambda row: row["step"] <= steps)
+        self.evaluations = keep_json_lines(folder.evaluations, lambda row: row["step"] <= steps)
+        # Samples carry the version at which their group was issued; those of version `steps` are of the next step.
+        self.samples.rewind(steps)
 
     def write_provenance(self, value: Mapping[str, Any]) -> None:
         write_json(self._folder.provenance, value)
@@ -95,7 +128,7 @@ class Recorder:
         averaged = max(1, min(_SUMMARY_STEPS, len(self.rows) // 2))
         first, last = self.rows[:averaged], self.rows[-averaged:]
         return {
-            "run_id": self._run_id,
+            "run_id": self.identity.run_id,
             "state": state,
             "message": message,
             "steps": len(self.rows),

@@ -5,14 +5,16 @@ Nothing here catches OSError: whether a full disk is borne is for the caller to 
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from dapo.algo.batches import is_truncated
 from dapo.bus import GroupRecord
 from dapo.contracts.prompts import prompt_text
 from dapo.host.files import append_line, replacing
 from dapo.records.folder import RunFolder
+from dapo.records.json_lines import keep_json_lines
 from dapo.records.samples import Sample, SampleResponse, evaluation_path
 from dapo.v1 import messages_pb2 as pb
 
@@ -87,6 +89,18 @@ class SampleArchive:
         self._groups_per_step = groups_per_step
         self._limit_bytes = limit_bytes
         self._added: Counter[tuple[int, str]] = Counter()
+
+    def reopen(self) -> None:
+        """Count what is there. Raises ValueError for a file that is none of samples, OSError."""
+        self._count(keep_json_lines(RunFolder(self._run_dir).samples))
+
+    def rewind(self, steps: int) -> None:
+        """Forget the groups that were issued at version `steps` or later. Raises OSError."""
+        path = RunFolder(self._run_dir).samples
+        self._count(keep_json_lines(path, lambda row: row["step"] < steps))
+
+    def _count(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        self._added = Counter((row["step"], row["outcome"]) for row in rows)
 
     def wants(self, step: int, outcome: str) -> bool:
         """Whether there is room for one more training group that was issued at `step` (its `issued_version`)."""

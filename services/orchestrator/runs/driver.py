@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import time
-from datetime import datetime
 from typing import Any
 
 from dapo.bus import BusError
@@ -51,25 +50,15 @@ class RunDriver:
     folder; see docs/architecture.md.
     """
 
-    def __init__(
-        self,
-        run_id: str,
-        spec: RunSpec,
-        recorder: Recorder,
-        launcher: Launcher,
-        *,
-        redis_url: str | None,
-        created_at: datetime,
-    ) -> None:
+    def __init__(self, spec: RunSpec, recorder: Recorder, launcher: Launcher, *, redis_url: str | None) -> None:
         """`redis_url`: of the service's server, for a spec that names none; None: the run embeds a Valkey."""
-        self.run_id = run_id
+        self.run_id = run_id = recorder.identity.run_id
         self.events = RunEvents(recorder.run_dir)
         self._spec = spec
         self._recorder = recorder
         self._launcher = launcher
         self._workloads = plan_workloads(spec)
         self._redis = RunRedis(run_id, recorder.run_dir, spec.resources.redis, redis_url)
-        self._created_at = created_at.isoformat(timespec="milliseconds")
         self._began = time.monotonic()
         self._state = "starting"
         self._message = ""
@@ -101,7 +90,7 @@ class RunDriver:
             message=self._message,
             step=len(self._recorder.rows),
             steps_total=self._spec.training.steps,
-            created_at=self._created_at,
+            created_at=self._recorder.identity.created_at,
             ledger=self._ledger,
         )
 
@@ -129,7 +118,9 @@ class RunDriver:
 
     async def _provision(self, inputs: Inputs) -> OrchestratorBus:
         bus = await self._redis.open()
-        await bus.runs.create(self._spec.model_dump_json(), str(self._recorder.run_dir), self._created_at)
+        await bus.runs.create(
+            self._spec.model_dump_json(), str(self._recorder.run_dir), self._recorder.identity.created_at
+        )
         self.events.open(bus)
         self._archiving = asyncio.create_task(self.events.archive())
         await self._set_state("starting")
@@ -216,7 +207,9 @@ class RunDriver:
         return StateChanged(state=self._state, message=self._message)
 
     def _write_provenance(self, inputs: Inputs) -> None:
-        value = provenance(self._spec, inputs.training, run_id=self.run_id, started_at=self._created_at)
+        value = provenance(
+            self._spec, inputs.training, run_id=self.run_id, started_at=self._recorder.identity.created_at
+        )
         self._recorder.write_provenance(value)
 
     # -- the end

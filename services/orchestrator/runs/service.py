@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dapo.host.storage import in_words
+from dapo.records.identity import RunDirError, RunIdentity
 from dapo.spec.load import missing_inputs, parse_spec, unfit_inputs
 from dapo.spec.problem import SpecError
 from dapo.v1 import run_pb2 as pb
 from services.orchestrator.launch.launcher import Launcher
-from services.orchestrator.records.recorder import Recorder, RunDirError
+from services.orchestrator.records.recorder import Recorder
 from services.orchestrator.runs.driver import RunDriver
 from services.orchestrator.runs.events import WatchedEvent
 
@@ -71,11 +72,12 @@ class RunService:
         run_id = new_run_id(spec.name, now)
         try:
             folder = self._below(run_dir) if run_dir else (self._state_dir / "runs" / run_id).resolve()
-            recorder = Recorder(folder, spec, run_id)
+            identity = RunIdentity(run_id, now.isoformat(timespec="milliseconds"))
+            recorder = Recorder.create(folder, spec, identity)
         except (RunDirError, OSError) as error:
             asked = self._state_dir / (run_dir or f"runs/{run_id}")
             raise RunConflict(f"run_dir {asked}: {in_words(error, asked)}") from error
-        driver = RunDriver(run_id, spec, recorder, self._launcher, redis_url=self._redis_url, created_at=now)
+        driver = RunDriver(spec, recorder, self._launcher, redis_url=self._redis_url)
         self._runs[run_id] = driver
         driver.start()
         return driver.snapshot()

@@ -35,6 +35,10 @@ async def small_write(bus: Bus) -> Arguments:
     return "HSET", bus.keys.run, "state", "running"
 
 
+async def fenced_write(bus: Bus) -> Arguments:
+    return "learner", await bus.lease.acquire("learner"), "HSET", bus.keys.run, "state", "running"
+
+
 async def append(bus: Bus) -> Arguments:
     return NONCE, bus.keys.events, "~", 100, "kind", "alert", "data", "{}"
 
@@ -53,7 +57,7 @@ async def claim(bus: Bus) -> Arguments:
 
 async def issue_groups(bus: Bus) -> Arguments:
     epoch, task = await issue(bus, 1), make_task(7)
-    return epoch, "prompts", task.group_id, task.group_size, 0, task.SerializeToString(), 0
+    return epoch, "prompts", task.group_id, task.group_size, 0, task.SerializeToString(), "0 7"
 
 
 async def write_completions(bus: Bus) -> Arguments:
@@ -80,7 +84,7 @@ async def fail_group(bus: Bus) -> Arguments:
 
 async def settle_group(bus: Bus) -> Arguments:
     epoch, (scored,) = await make_scored(bus, 1)
-    return NONCE, epoch, group_id(0), "filtered", "all wrong", scored.message_id
+    return NONCE, epoch, group_id(0), "filtered", "all wrong", scored.message_id, 100
 
 
 async def close_groups(bus: Bus) -> Arguments:
@@ -90,7 +94,7 @@ async def close_groups(bus: Bus) -> Arguments:
 
 async def cut_batch(bus: Bus) -> Arguments:
     epoch = await make_kept(bus, 2)
-    return epoch, 0, make_batch(bus, 0, [0]).SerializeToString(deterministic=True), group_id(0)
+    return epoch, 0, make_batch(bus, 0, [0]).SerializeToString(deterministic=True), "{}", 1, group_id(0)
 
 
 async def cut_one(bus: Bus) -> int:
@@ -112,7 +116,7 @@ async def commit_checkpoint(bus: Bus) -> Arguments:
 async def retire_groups(bus: Bus) -> Arguments:
     epoch, _ = await make_scored(bus, 3)
     for number in range(3):
-        arguments = (f"nonce-{number}", epoch, group_id(number), "filtered", "", "")
+        arguments = (f"nonce-{number}", epoch, group_id(number), "filtered", "", "", 100)
         await bus.control_server.script("settle_group", bus.keys.prefix, *arguments)
     return 1, *map(group_id, range(3))
 
@@ -124,7 +128,17 @@ async def set_version(bus: Bus) -> Arguments:
 SCENARIOS: dict[str, Callable[[Bus], Awaitable[Arguments]]] = {
     one.__name__: one
     for one in (
-        *(small_write, append, acquire_epoch, claim, issue_groups, write_completions, write_grades, fail_group),
+        *(
+            small_write,
+            fenced_write,
+            append,
+            acquire_epoch,
+            claim,
+            issue_groups,
+            write_completions,
+            write_grades,
+            fail_group,
+        ),
         *(settle_group, close_groups, cut_batch, record_step, commit_checkpoint, retire_groups, set_version),
     )
 }

@@ -11,6 +11,7 @@ from typing import Any
 from dapo.bus import Bus
 from dapo.bus.server.embedded import EmbeddedValkey
 from dapo.contracts.events import Event, StateChanged
+from dapo.records.identity import RunIdentity
 from dapo.spec.load import parse_spec
 from dapo.spec.run import RunSpec
 from dapo.v1 import messages_pb2 as pb
@@ -146,7 +147,7 @@ class Seen:
     open: list[str] = field(default_factory=list)
 
 
-async def run_control(url: str, run_id: str, spec: RunSpec, workers: Workers, seen: Seen) -> None:
+def make_controller(bus: Bus, spec: RunSpec, recorder: Recorder, seen: Seen) -> Controller:
     async def emit(event: Event) -> None:
         seen.events.append((event.kind, event.data()))
         if seen.react:
@@ -156,15 +157,19 @@ async def run_control(url: str, run_id: str, spec: RunSpec, workers: Workers, se
         seen.states.append(state)
         await emit(StateChanged(state=state))
 
-    bus = await Bus.connect(url, run_id)
-    await bus.runs.create(spec.model_dump_json(), "", "")
-    recorder = Recorder(seen.run_dir, spec, run_id)
-    seen.rows = recorder.rows
     inputs = open_inputs(spec)
     evaluator = Evaluator(bus, spec, inputs.evaluation, record=recorder.record_evaluation, emit=emit)
-    controller = Controller(
+    return Controller(
         bus, spec, inputs.training, recorder=recorder, evaluator=evaluator, emit=emit, change_state=change_state
     )
+
+
+async def run_control(url: str, run_id: str, spec: RunSpec, workers: Workers, seen: Seen) -> None:
+    bus = await Bus.connect(url, run_id)
+    await bus.runs.create(spec.model_dump_json(), "", "")
+    recorder = Recorder.create(seen.run_dir, spec, RunIdentity(run_id, "2026-01-02T03:04:05.000+00:00"))
+    seen.rows = recorder.rows
+    controller = make_controller(bus, spec, recorder, seen)
     control = asyncio.create_task(controller.run())
     learner = asyncio.create_task(workers.learn())
     background = [

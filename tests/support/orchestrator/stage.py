@@ -4,11 +4,11 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 from dapo.bus import Bus
 from dapo.contracts.events import Alert, ServiceChanged, StateChanged, StepFinished
+from dapo.records.identity import RunIdentity
 from dapo.spec.run import RunSpec
 from services.orchestrator.records.recorder import Recorder
 from services.orchestrator.runs.driver import RunDriver
@@ -65,8 +65,8 @@ def run_stage(
 
     async def main() -> Stage:
         placed = launcher or FakeLauncher()
-        recorder = Recorder(folder, spec, RUN)
-        driver = RunDriver(RUN, spec, recorder, placed, redis_url=url, created_at=datetime.now(UTC))
+        recorder = Recorder.create(folder, spec, RunIdentity(RUN, "2026-01-02T03:04:05.000+00:00"))
+        driver = RunDriver(spec, recorder, placed, redis_url=url)
         stage = Stage(driver, placed, folder)
         driver.start()
         watching = asyncio.create_task(stage.follow())

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from dapo.algo.dynamic_sampling import _LOWEST_UPPER_BOUND, KeepRate
-from dapo.algo.pacing import Cut, Pacing
+from dapo.algo.pacing import Cut, Issue, Pacing
 
 
 class PacedRun(RuleBasedStateMachine):
@@ -28,6 +28,36 @@ class PacedRun(RuleBasedStateMachine):
         self.cuts: list[Cut] = []
         self.untold: set[str] = set()
         self.trained = 0
+        self.history: list[bool] = []
+
+    @invariant()
+    def a_successor_would_decide_alike(self) -> None:
+        """Of what the bus knows: the groups, the numbers of batches and the history of kept and dropped ones."""
+        if not hasattr(self, "pacing"):
+            return
+        keep_rate = KeepRate(window=24, prior=4)
+        for kept in self.history[-24:]:
+            keep_rate.observe(kept)
+        successor = Pacing(
+            prompts_per_step=self.size, max_staleness=self.staleness, steps=self.steps, keep_rate=keep_rate
+        )
+        issues = {one: Issue(version, int(one[1:])) for one, version in self.version_of.items()}
+        passed = self.untold
+        successor.take_up(
+            issued=len(issues),
+            cut=len(self.cuts),
+            trained=self.trained,
+            version=self.pacing.version,
+            in_flight={one: issues[one] for one in sorted(self.in_flight)},
+            ready={one: issues[one] for one in sorted(self.ready)},
+            passed={one: issues[one] for one in sorted(passed)},
+        )
+        keep_rate.observed = self.pacing._keep_rate.observed
+        assert vars(keep_rate) == vars(self.pacing._keep_rate)
+        mine, others = dict(vars(self.pacing)), dict(vars(successor))
+        assert mine.pop("_keep_rate") is not others.pop("_keep_rate")
+        assert mine == others
+        assert successor.admissible() == self.pacing.admissible()
 
     def issue(self, count: int) -> None:
         for _ in range(count):
@@ -38,6 +68,7 @@ class PacedRun(RuleBasedStateMachine):
 
     def settle(self, position: int, kept: bool) -> None:
         group_id = self.in_flight.pop(position % len(self.in_flight))
+        self.history.append(kept)
         if kept:
             self.pacing.kept(group_id)
             self.ready.append(group_id)

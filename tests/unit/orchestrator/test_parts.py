@@ -6,12 +6,13 @@ from datetime import UTC, datetime
 
 import pytest
 
+from dapo.records.identity import RunDirError, RunIdentity
 from dapo.spec.load import parse_spec
 from dapo.v1 import messages_pb2 as pb
 from services.orchestrator.api.access import UnsafeBind, check_bind, is_authorised
 from services.orchestrator.control.step_metrics import GeneratorMeter, learner_idle
 from services.orchestrator.records.provenance import git_commit, model_hashes, package_versions
-from services.orchestrator.records.recorder import Recorder, RunDirError
+from services.orchestrator.records.recorder import Recorder
 from services.orchestrator.runs.service import new_run_id
 
 SPEC = json.dumps({"model": {"path": "./m"}, "data": {"path": "d.jsonl"}})
@@ -70,7 +71,7 @@ def test_learner_idle():
 
 def test_the_run_folder(tmp_path):
     spec = parse_spec(SPEC)
-    recorder = Recorder(tmp_path / "run", spec, "r-1")
+    recorder = Recorder.create(tmp_path / "run", spec, RunIdentity("r-1", "2026-01-02T03:04:05.000+00:00"))
     for step in range(1, 13):
         row = {"step": step, "accuracy_mean": step / 20, "loss": math.nan, "generated_tokens": step}
         row = recorder.record_step(row)
@@ -85,12 +86,12 @@ def test_the_run_folder(tmp_path):
     assert (summary["steps"], summary["generated_tokens"], summary["reward_end"]) == (12, 12, None)
     assert parse_spec((tmp_path / "run" / "spec.yaml").read_text()) == spec
     with pytest.raises(RunDirError, match="already holds a run"):
-        Recorder(tmp_path / "run", spec, "r-2")
+        Recorder.create(tmp_path / "run", spec, RunIdentity("r-2", "2026-01-02T03:04:05.000+00:00"))
 
 
 @pytest.mark.parametrize(("steps", "averaged"), [(1, 1), (2, 1), (3, 1), (5, 2), (9, 4), (10, 5), (30, 5)])
 def test_no_step_of_a_short_run_is_both_start_and_end(tmp_path, steps, averaged):
-    recorder = Recorder(tmp_path, parse_spec(SPEC), "r-1")
+    recorder = Recorder.create(tmp_path, parse_spec(SPEC), RunIdentity("r-1", "2026-01-02T03:04:05.000+00:00"))
     for step in range(1, steps + 1):
         recorder.record_step({"step": step, "accuracy_mean": float(step)})
     summary = recorder.summary(state="succeeded", message="", ledger={}, issued=0, restarts=0, elapsed_s=1.0)
@@ -100,7 +101,7 @@ def test_no_step_of_a_short_run_is_both_start_and_end(tmp_path, steps, averaged)
 
 
 def test_a_run_without_steps_has_a_summary_and_no_picture(tmp_path):
-    recorder = Recorder(tmp_path, parse_spec(SPEC), "r-1")
+    recorder = Recorder.create(tmp_path, parse_spec(SPEC), RunIdentity("r-1", "2026-01-02T03:04:05.000+00:00"))
     summary = recorder.summary(state="failed", message="why", ledger={}, issued=0, restarts=0, elapsed_s=1.0)
     assert (summary["steps"], summary["accuracy_start"], summary["message"]) == (0, None, "why")
     assert recorder.draw() is None

@@ -1,4 +1,5 @@
--- ARGV: nonce, epoch, group id, state, reason, message id on `scored` ("" for none). Returns the same when repeated.
+-- ARGV: nonce, epoch, group id, state, reason, message id on `scored` ("" for none), length of the history of kept (1)
+-- and filtered (0) groups. Returns the same when repeated.
 local refused = fence("orchestrator", ARGV[2])
 if refused then return refused end
 local before = reply_to(ARGV[1])
@@ -14,6 +15,13 @@ elseif not ALLOWED[state .. ">" .. target] then
   return redis.error_reply("LEDGER group " .. id .. " is " .. state .. " and cannot become " .. target)
 else
   move(id, state, target, ARGV[5])
+  if target == "kept" or target == "filtered" then
+    redis.call("RPUSH", prefix .. "history", target == "kept" and 1 or 0)
+    redis.call("LTRIM", prefix .. "history", -tonumber(ARGV[7]), -1)
+  end
+  if target == "filtered" or target == "surplus" then
+    redis.call("SADD", prefix .. "passed", id)
+  end
 end
 if message ~= "" then
   acknowledge("scored", message)

@@ -1,0 +1,169 @@
+"""An orchestrator takes over from one that died, over a real Valkey with scripted services."""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dapo.bus import Bus, BusUnavailable
+from dapo.bus.server.connection import Argument
+from dapo.bus.server.embedded import EmbeddedValkey
+from dapo.records.identity import RunIdentity
+from dapo.records.json_lines import read_json_lines
+from dapo.spec.run import RunSpec
+from services.orchestrator.control.controller import Controller
+from services.orchestrator.records.recorder import Recorder
+from tests.support.orchestrator.control import PROMPTS, STEPS, Seen, Workers, make_controller, make_spec, some_uniform
+
+IDENTITY = RunIdentity("taken-over", "2026-01-02T03:04:05.000+00:00")
+
+
+class Mortal:
+    """Has a process die, as far as its bus can tell: before or after its n-th write. From then on it does nothing."""
+
+    def __init__(self, bus: Bus, writes: int, *, undone: bool) -> None:
+        """`undone`: the last write does not reach the server."""
+        self.dead = asyncio.Event()
+        self._left = writes
+        self._undone = undone
+        self._scripts, self._run = bus.control_server.scripts, bus.control_server.run
+        bus.control_server.scripts = self.scripts  # type: ignore[method-assign]
+        bus.control_server.run = self.run  # type: ignore[method-assign]
+
+    async def scripts(self, name: str, prefix: str, calls: Sequence[Sequence[Argument]]) -> list[Any]:
+        if name != "small_write":  # heartbeats
+            self._left -= 1
+        if self._left == 0 and self._undone:
+            self.dead.set()
+        replies = await self._scripts(name, prefix, calls)
+        if self._left <= 0:
+            self.dead.set()
+            raise BusUnavailable("dead")
+        return replies
+
+    async def run(self, *args: Any, **options: Any) -> Any:
+        if self.dead.is_set():
+            raise BusUnavailable("dead")
+        return await self._run(*args, **options)
+
+
+async def live(bus: Bus, spec: RunSpec, seen: Seen) -> bool:
+    """Whether the run came to its end in this life."""
+    first = not (seen.run_dir / "spec.yaml").exists()
+    recorder = Recorder.create(seen.run_dir, spec, IDENTITY) if first else Recorder.reopen(seen.run_dir, spec)
+    try:
+        await make_controller(bus, spec, recorder, seen).run()
+    except BusUnavailable:
+        return False
+    return True
+
+
+async def live_and_die(url: str, spec: RunSpec, seen: Seen, rng: random.Random) -> int:
+    """Lives of the orchestrator until the run has ended."""
+    for number in range(1, 500):
+        bus = await Bus.connect(url, IDENTITY.run_id, instance=f"life-{number}")
+        Mortal(bus, rng.randint(1, 40), undone=rng.random() < 0.5)
+        try:
+            if await live(bus, spec, seen):
+                return number
+        finally:
+            await bus.close()
+    raise AssertionError("the run makes no progress")
+
+
+@pytest.mark.parametrize(("seed", "staleness"), [(0, 0), (1, 1), (2, 2)])
+def test_a_run_whose_orchestrator_dies_again_and_again_ends_as_if_it_had_not(
+    valkey: EmbeddedValkey, tmp_path: Path, seed: int, staleness: int
+) -> None:
+    spec = make_spec(tmp_path, staleness=staleness)
+    seen = Seen(tmp_path / "run")
+
+    async def scenario() -> tuple[Workers, int]:
+        bus = await Bus.connect(valkey.url, IDENTITY.run_id)
+        await bus.runs.create(spec.model_dump_json(), "", "")
+        workers = Workers(bus, some_uniform, fail=lambda group_id: int(group_id[1:]) % 11 == 5)
+        working = (workers.generate("generator-0", 1), workers.verify(), workers.learn())
+        tasks = [asyncio.create_task(work) for work in working]
+        try:
+            async with asyncio.timeout(90):
+                lives = await live_and_die(valkey.url, spec, seen, random.Random(seed))
+                await tasks[-1]
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            seen.ledger, seen.open = await bus.groups.ledger(), await bus.groups.open_ids()
+            seen.issued = await bus.groups.issued_total()
+            await bus.close()
+        return workers, lives
+
+    workers, lives = asyncio.run(scenario())
+    assert lives > 5
+    rows = read_json_lines(tmp_path / "run" / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    assert all(row["accuracy_mean"] is not None and row["staleness_max"] <= staleness for row in rows)
+    assert [row["time_s"] for row in rows] == sorted(row["time_s"] for row in rows)
+    trained = [group.group_id for batch in workers.batches for group in batch.groups]
+    assert len(trained) == len(set(trained)) == STEPS * PROMPTS == seen.ledger["trained"]
+    assert not seen.open
+    assert sum(seen.ledger.values()) == seen.issued
+    # Every prompt was issued once, in the data's order, without a gap.
+    numbers = sorted(int(group_id[1:]) for group_id in workers.rows_of)
+    assert numbers == list(range(len(numbers)))
+    places = [workers.rows_of[f"g{number:010d}"] for number in numbers]
+    assert places == [divmod(number, 23) for number in numbers]
+
+
+def test_at_every_moment_a_successor_would_know_what_the_orchestrator_knows(
+    valkey: EmbeddedValkey, tmp_path: Path
+) -> None:
+    spec = make_spec(tmp_path, staleness=2)
+    seen = Seen(tmp_path / "run")
+    compared = 0
+
+    async def scenario() -> None:
+        bus = await Bus.connect(valkey.url, IDENTITY.run_id)
+        await bus.runs.create(spec.model_dump_json(), "", "")
+        controller = make_controller(bus, spec, Recorder.create(seen.run_dir, spec, IDENTITY), seen)
+        advance = controller._advance
+
+        async def advance_and_compare() -> None:
+            await advance()
+            if not controller._draining:
+                await compare(bus, controller)
+
+        async def compare(bus: Bus, controller: Controller) -> None:
+            nonlocal compared
+            successor = make_controller(bus, spec, controller._recorder, seen)
+            successor._epoch = controller._epoch
+            await successor._take_up()
+            mine, others = dict(vars(controller._pacing)), dict(vars(successor._pacing))
+            assert vars(mine.pop("_keep_rate")) == vars(others.pop("_keep_rate"))
+            # The learner may be ahead of what the orchestrator has heard of it.
+            for name in ("_trained", "_version"):
+                assert others.pop(name) >= mine.pop(name)
+            assert others == mine
+            assert successor._issuer._frontier.state() == controller._issuer._frontier.state()
+            assert successor._issuer._drawn == controller._issuer._drawn
+            assert {**successor._ready, **successor._passed} == {**controller._ready, **controller._passed}
+            for number, metrics in controller._cut_metrics.items():
+                assert successor._cut_metrics[number] == pytest.approx(metrics, nan_ok=True)
+            compared += 1
+
+        controller._advance = advance_and_compare  # type: ignore[method-assign]
+        workers = Workers(bus, some_uniform)
+        working = (workers.generate("generator-0", 1), workers.verify(), workers.learn())
+        tasks = [asyncio.create_task(work) for work in working]
+        try:
+            await asyncio.wait_for(controller.run(), 60)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            await bus.close()
+
+    asyncio.run(scenario())
+    assert compared > 30
