@@ -54,7 +54,7 @@ class Meets(Beats, Protocol):
 
 
 class AcquiresEpochs(Protocol):
-    async def acquire(self, role: str) -> int: ...
+    async def acquire(self, role: str, *, above: int = 0) -> int: ...
 
 
 class Consumes(Protocol):

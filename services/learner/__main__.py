@@ -12,6 +12,7 @@ from dapo.bus import BusError
 from dapo.host.addresses import bind_collectives
 from dapo.host.processes import die_with_parent
 from dapo.host.storage import EXIT_CODE, StorageError, in_words, is_storage_error
+from dapo.records.checkpoints import CheckpointError
 from dapo.spec import RunSpec
 from dapo.telemetry import logs
 from dapo.worker import WorkerEnvironment, tell_last
@@ -108,7 +109,7 @@ def report_and_leave(kind: type[BaseException], error: BaseException, trace: Tra
     if isinstance(error, StorageError) or is_storage_error(error):
         tell_last(in_words(error))
         leave(EXIT_CODE)
-    if not isinstance(error, BusError):
+    if not isinstance(error, BusError | CheckpointError):
         log.critical("the learner failed", exc_info=(kind, error, trace))
     tell_last(f"{kind.__name__}: {error}")
     leave(1)
