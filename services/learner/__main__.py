@@ -17,6 +17,7 @@ from dapo.spec import RunSpec
 from dapo.telemetry import logs
 from dapo.worker import WorkerEnvironment, tell_last
 from services.learner.background import ControlLoop
+from services.learner.step.payloads import BatchLost
 
 log = logging.getLogger("services.learner")
 
@@ -109,7 +110,7 @@ def report_and_leave(kind: type[BaseException], error: BaseException, trace: Tra
     if isinstance(error, StorageError) or is_storage_error(error):
         tell_last(in_words(error))
         leave(EXIT_CODE)
-    if not isinstance(error, BusError | CheckpointError):
+    if not isinstance(error, BusError | CheckpointError | BatchLost):
         log.critical("the learner failed", exc_info=(kind, error, trace))
     tell_last(f"{kind.__name__}: {error}")
     leave(1)

@@ -209,7 +209,7 @@ class LearnerLoop:
         self.control.call(self.bus.runs.emit(alert))
 
     def _fetch(self, batch: pb.TrainBatch, records: dict[int, pb.TrainSample]) -> dict[int, TrainingSample]:
-        """This rank's samples. One that cannot be used is left out, as a dead letter with an alert; the run goes on."""
+        """This rank's samples. One that cannot be used is left out as a dead letter; one alert tells of them all."""
         policy = self.trainer.engine.module
         samples, problems = self.control.call(fetch_samples(self.bus, records, policy.vocabulary, policy.masked))
         for index, problem in problems.items():
@@ -217,7 +217,11 @@ class LearnerLoop:
             group, _ = flat_samples(batch)[index]
             log.error("sample %s is left out of the batch: %s", key, problem)
             self.control.call(self.bus.groups.fail(group.group_id, "payload_unusable", f"{key}: {problem}"))
-            alert = Alert(cause="payload_unusable", payload_key=key, batch=batch.batch, message=problem)
+        if problems:
+            index, problem = next(iter(problems.items()))
+            message = f"{len(problems)} of {len(records)} responses are left out of the batch; the first: {problem}"
+            key = records[index].payload_key
+            alert = Alert(cause="payload_unusable", payload_key=key, batch=batch.batch, message=message)
             self.control.call(self.bus.runs.emit(alert))
         return samples
 

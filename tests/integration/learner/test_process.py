@@ -102,6 +102,7 @@ def test_two_ranks_train_publish_stop_resume_and_end(valkey: EmbeddedValkey, tmp
         reports = [report for _, report in await bus.batches.read_steps("0", block_s=0.1)]
         assert [report.batch for report in reports] == [0, 1, 2]
         assert [report.metrics["trained_responses"] for report in reports] == [8, 7, 8]
+        assert [report.metrics["lost_responses"] for report in reports] == [0, 1, 0]
         assert [report.metrics["staleness_max"] for report in reports] == [0, 1, 1]
         alerts = await read_alerts(bus)
         assert [(alert["kind"], alert["payload_key"]) for alert in alerts] == [("payload_unusable", lost)]
@@ -193,3 +194,35 @@ def test_full_memory_forces_a_checkpoint_while_idle_and_a_replaced_learner_write
         assert last.startswith("error: Fenced: learner epoch 1, newest 2")
 
     play(valkey.url, scenario)
+
+
+@pytest.mark.timeout(600)
+def test_a_batch_of_which_nothing_can_be_read_is_no_step(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    """On every rank, though the first rank's share alone would tell it nothing of the others'."""
+    save_model(tmp_path / "model", 0)
+    spec = make_spec(tmp_path / "model")
+
+    async def scenario(bus: Bus, processes: list[asyncio.subprocess.Process]) -> None:
+        await bus.runs.create(spec.model_dump_json(), str(tmp_path), "2026-01-01T00:00:00Z")
+        epoch = await make_kept(bus, 4, GROUP_SIZE)
+        batches = [make_batch(bus, number) for number in range(2)]
+        await bus.payloads.put(dict.fromkeys(payload_keys(batches[:1]), payload()))
+        for batch in batches:
+            await bus.batches.cut(batch, epoch)
+        processes += await start_ranks(valkey.url, tmp_path)
+        assert await exit_codes(processes) == [1] * RANKS
+        assert [report.batch for _, report in await bus.batches.read_steps("0", block_s=0)] == [0]
+        assert [batch.batch for batch in await bus.batches.read(0, block_s=0)] == [1]
+        ledger = await bus.groups.ledger()
+        assert {name: count for name, count in ledger.items() if count} == {"trained": 2, "batched": 2}
+        alerts = await read_alerts(bus)
+        assert [(alert["kind"], alert["batch"]) for alert in alerts] == [("payload_unusable", 1)] * RANKS
+        assert len(await bus.dead_letters.read()) == 2 * GROUP_SIZE
+
+    play(valkey.url, scenario)
+    for rank in range(RANKS):
+        log = (tmp_path / f"learner-{rank}.log").read_text()
+        assert log.splitlines()[-1].startswith(
+            "error: BatchLost: batch 1 cannot be trained: none of its 8 responses can be read from Redis"
+        )
+        assert "Traceback" not in log
