@@ -15,7 +15,9 @@ from dapo.worker import WorkerEnvironment
 from services.learner.background import ControlLoop
 from services.learner.checkpoint import CheckpointStore
 from services.learner.distributed import Ranks, broadcast_ints
+from services.learner.replay import Replay
 from services.learner.saving import Saving
+from services.learner.step.fingerprint import fingerprint
 from services.learner.step.payloads import TrainingSample, fetch_samples
 from services.learner.step.trainer import Trainer, flat_samples
 from services.learner.weights.buckets import WeightBuckets
@@ -50,6 +52,7 @@ class LearnerLoop:
     - `trainer` (Trainer): one batch in, new parameters and the step's metrics out;
     - `publisher` (Publisher, on rank 0): sends the parameters to the generators;
     - `buckets` (WeightBuckets): the parameters as the generators want them; under ZeRO 3 all ranks gather them;
+    - `replay` (Replay, on rank 0): tells whether what is trained again comes out as it did before;
     - `saving` (Saving): complete checkpoints, written by all ranks, and what the log forgets for them;
     - `control` (ControlLoop): the thread of the bus and the publisher, so that heartbeats go on during a step.
 
@@ -60,7 +63,7 @@ class LearnerLoop:
     - a rank 0 whose epoch is not the newest any more raises Fenced before it marks a checkpoint.
 
     After a restart the newest whole checkpoint is loaded and the log is replayed from there; batches up to the version
-    that was published last are trained again in silence. Nothing else survives.
+    that was published last are trained again in silence, and their parameters compared. Nothing else survives.
 
     Waits without limit for the next batch, looking for members and memory every 0.5 s; a rank waits 60 s for a batch
     that rank 0 has read, and 30 min in a collective.
@@ -91,6 +94,7 @@ class LearnerLoop:
         self.epoch = 0
         self.catch_up_step = 0
         self.publisher: Publisher | None = None
+        self.replay: Replay | None = None
         self._unpublished = True
         self._told_of_rounding = False
         self._waited_s = 0.0
@@ -112,7 +116,10 @@ class LearnerLoop:
         self.step = self.saving.resume(self.epoch, self.catch_up_step)
         if self.step or self.catch_up_step:
             log.info("goes on behind step %d; published so far: %d", self.step, self.catch_up_step)
+        found = fingerprint(self.trainer.engine)
         if self.ranks.leads:
+            self.replay = Replay(self.bus, self.control, self.step)
+            self.replay.loaded(self.step, found)
             limit = _BUCKETS_IN_FLIGHT if self.trainer.engine.zero_stage == 3 else 0
             self.publisher = Publisher(
                 *(self.bus, self.epoch, self.spec.weight_sync, self.buckets.specs(), limit),
@@ -176,6 +183,7 @@ class LearnerLoop:
         # Beside the training, as it may take a second; what was trained must not leave the learner before.
         on_disk = self.control.begin(self.bus.batches.sync_to_disk()) if self.ranks.leads else None
         metrics = self.trainer.train(batch, partial(self._fetch, batch))
+        found = fingerprint(self.trainer.engine)
         if on_disk is not None:
             on_disk.result()
         self.step = batch.batch + 1
@@ -186,17 +194,17 @@ class LearnerLoop:
             metrics |= self._publish()
         now = time.monotonic()
         metrics["step_s"], self._step_ended = now - self._step_ended, now
-        if self.ranks.leads:
-            self._record(batch, metrics)
+        if self.replay is not None:
+            self.replay.trained(batch.batch, found)
+            self._record(batch, metrics, found)
             self._alert_skipped(batch.batch, metrics["skipped_updates"])
         log.info("step %d: loss %.4f, trained in %.2f s", self.step, metrics["loss"], metrics["train_s"])
         if self.saving.is_due(self.step):
             self.saving.save(self.step)
 
-    def _record(self, batch: pb.TrainBatch, metrics: dict[str, float]) -> None:
-        report = pb.StepReport(
-            batch=batch.batch, version=pb.Version(incarnation=self.epoch, step=self.step), metrics=metrics
-        )
+    def _record(self, batch: pb.TrainBatch, metrics: dict[str, float], fingerprint_after: str) -> None:
+        version = pb.Version(incarnation=self.epoch, step=self.step)
+        report = pb.StepReport(batch=batch.batch, version=version, metrics=metrics, fingerprint=fingerprint_after)
         groups = [group.group_id for group in batch.groups]
         self.control.call(self.bus.batches.record_step(report, groups, self.epoch))
 

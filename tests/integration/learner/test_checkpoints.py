@@ -33,9 +33,11 @@ from tests.support.models import save_model  # noqa: E402
 Processes = list[asyncio.subprocess.Process]
 
 
-async def begin(bus: Bus, run_dir: Path, batches: int, **checkpoint: int) -> tuple[int, list[list[str]]]:
+async def begin(
+    bus: Bus, run_dir: Path, batches: int, *, ranks: int = 1, **checkpoint: int
+) -> tuple[int, list[list[str]]]:
     """A run with so many batches cut; the orchestrator's epoch, and the keys of each batch's payloads."""
-    spec = make_spec(run_dir / "model", ranks=1, **checkpoint)
+    spec = make_spec(run_dir / "model", ranks=ranks, **checkpoint)
     await bus.runs.create(spec.model_dump_json(), str(run_dir), "2026-01-01T00:00:00Z")
     epoch = await make_kept(bus, 2 * batches, GROUP_SIZE)
     cut = [make_batch(bus, number) for number in range(batches)]
@@ -169,5 +171,57 @@ def test_an_epoch_is_above_all_that_wrote_here_though_redis_is_empty(valkey: Emb
         latest = newest(tmp_path)
         assert latest is not None
         assert latest.directory.name == "step-000001.e8"
+
+    play(valkey.url, scenario)
+
+
+async def report_again(bus: Bus, report: pb.StepReport, entry: str) -> None:
+    """The stream of reports with this one alone."""
+    await bus.control_server.client.delete(bus.keys.steps)
+    await bus.control_server.client.xadd(bus.keys.steps, {"data": report.SerializeToString()}, id=entry)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_what_is_trained_again_after_a_kill_has_the_recorded_fingerprints(
+    valkey: EmbeddedValkey, tmp_path: Path, ranks: int
+) -> None:
+    """ZeRO 3, killed before the first checkpoint; then the last checkpoint against what was recorded of its step."""
+    save_model(tmp_path / "model", 0)
+    exact = "the recorded parameters, bit for bit"
+
+    async def scenario(bus: Bus, processes: Processes) -> None:
+        epoch, _ = await begin(bus, tmp_path, 4, ranks=ranks, every_steps=100, keep_last=1)
+
+        async def recorded() -> bool:
+            return len(await bus.batches.read_steps("0", block_s=0)) == 4
+
+        processes += await start_ranks(valkey.url, tmp_path, ranks=ranks)
+        await until(recorded, processes)
+        for process in processes:
+            process.kill()
+        assert await exit_codes(processes) == [-signal.SIGKILL] * ranks
+        reports = await bus.batches.read_steps("0", block_s=0)
+        assert len({report.fingerprint for _, report in reports}) == 4
+        assert all(len(report.fingerprint) == 16 for _, report in reports)
+
+        await bus.batches.cut(pb.TrainBatch(batch=4, end=True), epoch)
+        processes[:] = await start_ranks(valkey.url, tmp_path, ranks=ranks)
+        assert await exit_codes(processes) == [0] * ranks
+        log = (tmp_path / "learner-0.log").read_text()
+        assert [f"step {step}, trained again, gave {exact}" in log for step in (1, 2, 3, 4)] == [True] * 4
+        assert await read_alerts(bus) == []
+        assert await bus.batches.read_steps("0", block_s=0) == reports
+
+        # The checkpoint of step 4 against another record of it.
+        entry, last = reports[-1]
+        last.fingerprint = "0123456789abcdef"
+        await report_again(bus, last, entry)
+        processes[:] = await start_ranks(valkey.url, tmp_path, ranks=ranks)
+        assert await exit_codes(processes) == [0] * ranks
+        (alert,) = await read_alerts(bus)
+        assert (alert["kind"], alert["batch"]) == ("replay_differs", 3)
+        assert alert["message"].startswith("the checkpoint of step 4 holds other parameters than were recorded: ")
+        assert "recorded 0123456789abcdef" in alert["message"]
 
     play(valkey.url, scenario)
