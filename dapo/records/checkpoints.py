@@ -173,11 +173,13 @@ def find_step(root: Path, step: int) -> Checkpoint:
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Everything in `directory`, the manifest last, is on the disk when this returns. Raises OSError."""
+    """Everything in `directory`, the manifest last, is on the disk when this returns, and so are the folders that lead
+    there. Raises OSError."""
     for path in directory.rglob("*"):
         sync(path)
     write_json(directory / _MANIFEST, asdict(manifest), durable=True)
-    sync(directory.parent)
+    for folder in (directory.parent, directory.parent.parent):
+        sync(folder)
 
 
 def mark(root: Path, epoch: int, names: Sequence[str]) -> None:

@@ -34,17 +34,18 @@ Processes = list[asyncio.subprocess.Process]
 
 
 async def begin(
-    bus: Bus, run_dir: Path, batches: int, *, ranks: int = 1, **checkpoint: int
+    bus: Bus, run_dir: Path, batches: int, *, cut: int | None = None, ranks: int = 1, **checkpoint: int
 ) -> tuple[int, list[list[str]]]:
-    """A run with so many batches cut; the orchestrator's epoch, and the keys of each batch's payloads."""
+    """A run with so many batches, the first `cut` of them (all by default) in its log; the orchestrator's epoch, and
+    the keys of each batch's payloads."""
     spec = make_spec(run_dir / "model", ranks=ranks, **checkpoint)
     await bus.runs.create(spec.model_dump_json(), str(run_dir), "2026-01-01T00:00:00Z")
     epoch = await make_kept(bus, 2 * batches, GROUP_SIZE)
-    cut = [make_batch(bus, number) for number in range(batches)]
-    await bus.payloads.put(dict.fromkeys(payload_keys(cut), payload()))
-    for batch in cut:
+    made = [make_batch(bus, number) for number in range(batches)]
+    await bus.payloads.put(dict.fromkeys(payload_keys(made), payload()))
+    for batch in made[:cut]:
         await bus.batches.cut(batch, epoch)
-    return epoch, [payload_keys([batch]) for batch in cut]
+    return epoch, [payload_keys([batch]) for batch in made]
 
 
 def reached(run_dir: Path, step: int) -> Callable[[], Awaitable[bool]]:
@@ -77,7 +78,7 @@ def lie_there(run_dir: Path, *names: str) -> Callable[[], Awaitable[bool]]:
     """Whether these are the checkpoints and markers."""
 
     async def condition() -> bool:
-        return sorted(path.name for path in (run_dir / "checkpoints").iterdir()) == sorted(names)
+        return sorted(path.name for path in (run_dir / "checkpoints").glob("*")) == sorted(names)
 
     return condition
 
@@ -131,6 +132,35 @@ def test_of_a_damaged_newest_checkpoint_the_one_before_is_taken_and_the_log_repl
             "error: CheckpointError: the run has come to step 3 and cannot go on from the checkpoint of step 2, as the "
             "batches behind it have left the log: "
         )
+
+    play(valkey.url, scenario)
+
+
+@pytest.mark.timeout(600)
+def test_a_learner_that_wakes_up_after_it_was_replaced_writes_nothing(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    save_model(tmp_path / "model", 0)
+
+    async def scenario(bus: Bus, processes: Processes) -> None:
+        epoch, _ = await begin(bus, tmp_path, 2, cut=1, every_steps=1, keep_last=2)
+        (sleeper,) = await start_ranks(valkey.url, tmp_path, ranks=1)
+        processes.append(sleeper)
+        await until(lie_there(tmp_path, "latest.e1.json", "step-000001.e1"), processes)
+        sleeper.send_signal(signal.SIGSTOP)
+        await bus.batches.cut(make_batch(bus, 1), epoch)
+        (successor,) = await start_ranks(valkey.url, tmp_path, ranks=1)
+        processes.append(successor)
+        written = lie_there(tmp_path, "latest.e2.json", "step-000001.e1", "step-000002.e2")
+        await until(written, processes)
+
+        sleeper.send_signal(signal.SIGCONT)
+        assert await exit_codes([sleeper]) == [1]
+        log = (tmp_path / "learner-0.log").read_text()
+        assert "error: Fenced: learner epoch 1, newest 2" in log
+        assert await written()
+        latest = newest(tmp_path)
+        assert latest is not None
+        assert latest.manifest.incarnation == 2
+        await stop([successor])
 
     play(valkey.url, scenario)
 

@@ -1,6 +1,7 @@
 """Checkpoints on the disk: which count, which are whole, which go; and what a learner that was replaced can do."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,27 @@ def found_step(root: Path) -> int | None:
 @given(step=STEPS, epoch=STEPS)
 def test_a_name_tells_step_and_epoch(step: int, epoch: int) -> None:
     assert step_and_epoch(directory_name(step, epoch)) == (step, epoch)
+
+
+def test_files_and_folders_are_on_the_disk_before_the_marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def record(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    root = tmp_path / "run" / "checkpoints"
+    name = write(root, 5, 1)
+    within = [root / name / "shards", root / name / "shards" / "rank0.pt"]
+    assert sorted(synced[:2]) == list(map(str, within))
+    manifest, *folders = synced[2:]
+    assert Path(manifest).name.startswith(".manifest.json.")
+    assert folders == list(map(str, (root / name, root, root.parent)))
+    mark(root, 1, [name])
+    assert synced[-1] == str(root)
+    assert Path(synced[-2]).name.startswith(".latest.e1.json.")
 
 
 def test_without_a_marker_there_is_none(tmp_path: Path) -> None:
