@@ -187,14 +187,16 @@ def mark(root: Path, epoch: int, names: Sequence[str]) -> None:
     write_json(root / f"latest.e{epoch}.json", {"checkpoints": list(names)}, durable=True)
 
 
-def retained(names: Sequence[str], *, last: int, every_steps: int | None) -> list[str]:
-    """Of the checkpoints `names`, the newest first, those to keep: the `last` newest, and of each multiple of
-    `every_steps`."""
-    return [
-        name
-        for place, name in enumerate(names)
-        if place < last or (every_steps is not None and step_and_epoch(name)[0] % every_steps == 0)
-    ]
+def retained(
+    names: Sequence[str], *, last: int, every_steps: int | None = None, best_step: int | None = None
+) -> list[str]:
+    """Of the checkpoints `names`, the newest first, those to keep: the `last` newest, those of each multiple of
+    `every_steps`, and that of `best_step`."""
+
+    def stays(step: int) -> bool:
+        return step == best_step or (every_steps is not None and step % every_steps == 0)
+
+    return [name for place, name in enumerate(names) if place < last or stays(step_and_epoch(name)[0])]
 
 
 def prune(root: Path, epoch: int, names: Sequence[str]) -> None:

@@ -22,6 +22,7 @@ from dapo.host.files import follow_umask, write_json
 from dapo.host.storage import StorageError, in_words, storage_error
 from dapo.records import checkpoints
 from dapo.records.checkpoints import Checkpoint, CheckpointError, Manifest
+from dapo.records.evaluations import best_step, read_evaluations
 from dapo.records.folder import RunFolder
 from dapo.spec import RunSpec
 from services.learner.model.lora import Rounding, ServedWeight, write_adapter
@@ -46,6 +47,7 @@ class CheckpointStore:
     """
 
     def __init__(self, run_dir: Path, spec: RunSpec, trainer: Trainer) -> None:
+        self.run_dir = run_dir
         self.root = RunFolder(run_dir).checkpoints
         self.kept: list[str] = []
         """Names of the checkpoints that count, the newest first."""
@@ -108,7 +110,11 @@ class CheckpointStore:
         """
         keep = self.spec.checkpoint
         names = [directory.name, *self.kept]
-        self.kept = checkpoints.retained(names, last=keep.keep_last, every_steps=keep.keep_every_steps)
+        best = None
+        if keep.keep_best is not None:
+            steps = [checkpoints.step_and_epoch(name)[0] for name in names]
+            best = best_step(read_evaluations(self.run_dir), keep.keep_best, steps)
+        self.kept = checkpoints.retained(names, last=keep.keep_last, every_steps=keep.keep_every_steps, best_step=best)
         checkpoints.mark(self.root, epoch, self.kept)
 
     def prune(self, epoch: int) -> None:

@@ -141,6 +141,9 @@ class CheckpointSpec(Section):
     in Redis for it; with 1 they go at once."""
     keep_every_steps: int | None = Field(default=None, ge=1)
     """Checkpoints of steps that this divides are never deleted; null: none."""
+    keep_best: str | None = None
+    """Name of an evaluation set: the checkpoint with the highest avg@k there is kept, too. An evaluation counts if it
+    is over before its checkpoint is `keep_last` checkpoints old; null: none."""
 
 
 class MetricsSpec(Section):

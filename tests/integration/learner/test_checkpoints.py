@@ -1,9 +1,11 @@
 """Which checkpoint a learner goes on from, and what the batch log keeps for it."""
 
 import asyncio
+import json
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,7 +36,7 @@ Processes = list[asyncio.subprocess.Process]
 
 
 async def begin(
-    bus: Bus, run_dir: Path, batches: int, *, cut: int | None = None, ranks: int = 1, **checkpoint: int
+    bus: Bus, run_dir: Path, batches: int, *, cut: int | None = None, ranks: int = 1, **checkpoint: Any
 ) -> tuple[int, list[list[str]]]:
     """A run with so many batches, the first `cut` of them (all by default) in its log; the orchestrator's epoch, and
     the keys of each batch's payloads."""
@@ -184,6 +186,22 @@ def test_crowded_memory_frees_what_only_a_damaged_checkpoint_would_need(valkey: 
 
     async def told(bus: Bus) -> bool:
         return [alert["kind"] for alert in await read_alerts(bus)] == ["checkpoint_fallback_freed"]
+
+    play(valkey.url, scenario)
+
+
+@pytest.mark.timeout(600)
+def test_beside_the_newest_every_so_many_and_the_best_are_kept(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    save_model(tmp_path / "model", 0)
+    rows = [{"set": "exam", "step": step, "avg_at_k": {"value": value}} for step, value in ((1, 0.9), (2, 0.1))]
+    (tmp_path / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    async def scenario(bus: Bus, processes: Processes) -> None:
+        await begin(bus, tmp_path, 5, every_steps=1, keep_last=1, keep_every_steps=3, keep_best="exam")
+        processes += await start_ranks(valkey.url, tmp_path, ranks=1)
+        names = [f"step-{step:06d}.e1" for step in (1, 3, 5)]
+        await until(lie_there(tmp_path, "latest.e1.json", *names), processes)
+        await stop(processes)
 
     play(valkey.url, scenario)
 

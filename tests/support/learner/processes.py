@@ -22,7 +22,13 @@ PROMPT, RESPONSE = [1, 2, 3], [4, 5, 6, 7, 8]
 
 
 def make_spec(
-    model: Path, *, ranks: int = RANKS, every_steps: int = 2, keep_last: int = 1, memory_mib: int = 1024
+    model: Path,
+    *,
+    ranks: int = RANKS,
+    every_steps: int = 2,
+    keep_last: int = 1,
+    memory_mib: int = 1024,
+    **checkpoint: Any,
 ) -> RunSpec:
     return RunSpec.model_validate(
         {
@@ -32,7 +38,8 @@ def make_spec(
             "reward": {"overlong_buffer_tokens": 4},
             "optimizer": {"learning_rate": 1e-3, "warmup_steps": 0},
             "training": {"steps": 3, "prompts_per_step": 2, "updates_per_step": 2, "zero_stage": 3},
-            "checkpoint": {"every_steps": every_steps, "keep_last": keep_last},
+            "checkpoint": {"every_steps": every_steps, "keep_last": keep_last, **checkpoint},
+            "evaluation": {"sets": {"exam": {"path": "unused.jsonl"}}, "every_steps": every_steps},
             "resources": {"learner": {"ranks": ranks, "device": "cpu"}, "redis": {"memory_mib": memory_mib}},
         }
     )

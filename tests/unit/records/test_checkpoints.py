@@ -153,14 +153,23 @@ def test_a_step_that_was_not_kept_is_told_with_those_that_were(tmp_path: Path) -
         find_step(tmp_path, 3)
 
 
-@given(steps=st.sets(STEPS, min_size=1, max_size=12), last=st.integers(1, 5), every=st.none() | st.integers(1, 20))
-def test_retention_keeps_the_newest_and_every_so_many(steps: set[int], last: int, every: int | None) -> None:
+@given(
+    steps=st.sets(STEPS, min_size=1, max_size=12),
+    last=st.integers(1, 5),
+    every=st.none() | st.integers(1, 20),
+    data=st.data(),
+)
+def test_retention_keeps_the_newest_every_so_many_and_the_best(
+    steps: set[int], last: int, every: int | None, data: st.DataObject
+) -> None:
     ordered = sorted(steps, reverse=True)
+    best = data.draw(st.none() | st.sampled_from(ordered))
     names = [directory_name(step, 1) for step in ordered]
-    kept = [step_and_epoch(name)[0] for name in retained(names, last=last, every_steps=every)]
+    kept = [step_and_epoch(name)[0] for name in retained(names, last=last, every_steps=every, best_step=best)]
     assert kept[:last] == ordered[:last]
-    assert set(kept[last:]) == {step for step in ordered[last:] if every is not None and step % every == 0}
+    assert set(kept[last:]) == {
+        step for step in ordered[last:] if step == best or (every is not None and step % every == 0)
+    }
     # What was kept once is kept again, however often it is asked.
-    assert retained([directory_name(step, 1) for step in kept], last=last, every_steps=every) == [
-        directory_name(step, 1) for step in kept
-    ]
+    again = [directory_name(step, 1) for step in kept]
+    assert retained(again, last=last, every_steps=every, best_step=best) == [directory_name(step, 1) for step in kept]
