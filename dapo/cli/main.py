@@ -182,12 +182,13 @@ def plot(run_dir: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> N
 def export(
     run_dir: Annotated[Path, typer.Argument(help="Folder of a run with a checkpoint.")],
     out: Annotated[Path, typer.Argument(help="Directory to write the Hugging Face model to.")],
+    step: Annotated[int | None, typer.Option(min=0, help="Of a checkpoint that was kept; default: the newest.")] = None,
     dtype: Annotated[
         Dtype | None, typer.Option(help="Of the weights; as-base, the default: that of the base model.")
     ] = None,
     adapter: Annotated[bool, typer.Option("--adapter", help="Write the LoRA adapter alone, in PEFT's format.")] = False,
 ) -> None:
-    """Write a run's last checkpoint as a Hugging Face model directory."""
+    """Write a checkpoint of a run as a Hugging Face model directory."""
     from dapo.cli.children import require_torch, run_module
     from dapo.records.folder import RunFolder
 
@@ -197,7 +198,8 @@ def export(
     if adapter and dtype is not None:
         fail("--adapter writes what was trained, as it is: leave out --dtype")
     form = ["--adapter"] if adapter else ["--dtype", (dtype or Dtype.AS_BASE).value]
-    run_module("services.learner.export", str(run_dir), str(out), *form)
+    which = ["--step", str(step)] if step is not None else []
+    run_module("services.learner.export", str(run_dir), str(out), *form, *which)
 
 
 @models.command("toy-reverse")

@@ -1,6 +1,6 @@
 """evaluations.jsonl: one line for each evaluation of one set, as the evaluator writes it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,3 +31,14 @@ def points(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Point]]:
             name = f"{row['set']} avg@{row['samples']}"
             found.setdefault(name, []).append(Point(row["step"], average["value"], average["low"], average["high"]))
     return found
+
+
+def best_step(rows: Sequence[Mapping[str, Any]], name: str, steps: Collection[int]) -> int | None:
+    """Of `steps`, that with the highest avg@k on the set `name`, the latest of equal ones; None where none was
+    evaluated."""
+    found = [
+        (average["value"], row["step"])
+        for row in rows
+        if row["set"] == name and row["step"] in steps and (average := row.get("avg_at_k")) is not None
+    ]
+    return max(found)[1] if found else None

@@ -1,7 +1,8 @@
 """How much Redis memory a run's payloads take. Pure arithmetic on the spec.
 
-Payloads of a batch stay in Redis until a checkpoint covers it, so at worst `checkpoint.every_steps` trained batches lie
-there together with the batch in training and the `max_staleness` batches that generation may be ahead.
+Payloads of a batch stay in Redis until a checkpoint covers it and another one follows (with `checkpoint.keep_last` 1:
+until it is covered), so at worst twice `checkpoint.every_steps` trained batches lie there together with the batch in
+training and the `max_staleness` batches that generation may be ahead.
 """
 
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ class PayloadBudget:
     completion: int
     completions_per_step: int
     step: int
+    intervals: int
+    """Between checkpoints, whose batches are held."""
     steps_held: int
     needed: int
     limit: int
@@ -40,7 +43,7 @@ class PayloadBudget:
             f"({self.prompt_tokens} + {self.response_tokens}) × {ID_BYTES} + "
             f"{self.response_tokens} × ({LOGPROB_BYTES} + {TEXT_BYTES}) = {self.completion} bytes; "
             f"× {self.completions_per_step} completions = {format_bytes(self.step)} a step; "
-            f"× {self.steps_held} steps (checkpoint.every_steps + asynchrony.max_staleness + 1) "
+            f"× {self.steps_held} steps ({self.intervals} × checkpoint.every_steps + asynchrony.max_staleness + 1) "
             f"= {format_bytes(self.needed)}"
         )
 
@@ -50,10 +53,11 @@ def payload_budget(spec: RunTree) -> PayloadBudget:
     response = spec.sampling.budgeted_response_tokens
     completion = (prompt + response) * ID_BYTES + response * (LOGPROB_BYTES + TEXT_BYTES)
     completions = spec.training.prompts_per_step * spec.sampling.group_size
-    held = spec.checkpoint.every_steps + spec.asynchrony.max_staleness + 1
+    intervals = min(2, spec.checkpoint.keep_last)
+    held = intervals * spec.checkpoint.every_steps + spec.asynchrony.max_staleness + 1
     step = completions * completion
     limit = spec.resources.redis.memory_mib * MIB
-    return PayloadBudget(prompt, response, completion, completions, step, held, step * held, limit)
+    return PayloadBudget(prompt, response, completion, completions, step, intervals, held, step * held, limit)
 
 
 def server_memory_mib(memory_mib: int) -> int:

@@ -28,15 +28,17 @@ Relative paths start from the current directory. Names carry their units: `_s` s
 _MEMORY = """\
 ## Redis memory
 
-Payloads (token ids, log-probabilities, text) stay in Redis until a checkpoint covers the batch that trained on them.
+Payloads (token ids, log-probabilities, text) stay in Redis until a checkpoint covers the batch that trained on them
+and another one follows it, so that a damaged newest checkpoint can fall back to the one before.
 A spec is refused when
 
     completion = (prompt + response) × 4 + response × (4 + 5)      bytes
     step       = completion × training.prompts_per_step × sampling.group_size
-    needed     = step × (checkpoint.every_steps + asynchrony.max_staleness + 1)
+    needed     = step × (2 × checkpoint.every_steps + asynchrony.max_staleness + 1)
 
-is more than `resources.redis.memory_mib`; prompt is `data.max_prompt_tokens`, and response is
-`sampling.expected_response_tokens` or, where that is not given, `sampling.max_response_tokens`.
+is more than `resources.redis.memory_mib` (1 × where `checkpoint.keep_last` is 1); prompt is `data.max_prompt_tokens`,
+and response is `sampling.expected_response_tokens` or, where that is not given, `sampling.max_response_tokens`. While
+more than 70 % of it is in use, what only a damaged checkpoint would need is freed, and then a checkpoint is made early.
 """
 
 

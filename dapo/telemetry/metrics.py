@@ -97,6 +97,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("skipped_updates", "updates", "Updates left out because their gradient was not finite, of policy and value "
            "network together", "learner"),
     Metric("trained_responses", "responses", "Responses in the step's loss", "learner"),
+    Metric("lost_responses", "responses", "Responses of the batch that could not be read from Redis, and so are not in "
+           "the step's loss", "learner"),
     Metric("trained_tokens", "tokens", "Response tokens in the step's loss", "learner"),
     Metric("trained_response_length_mean", "tokens", "Mean length of the responses trained on", "learner"),
     Metric("trained_response_length_max", "tokens", "Longest of them", "learner"),

@@ -218,7 +218,7 @@ class TrainBatch(_message.Message):
     def __init__(self, batch: _Optional[int] = ..., groups: _Optional[_Iterable[_Union[TrainGroup, _Mapping]]] = ..., end: _Optional[bool] = ...) -> None: ...
 
 class StepReport(_message.Message):
-    __slots__ = ("batch", "version", "metrics")
+    __slots__ = ("batch", "version", "metrics", "fingerprint")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -229,10 +229,12 @@ class StepReport(_message.Message):
     BATCH_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     batch: int
     version: Version
     metrics: _containers.ScalarMap[str, float]
-    def __init__(self, batch: _Optional[int] = ..., version: _Optional[_Union[Version, _Mapping]] = ..., metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    fingerprint: str
+    def __init__(self, batch: _Optional[int] = ..., version: _Optional[_Union[Version, _Mapping]] = ..., metrics: _Optional[_Mapping[str, float]] = ..., fingerprint: _Optional[str] = ...) -> None: ...
 
 class TensorSpec(_message.Message):
     __slots__ = ("name", "dtype", "shape")

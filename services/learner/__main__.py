@@ -12,10 +12,12 @@ from dapo.bus import BusError
 from dapo.host.addresses import bind_collectives
 from dapo.host.processes import die_with_parent
 from dapo.host.storage import EXIT_CODE, StorageError, in_words, is_storage_error
+from dapo.records.checkpoints import CheckpointError
 from dapo.spec import RunSpec
 from dapo.telemetry import logs
 from dapo.worker import WorkerEnvironment, tell_last
 from services.learner.background import ControlLoop
+from services.learner.step.payloads import BatchLost
 
 log = logging.getLogger("services.learner")
 
@@ -108,7 +110,7 @@ def report_and_leave(kind: type[BaseException], error: BaseException, trace: Tra
     if isinstance(error, StorageError) or is_storage_error(error):
         tell_last(in_words(error))
         leave(EXIT_CODE)
-    if not isinstance(error, BusError):
+    if not isinstance(error, BusError | CheckpointError | BatchLost):
         log.critical("the learner failed", exc_info=(kind, error, trace))
     tell_last(f"{kind.__name__}: {error}")
     leave(1)

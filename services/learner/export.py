@@ -1,4 +1,5 @@
-"""`python -m services.learner.export RUN_DIR OUT` writes the run's newest checkpoint as a Hugging Face directory.
+"""`python -m services.learner.export RUN_DIR OUT` writes a checkpoint of the run, the newest by default, as a Hugging
+Face directory.
 
 Every checkpoint holds the whole model in that format, so this only checks, copies and casts; it needs neither the
 learner's ranks nor its device. One file of weights is in memory at a time. A LoRA adapter that was merged in a coarser
@@ -21,10 +22,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from dapo.host.files import follow_umask, write_json
 from dapo.host.storage import told_in_words
+from dapo.records.checkpoints import Checkpoint, CheckpointError, find_newest, find_step
 from dapo.records.folder import RunFolder
 from dapo.spec.load import parse_spec
 from dapo.spec.problem import SpecError
-from services.learner.checkpoint import ADAPTER, MERGING, MODEL, CheckpointError, Manifest, read_latest
+from services.learner.checkpoint import ADAPTER, MERGING, MODEL
 from services.learner.model.lora import Rounding
 
 AS_BASE = "as-base"
@@ -44,14 +46,14 @@ class Exported(NamedTuple):
     """Of a LoRA update, what is left of it in the weights written; 1 without LoRA."""
 
 
-def export(run_dir: Path, target: Path, dtype: str | None = None) -> Exported:
-    """Write the newest checkpoint's model to `target`, in `dtype` if one is given.
+def export(run_dir: Path, target: Path, dtype: str | None = None, step: int | None = None) -> Exported:
+    """Write the model of the checkpoint of `step`, or of the newest, to `target`, in `dtype` if one is given.
 
-    Modes follow the umask. Where it fails, nothing of it stays. Raises CheckpointError when there is no usable
-    checkpoint, FileExistsError when `target` is not empty, ExportError when the base model's dtype is not known or a
-    weight has no form in `dtype`; SystemExit, in words, where a disk refuses `target`.
+    Modes follow the umask. Where it fails, nothing of it stays. Raises CheckpointError as `choose` does,
+    FileExistsError when `target` is not empty, ExportError when the base model's dtype is not known or a weight has no
+    form in `dtype`; SystemExit, in words, where a disk refuses `target`.
     """
-    directory, manifest = _checkpoint(run_dir, target)
+    directory, manifest = _checkpoint(run_dir, target, step)
     wanted = base_dtype(run_dir, manifest.dtype) if dtype == AS_BASE else dtype or manifest.dtype
     adapter = directory / ADAPTER
     updates = adapter_updates(adapter) if adapter.exists() else {}
@@ -69,10 +71,10 @@ def export(run_dir: Path, target: Path, dtype: str | None = None) -> Exported:
     return Exported(manifest.step, wanted, share)
 
 
-def export_adapter(run_dir: Path, target: Path) -> int:
-    """Write the newest checkpoint's LoRA adapter to `target`, in PEFT's format; returns its step. Raises as `export`
-    does, and ExportError where the run has none."""
-    directory, manifest = _checkpoint(run_dir, target)
+def export_adapter(run_dir: Path, target: Path, step: int | None = None) -> int:
+    """Write the LoRA adapter of the checkpoint of `step`, or of the newest, to `target`, in PEFT's format; returns the
+    step. Raises as `export` does, and ExportError where the run has none."""
+    directory, manifest = _checkpoint(run_dir, target, step)
     if not (directory / ADAPTER).exists():
         raise ExportError(f"{run_dir} has no LoRA adapter, as lora.rank is not set. Leave out --adapter")
     with _removed_on_failure(target):
@@ -82,13 +84,27 @@ def export_adapter(run_dir: Path, target: Path) -> int:
     return manifest.step
 
 
-def _checkpoint(run_dir: Path, target: Path) -> tuple[Path, Manifest]:
-    latest = read_latest(run_dir)
-    if latest is None:
+def choose(run_dir: Path, step: int | None = None) -> tuple[Checkpoint, list[str]]:
+    """The checkpoint of `step`, or the newest whole one with what is the matter with each that is newer.
+
+    Raises CheckpointError when there is none that can be used; for a step it lists those that there are.
+    """
+    root = RunFolder(run_dir).checkpoints
+    if step is not None:
+        return find_step(root, step), []
+    checkpoint, damage = find_newest(root)
+    if checkpoint is None and damage:
+        raise CheckpointError(f"{run_dir} has no whole checkpoint: {'; '.join(damage)}. Restore what is damaged")
+    if checkpoint is None:
         raise CheckpointError(f"{run_dir} has no checkpoint yet; see checkpoint.every_steps")
+    return checkpoint, damage
+
+
+def _checkpoint(run_dir: Path, target: Path, step: int | None) -> Checkpoint:
+    checkpoint, _ = choose(run_dir, step)
     if target.exists() and any(target.iterdir()):
         raise FileExistsError(f"{target} is not empty; give a new directory")
-    return latest
+    return checkpoint
 
 
 @contextmanager
@@ -204,6 +220,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--step", type=int, help="of the checkpoint; default: the newest")
     parser.add_argument("--dtype", choices=DTYPES, help="default: as it was trained")
     parser.add_argument("--adapter", action="store_true", help="the LoRA adapter alone")
     arguments = parser.parse_args()
@@ -215,9 +232,13 @@ def main() -> None:
 
 
 def _export(arguments: argparse.Namespace) -> str:
+    checkpoint, damage = choose(arguments.run_dir, arguments.step)
+    if damage:
+        sys.stderr.write(f"warning: the newest checkpoint is damaged, one before it is taken: {'; '.join(damage)}\n")
+    step = checkpoint.manifest.step
     if arguments.adapter:
-        return f"adapter of step {export_adapter(arguments.run_dir, arguments.out)}"
-    done = export(arguments.run_dir, arguments.out, arguments.dtype)
+        return f"adapter of step {export_adapter(arguments.run_dir, arguments.out, step)}"
+    done = export(arguments.run_dir, arguments.out, arguments.dtype, step)
     if done.surviving_share < _SURVIVING_SHARE:
         sys.stderr.write(
             f"warning: merged into {done.dtype} weights, {done.surviving_share:.0%} of the LoRA update survives the "

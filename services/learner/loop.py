@@ -15,6 +15,9 @@ from dapo.worker import WorkerEnvironment
 from services.learner.background import ControlLoop
 from services.learner.checkpoint import CheckpointStore
 from services.learner.distributed import Ranks, broadcast_ints
+from services.learner.replay import Replay
+from services.learner.saving import Saving
+from services.learner.step.fingerprint import fingerprint
 from services.learner.step.payloads import TrainingSample, fetch_samples
 from services.learner.step.trainer import Trainer, flat_samples
 from services.learner.weights.buckets import WeightBuckets
@@ -30,9 +33,6 @@ _PEER_WAIT_S = 60.0
 """How long a rank waits to read a batch that rank 0 has read already."""
 _BUCKETS_IN_FLIGHT = 2
 """Under ZeRO 3, gathered buckets that may wait for a slow member: the whole model may not fit one rank."""
-_FORCED_CHECKPOINT_SHARE = 0.7
-"""Share of the Redis memory budget at which a checkpoint is made early, because it frees the payloads it covers."""
-
 _SURVIVING_SHARE = 0.5
 """Of a merged LoRA update; where less survives the rounding, people are told."""
 
@@ -52,17 +52,18 @@ class LearnerLoop:
     - `trainer` (Trainer): one batch in, new parameters and the step's metrics out;
     - `publisher` (Publisher, on rank 0): sends the parameters to the generators;
     - `buckets` (WeightBuckets): the parameters as the generators want them; under ZeRO 3 all ranks gather them;
-    - `checkpoints` (CheckpointStore): complete checkpoints, written by all ranks;
+    - `replay` (Replay, on rank 0): tells whether what is trained again comes out as it did before;
+    - `saving` (Saving): complete checkpoints, written by all ranks, and what the log forgets for them;
     - `control` (ControlLoop): the thread of the bus and the publisher, so that heartbeats go on during a step.
 
     Invariants:
     - batch b is trained once per incarnation (fencing epoch of rank 0), after batch b − 1, by all ranks;
     - version b + 1 is published, and after that the step is recorded, only once Redis has batch b on disk;
-    - batches leave the log, with their payloads, only once a marked checkpoint covers them;
+    - batches leave the log, with their payloads, only once a marked checkpoint covers them (Saving);
     - a rank 0 whose epoch is not the newest any more raises Fenced before it marks a checkpoint.
 
-    After a restart the newest checkpoint is loaded and the log is replayed from there; batches up to the version that
-    was published last are trained again in silence. Nothing else survives.
+    After a restart the newest whole checkpoint is loaded and the log is replayed from there; batches up to the version
+    that was published last are trained again in silence, and their parameters compared. Nothing else survives.
 
     Waits without limit for the next batch, looking for members and memory every 0.5 s; a rank waits 60 s for a batch
     that rank 0 has read, and 30 min in a collective.
@@ -85,15 +86,15 @@ class LearnerLoop:
         self.control = control
         self.trainer = trainer
         self.address = address
-        self.checkpoints = CheckpointStore(environment.run_dir, spec, trainer)
+        self.saving = Saving(spec, ranks, bus, control, CheckpointStore(environment.run_dir, spec, trainer))
         self.model_type: str = trainer.engine.module.causal.config.get_text_config().model_type
         self.serves_adapter = spec.serves_adapter(self.model_type)
         self.buckets = WeightBuckets(trainer.engine, spec.weight_sync.bucket_mib, adapter=self.serves_adapter)
         self.step = 0
         self.epoch = 0
         self.catch_up_step = 0
-        self.checkpointed_step = -1
         self.publisher: Publisher | None = None
+        self.replay: Replay | None = None
         self._unpublished = True
         self._told_of_rounding = False
         self._waited_s = 0.0
@@ -108,15 +109,17 @@ class LearnerLoop:
         self.control.repeat(_HEARTBEAT_S, self._beat)
         epoch = published = 0
         if self.ranks.leads:
-            epoch = self.control.call(self.bus.lease.acquire("learner"))
+            epoch = self.saving.acquire_epoch()
             version = self.control.call(self.bus.weights.published_version())
             published = version.step if version is not None else 0
         self.epoch, self.catch_up_step = broadcast_ints([epoch, published])
-        manifest = self.checkpoints.load()
-        if manifest is not None:
-            self.step = self.checkpointed_step = manifest.step
-            log.info("resumed from the checkpoint of step %d; published so far: %d", self.step, self.catch_up_step)
+        self.step = self.saving.resume(self.epoch, self.catch_up_step)
+        if self.step or self.catch_up_step:
+            log.info("goes on behind step %d; published so far: %d", self.step, self.catch_up_step)
+        found = fingerprint(self.trainer.engine)
         if self.ranks.leads:
+            self.replay = Replay(self.bus, self.control, self.step)
+            self.replay.loaded(self.step, found)
             limit = _BUCKETS_IN_FLIGHT if self.trainer.engine.zero_stage == 3 else 0
             self.publisher = Publisher(
                 *(self.bus, self.epoch, self.spec.weight_sync, self.buckets.specs(), limit),
@@ -139,10 +142,9 @@ class LearnerLoop:
             elif action == Action.PUBLISH:
                 self._publish()
             elif action == Action.CHECKPOINT:
-                self._checkpoint()
+                self.saving.save(self.step)
             elif action == Action.END:
-                if self.checkpointed_step != self.step:
-                    self._checkpoint()
+                self.saving.finish(self.step)
                 return
 
     def _decide(self) -> list[int]:
@@ -156,8 +158,7 @@ class LearnerLoop:
         self._waited_s += time.monotonic() - started
         if not batches:
             # Where payloads fill the memory the generators stand still, so no batch comes until some are freed.
-            freeing = self.step > self.checkpointed_step and self._crowded()
-            return [Action.CHECKPOINT if freeing else Action.IDLE, 0]
+            return [Action.CHECKPOINT if self.saving.must_free(self.step) else Action.IDLE, 0]
         if batches[0].end:
             return [Action.END, 0]
         self._next = batches[0]
@@ -182,6 +183,7 @@ class LearnerLoop:
         # Beside the training, as it may take a second; what was trained must not leave the learner before.
         on_disk = self.control.begin(self.bus.batches.sync_to_disk()) if self.ranks.leads else None
         metrics = self.trainer.train(batch, partial(self._fetch, batch))
+        found = fingerprint(self.trainer.engine)
         if on_disk is not None:
             on_disk.result()
         self.step = batch.batch + 1
@@ -192,17 +194,17 @@ class LearnerLoop:
             metrics |= self._publish()
         now = time.monotonic()
         metrics["step_s"], self._step_ended = now - self._step_ended, now
-        if self.ranks.leads:
-            self._record(batch, metrics)
+        if self.replay is not None:
+            self.replay.trained(batch.batch, found)
+            self._record(batch, metrics, found)
             self._alert_skipped(batch.batch, metrics["skipped_updates"])
         log.info("step %d: loss %.4f, trained in %.2f s", self.step, metrics["loss"], metrics["train_s"])
-        if self._checkpoint_due():
-            self._checkpoint()
+        if self.saving.is_due(self.step):
+            self.saving.save(self.step)
 
-    def _record(self, batch: pb.TrainBatch, metrics: dict[str, float]) -> None:
-        report = pb.StepReport(
-            batch=batch.batch, version=pb.Version(incarnation=self.epoch, step=self.step), metrics=metrics
-        )
+    def _record(self, batch: pb.TrainBatch, metrics: dict[str, float], fingerprint_after: str) -> None:
+        version = pb.Version(incarnation=self.epoch, step=self.step)
+        report = pb.StepReport(batch=batch.batch, version=version, metrics=metrics, fingerprint=fingerprint_after)
         groups = [group.group_id for group in batch.groups]
         self.control.call(self.bus.batches.record_step(report, groups, self.epoch))
 
@@ -215,7 +217,7 @@ class LearnerLoop:
         self.control.call(self.bus.runs.emit(alert))
 
     def _fetch(self, batch: pb.TrainBatch, records: dict[int, pb.TrainSample]) -> dict[int, TrainingSample]:
-        """This rank's samples. One that cannot be used is left out, as a dead letter with an alert; the run goes on."""
+        """This rank's samples. One that cannot be used is left out as a dead letter; one alert tells of them all."""
         policy = self.trainer.engine.module
         samples, problems = self.control.call(fetch_samples(self.bus, records, policy.vocabulary, policy.masked))
         for index, problem in problems.items():
@@ -223,7 +225,11 @@ class LearnerLoop:
             group, _ = flat_samples(batch)[index]
             log.error("sample %s is left out of the batch: %s", key, problem)
             self.control.call(self.bus.groups.fail(group.group_id, "payload_unusable", f"{key}: {problem}"))
-            alert = Alert(cause="payload_unusable", payload_key=key, batch=batch.batch, message=problem)
+        if problems:
+            index, problem = next(iter(problems.items()))
+            message = f"{len(problems)} of {len(records)} responses are left out of the batch; the first: {problem}"
+            key = records[index].payload_key
+            alert = Alert(cause="payload_unusable", payload_key=key, batch=batch.batch, message=message)
             self.control.call(self.bus.runs.emit(alert))
         return samples
 
@@ -264,34 +270,3 @@ class LearnerLoop:
         )
         log.warning("%s", message)
         self.control.call(self.bus.runs.emit(Alert(cause="lora_rounded_away", message=message)))
-
-    # -- checkpoints
-
-    def _checkpoint_due(self) -> bool:
-        due = 0
-        if self.ranks.leads:
-            due = int(self.step % self.spec.checkpoint.every_steps == 0 or self._crowded())
-        return bool(broadcast_ints([due])[0])
-
-    def _crowded(self) -> bool:
-        """Whether payloads take so much of Redis' memory that those of trained batches should go now."""
-        used = self.control.call(self.bus.payloads.used_bytes()) / 2**20
-        return used > _FORCED_CHECKPOINT_SHARE * self.spec.resources.redis.memory_mib
-
-    def _still_leader(self) -> None:
-        """Raises Fenced: files know no epochs, so a learner that was replaced must not touch its successor's."""
-        if self.ranks.leads:
-            self.control.call(self.bus.lease.check("learner", self.epoch))
-
-    def _checkpoint(self) -> None:
-        """Write, make sure Redis has the facts on disk, mark, and only then let the batch log forget."""
-        self._still_leader()
-        directory = self.checkpoints.write(self.step, self.epoch)
-        if self.ranks.leads:
-            self.control.call(self.bus.batches.sync_to_disk())
-            self._still_leader()
-            self.checkpoints.mark(directory)
-            if self.step > 0:
-                self.control.call(self.bus.batches.commit_checkpoint(self.step - 1, self.epoch))
-            log.info("checkpoint %s", directory.name)
-        self.checkpointed_step = self.step

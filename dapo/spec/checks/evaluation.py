@@ -43,6 +43,23 @@ def evaluation(spec: RunTree) -> Iterator[Problem]:
         )
 
 
+def best_checkpoint(spec: RunTree) -> Iterator[Problem]:
+    name, period = spec.checkpoint.keep_best, spec.evaluation.every_steps
+    if name is None:
+        return
+    sets = [*spec.evaluation.sets, *([HELD_OUT] if spec.data.held_out_share else [])]
+    if name not in sets:
+        there = f"Those there are: {', '.join(sets)}" if sets else "Give evaluation.sets or data.held_out_share"
+        yield Problem("checkpoint.keep_best", name, f"is no set that is evaluated. {there}")
+    elif period is None or period % spec.checkpoint.every_steps:
+        yield Problem(
+            "checkpoint.keep_best",
+            name,
+            "compares checkpoints whose step was evaluated. Set evaluation.every_steps to checkpoint.every_steps = "
+            f"{spec.checkpoint.every_steps} or a multiple of it",
+        )
+
+
 def _greedy(spec: RunTree) -> Iterator[Problem]:
     wanted = spec.evaluation
     if wanted.temperature > 0:

@@ -40,6 +40,6 @@ def payload_memory(spec: RunTree) -> Iterator[Problem]:
             "resources.redis.memory_mib",
             str(spec.resources.redis.memory_mib),
             f"the payloads of this run do not fit: {budget.explain()}, more than {format_bytes(budget.limit)}. "
-            f"Set at least {-(-budget.needed // MIB)}, lower checkpoint.every_steps, or set "
+            f"Set at least {-(-budget.needed // MIB)}, lower checkpoint.every_steps or checkpoint.keep_last, or set "
             "sampling.expected_response_tokens to the mean length that you expect",
         )

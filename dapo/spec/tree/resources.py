@@ -54,7 +54,7 @@ class RedisResources(Section):
     A password belongs into REDIS_URL, which no file of the run records."""
     payload_url: RedisUrl | None = None
     """Another server for payloads; none keeps them beside the streams."""
-    memory_mib: int = Field(default=16384, ge=16)
+    memory_mib: int = Field(default=32768, ge=16)
     """Memory budget for payloads. A spec whose payloads cannot fit is refused; above 85 % no prompts are issued.
 
     An embedded Valkey gets a quarter and 64 MiB more, for the streams and the ledger; give your own server as much."""

@@ -135,9 +135,15 @@ class WeightSyncSpec(Section):
 
 class CheckpointSpec(Section):
     every_steps: int = Field(default=5, ge=1)
-    """Steps between checkpoints; payloads stay in Redis until a checkpoint covers them."""
+    """Steps between checkpoints; payloads stay in Redis until a checkpoint covers them and another follows it."""
     keep_last: int = Field(default=2, ge=1)
-    """Older checkpoints are deleted."""
+    """Older checkpoints are deleted. From 2 on a damaged newest one falls back to the one before, whose payloads stay
+    in Redis for it; with 1 they go at once."""
+    keep_every_steps: int | None = Field(default=None, ge=1)
+    """Checkpoints of steps that this divides are never deleted; null: none."""
+    keep_best: str | None = None
+    """Name of an evaluation set: the checkpoint with the highest avg@k there is kept, too. An evaluation counts if it
+    is over before its checkpoint is `keep_last` checkpoints old; null: none."""
 
 
 class MetricsSpec(Section):

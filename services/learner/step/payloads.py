@@ -15,6 +15,18 @@ class PayloadError(ValueError):
     """A payload that cannot be trained on; the message says what is wrong with it."""
 
 
+class BatchLost(RuntimeError):
+    """Not one response of a batch can be trained on: such a step would be none."""
+
+    def __init__(self, batch: int, responses: int) -> None:
+        super().__init__(
+            f"batch {batch} cannot be trained: none of its {responses} responses can be read from Redis; the lines "
+            "above say what is wrong with them. The step is not recorded and the batch stays in the log. A Redis loses "
+            "payloads where it evicts keys (maxmemory-policy must be noeviction) or comes back without its append-only "
+            "file. Put its data back and start the learner again"
+        )
+
+
 @dataclass(slots=True)
 class TrainingSample:
     """One response. `ids` is prompt then response, int32; the arrays below have one value a response token.

@@ -27,13 +27,14 @@ from services.learner.step.metrics import (
 )
 from services.learner.step.minibatch import BatchPlan, plan_batch
 from services.learner.step.packing import packs
-from services.learner.step.payloads import TrainingSample
+from services.learner.step.payloads import BatchLost, TrainingSample
 from services.learner.step.preparation import Preparation
 
 Fetch = Callable[[dict[int, pb.TrainSample]], dict[int, TrainingSample]]
 """Gives the usable samples of one rank's share; whoever provides it reports the others."""
 
 _NOT_MINE = 2**62
+_LOST = -1
 
 
 def flat_samples(batch: pb.TrainBatch) -> list[tuple[pb.TrainGroup, pb.TrainSample]]:
@@ -75,7 +76,10 @@ class Trainer:
         self.preparation = Preparation(spec, engine, value, reference, packed=self.packed)
 
     def train(self, batch: pb.TrainBatch, fetch: Fetch) -> dict[str, float]:
-        """Turn version `batch.batch` into the next one; returns the step's metrics. Called by all ranks together."""
+        """Turn version `batch.batch` into the next one; returns the step's metrics. Called by all ranks together.
+
+        Raises BatchLost on all of them, and trains nothing, where no sample of the loss is usable.
+        """
         started = time.monotonic()
         rate = self._set_rates(batch.batch)
         records = [sample for _, sample in flat_samples(batch)]
@@ -91,14 +95,14 @@ class Trainer:
         )
         wanted = plan.rank_indices(self.ranks.rank)
         samples = fetch({index: records[index] for index in wanted})
-        loss_tokens = self._agree_on_loss_tokens(len(records), wanted, samples)
+        loss_tokens, lost = self._agree_on_loss_tokens(batch.batch, len(records), wanted, samples)
         metric_sums = MetricSums()
         if self.preparation.needed:
             self._prepare(plan, loss_tokens, samples, metric_sums)
         metrics = self._run_updates(self._updates(plan, loss_tokens, samples), batch.batch, metric_sums)
         self._refresh_reference(batch.batch)
         metrics |= record_metrics(batch, loss_tokens)
-        return metrics | {"lr": rate, "train_s": time.monotonic() - started}
+        return metrics | {"lost_responses": float(lost), "lr": rate, "train_s": time.monotonic() - started}
 
     def _set_rates(self, step: int) -> float:
         """Both learning rates follow one schedule, the policy's from where it begins to learn. Returns the policy's."""
@@ -111,12 +115,19 @@ class Trainer:
         self.engine.set_learning_rate(rate)
         return rate
 
-    def _agree_on_loss_tokens(self, count: int, wanted: Sequence[int], samples: dict[int, TrainingSample]) -> list[int]:
-        """Tokens in the loss of every sample: 0 where some rank could not use it, or nobody trains on it."""
+    def _agree_on_loss_tokens(
+        self, batch: int, count: int, wanted: Sequence[int], samples: dict[int, TrainingSample]
+    ) -> tuple[list[int], int]:
+        """Tokens in the loss of every sample, 0 where some rank could not use it or nobody trains on it; and how many
+        some rank could not use. Raises BatchLost where those are all that should be trained on."""
         mine = [_NOT_MINE] * count
         for index in wanted:
-            mine[index] = samples[index].loss_tokens if index in samples else 0
-        return [tokens if tokens < _NOT_MINE else 0 for tokens in min_ints(mine)]
+            mine[index] = samples[index].loss_tokens if index in samples else _LOST
+        agreed = min_ints(mine)
+        lost = agreed.count(_LOST)
+        if lost and lost == count - agreed.count(_NOT_MINE):
+            raise BatchLost(batch, lost)
+        return [tokens if 0 < tokens < _NOT_MINE else 0 for tokens in agreed], lost
 
     def _prepare(
         self, plan: BatchPlan, loss_tokens: Sequence[int], samples: dict[int, TrainingSample], metric_sums: MetricSums

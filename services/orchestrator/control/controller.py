@@ -279,6 +279,7 @@ class Controller:
             "step": report.batch + 1,
             "time_s": round(now_s - self._began_s, 3),
             "policy_version": report.version.step,
+            "fingerprint": report.fingerprint,
             **self._cut_metrics.pop(report.batch, {}),
             **measured,
             **reported,

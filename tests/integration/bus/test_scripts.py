@@ -44,7 +44,7 @@ async def append(bus: Bus) -> Arguments:
 
 
 async def acquire_epoch(bus: Bus) -> Arguments:
-    return NONCE, "learner"
+    return NONCE, "learner", 0
 
 
 async def claim(bus: Bus) -> Arguments:

@@ -35,6 +35,8 @@ def test_lora_resumes_exactly_and_exports_the_merged_model(tmp_path: Path, stage
         assert torch.equal(weight, initial[name]) == (not name.endswith("proj.weight")), name
 
     base = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
-    adapted = PeftModel.from_pretrained(base, tmp_path / "checkpoints" / "step-000003" / "adapter").merge_and_unload()
+    adapted = PeftModel.from_pretrained(
+        base, tmp_path / "checkpoints" / "step-000003.e1" / "adapter"
+    ).merge_and_unload()
     for name, weight in adapted.state_dict().items():
         torch.testing.assert_close(weight, exported[name], msg=name)

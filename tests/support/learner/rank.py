@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dapo.records.checkpoints import find_newest
 from dapo.spec import RunSpec
 from dapo.v1 import messages_pb2 as pb
 from services.learner.checkpoint import CheckpointStore
@@ -70,9 +71,10 @@ def run_case(case: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     store = CheckpointStore(Path(case["run_dir"]), spec, trainer)
     first = 0
     if case.get("resume"):
-        manifest = store.load()
-        assert manifest is not None
-        first = manifest.step
+        checkpoint = find_newest(store.root).checkpoint
+        assert checkpoint is not None
+        store.load(checkpoint)
+        first = checkpoint.manifest.step
     metrics = []
     for number in range(first, case["batches"]):
         samples = make_samples(number, case["samples"], engine.module.vocabulary)
@@ -81,9 +83,9 @@ def run_case(case: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
         fetched = {index: sample for index, sample in enumerate(samples) if index not in case.get("lost", [])}
         metrics.append(trainer.train(make_batch(number, samples), lambda records, f=fetched: pick(records, f)))
         if case.get("checkpoint_after") == number + 1:
-            directory = store.write(number + 1, incarnation=1)
+            directory = store.write(number + 1, epoch=1)
             if ranks.leads:
-                store.mark(directory)
+                store.mark(directory, epoch=1)
             torch.distributed.barrier()
     return {
         "metrics": metrics,

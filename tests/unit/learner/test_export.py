@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from dapo.host.processes import python_command
+from dapo.records.checkpoints import Manifest, file_sizes, mark, write_manifest
 from dapo.spec.load import dump_yaml
 from services.learner import export as module
 from services.learner.export import ExportError, export
@@ -134,3 +135,40 @@ def test_a_full_disk_is_told_in_one_sentence(run_dir: Path, tmp_path: Path, dtyp
 def test_the_command_says_what_it_wrote(run_dir: Path, tmp_path: Path) -> None:
     done = command(run_dir, tmp_path / "out", "--dtype", "as-base")
     assert (done.returncode, done.stdout) == (0, f"model of step 3 in bfloat16: {tmp_path}/out\n")
+
+
+def add_checkpoint(run_dir: Path, step: int) -> Path:
+    """A newer one than the fixture's, of other weights."""
+    root = run_dir / "checkpoints"
+    directory = root / f"step-{step:06d}.e2"
+    tiny_qwen2(step).save_pretrained(directory / "hf")
+    write_manifest(directory, Manifest(step, 2, 0, 1, 0, "float32", file_sizes(directory)))
+    mark(root, 2, [directory.name, "step-000003"])
+    return directory
+
+
+def test_a_step_chooses_among_the_checkpoints_that_were_kept(run_dir: Path, tmp_path: Path) -> None:
+    newest = add_checkpoint(run_dir, 6)
+    assert export(run_dir, tmp_path / "newest").step == 6
+    done = command(run_dir, tmp_path / "older", "--step", 3)
+    assert (done.returncode, done.stdout) == (0, f"model of step 3 in float32: {tmp_path}/older\n")
+    for name, weight in weights(newest / "hf").items():
+        assert torch.equal(weights(tmp_path / "newest")[name], weight)
+    older, trained = weights(tmp_path / "older"), weights(run_dir / "checkpoints/step-000003/hf")
+    assert all(torch.equal(older[name], weight) for name, weight in trained.items())
+
+    done = command(run_dir, tmp_path / "none", "--step", 4)
+    assert done.returncode == 1
+    assert "has no checkpoint of step 4: those kept are of the steps 3, 6" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "none").exists()
+
+
+def test_of_a_damaged_newest_checkpoint_the_one_before_is_exported_with_a_warning(
+    run_dir: Path, tmp_path: Path
+) -> None:
+    damaged = add_checkpoint(run_dir, 6) / "hf" / "model.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    done = command(run_dir, tmp_path / "out")
+    assert (done.returncode, done.stdout) == (0, f"model of step 3 in float32: {tmp_path}/out\n")
+    assert done.stderr.startswith(f"warning: the newest checkpoint is damaged, one before it is taken: {damaged}: ")

@@ -12,7 +12,7 @@ from dapo.algo.evaluation import Judged, measure
 from dapo.cli import evaluate
 from dapo.cli.progress import Waiting, evaluation_text
 from dapo.contracts.events import EvaluationFinished, EvaluationProgress, ServiceChanged, StateChanged
-from dapo.records.evaluations import points, read_evaluations
+from dapo.records.evaluations import best_step, points, read_evaluations
 from dapo.records.model_comparison import compare, comparison_json, draw_comparison, gain, read_result
 from dapo.records.samples import evaluation_path
 from dapo.spec import dump_yaml
@@ -61,6 +61,16 @@ def test_points_are_read_back_by_set(tmp_path: Path) -> None:
     assert [(point.step, point.value) for point in found] == [(0, 0.5), (10, pytest.approx(10 / 12))]
     assert list(points(rows)) == ["exam avg@4"]
     assert read_evaluations(tmp_path) == []
+
+
+def test_the_best_step_is_the_latest_of_the_highest_on_that_set_among_those_asked() -> None:
+    values = {("exam", 0): 0.9, ("exam", 5): 0.5, ("exam", 10): 0.5, ("exam", 15): 0.4, ("other", 15): 1.0}
+    rows: list[dict[str, Any]] = [
+        {"set": name, "step": step, "avg_at_k": {"value": value}} for (name, step), value in values.items()
+    ]
+    rows.append({"set": "exam", "step": 20, "avg_at_k": None})
+    assert best_step(rows, "exam", [5, 10, 15, 20]) == 10
+    assert best_step(rows, "exam", [20, 25]) is None
 
 
 def test_a_gain_is_that_on_the_same_problems(tmp_path: Path) -> None:

@@ -202,7 +202,7 @@ def test_budget_of_the_default_spec_by_hand() -> None:
     budget = payload_budget(spec())
     completion = (2048 + 20480) * 4 + 20480 * 4 + 20480 * 5
     assert budget.completion == completion
-    assert budget.needed == completion * 512 * 16 * (5 + 1 + 1)
+    assert budget.needed == completion * 512 * 16 * (2 * 5 + 1 + 1)
 
 
 def test_budget_uses_the_expected_length() -> None:
@@ -212,22 +212,24 @@ def test_budget_uses_the_expected_length() -> None:
 @given(
     prompts=st.integers(1, 600),
     every=st.integers(1, 40),
+    keep=st.integers(1, 4),
     stale=st.integers(0, 8),
     length=st.integers(2, 20000),
     memory=st.integers(16, 60000),
 )
 def test_a_spec_passes_exactly_when_its_payloads_fit(
-    prompts: int, every: int, stale: int, length: int, memory: int
+    prompts: int, every: int, keep: int, stale: int, length: int, memory: int
 ) -> None:
     fields = {
         "training__prompts_per_step": prompts,
         "training__updates_per_step": 1,
         "checkpoint__every_steps": every,
+        "checkpoint__keep_last": keep,
         "asynchrony__max_staleness": stale,
         "sampling__max_response_tokens": length,
         "reward__overlong_buffer_tokens": 1,
     }
-    needed = (2048 * 4 + length * 13) * prompts * 16 * (every + stale + 1)
+    needed = (2048 * 4 + length * 13) * prompts * 16 * (min(2, keep) * every + stale + 1)
     enough = -(-needed // MIB)
     if needed <= memory * MIB:
         spec(**fields, resources__redis__memory_mib=memory)

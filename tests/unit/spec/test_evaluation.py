@@ -102,3 +102,15 @@ def test_a_dedicated_generator_is_one_more_and_takes_a_share_of_gpus() -> None:
 def test_a_set_that_is_not_there_is_named(tmp_path: Path) -> None:
     made = with_sets(exam={"path": str(tmp_path / "absent.jsonl")})
     assert "evaluation.sets.exam.path" in {problem.field for problem in missing_inputs(made)}
+
+
+def test_the_best_checkpoint_is_chosen_by_a_set_that_is_evaluated_where_checkpoints_are() -> None:
+    sets = {"exam": {"path": "a.jsonl"}}
+    assert "is no set that is evaluated. Give evaluation.sets" in refused(checkpoint__keep_best="exam")
+    assert "Those there are: exam, held-out" in refused(
+        evaluation__sets=sets, data__held_out_share=0.1, checkpoint__keep_best="quiz"
+    )
+    for period in (None, 7):
+        said = refused(evaluation__sets=sets, evaluation__every_steps=period, checkpoint__keep_best="exam")
+        assert "Set evaluation.every_steps to checkpoint.every_steps = 5 or a multiple of it" in said
+    spec(evaluation__sets=sets, evaluation__every_steps=10, checkpoint__keep_best="exam")

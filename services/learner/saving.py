@@ -1,0 +1,167 @@
+"""When a checkpoint is written, from which one a learner goes on, and what the batch log forgets for it."""
+
+import logging
+
+from dapo.bus.roles import LearnerBus
+from dapo.contracts.events import Alert
+from dapo.records.checkpoints import (
+    Checkpoint,
+    CheckpointError,
+    directory_name,
+    find_newest,
+    newest_epoch,
+    read_whole,
+    step_and_epoch,
+)
+from dapo.spec import RunSpec
+from services.learner.background import ControlLoop
+from services.learner.checkpoint import CheckpointStore
+from services.learner.distributed import Ranks, broadcast_ints
+
+log = logging.getLogger(__name__)
+
+_CROWDED_SHARE = 0.7
+"""Share of the Redis memory budget from which payloads are freed early."""
+_NONE = -1
+
+
+class Saving:
+    """The checkpoints of a run as its learner makes and takes them, on each rank.
+
+    Promises: a batch leaves the log, with its payloads, only once the checkpoint before the newest covers it, so that
+    the newest may be damaged; where memory is crowded or the run has ended, once the newest covers it. Rank 0 asks
+    whether its epoch is the newest before it writes and before it marks, and raises Fenced if not; what it writes in
+    between is of its own epoch, and counts for nobody once its successor has marked one (dapo/records/checkpoints.py).
+    Restart: `resume` finds the newest whole checkpoint whose later batches the log still has.
+    """
+
+    def __init__(
+        self, spec: RunSpec, ranks: Ranks, bus: LearnerBus, control: ControlLoop, store: CheckpointStore
+    ) -> None:
+        self._spec = spec
+        self._ranks = ranks
+        self._bus = bus
+        self._control = control
+        self._store = store
+        self._epoch = 0
+        self._released_step = 0
+        self._told_of_release = False
+        self.step: int | None = None
+        """Of the newest checkpoint."""
+
+    # -- start
+
+    def acquire_epoch(self) -> int:
+        """On rank 0: an epoch above all that ever wrote here, also where Redis lost count."""
+        above = newest_epoch(self._store.root)
+        return self._control.call(self._bus.lease.acquire("learner", above=above))
+
+    def resume(self, epoch: int, published: int) -> int:
+        """Load the newest whole checkpoint on all ranks; returns its step, 0 where there is none.
+
+        Raises CheckpointError where none can be continued: batches behind it were trained up to version `published`
+        and are not in the log any more.
+        """
+        self._epoch = epoch
+        step, source = broadcast_ints(self._find(published) if self._ranks.leads else [0, 0])
+        if step == _NONE:
+            return 0
+        self._store.load(read_whole(self._store.root / directory_name(step, source)))
+        self.step = step
+        return step
+
+    def _find(self, published: int) -> list[int]:
+        """[step, epoch that wrote it] of the checkpoint to go on from."""
+        checkpoint, damage = find_newest(self._store.root)
+        if damage:
+            self._tell_of_damage(checkpoint, damage)
+        start = checkpoint.manifest.step if checkpoint is not None else 0
+        first = self._control.call(self._bus.batches.read(-1, block_s=0, count=1))
+        if start < published and (not first or first[0].batch > start):
+            where = f"the checkpoint of step {start}" if checkpoint is not None else "the beginning"
+            after = ": " + "; ".join(damage) if damage else ""
+            raise CheckpointError(
+                f"the run has come to step {published} and cannot go on from {where}, as the batches behind it have "
+                f"left the log{after}. Restore {'what is damaged' if damage else 'the newest checkpoint'}, or start a "
+                "new run from what dapo export writes"
+            )
+        return list(step_and_epoch(checkpoint.directory.name)) if checkpoint is not None else [_NONE, 0]
+
+    def _tell_of_damage(self, checkpoint: Checkpoint | None, damage: list[str]) -> None:
+        start = f"step {checkpoint.manifest.step}" if checkpoint is not None else "the base model"
+        message = f"a checkpoint is damaged, the learner goes on from {start}: {'; '.join(damage)}"
+        log.error("%s", message)
+        self._control.call(self._bus.runs.emit(Alert(cause="checkpoint_damaged", message=message)))
+
+    # -- when
+
+    def is_due(self, step: int) -> bool:
+        """After a step, on all ranks together."""
+        due = 0
+        if self._ranks.leads:
+            due = int(step % self._spec.checkpoint.every_steps == 0 or self.must_free(step))
+        return bool(broadcast_ints([due])[0])
+
+    def must_free(self, step: int) -> bool:
+        """On rank 0: whether memory is crowded by payloads that a checkpoint of `step` would free.
+
+        First lets go of those that are kept for a damaged checkpoint's sake.
+        """
+        if not self._crowded():
+            return False
+        newest = self.step or 0
+        if self._released_step < newest:
+            self._release(newest)
+            self._tell_of_release()
+        return step > newest and self._crowded()
+
+    def _crowded(self) -> bool:
+        used = self._control.call(self._bus.payloads.used_bytes()) / 2**20
+        return used > _CROWDED_SHARE * self._spec.resources.redis.memory_mib
+
+    def _tell_of_release(self) -> None:
+        if self._told_of_release:
+            return
+        self._told_of_release = True
+        message = (
+            f"payloads take more than {_CROWDED_SHARE:.0%} of resources.redis.memory_mib: those that the checkpoint "
+            "before the newest would need are freed, so the newest is the only one that the run can go on from"
+        )
+        log.warning("%s", message)
+        self._control.call(self._bus.runs.emit(Alert(cause="checkpoint_fallback_freed", message=message)))
+
+    # -- what
+
+    def save(self, step: int) -> None:
+        """On all ranks: write, make sure Redis has the facts on disk, mark, and only then let the batch log forget."""
+        self._still_leader()
+        directory = self._store.write(step, self._epoch)
+        self.step = step
+        if not self._ranks.leads:
+            return
+        self._control.call(self._bus.batches.sync_to_disk())
+        self._still_leader()
+        self._store.mark(directory, self._epoch)
+        log.info("checkpoint %s", directory.name)
+        self._release(self._store.covered_step)
+        self.must_free(step)
+        self._still_leader()
+        self._store.prune(self._epoch)
+
+    def finish(self, step: int) -> None:
+        """On all ranks, at the end of the log: a checkpoint of the last step, and nothing left in the log."""
+        if self.step != step:
+            self.save(step)
+        if self._ranks.leads:
+            self._release(step)
+
+    def _release(self, step: int) -> None:
+        """The batches before `step` leave the log. Raises Fenced."""
+        if step > self._released_step:
+            self._control.call(self._bus.batches.commit_checkpoint(step - 1, self._epoch))
+            self._released_step = step
+
+    def _still_leader(self) -> None:
+        """Raises Fenced: no file asks whether its writer has been replaced."""
+        if self._ranks.leads:
+            self._control.call(self._bus.lease.check("learner", self._epoch))
