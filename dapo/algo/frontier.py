@@ -62,6 +62,7 @@ class Frontier:
         self._shuffle = shuffle
         self._epoch, self._cursor = state
         self._order = self._epoch_order(self._epoch)
+        self._looked_up: dict[int, list[int]] = {}
 
     def __len__(self) -> int:
         """Items of an epoch."""
@@ -75,6 +76,14 @@ class Frontier:
             self._cursor = 0
             self._order = self._epoch_order(self._epoch)
         return item
+
+    def item(self, epoch: int, cursor: int) -> FrontierItem:
+        """The one at that place, wherever this frontier stands. Raises ValueError for a place outside the data."""
+        if epoch < 0 or not 0 <= cursor < self._items:
+            raise ValueError(f"place {cursor} lies outside an epoch of {self._items} prompts: was the dataset changed?")
+        if epoch not in self._looked_up:
+            self._looked_up = {epoch: self._epoch_order(epoch)}
+        return FrontierItem(epoch, cursor, self._looked_up[epoch][cursor])
 
     def state(self) -> FrontierState:
         return FrontierState(self._epoch, self._cursor)

@@ -31,7 +31,7 @@ class Issue(NamedTuple):
 
     version: int
     serial: int
-    """Order of issue, from 0."""
+    """Number of the prompt, in the order of the data, from 0."""
 
 
 class Pacing:
@@ -52,7 +52,6 @@ class Pacing:
         self._in_flight: dict[str, Issue] = {}
         self._ready: dict[str, Issue] = {}
         self._passed: dict[str, Issue] = {}
-        self._serial = 0
         self._cut = 0
         self._trained = 0
         self._version = 0
@@ -60,7 +59,6 @@ class Pacing:
     def take_up(
         self,
         *,
-        issued: int,
         cut: int,
         trained: int,
         version: int,
@@ -68,9 +66,9 @@ class Pacing:
         ready: Mapping[str, Issue],
         passed: Mapping[str, Issue],
     ) -> None:
-        """Go on where another left, before the first event: it had issued so many prompts, cut and trained so many
-        batches, and knew of these groups. The keep rate has a history of its own."""
-        self._serial, self._cut, self._trained, self._version = issued, cut, max(trained, version), version
+        """Go on where another left, before the first event: it had cut and trained so many batches, and
+        knew of these groups. The keep rate has a history of its own."""
+        self._cut, self._trained, self._version = cut, max(trained, version), version
         self._in_flight, self._ready, self._passed = dict(in_flight), dict(ready), dict(passed)
 
     @property
@@ -115,12 +113,12 @@ class Pacing:
         wanted = usable_batches * self._size - len(self._ready) - rate * len(self._in_flight)
         return max(0, floor(wanted / rate + _ROUNDING))
 
-    def issued(self, group_id: str) -> None:
-        """A prompt went out at the current version."""
+    def issued(self, group_id: str, serial: int) -> None:
+        """The prompt of that number went out at the current version. Numbers tell the order of the data; one that is
+        issued again keeps its own."""
         if group_id in self._in_flight or group_id in self._ready:
             raise ValueError(f"group {group_id} was issued before")
-        self._in_flight[group_id] = Issue(self._version, self._serial)
-        self._serial += 1
+        self._in_flight[group_id] = Issue(self._version, serial)
 
     def kept(self, group_id: str) -> None:
         """All of the group's responses are graded and dynamic sampling keeps it."""

@@ -32,6 +32,8 @@ class Keys:
         self.dead = self.prefix + "dead"
         self.log = self.prefix + "log"
         self.passed = self.prefix + "passed"
+        self.drained = self.prefix + "drained"
+        self.again = self.prefix + "again"
         self.history = self.prefix + "history"
         self.cuts = self.prefix + "cuts"
         self.evaluating = self.prefix + "evaluating"

@@ -41,6 +41,9 @@ TRANSITIONS: dict[GroupState, frozenset[GroupState]] = {
     GroupState.FAILED: frozenset(),
 }
 
+RUN_COMPLETE = "run complete"
+"""Reason of a surplus that only the run's end has made one: a run that goes on beyond it issues the group again."""
+
 OPEN = frozenset({GroupState.ISSUED, GroupState.GENERATED, GroupState.SCORED, GroupState.KEPT})
 """States of groups that somebody still works on or waits with; a drain turns them into surplus."""
 
@@ -48,6 +51,9 @@ DISCARDED = frozenset(
     {GroupState.FILTERED, GroupState.EVALUATED, GroupState.SURPLUS, GroupState.STALE, GroupState.FAILED}
 )
 """Terminal without having been trained on: their payloads are deleted at once."""
+
+FINAL = DISCARDED | {GroupState.TRAINED}
+"""States that no group leaves."""
 
 SETTLED = frozenset({GroupState.KEPT, GroupState.FILTERED, GroupState.EVALUATED, GroupState.SURPLUS, GroupState.STALE})
 """What the orchestrator may decide about a scored group."""

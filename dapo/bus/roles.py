@@ -12,7 +12,7 @@
 | payloads   | get, measure           | put                     | get                | get, measure        |
 | batches    | cut, read, read steps  |                         |                    | read, record steps, |
 |            |                        |                         |                    | commit, sync        |
-| decisions  | all                    |                         |                    |                     |
+| decisions  | read, save, begin      |                         |                    | frontier            |
 | weights    | members, version       | member, read commands,  |                    | members,            |
 |            |                        | reply, version          |                    | command, publish    |
 
@@ -23,7 +23,7 @@ goes beyond its own, and nothing checks it at run time.
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from dapo.bus.parts.decisions import Decided
+from dapo.bus.parts.decisions import Decided, Frontier
 from dapo.bus.parts.groups import Outcome
 from dapo.bus.parts.records import GroupRecord
 from dapo.bus.parts.streams import Delivery
@@ -143,6 +143,7 @@ class OrchestratorBatches(ReadsBatches, Protocol):
 class OrchestratorDecisions(Protocol):
     async def read(self) -> Decided: ...
     async def save_evaluations(self, standing: Mapping[str, Any], epoch: int) -> None: ...
+    async def begin_at(self, step: int, frontier: Frontier | None, epoch: int) -> None: ...
 
 
 class OrchestratorBus(Protocol):
@@ -235,6 +236,10 @@ class LearnerLease(AcquiresEpochs, Protocol):
     async def check(self, role: str, epoch: int) -> None: ...
 
 
+class SeesFrontier(Protocol):
+    async def frontier(self, step: int) -> Frontier: ...
+
+
 class LearnerBatches(ReadsBatches, Protocol):
     async def read_steps(self, after: str, *, block_s: float) -> list[tuple[str, pb.StepReport]]: ...
     async def record_step(self, report: pb.StepReport, group_ids: Sequence[str], epoch: int) -> None: ...
@@ -263,5 +268,7 @@ class LearnerBus(Protocol):
     def payloads(self) -> MeasuresPayloads: ...
     @property
     def batches(self) -> LearnerBatches: ...
+    @property
+    def decisions(self) -> SeesFrontier: ...
     @property
     def weights(self) -> LearnerWeights: ...

@@ -51,6 +51,9 @@ class Manifest:
     dtype: str
     files: dict[str, int]
     """Bytes of each file, by its path in the directory."""
+    frontier: dict[str, Any] | None = None
+    """What the run's data had come to (dapo.bus.parts.decisions.Frontier), so that it can go on where Redis is lost;
+    None in checkpoints of older releases."""
     format: int = _FORMAT
 
 
@@ -127,6 +130,7 @@ def read_whole(directory: Path) -> Checkpoint:
     another release of dapo wrote."""
     path = directory / _MANIFEST
     written = _read_object(path)
+    written.setdefault("frontier", None)
     if written.keys() != Manifest.__dataclass_fields__.keys() or written["format"] != _FORMAT:
         raise CheckpointError(
             f"{path} was written by another release of dapo (format {written.get('format')}, this one reads {_FORMAT} "

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 from transformers import AutoTokenizer
 
+from dapo.bus.parts.decisions import Frontier
 from dapo.host.files import follow_umask, write_json
 from dapo.host.storage import StorageError, in_words, storage_error
 from dapo.records import checkpoints
@@ -66,11 +67,12 @@ class CheckpointStore:
         place = min(2, self.spec.checkpoint.keep_last)
         return checkpoints.step_and_epoch(self.kept[place - 1])[0] if len(self.kept) >= place else 0
 
-    def write(self, step: int, epoch: int) -> Path:
-        """Everything but the marker, on disk when this returns on rank 0. Raises StorageError."""
+    def write(self, step: int, epoch: int, frontier: Frontier | None) -> Path:
+        """Everything but the marker, on disk when this returns on rank 0, which gives the data's frontier. Raises
+        StorageError."""
         directory = self.root / checkpoints.directory_name(step, epoch)
         try:
-            self._write(directory, step, epoch)
+            self._write(directory, step, epoch, frontier)
         except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors raise their own
             refused = storage_error(error, self.root)
             if refused is None:
@@ -78,7 +80,7 @@ class CheckpointStore:
             raise StorageError(f"the checkpoint of step {step} cannot be written: {in_words(refused)}") from error
         return directory
 
-    def _write(self, directory: Path, step: int, epoch: int) -> None:
+    def _write(self, directory: Path, step: int, epoch: int, frontier: Frontier | None) -> None:
         if self.ranks.leads:
             # It must not be there: nobody writes into what another process has made.
             directory.mkdir(parents=True)
@@ -100,6 +102,7 @@ class CheckpointStore:
                 zero_stage=self.engine.zero_stage,
                 dtype=self.spec.model.dtype,
                 files=checkpoints.file_sizes(directory),
+                frontier=None if frontier is None else frontier._asdict(),
             )
             checkpoints.write_manifest(directory, manifest)
 

@@ -135,7 +135,8 @@ class Saving:
     def save(self, step: int) -> None:
         """On all ranks: write, make sure Redis has the facts on disk, mark, and only then let the batch log forget."""
         self._still_leader()
-        directory = self._store.write(step, self._epoch)
+        frontier = self._control.call(self._bus.decisions.frontier(step)) if self._ranks.leads else None
+        directory = self._store.write(step, self._epoch, frontier)
         self.step = step
         if not self._ranks.leads:
             return

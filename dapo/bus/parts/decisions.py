@@ -1,17 +1,19 @@
 """What the orchestrator has decided so far, for the one that takes the run over."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from dapo.bus.ledger import FINAL, GroupState
 from dapo.bus.parts.part import Part
+from dapo.v1 import messages_pb2 as pb
 
 HISTORY = 512
 """Settled groups of which is known whether they were kept; the newest."""
 
 
 class IssuedPrompt(NamedTuple):
-    """Which prompt for training was issued last."""
+    """A prompt for training: its group and its place in the data."""
 
     group_id: str
     epoch: int
@@ -22,7 +24,9 @@ class Decided(NamedTuple):
     """The state of a run's decisions at one moment."""
 
     last_prompt: IssuedPrompt | None
-    """None before the first."""
+    """The one with the greatest number that was issued; None before the first."""
+    again: list[IssuedPrompt]
+    """Prompts before that one which are to be issued once more, oldest first."""
     last_evaluation_group: str | None
     open_groups: list[str]
     """Those for training that are issued, generated, scored or kept."""
@@ -41,28 +45,49 @@ class Decided(NamedTuple):
     """As the evaluator has saved it; empty before."""
 
 
-class Decisions(Part):
-    """A reader of what is written elsewhere: by issues, settlements and cuts, each in the script that takes effect.
+class Frontier(NamedTuple):
+    """What a checkpoint must know of the decisions, so that a run can go on from it alone. Of JSON types."""
 
-    Keys: `log` (batches, and the newest prompt of each kind), `open`, `passed`, `history`, `cuts`, and `evaluating`,
-    which is written here.
+    issued: str
+    """Id, epoch and cursor of the newest prompt, with spaces between; empty before the first."""
+    evaluated: str
+    """Id of the newest group of an evaluation, or empty."""
+    evaluating: str
+    """As the evaluator has saved it, or empty."""
+    history: str
+    """1 for a kept group, 0 for a filtered one, oldest first."""
+    ledger: dict[str, int]
+    """Groups whose state is final, by state."""
+    unsettled: dict[str, str]
+    """Epoch and cursor of each prompt whose group is not settled, or settled only by the end of the run, or in a batch
+    that the checkpoint does not cover."""
+
+
+class Decisions(Part):
+    """What is written elsewhere, by issues, settlements and cuts, each in the script that takes effect.
+
+    Keys: `log` (batches, and the newest prompt of each kind), `open`, `passed`, `drained`, `history`, `cuts`, and two
+    that are written here: `evaluating`, and `again`, prompts to issue once more.
     Promise: what is read is the state after some whole number of the orchestrator's decisions, while no other
     orchestrator decides; workers may go on meanwhile.
+    Restart: all of it is in Redis; where that is lost, a checkpoint's Frontier brings it back (`begin_at`).
     """
 
     async def read(self) -> Decided:
         keys = self._keys
         pipeline = self._control.client.pipeline(transaction=True)
         pipeline.hgetall(keys.log)
+        pipeline.hgetall(keys.again)
         pipeline.zrange(keys.open, 0, 0, byscore=True)
         pipeline.zrange(keys.open, 1, 1, byscore=True)
         pipeline.smembers(keys.passed)
         pipeline.lrange(keys.history, 0, -1)
         pipeline.hgetall(keys.cuts)
         pipeline.get(keys.evaluating)
-        log, training, evaluating, passed, history, cuts, evaluations = await self._control.run(pipeline.execute)
+        log, again, training, evaluating, passed, history, cuts, evaluations = await self._control.run(pipeline.execute)
         return Decided(
-            last_prompt=_issued(log.get(b"issued")),
+            last_prompt=_prompt(log[b"issued"]) if b"issued" in log else None,
+            again=[_prompt(group_id + b" " + place) for group_id, place in sorted(again.items())],
             last_evaluation_group=log[b"evaluated"].decode() if b"evaluated" in log else None,
             open_groups=[group_id.decode() for group_id in training],
             open_evaluation_groups=[group_id.decode() for group_id in evaluating],
@@ -78,9 +103,61 @@ class Decisions(Part):
         """What the evaluator needs to go on with. Raises Fenced."""
         await self._write_as("orchestrator", epoch, "SET", self._keys.evaluating, json.dumps(standing))
 
+    async def frontier(self, step: int) -> Frontier:
+        """For the checkpoint of `step` finished steps. For the learner, which has recorded them all."""
+        keys = self._keys
+        pipeline = self._control.client.pipeline(transaction=True)
+        pipeline.hgetall(keys.log)
+        pipeline.get(keys.evaluating)
+        pipeline.lrange(keys.history, 0, -1)
+        pipeline.hgetall(keys.ledger)
+        pipeline.zrange(keys.open, 0, 0, byscore=True)
+        pipeline.smembers(keys.drained)
+        pipeline.xrange(keys.batches, f"{step + 1}-0", "+")
+        pipeline.hgetall(keys.again)
+        found = await self._control.run(pipeline.execute)
+        log, evaluating, history, ledger, open_groups, drained, batches, again = found
+        untrained = [pb.TrainBatch.FromString(fields[b"data"]) for _, fields in batches]
+        ids = {group.group_id for batch in untrained for group in batch.groups}
+        ids |= {group_id.decode() for group_id in (*open_groups, *drained)}
+        places = {group_id.decode(): place.decode() for group_id, place in again.items()}
+        # Those that only the end has made surplus come again, so they do not count as settled.
+        counts = {state: int(ledger.get(state.encode(), 0)) for state in FINAL}
+        counts[GroupState.SURPLUS] -= len(drained)
+        return Frontier(
+            issued=log.get(b"issued", b"").decode(),
+            evaluated=log.get(b"evaluated", b"").decode(),
+            evaluating=(evaluating or b"").decode(),
+            history="".join(flag.decode() for flag in history),
+            ledger={state.value: count for state, count in counts.items() if count},
+            unsettled=places | await self._places(sorted(ids)),
+        )
 
-def _issued(stored: bytes | None) -> IssuedPrompt | None:
-    if stored is None:
-        return None
+    async def _places(self, group_ids: Sequence[str]) -> dict[str, str]:
+        pipeline = self._control.client.pipeline(transaction=False)
+        for group_id in group_ids:
+            pipeline.hget(self._keys.group(group_id), "task")
+        found = zip(group_ids, await self._control.run(pipeline.execute), strict=True)
+        tasks = [(group_id, pb.PromptTask.FromString(data)) for group_id, data in found if data is not None]
+        return {group_id: f"{task.epoch} {task.cursor}" for group_id, task in tasks}
+
+    async def begin_at(self, step: int, frontier: Frontier | None, epoch: int) -> None:
+        """Put a run where it stood at a checkpoint of `step` steps (None: at its beginning): of what Redis holds of it
+        nothing stays but its record, its events, its dead letters and its epochs. Raises Fenced.
+
+        A call that was cut short is made again: until its end the log says less than the checkpoint.
+        """
+        await self._script("begin_at", epoch, 0, "", "", "", "", 0)
+        keys = self._keys
+        await self._unlink_all(but=(keys.run, keys.events, keys.dead, keys.log, keys.epoch("")))
+        if frontier is None:
+            return
+        counts = [part for pair in frontier.ledger.items() for part in pair]
+        places = [part for pair in sorted(frontier.unsettled.items()) for part in pair]
+        heads = (frontier.issued, frontier.evaluated, frontier.evaluating, frontier.history)
+        await self._script("begin_at", epoch, step, *heads, len(frontier.ledger), *counts, *places)
+
+
+def _prompt(stored: bytes) -> IssuedPrompt:
     group_id, epoch, cursor = stored.decode().split()
     return IssuedPrompt(group_id, int(epoch), int(cursor))

@@ -15,6 +15,8 @@ from dapo.v1 import messages_pb2 as pb
 T = TypeVar("T")
 M = TypeVar("M", pb.WeightCommand, pb.WeightReply, pb.StepReport)
 
+_SCANNED = 1000
+"""Keys looked at in one step of a scan."""
 _MESSAGES = 100
 """Messages of one read."""
 
@@ -95,6 +97,20 @@ class Part:
     async def _write_as(self, role: str, epoch: int, command: str, *args: Argument) -> Any:
         """A small write of the process that holds the role. Raises Fenced."""
         return await self._control.fenced_write(self._keys.prefix, role, epoch, command, *args)
+
+    async def _unlink_all(self, *, but: Sequence[str]) -> None:
+        """Deletes the run's keys on all its servers, except those that begin with one of `but`."""
+        lasting = tuple(prefix.encode() for prefix in but)
+        for server in self._context.servers:
+            cursor = 0
+            while True:
+                cursor, found = await server.run(
+                    server.client.scan, cursor, match=f"{self._keys.prefix}*", count=_SCANNED
+                )
+                if gone := [key for key in found if not key.startswith(lasting)]:
+                    await server.run(server.client.unlink, *gone)
+                if not cursor:
+                    break
 
     async def _write(self, command: str, *args: Argument) -> Any:
         """A small write that must succeed even where memory is full (see scripts.SMALL_WRITES)."""

@@ -7,7 +7,6 @@ from dapo.bus.errors import BusError
 from dapo.bus.parts.part import Part
 from dapo.contracts.events import Event, known_event
 
-_SCAN = 1000
 _EVENTS_AT_ONCE = 100
 EVENTS = 10_000
 """Events kept, about; older ones leave."""
@@ -49,18 +48,14 @@ class Runs(Part):
     async def delete_work(self) -> None:
         """Deletes all that the run has on its servers but its record, events, ledger and dead letters.
 
-        For a run that has ended: its services must have stopped, and nothing can continue it any more.
+        For a run that has ended: its services must have stopped, and it can be continued from a checkpoint only.
         """
         keys = self._keys
-        lasting = {key.encode() for key in (keys.run, keys.events, keys.ledger, keys.dead)}
-        for server in self._context.servers:
-            cursor = 0
-            while True:
-                cursor, found = await server.run(server.client.scan, cursor, match=f"{keys.prefix}*", count=_SCAN)
-                if gone := [key for key in found if key not in lasting]:
-                    await server.run(server.client.unlink, *gone)
-                if not cursor:
-                    break
+        await self._unlink_all(but=(keys.run, keys.events, keys.ledger, keys.dead))
+
+    async def delete(self) -> None:
+        """Deletes everything of the run on its servers. As `delete_work`, and nobody can ask about it any more."""
+        await self._unlink_all(but=())
 
     async def emit(self, event: Event) -> None:
         """Raises ValueError for a number that is not finite: JSON has none."""

@@ -45,6 +45,7 @@ SCRIPTS = {
         Script("record_step", True, "a step that was recorded is left alone"),
         Script("commit_checkpoint", True, "marking a group and trimming to a number change nothing the second time"),
         Script("retire_groups", True, "only a group that is marked is retired, and that takes the mark"),
+        Script("begin_at", True, "it puts whole values in the place of others"),
         Script("set_version", True, "it sets a value"),
     )
 }
@@ -65,6 +66,7 @@ def _tables() -> str:
         _table("ALLOWED", sorted(moves))
         + _table("IS_OPEN", ((state, "true") for state in sorted(ledger.OPEN)))
         + _table("IS_DISCARDED", ((state, "true") for state in sorted(ledger.DISCARDED)))
+        + f'local RUN_COMPLETE = "{ledger.RUN_COMPLETE}"\n'
         + _table("READER", ((stream, f'"{role}"') for stream, role in keys.READERS.items()))
     )
 

@@ -10,6 +10,7 @@ from dapo.algo.dynamic_sampling import KeepRate, is_informative
 from dapo.algo.pacing import Cut, Issue, Pacing
 from dapo.algo.statistics import summarise_batch, summarise_graded
 from dapo.bus import Delivery, GroupRecord, Outcome
+from dapo.bus.ledger import RUN_COMPLETE
 from dapo.bus.roles import OrchestratorBus
 from dapo.contracts.events import Emit, StepFinished
 from dapo.data import Dataset
@@ -18,7 +19,7 @@ from dapo.v1 import messages_pb2 as pb
 from services.orchestrator.control.alerts import RunAlerts
 from services.orchestrator.control.evaluator import Evaluator
 from services.orchestrator.control.inbox import ROLE, Inbox, Item, Memory, Published, Scored, Step
-from services.orchestrator.control.issuer import PromptIssuer
+from services.orchestrator.control.issuer import PromptIssuer, number_of
 from services.orchestrator.control.step_metrics import GeneratorMeter, learner_idle
 from services.orchestrator.records.recorder import Recorder
 from services.orchestrator.records.samples import make_sample
@@ -128,7 +129,6 @@ class Controller:
         self._passed = {record.group_id: _scored(record) for record in passed}
         version = await self._bus.weights.published_version()
         self._pacing.take_up(
-            issued=int(decided.last_prompt.group_id[1:]) + 1 if decided.last_prompt else 0,
             cut=min(decided.cut, self._spec.training.steps),
             trained=decided.trained,
             version=version.step if version is not None else 0,
@@ -137,7 +137,7 @@ class Controller:
             passed=_issues(passed),
         )
         if decided.last_prompt is not None:
-            self._issuer.take_up(decided.last_prompt)
+            self._issuer.take_up(decided.last_prompt, decided.again)
         self._cut_metrics = decided.cut_metrics
         await self._pass_over(self._pacing.expired())
         recorded = [(row["step"], row["set"]) for row in self._recorder.evaluations]
@@ -255,7 +255,7 @@ class Controller:
         """Kept groups that no later batch may use."""
         for group_id in group_ids:
             self._passed[group_id] = self._ready.pop(group_id)
-            reason = "run complete" if self._pacing.all_cut else "too old for any later batch"
+            reason = RUN_COMPLETE if self._pacing.all_cut else "too old for any later batch"
             await self._bus.groups.settle(None, group_id, "surplus", reason, self._epoch)
 
     def _must_hold_back(self) -> bool:
@@ -266,7 +266,7 @@ class Controller:
         """The last batch is cut: close what is still on its way."""
         self._draining = True
         await self._change_state("draining")
-        closed = await self._bus.groups.close_open("run complete", self._epoch)
+        closed = await self._bus.groups.close_open(RUN_COMPLETE, self._epoch)
         log.info("last batch cut, %d groups closed", closed)
 
     async def _finish_step(self, report: pb.StepReport) -> None:
@@ -298,8 +298,7 @@ def _scored(record: GroupRecord) -> ScoredGroup:
 
 
 def _issues(records: Iterable[GroupRecord]) -> dict[str, Issue]:
-    """Groups are numbered in the order in which they are issued."""
-    return {record.group_id: Issue(record.task.issued_version, int(record.group_id[1:])) for record in records}
+    return {record.group_id: Issue(record.task.issued_version, number_of(record.group_id)) for record in records}
 
 
 def _uniform(grades: list[pb.Grade]) -> str:

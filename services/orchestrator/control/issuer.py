@@ -1,6 +1,9 @@
 """Prompts for training, from the data to the bus."""
 
-from dapo.algo.frontier import Frontier
+from collections import deque
+from collections.abc import Sequence
+
+from dapo.algo.frontier import Frontier, FrontierItem
 from dapo.algo.pacing import Pacing
 from dapo.bus import BusFull
 from dapo.bus.parts.decisions import IssuedPrompt
@@ -17,7 +20,8 @@ class PromptIssuer:
 
     A prompt that was drawn is issued once, in order: where Redis is full it waits here, pacing counts it as issued, and
     nothing else is drawn before it is gone. Restart: the position of the newest prompt is in Redis, written with its
-    issue, and `take_up` goes on behind it; prompts that wait are drawn again, the same.
+    issue, and `take_up` goes on behind it; prompts that wait are drawn again, the same. Where Redis was lost, those
+    that the checkpoint calls unsettled come first, under their old numbers.
     """
 
     def __init__(self, bus: OrchestratorBus, spec: RunSpec, dataset: Dataset, pacing: Pacing, emit: Emit) -> None:
@@ -28,18 +32,21 @@ class PromptIssuer:
         self._emit = emit
         self._frontier = Frontier(dataset.parts, seed=spec.seed, shuffle=spec.data.shuffle)
         self._drawn = 0
+        self._again: deque[tuple[int, FrontierItem]] = deque()
         self._waiting: list[pb.PromptTask] = []
         self._told_full = False
 
-    def take_up(self, last: IssuedPrompt) -> None:
-        """Go on behind the prompt that was issued last. Raises ControllerError where the data has no such position."""
+    def take_up(self, last: IssuedPrompt, again: Sequence[IssuedPrompt]) -> None:
+        """Issue those of `again`, then go on behind the prompt that was issued last. Raises ControllerError where the
+        data has no such positions."""
         try:
+            self._again = deque((number_of(one.group_id), self._frontier.item(one.epoch, one.cursor)) for one in again)
             state = self._frontier.behind(last.epoch, last.cursor)
             parts, spec = self._dataset.parts, self._spec
             self._frontier = Frontier(parts, seed=spec.seed, shuffle=spec.data.shuffle, state=state)
         except ValueError as error:
             raise ControllerError(f"the run cannot go on behind prompt {last.group_id}: {error}") from error
-        self._drawn = int(last.group_id[1:]) + 1
+        self._drawn = number_of(last.group_id) + 1
 
     @property
     def waiting(self) -> bool:
@@ -50,7 +57,7 @@ class PromptIssuer:
         """Draw and issue `count` prompts under the published step `version`. Raises Fenced."""
         self._waiting = [self._draw(version) for _ in range(count)]
         for task in self._waiting:
-            self._pacing.issued(task.group_id)
+            self._pacing.issued(task.group_id, number_of(task.group_id))
         await self.send(epoch)
 
     async def send(self, epoch: int) -> None:
@@ -65,10 +72,11 @@ class PromptIssuer:
             self._waiting, self._told_full = [], False
 
     def _draw(self, version: int) -> pb.PromptTask:
-        item = self._frontier.next()
+        number, item = self._again.popleft() if self._again else (self._drawn, self._frontier.next())
+        self._drawn = max(self._drawn, number + 1)
         row = self._dataset[item.row]
         task = pb.PromptTask(
-            group_id=f"g{self._drawn:010d}",
+            group_id=f"g{number:010d}",
             epoch=item.epoch,
             cursor=item.cursor,
             row_id=row.row_id,
@@ -78,5 +86,9 @@ class PromptIssuer:
             group_size=self._spec.sampling.group_size,
             issued_version=version,
         )
-        self._drawn += 1
         return task
+
+
+def number_of(group_id: str) -> int:
+    """The place of a group's prompt among all that the run has drawn."""
+    return int(group_id[1:])

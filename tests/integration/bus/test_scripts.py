@@ -121,6 +121,11 @@ async def retire_groups(bus: Bus) -> Arguments:
     return 1, *map(group_id, range(3))
 
 
+async def begin_at(bus: Bus) -> Arguments:
+    epoch = await issue(bus, 1)
+    return epoch, 3, "g0000000012 1 5", "e0000000003", "{}", "101", 1, "trained", 12, "g0000000009", "1 2"
+
+
 async def set_version(bus: Bus) -> Arguments:
     return await bus.lease.acquire("learner"), pb.Version(incarnation=1, step=3).SerializeToString()
 
@@ -139,7 +144,7 @@ SCENARIOS: dict[str, Callable[[Bus], Awaitable[Arguments]]] = {
             write_grades,
             fail_group,
         ),
-        *(settle_group, close_groups, cut_batch, record_step, commit_checkpoint, retire_groups, set_version),
+        *(settle_group, close_groups, cut_batch, record_step, commit_checkpoint, retire_groups, begin_at, set_version),
     )
 }
 

@@ -83,7 +83,7 @@ def run_case(case: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
         fetched = {index: sample for index, sample in enumerate(samples) if index not in case.get("lost", [])}
         metrics.append(trainer.train(make_batch(number, samples), lambda records, f=fetched: pick(records, f)))
         if case.get("checkpoint_after") == number + 1:
-            directory = store.write(number + 1, epoch=1)
+            directory = store.write(number + 1, epoch=1, frontier=None)
             if ranks.leads:
                 store.mark(directory, epoch=1)
             torch.distributed.barrier()

@@ -1,5 +1,6 @@
 """Pacing: the claims of docs/pacing.md, under any order of events."""
 
+import itertools
 import random
 
 import pytest
@@ -44,7 +45,6 @@ class PacedRun(RuleBasedStateMachine):
         issues = {one: Issue(version, int(one[1:])) for one, version in self.version_of.items()}
         passed = self.untold
         successor.take_up(
-            issued=len(issues),
             cut=len(self.cuts),
             trained=self.trained,
             version=self.pacing.version,
@@ -62,7 +62,7 @@ class PacedRun(RuleBasedStateMachine):
     def issue(self, count: int) -> None:
         for _ in range(count):
             group_id = f"g{len(self.version_of):010d}"
-            self.pacing.issued(group_id)
+            self.pacing.issued(group_id, len(self.version_of))
             self.version_of[group_id] = self.pacing.version
             self.in_flight.append(group_id)
 
@@ -202,13 +202,16 @@ def test_long_runs_with_slow_groups_keep_the_claims(keep_rate: float, staleness:
             run.nobody_waits_for_nothing()
 
 
+SERIALS = itertools.count()
+
+
 def make_pacing(size: int, staleness: int, steps: int = 10) -> Pacing:
     return Pacing(prompts_per_step=size, max_staleness=staleness, steps=steps, keep_rate=KeepRate())
 
 
 def issue(pacing: Pacing, *group_ids: str) -> None:
     for group_id in group_ids:
-        pacing.issued(group_id)
+        pacing.issued(group_id, next(SERIALS))
 
 
 def test_admission_fills_the_versions_that_may_be_trained_on() -> None:
@@ -246,7 +249,7 @@ def test_pitfall_07_a_keep_rate_of_zero_keeps_refilling_and_stays_bounded() -> N
     for _ in range(3000):
         for _ in range(pacing.admissible()):
             waiting.append(f"g{issued}")
-            pacing.issued(waiting[-1])
+            pacing.issued(waiting[-1], issued)
             issued += 1
         most = max(most, pacing.in_flight)
         pacing.dropped(waiting.pop(0))
@@ -319,7 +322,7 @@ def test_impossible_events_are_refused() -> None:
     pacing = make_pacing(1, 1)
     issue(pacing, "g0")
     with pytest.raises(ValueError, match="g0 was issued before"):
-        pacing.issued("g0")
+        pacing.issued("g0", 0)
     with pytest.raises(ValueError, match="g7 is not in flight"):
         pacing.kept("g7")
     with pytest.raises(ValueError, match="batch 0 cannot be trained"):

@@ -172,7 +172,7 @@ def test_batches_are_full_whatever_the_size_of_an_epoch(rows: int, size: int, st
         new = [f"g{len(row_of) + number:04d}" for number in range(pacing.admissible())]
         assert new or pacing.ready, "nothing to do"
         for group_id in new:
-            pacing.issued(group_id)
+            pacing.issued(group_id, len(row_of))
             row_of[group_id] = frontier.next().row
         for group_id in reversed(new):
             pacing.kept(group_id)

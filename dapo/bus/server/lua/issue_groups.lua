@@ -1,6 +1,7 @@
 -- ARGV: epoch, stream, then per group: id, size, issued version, task, position in the data ("epoch cursor"; "" of an
--- evaluation's). An id that was issued before is left as it is. The newest id and position are noted with the issue, so
--- that a successor goes on behind them. Returns the number of groups issued.
+-- evaluation's). An id that was issued before is left as it is. The greatest id and its position are noted with the
+-- issue, so that a successor goes on behind them; one that was waiting to be issued again waits no more. Returns the
+-- number of groups issued.
 local refused = fence("orchestrator", ARGV[1])
 if refused then return refused end
 local issued = 0
@@ -15,7 +16,11 @@ for at = 3, #ARGV, 5 do
     if position == "" then
       redis.call("HSET", prefix .. "log", "evaluated", id)
     else
-      redis.call("HSET", prefix .. "log", "issued", id .. " " .. position)
+      local greatest = redis.call("HGET", prefix .. "log", "issued")
+      if not greatest or id > string.sub(greatest, 1, #id) then
+        redis.call("HSET", prefix .. "log", "issued", id .. " " .. position)
+      end
+      redis.call("HDEL", prefix .. "again", id)
     end
     issued = issued + 1
   end

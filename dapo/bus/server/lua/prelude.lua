@@ -1,5 +1,5 @@
 -- Shared by every script. KEYS[1] is the run's key prefix: it names the slot, and all other keys derive from it.
--- The tables ALLOWED, IS_OPEN, IS_DISCARDED and READER stand above (see scripts.py).
+-- ALLOWED, IS_OPEN, IS_DISCARDED, RUN_COMPLETE and READER stand above (see scripts.py).
 local prefix = KEYS[1]
 
 local function group_key(id)

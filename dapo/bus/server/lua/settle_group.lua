@@ -20,7 +20,7 @@ else
     redis.call("LTRIM", prefix .. "history", -tonumber(ARGV[7]), -1)
   end
   if target == "filtered" or target == "surplus" then
-    redis.call("SADD", prefix .. "passed", id)
+    redis.call("SADD", prefix .. (ARGV[5] == RUN_COMPLETE and "drained" or "passed"), id)
   end
 end
 if message ~= "" then
