@@ -18,8 +18,9 @@ from typing import NamedTuple
 from dapo.spec.tree.graders import MathDapoGrader
 from services.verifier.graders.equivalence import class_of_number, class_of_text
 from services.verifier.graders.golds import compares, mathematical_problem
-from services.verifier.graders.math_text import as_number, clean_signs, with_percent_sign
+from services.verifier.graders.math_text import clean_signs
 from services.verifier.graders.reading.extraction import answer_line, final_answer
+from services.verifier.graders.reading.numbers import as_number, with_percent_sign
 from services.verifier.graders.reading.units import (
     currency,
     may_be_unit,
@@ -75,7 +76,7 @@ _BOXED = re.compile(r"\\boxed\{(.*)\}")
 _SHORT_FRACTION = re.compile(r"frac([^{])(.)")
 _SHORT_ROOT = re.compile(r"sqrt([^{])")
 _SHORT_POWER = re.compile(r"\^\{([0-9a-zA-Z])\}")
-_GROUPED = re.compile(r"[+-]?[0-9]{1,3}(?: [0-9]{3})+")
+_GROUPED = re.compile(r"[+-]?[1-9][0-9]{0,2}(?: [0-9]{3})+")
 _BETWEEN_DIGITS = re.compile(r"(?<=[0-9])\s+(?=[0-9])")
 _APART = "\u00a0"
 _NUMERALS = re.compile(r"[0-9]+(?:\.[0-9]+)?|\.[0-9]+")
