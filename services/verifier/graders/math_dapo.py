@@ -71,6 +71,7 @@ _MARKUP = (
     "\\dots",
 )
 _REMOVED = (*_WORDS, *_MARKUP)
+_ANY_REMOVED = re.compile("|".join(map(re.escape, _REMOVED)))
 _WRAPPERS = tuple(re.compile(rf"\\{name}\{{(.*?)\}}") for name in ("text", "textbf", "overline"))
 _BOXED = re.compile(r"\\boxed\{(.*)\}")
 _SHORT_FRACTION = re.compile(r"frac([^{])(.)")
@@ -180,6 +181,8 @@ def _read(written: str) -> _Answer:
         return _Answer(_APART.join(written.split()), None)
     text = clean_signs(written).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").replace("°", "^\\circ")
     number = as_number(text)
+    if number is not None and text.isdigit() and text == _canonical_integer(text):
+        return _Answer(text, number)
     if " " in text and not _GROUPED.fullmatch(text):  # the normal form has no spaces, but 1 1/2 is not 11/2
         text = _BETWEEN_DIGITS.sub(_APART, text)
     normal = normalise(_SHORT_POWER.sub(r"^\1", text.replace("$", "")))
@@ -246,8 +249,9 @@ def normalise(answer: str) -> str:
     text = answer.rpartition("=")[2]
     for old, new in _REPLACED:
         text = text.replace(old, new)
-    for expression in _REMOVED:
-        text = text.replace(expression, "")
+    if _ANY_REMOVED.search(text):  # one search is cheaper than all replacements
+        for expression in _REMOVED:
+            text = text.replace(expression, "")
     return _canonical_integer(_plain_latex(text).strip())
 
 
