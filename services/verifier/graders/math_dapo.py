@@ -261,11 +261,15 @@ def _plain_latex(text: str) -> str:
     parts = text.split("$")
     if len(parts) > 2:  # only what stands in the first pair of dollar signs
         text = parts[1]
-    for wrapper in _WRAPPERS:
-        text = wrapper.sub(r"\1", text)
-    text = _BOXED.sub(r"\1", text)
-    text = _SHORT_FRACTION.sub(r"frac{\1}{\2}", text)
-    text = _SHORT_ROOT.sub(r"sqrt{\1}", text)
+    if "\\text" in text or "\\overline" in text:
+        for wrapper in _WRAPPERS:
+            text = wrapper.sub(r"\1", text)
+    if "\\boxed" in text:
+        text = _BOXED.sub(r"\1", text)
+    if "frac" in text:
+        text = _SHORT_FRACTION.sub(r"frac{\1}{\2}", text)
+    if "sqrt" in text:
+        text = _SHORT_ROOT.sub(r"sqrt{\1}", text)
     return text.replace("$", "")
 
 

@@ -79,7 +79,9 @@ def clean_signs(answer: str) -> str:
 
 def _without_spacing(text: str) -> str:
     text = _without_fonts(plain(_bare(text)).replace("{,}", ","))
-    text = _SPACES.sub(" ", _SPACING.sub("", text)).strip()
+    if "\\" in text or "$" in text or "~" in text:
+        text = _SPACES.sub(" ", _SPACING.sub("", text))
+    text = text.strip()
     measure = _MEASURE.fullmatch(text) if text.startswith("\\") else None
     return f"{measure[1]} \\text{{{measure[2]}}}" if measure else text
 
@@ -92,7 +94,8 @@ def _without_fonts(text: str) -> str:
         text = _SWITCH.sub("", _FONT.sub(lambda font: f"{font[1]} {font[2]}" if font[1] else font[2], text))
         inner = _IN_BRACES.fullmatch(text)
         text = inner[1] if inner else text
-        text = _PRIMES.sub(lambda primes: "'" * primes[1].count("prime"), text)
+        if "\\prime" in text:
+            text = _PRIMES.sub(lambda primes: "'" * primes[1].count("prime"), text)
     return _LEADING.sub("", text, count=1) if _LEADING.match(text) else text
 
 
