@@ -83,8 +83,8 @@ def without_area(answer: Answer, gold: Answer) -> Answer:
     """Where the gold answer is a number alone: "18 m^2" is one of square metres, and no formula of m."""
     if answer.unit or gold.number is None:
         return answer
-    bare, unit = split_area(answer.text)
-    return answer_of(bare, unit) if unit else answer
+    bare = answer_of(*split_area(answer.text))
+    return answer if bare.number is None else bare
 
 
 def in_one_form(answer: Answer, gold: Answer) -> tuple[Answer, Answer]:

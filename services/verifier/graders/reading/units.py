@@ -95,7 +95,10 @@ _ONE_READING = {
     for form in (sign, sign.lower(), sign.upper(), sign.capitalize(), sign[0].upper() + sign[1:])
 }
 """Signs that say the same in whatever case: there is no other unit that differs in nothing else."""
-_PREFIXED = re.compile(r"[mp](?:pa|ev|ah|as|bar|mol|bit|byte|bps|rad|ohm|cal|torr|watt|volt|gauss|joule)s?", re.I)
+_PREFIXED = re.compile(
+    r"(?:[myz][b-df-hj-np-tv-xz]|p[bcdfgjkmqvwxz]).*|[mp](?:ah|as|amps?|ev|eq|ohms?|ergs?)", re.IGNORECASE
+)
+"""A unit's name behind a prefix that another one differs from in its case alone: no word begins with mt or pf."""
 _WORD = re.compile(r"[a-zA-Z]{4,}|(?!cal)[a-z]*[aeiou][a-z]*", re.IGNORECASE)
 """Of which the case says nothing; what is shorter, or has no vowel, is a sign."""
 _COMPOUND = {"mph": {"mi": 1, "h": -1}, "kph": {"km": 1, "h": -1}, "kmh": {"km": 1, "h": -1}}

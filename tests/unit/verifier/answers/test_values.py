@@ -30,12 +30,15 @@ OTHER_UNITS = [
     ("mg", "Mg"), ("mA", "MA"), ("mW", "MW"), ("Pa", "pa"), ("mm", "Mm"), ("mL", "ML"), ("mHz", "MHz"), ("mPa", "MPa"),
     ("kG", "kg"), ("m", "M"), ("g", "G"), ("s", "S"), ("h", "H"), ("t", "T"), ("ms", "m"), ("Ns", "N"), ("m/s", "m/S"),
     ("mbar", "Mbar"), ("Mbps", "MBps"), ("Gb", "GB"), ("mmol", "Mmol"), ("Pg", "pg"), ("cal", "Cal"), ("GB", "MB"),
+    ("mlux", "Mlux"), ("mtesla", "Mtesla"), ("Mgram", "mgram"), ("mEq", "MEq"), ("meV", "MeV"),
+    ("nm", "Nm"), ("pF", "PF"),
 ]  # fmt: skip
 SAME_UNITS = [
     ("KM", "km"), ("Kg", "kg"), ("KG", "kg"), ("Meters", "m"), ("ml", "mL"), ("l", "L"), ("Hours", "hours"),
     ("kms", "km"),
     ("MPH", "mph"), ("Apples", "apples"), ("Red Apples", "red apples"), ("hz", "Hz"), ("KW", "kW"), ("kpa", "kPa"),
-    ("LBS", "pounds"), ("Ft", "feet"), ("Secs", "s"), ("Mg", "Mg"), ("Square Feet", "ft^2"),
+    ("LBS", "pounds"), ("Ft", "feet"), ("Secs", "s"), ("Mg", "Mg"),
+    ("Square Feet", "ft^2"), ("Prizes", "prizes"), ("Plants", "plants"),
 ]  # fmt: skip
 
 
@@ -111,7 +114,7 @@ OTHERS = [
     ("\\text{15 or 16}", "15"),
     ("\\text{15 percent}", "15"), ("\\text{15 x}", "15"), ("\\text{3 cm or 4}", "3"), ("\\text{not 15 cm}", "15"),
     ("18 m^2", "18\\text{ m}"), ("18 m^2", "18\\text{ cm}^2"), ("18 m^3", "18\\text{ m}^2"), ("18m^2", "18"),
-    ("18 x^2", "18"), ("18", "18 m^2"), ("18 m^2n", "18"), ("18 m^2", "324"), ("18 s^2", "18"),
+    ("18 x^2", "18"), ("18", "18 m^2"), ("18 m^2n", "18"), ("18 m^2", "324"), ("3 + 18 m^2", "21"), ("18 s^2", "18"),
     ("18 GB", "18\\text{ MB}"), ("18 Gb", "18 GB"), ("18 AB", "18"), ("18 G", "18"), ("18 kW", "18\\text{ MW}"),
     ("100^\\circ C", "100^\\circ F"), ("100^\\circ C", "100\\text{ K}"), ("100 C", "100"), ("100^\\circ x", "100"),
     ("100^\\circ C", "100 C"), ("100^\\circ CD", "100"), ("x^\\circ C", "x"),
