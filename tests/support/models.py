@@ -21,6 +21,8 @@ from services.learner.starters.toy import char_tokenizer
 ALPHABET = "abcdefghijklmnopqrstuvwxyz>"
 EOS = len(ALPHABET)
 VOCABULARY = EOS + 3
+SPELLINGS = (*ALPHABET, "", "", "<unk>")
+"""Of each id, what graders read: end and padding are hidden, the other special token is text."""
 
 
 def tiny_qwen2(seed: int, vocabulary: int = VOCABULARY) -> Qwen2ForCausalLM:

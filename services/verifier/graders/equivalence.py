@@ -7,6 +7,7 @@ they are told apart for certain, and equal ones are found as far as numerical ev
 """
 
 import hashlib
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -28,9 +29,12 @@ def class_of_number(number: Fraction, digits: int | None = None) -> str:
     return class_of_text(f"={value}")
 
 
-def class_of_expression(parsed: Any, digits: int) -> str:
-    """Of a sympy object, as math-verify makes them. May raise what sympy raises."""
-    return class_of_text(_normal(parsed, digits))
+def class_of_expression(parsed: Any, digits: int, marks: Sequence[str] = ()) -> str:
+    """Of a sympy object, as math-verify makes them, and what it does not show: capitals, the order of factors.
+
+    May raise what sympy raises.
+    """
+    return class_of_text("|".join((_normal(parsed, digits), *marks)))
 
 
 def _normal(parsed: Any, digits: int) -> str:

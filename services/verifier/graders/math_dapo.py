@@ -18,8 +18,9 @@ from typing import NamedTuple
 from dapo.spec.tree.graders import MathDapoGrader
 from services.verifier.graders.equivalence import class_of_number, class_of_text
 from services.verifier.graders.golds import compares, mathematical_problem
-from services.verifier.graders.math_text import as_number, clean_signs, with_percent_sign
+from services.verifier.graders.math_text import clean_signs
 from services.verifier.graders.reading.extraction import answer_line, final_answer
+from services.verifier.graders.reading.numbers import as_number, with_percent_sign
 from services.verifier.graders.reading.units import (
     currency,
     may_be_unit,
@@ -70,12 +71,13 @@ _MARKUP = (
     "\\dots",
 )
 _REMOVED = (*_WORDS, *_MARKUP)
+_ANY_REMOVED = re.compile("|".join(map(re.escape, _REMOVED)))
 _WRAPPERS = tuple(re.compile(rf"\\{name}\{{(.*?)\}}") for name in ("text", "textbf", "overline"))
 _BOXED = re.compile(r"\\boxed\{(.*)\}")
 _SHORT_FRACTION = re.compile(r"frac([^{])(.)")
 _SHORT_ROOT = re.compile(r"sqrt([^{])")
 _SHORT_POWER = re.compile(r"\^\{([0-9a-zA-Z])\}")
-_GROUPED = re.compile(r"[+-]?[0-9]{1,3}(?: [0-9]{3})+")
+_GROUPED = re.compile(r"[+-]?[1-9][0-9]{0,2}(?: [0-9]{3})+")
 _BETWEEN_DIGITS = re.compile(r"(?<=[0-9])\s+(?=[0-9])")
 _APART = "\u00a0"
 _NUMERALS = re.compile(r"[0-9]+(?:\.[0-9]+)?|\.[0-9]+")
@@ -179,6 +181,8 @@ def _read(written: str) -> _Answer:
         return _Answer(_APART.join(written.split()), None)
     text = clean_signs(written).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").replace("°", "^\\circ")
     number = as_number(text)
+    if number is not None and text.isdigit() and text == _canonical_integer(text):
+        return _Answer(text, number)
     if " " in text and not _GROUPED.fullmatch(text):  # the normal form has no spaces, but 1 1/2 is not 11/2
         text = _BETWEEN_DIGITS.sub(_APART, text)
     normal = normalise(_SHORT_POWER.sub(r"^\1", text.replace("$", "")))
@@ -245,8 +249,9 @@ def normalise(answer: str) -> str:
     text = answer.rpartition("=")[2]
     for old, new in _REPLACED:
         text = text.replace(old, new)
-    for expression in _REMOVED:
-        text = text.replace(expression, "")
+    if _ANY_REMOVED.search(text):  # one search is cheaper than all replacements
+        for expression in _REMOVED:
+            text = text.replace(expression, "")
     return _canonical_integer(_plain_latex(text).strip())
 
 
@@ -256,11 +261,15 @@ def _plain_latex(text: str) -> str:
     parts = text.split("$")
     if len(parts) > 2:  # only what stands in the first pair of dollar signs
         text = parts[1]
-    for wrapper in _WRAPPERS:
-        text = wrapper.sub(r"\1", text)
-    text = _BOXED.sub(r"\1", text)
-    text = _SHORT_FRACTION.sub(r"frac{\1}{\2}", text)
-    text = _SHORT_ROOT.sub(r"sqrt{\1}", text)
+    if "\\text" in text or "\\overline" in text:
+        for wrapper in _WRAPPERS:
+            text = wrapper.sub(r"\1", text)
+    if "\\boxed" in text:
+        text = _BOXED.sub(r"\1", text)
+    if "frac" in text:
+        text = _SHORT_FRACTION.sub(r"frac{\1}{\2}", text)
+    if "sqrt" in text:
+        text = _SHORT_ROOT.sub(r"sqrt{\1}", text)
     return text.replace("$", "")
 
 

@@ -1,18 +1,21 @@
-"""A mathematical answer as text: its cleaned spelling, numbers, and whether it is too costly for sympy."""
+"""A mathematical answer as text: its cleaned spelling, its letters, and whether it is too costly for sympy."""
 
 import re
 import unicodedata
-from fractions import Fraction
 from math import prod
 
+from services.verifier.graders.reading.structure import longest_list
 from services.verifier.graders.reading.typography import plain
 
 _MAX_CHARACTERS = 500
 """Of an answer that is compared by its meaning; a longer one can only be equal as text."""
-_NEAR = Fraction(1, 100)
 _MAX_DEPTH = 24
 _MAX_DIGITS = 120
 _MAX_EXPONENT = 5000
+MAX_ITEMS = 24
+"""Of a list that sympy reads and compares item by item; numbers alone are compared without it."""
+_MAX_FORMULAS = 12
+"""Of a list with letters: each may be compared with each, some 50 ms a pair."""
 _MAX_EXPANDED = 100
 """Exponent of a group with letters, which sympy may multiply out."""
 _LEAST_EXPANDED = 4
@@ -33,35 +36,23 @@ _CLOSING_REVERSED = re.compile(
 _SPACING = re.compile(r"\\!\s*|\\displaystyle\s*|\\(?:left|right)(?![a-zA-Z])|\\\$|(?<!\\)\$|(?<!\\)\\[()]")
 _SPACES = re.compile(r"(?<!\\)\\[,;: ]|~")
 TEXT = re.compile(r"\\(?:text|mbox|mathrm|textbf|textit|textrm|textnormal|mathbf|mathit)\s*\{([^{}]*)\}")
-_NUMBER = re.compile(r"([+-]?)\s*([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:\.([0-9]*))?")
-_FRACTION = re.compile(
-    r"([+-]?)\s*(?:\\[dtc]?frac\s*\{\s*([+-]?[0-9]+)\s*\}\s*\{\s*([0-9]+)\s*\}|([0-9]+)\s*/\s*([0-9]+))"
-)
-_SCIENTIFIC = re.compile(r"([+-]?)\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE]([+-]?[0-9]{1,3})")
-_POWER_OF_TEN = re.compile(
-    r"([+-]?)\s*(?:([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(?:\\times|\\cdot|[*x×·])\s*)?"
-    r"10\s*(?:\^|\*\*)\s*(?:\{\s*([+-]?[0-9]{1,3})\s*\}|([+-]?[0-9]{1,3}))"
-)
-_MIXED = re.compile(
-    r"([+-]?)\s*([0-9]+)(?:\s*\\[dtc]?frac\s*\{\s*([0-9]+)\s*\}\s*\{\s*([0-9]+)\s*\}|\s+([0-9]+)\s*/\s*([0-9]+))"
-)
-_APART = re.compile(r"[+-]?[0-9]+(?:\s+[0-9]+(?:\s*/\s*[0-9]+)?|\.\s+[0-9]+)")
 _SPACE = re.compile(r"(?<![0-9.])(?:\s|\\[,; ])+|(?:\s|\\[,; ])+(?![0-9\s\\])")
 _BASE = re.compile(r"[0-9A-Fa-f]\}?_\s*(?:\{\s*)?([0-9]+)\s*\}?$")
 _SHORT_WORDS = frozenset(
     ("no", "on", "am", "pm", "ne", "nw", "se", "sw", "up", "is", "in", "at", "to", "of", "so", "go")
 )
 _PERCENT = re.compile(r"\b(?:per\s?cent|pct)", re.IGNORECASE)
-_PERCENT_WORD = re.compile(
-    r"(?<=[0-9}])\s*(?:\\(?:text|mbox|mathrm|textrm)\s*\{\s*(?:per\s?cent|pct)\.?\s*\}|(?:per\s?cent|pct)\b|(?<!\\)%)",
-    re.IGNORECASE,
-)
 _COSTLY = re.compile(r"\\(?:sum|prod|i*int|oint|lim|bigcup|bigcap|Gamma|zeta)(?![a-zA-Z])|\b(?:factorial|primorial)\b")
 _BIG_NUMBER = re.compile(rf"[0-9]{{{_MAX_DIGITS + 1},}}")
 _HUGE_FACTORIAL = re.compile(r"!\s*[)}\]]*\s*!|\^|[0-9]{4}")
 _MANY_SIGNS = re.compile(r"(?:[-+]\s*){8}")
 _SIGN = re.compile(r"[-+]")
-_FONT = re.compile(r"\\(?:boldsymbol|bm|mathsf|mathtt|underline)\s*\{([^{}]*)\}")
+_FONT = re.compile(r"(\\[a-zA-Z]+\s*)?\\(?:boldsymbol|bm|mathsf|mathtt|underline)\s*\{([^{}]*)\}")
+_BOLD = re.compile(r"\\(?:boldsymbol|bm)(?=\s*\{)")
+_MEASURE = re.compile(
+    r"\\(?:text|mbox|mathrm|textbf|textit|textrm|textnormal|mathbf)\s*"
+    r"\{\s*([+-]?[0-9][0-9.,]*(?:/[0-9]+)?)\s+([A-Za-z][^{}]*)\}"
+)
 _SWITCH = re.compile(r"\\(?:bf|rm|it|large|Large|huge|small|color\s*\{[a-z]+\})(?![a-zA-Z])\s*")
 _IN_BRACES = re.compile(r"\{([^{}]*)\}")
 _PRIMES = re.compile(r"\^\s*(?:\{\s*)?((?:\\prime(?![a-zA-Z])\s*)+)\}?")
@@ -88,16 +79,23 @@ def clean_signs(answer: str) -> str:
 
 def _without_spacing(text: str) -> str:
     text = _without_fonts(plain(_bare(text)).replace("{,}", ","))
-    return _SPACES.sub(" ", _SPACING.sub("", text)).strip()
+    if "\\" in text or "$" in text or "~" in text:
+        text = _SPACES.sub(" ", _SPACING.sub("", text))
+    text = text.strip()
+    measure = _MEASURE.fullmatch(text) if text.startswith("\\") else None
+    return f"{measure[1]} \\text{{{measure[2]}}}" if measure else text
 
 
 def _without_fonts(text: str) -> str:
     """Without fonts, sizes and colours, and without a sign of equality in front."""
     if "\\" in text:
-        text = _SWITCH.sub("", _FONT.sub(r"\1", text))
+        if "\\times" in text:  # The order of vectors counts.
+            text = _BOLD.sub(r"\\mathbf", text)
+        text = _SWITCH.sub("", _FONT.sub(lambda font: f"{font[1]} {font[2]}" if font[1] else font[2], text))
         inner = _IN_BRACES.fullmatch(text)
         text = inner[1] if inner else text
-        text = _PRIMES.sub(lambda primes: "'" * primes[1].count("prime"), text)
+        if "\\prime" in text:
+            text = _PRIMES.sub(lambda primes: "'" * primes[1].count("prime"), text)
     return _LEADING.sub("", text, count=1) if _LEADING.match(text) else text
 
 
@@ -144,6 +142,10 @@ def _letters(answer: str) -> set[str]:
     return {letter for letter in _COMMAND.sub("", TEXT.sub("", answer)) if letter.isalpha()}
 
 
+def upper_letters(answer: str) -> list[str]:
+    return sorted(letter for letter in _letters(answer) if letter.isupper())
+
+
 def has_text(answer: str) -> bool:
     """Whether words stand in the markup of text, behind the last equals sign, or "percent" stands anywhere."""
     return TEXT.search(answer.rpartition("=")[2]) is not None or _PERCENT.search(answer) is not None
@@ -155,49 +157,9 @@ def base_of(answer: str) -> str:
     return match[1] if match else ""
 
 
-def as_number(answer: str) -> Fraction | None:
-    """Value of a cleaned answer that is an integer, a decimal number or a fraction of integers."""
-    if len(answer) > _MAX_CHARACTERS:
-        return None
-    text = TEXT.fullmatch(answer)
-    answer = text[1].strip() if text else answer
-    match = _NUMBER.fullmatch(answer)
-    if match and (match[2] or match[3]):
-        decimals = match[3] or ""
-        value = Fraction(int((match[2] or "0").replace(",", "") + decimals), 10 ** len(decimals))
-        return -value if match[1] == "-" else value
-    power = _SCIENTIFIC.fullmatch(answer) or _POWER_OF_TEN.fullmatch(answer)
-    if power:
-        value = Fraction(power[2] or "1") * Fraction(10) ** int(power[3] or power[4])
-        return -value if power[1] == "-" else value
-    mixed = _MIXED.fullmatch(answer)
-    if mixed and int(mixed[3] or mixed[5]) < int(mixed[4] or mixed[6]):
-        value = int(mixed[2]) + Fraction(int(mixed[3] or mixed[5]), int(mixed[4] or mixed[6]))
-        return -value if mixed[1] == "-" else value
-    match = _FRACTION.fullmatch(answer)
-    if not match or not int(match[3] or match[5]):
-        return None
-    value = Fraction(int(match[2] or match[4]), int(match[3] or match[5]))
-    return -value if match[1] == "-" else value
-
-
-def names_no_number(answer: str) -> bool:
-    """Whether whole numbers stand side by side, as in "3 4" and "4 10/3": no product, and no mixed number."""
-    return _APART.fullmatch(answer) is not None
-
-
-def with_percent_sign(answer: str) -> str:
-    """A number in percent, the word written as the sign."""
-    return _PERCENT_WORD.sub(r"\\%", answer)
-
-
-def agree(a: Fraction, b: Fraction, digits: int) -> bool:
-    """Equal, or rounded to `digits` decimals equal, and within 1 %: no small number is a smaller one, or 0."""
-    return a == b or (round(a, digits) == round(b, digits) and abs(a - b) <= _NEAR * abs(a))
-
-
 def is_costly(answer: str) -> bool:
-    """Whether sympy might not end with it: towers of powers, large factorials, sums, long numbers, deep nesting.
+    """Whether sympy might not end with it: towers of powers, large factorials, sums, long numbers, deep nesting,
+    long lists.
 
     Cheap and not exact: the deadline of the grading process is what holds.
     """
@@ -206,6 +168,7 @@ def is_costly(answer: str) -> bool:
         or _depth(answer) > _MAX_DEPTH
         or len(_COMMAND.findall(answer)) > _MAX_COMMANDS
         or answer.count("=") > _MAX_EQUATIONS
+        or longest_list(answer) > (_MAX_FORMULAS if _letters(answer) else MAX_ITEMS)
         or bool(_MANY_SIGNS.search(answer))
         or bool(_COSTLY.search(answer) or _BIG_NUMBER.search(answer) or _HUGE_BINOMIAL.search(answer))
         or ("!" in answer and (answer.count("!") > 3 or bool(_HUGE_FACTORIAL.search(answer))))

@@ -8,30 +8,45 @@ The library's own alarms are off: the pool kills a grading past its deadline.
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from dapo.spec.tree.graders import MathVerifyGrader
 from services.verifier.graders.equivalence import class_of_expression, class_of_number, class_of_text
 from services.verifier.graders.golds import compares, mathematical_problem
 from services.verifier.graders.math_text import (
     UnreadableAnswer,
-    agree,
-    as_number,
     as_text,
     as_word,
     base_of,
-    clean,
     has_text,
     is_costly,
-    names_no_number,
     other_letters,
-    with_percent_sign,
-)  # fmt: skip
+    upper_letters,
+)
 from services.verifier.graders.reading.extraction import final_answer
+from services.verifier.graders.reading.numbers import (
+    agree,
+    as_number,
+    is_long_list,
+    names_no_number,
+    number_list,
+    with_percent_sign,
+    with_plain_numbers,
+)
+from services.verifier.graders.reading.sides import (
+    Answer,
+    answer_of,
+    in_one_form,
+    read_answer,
+    read_gold,
+    without_area,
+    without_unit_of,
+)
 from services.verifier.graders.reading.structure import (
+    by_position,
     equations,
     is_set,
     is_tuple,
@@ -39,68 +54,42 @@ from services.verifier.graders.reading.structure import (
     members,
     named_values,
     other_marks,
+    other_order,
+    products,
     ratio,
     states_more,
 )
-from services.verifier.graders.reading.units import (
-    currency,
-    is_unit,
-    may_be_unit,
-    same_unit,
-    split_measure,
-    split_sign_of,
-    split_unit,
-    without_currency,
-)
-from services.verifier.graders.reading.variants import (
-    Option,
-    as_intervals,
-    is_interval,
-    other_variable,
-    read_given_option,
-    read_option,
-    with_round_brackets,
-    without_condition,
-)
+from services.verifier.graders.reading.units import may_be_unit, same_unit, split_time, split_unit
+from services.verifier.graders.reading.variants import as_intervals, condition_of_set, read_option, without_condition
 from services.verifier.graders.verdict import Grader, Verdict, right, wrong
 
+_IMAGINARY = {"i"}
 _CACHED_GOLDS = 1024
 _CACHED_EXPRESSIONS = 4096
-_BOX = re.compile(r"\\f?box(?:ed)?(?![a-zA-Z])")
-
-
-class _Answer(NamedTuple):
-    text: str
-    """Cleaned, without its unit."""
-    unit: str
-    """That went; empty where there was none."""
-    spelled: str
-    """For comparison as text."""
-    number: Fraction | None
 
 
 def make_math_verify(options: MathVerifyGrader) -> Grader:
-    read_gold = lru_cache(_CACHED_GOLDS)(_read_gold)
+    gold_of = lru_cache(_CACHED_GOLDS)(read_gold)
     library = _Library()
 
     def grade(text: str, gold: str) -> Verdict:
         try:
-            answer = _read(final_answer(text))
+            answer = read_answer(final_answer(text))
         except UnreadableAnswer as error:
             return wrong("unreadable", str(error))
         if not answer.spelled:
             return wrong("no_answer")
         try:
-            wanted = read_gold(gold)
-            given, wanted = _without_unit_of(wanted, answer), _without_unit_of(answer, wanted)
-            given, wanted = _in_one_form(given, wanted)
+            wanted = gold_of(gold)
+            given, wanted = without_unit_of(wanted, answer), without_unit_of(answer, wanted)
+            given, wanted = in_one_form(without_area(given, wanted), wanted)
             return _judge(given, wanted, library, options.digits)
         except UnreadableAnswer:
             return wrong("bad_gold", answer.text)
 
     def classify(text: str) -> str:
         try:
-            return _class_of(_read(final_answer(text)), library, options.digits)
+            return _class_of(read_answer(final_answer(text)), library, options.digits)
         except UnreadableAnswer:
             return ""
 
@@ -112,81 +101,15 @@ def _stating(gold: str) -> str:
     return gold if final_answer(gold) else f"\\boxed{{{gold}}}"
 
 
-def _read_gold(gold: str) -> _Answer:
-    """A gold answer may count anything; only what makes another number of its number is no unit."""
-    text = with_percent_sign(with_round_brackets(clean(final_answer(gold) or gold)))
-    bare, unit = split_unit(text)
-    if is_unit(unit) or may_be_unit(unit):
-        return _answer(bare, unit)
-    return _answer(without_currency(text), currency(gold))
-
-
-def _read(written: str) -> _Answer:
-    text = with_round_brackets(clean(written))
-    if _BOX.search(text):
-        raise UnreadableAnswer("a box within the answer")
-    bare, unit = split_measure(text)
-    return _answer(bare, unit) if unit else _answer(without_currency(text), currency(written))
-
-
-def _without_unit_of(other: _Answer, answer: _Answer) -> _Answer:
-    """The other side's own unit is one, whatever it counts, and where its sign could be a letter."""
-    if answer.unit or not other.unit:
-        return answer
-    bare, unit = split_unit(answer.text)
-    if not (unit and same_unit(unit, other.unit)):
-        bare = split_sign_of(answer.text, other.unit)
-    return answer if bare == answer.text else _answer(bare, other.unit)
-
-
-def _in_one_form(answer: _Answer, gold: _Answer) -> tuple[_Answer, _Answer]:
-    """Both sides, where one of them says the same in another form."""
-    if answer.number is not None and gold.number is not None:
-        return answer, gold
-    if gold.text.endswith("%"):
-        answer = _answer(with_percent_sign(answer.text), answer.unit)
-    wanted = read_option(gold.text)
-    given = read_given_option(answer.text)
-    if given and wanted:
-        return _of_option(given, answer, wanted, gold)
-    if wanted:  # The library reads no "C)", whatever it is compared with.
-        gold = _answer(wanted.letter)
-    given_bare, wanted_bare = without_condition(answer.text), without_condition(gold.text)
-    if gold.number is not None and re.search(r"[0-9]", answer.text[len(given_bare) :]):
-        given_bare = answer.text  # It names another number.
-    if (given_bare == answer.text) != (wanted_bare == gold.text):
-        answer, gold = _answer(given_bare, answer.unit), _answer(wanted_bare, gold.unit)
-    intervals = as_intervals(answer.text), as_intervals(gold.text)
-    if all(intervals) and not other_variable(answer.text, gold.text):
-        return _answer(intervals[0], answer.unit), _answer(intervals[1], gold.unit)
-    return _as_interval_beside(gold, answer), _as_interval_beside(answer, gold)
-
-
-def _of_option(given: Option, answer: _Answer, wanted: Option, gold: _Answer) -> tuple[_Answer, _Answer]:
-    """The letters alone, where they differ or one side has no more than its letter."""
-    if given.letter == wanted.letter and not given.agrees(wanted):
-        return answer, gold
-    return _answer(given.letter), _answer(wanted.letter)
-
-
-def _as_interval_beside(other: _Answer, one: _Answer) -> _Answer:
-    """`one`, as intervals where it is an inequality and the other side is none."""
-    intervals = as_intervals(one.text) if is_interval(other.text) else ""
-    return _answer(intervals, one.unit) if intervals else one
-
-
-def _answer(text: str, unit: str = "") -> _Answer:
-    spelled = as_text(text)
-    return _Answer(text, unit, spelled, as_number(text))
-
-
-def _judge(answer: _Answer, gold: _Answer, library: "_Library", digits: int) -> Verdict:
+def _judge(answer: Answer, gold: Answer, library: "_Library", digits: int) -> Verdict:
     if answer.unit and gold.unit and not same_unit(answer.unit, gold.unit):
         equal = False
     elif answer.number is not None and gold.number is not None:
         equal = agree(answer.number, gold.number, digits)
     elif answer.spelled == gold.spelled:
         equal = True
+    elif (lists := _numbers_of(answer, gold)) is not None:
+        equal = _equal_lists(*lists, digits)
     elif ratio(gold.text) or ratio(answer.text):
         equal = ratio(gold.text) == ratio(answer.text)
     elif as_word(gold.spelled):
@@ -196,6 +119,7 @@ def _judge(answer: _Answer, gold: _Answer, library: "_Library", digits: int) -> 
         or _has_other_words(answer, gold)
         or other_letters(answer.text, gold.text)
         or other_marks(answer.text, gold.text)
+        or other_order(answer.text, gold.text)
         or (gold.number is not None and states_more(answer.text))
         or (_TWO_CAPITALS.fullmatch(gold.spelled) and _TWO_CAPITALS.fullmatch(answer.spelled))
         or base_of(answer.text) not in ("", base_of(gold.text))
@@ -210,17 +134,35 @@ def _judge(answer: _Answer, gold: _Answer, library: "_Library", digits: int) -> 
     return right("equal", answer.text) if equal else wrong("different", answer.text)
 
 
+_NumberList = tuple[str, list[Fraction]] | None
+
+
+def _numbers_of(answer: Answer, gold: Answer) -> tuple[_NumberList, _NumberList] | None:
+    """Both as lists of numbers, where they need no library: of one kind, or one of them so long that it is no other."""
+    given, wanted = number_list(answer.text), number_list(gold.text)
+    same_kind = given is not None and wanted is not None and given[0] == wanted[0]
+    return (given, wanted) if same_kind or is_long_list(given) or is_long_list(wanted) else None
+
+
+def _equal_lists(given: _NumberList, wanted: _NumberList, digits: int) -> bool:
+    if given is None or wanted is None or given[0] != wanted[0] or len(given[1]) != len(wanted[1]):
+        return False
+    return all(agree(one, other, digits) for one, other in zip(given[1], wanted[1], strict=True))
+
+
 _TWO_CAPITALS = re.compile(r"[A-Z]{2}")
 """Points, codes, initials: their order counts. Equal ones are equal in spelling."""
 
 
-def _has_other_words(answer: _Answer, gold: _Answer) -> bool:
+def _has_other_words(answer: Answer, gold: Answer) -> bool:
     """Words that are no unit, behind a number or where a number is wanted."""
     return bool(split_unit(answer.text)[1]) or (gold.number is not None and has_text(answer.text))
 
 
-def _verify(answer: _Answer, gold: _Answer, library: "_Library", digits: int) -> Verdict:
+def _verify(answer: Answer, gold: Answer, library: "_Library", digits: int) -> Verdict:
     wanted, given = _in_order(gold.text, answer.text)
+    if not given:
+        return wrong("different", answer.text)
     expected = library.parse(wanted)
     if expected is None:
         return wrong("bad_gold", answer.text)
@@ -236,11 +178,26 @@ def _verify(answer: _Answer, gold: _Answer, library: "_Library", digits: int) ->
 
 
 def _in_order(gold: str, answer: str) -> tuple[str, str]:
-    """Where the gold answer names values, x = 2 and y = 3, and the answer does not: both as tuples."""
-    values = named_values(gold)
-    if not values or "=" in answer or is_set(answer):
-        return (f"({', '.join(values)})" if values and "=" not in answer else gold), answer
-    return f"({', '.join(values)})", f"({', '.join(members(answer, '(', ')') or items(answer))})"
+    """Both as tuples, where a side names values, x = 2 and y = 3: values without names come in the gold answer's order,
+    names beside values without names in their usual one. The answer is empty where nobody can tell which is meant.
+    """
+    wanted, given = named_values(gold), named_values(answer)
+    if wanted and given:
+        same = wanted.keys() == given.keys()
+        return (_tuple(wanted.values()), _tuple(given[name] for name in wanted)) if same else (gold, answer)
+    if wanted:
+        if "=" in answer or is_set(answer):
+            return gold if "=" in answer else _tuple(wanted.values()), answer
+        return _tuple(wanted.values()), _tuple(members(answer, "(", ")") or items(answer))
+    listed = members(gold, "(", ")") or ([] if is_set(gold) else items(gold))
+    if not given or len(listed) < 2 or "=" in gold:
+        return gold, answer
+    values = by_position(given)
+    return _tuple(listed), _tuple(values) if values else ""
+
+
+def _tuple(values: Iterable[str]) -> str:
+    return f"({', '.join(values)})"
 
 
 def _consistent(answer: str, library: "_Library", digits: int) -> bool:
@@ -281,21 +238,33 @@ def _nearly_equal(a: Fraction, b: Fraction, digits: int) -> bool:
     return agree(a, b, digits) or (a != 0 and abs(a - b) < abs(a) / 10**20)
 
 
-def _class_of(answer: _Answer, library: "_Library", digits: int) -> str:
+def _class_of(answer: Answer, library: "_Library", digits: int) -> str:
     """By the rules of `_judge`, as far as one answer shows them."""
+    time, half = split_time(answer.text)
+    if half:
+        return class_of_text(as_text(f"{time} {half}"))
     bare, unit = split_unit(answer.text)
     if unit and may_be_unit(unit):
-        answer = _answer(bare)
+        answer = answer_of(bare)
     if answer.number is not None:
         return class_of_number(answer.number, digits)
     option = read_option(answer.text)
     if option:
         return class_of_text(option.letter)
-    text = as_intervals(answer.text) or with_percent_sign(without_condition(answer.text))
+    text = condition_of_set(answer.text) or without_condition(answer.text)
+    text = with_plain_numbers(as_intervals(text) or with_percent_sign(text))
+    values = by_position(named_values(text))
+    text = _tuple(values) if values else text
     if as_word(as_text(text)) or names_no_number(text) or base_of(text) or is_costly(text):
         return class_of_text(as_word(as_text(text)) or as_text(text))
     parsed = library.parse(text)
-    return class_of_text(as_text(text)) if parsed is None else class_of_expression(parsed, digits)
+    if parsed is None:
+        return class_of_text(as_text(text))
+    if _letters(parsed) == _IMAGINARY:
+        parsed = library.with_imaginary_unit(parsed)
+    letters = {letter.lower() for letter in _letters(parsed)}
+    marks = [letter for letter in upper_letters(text) if letter.lower() in letters]
+    return class_of_expression(parsed, digits, (*marks, *map(str, products(text))))
 
 
 class _Library:
@@ -304,7 +273,7 @@ class _Library:
     def __init__(self) -> None:
         from latex2sympy2_extended.math_normalization import NormalizationConfig
         from math_verify import LatexExtractionConfig, parse, verify
-        from sympy import nan, zoo
+        from sympy import I, nan, zoo
 
         logging.getLogger("math_verify").setLevel(logging.ERROR)  # It warns that its alarms are off.
         normalisation = NormalizationConfig(
@@ -314,10 +283,11 @@ class _Library:
         self._verify: Callable[..., bool] = verify
         self._configuration = [LatexExtractionConfig(normalization_config=normalisation)]
         self._undefined = (nan, zoo)
+        self._imaginary_unit = I
         self.parse = lru_cache(_CACHED_EXPRESSIONS)(self._read)
 
     def _read(self, text: str) -> Any:
-        """A sympy object; None where there is none, or it holds a division by zero."""
+        """A sympy object; None where there is none, or it divides by zero."""
         found = self._parse(
             f"\\boxed{{{text}}}", self._configuration, fallback_mode="no_fallback", parsing_timeout=None
         )
@@ -326,4 +296,17 @@ class _Library:
         return found[0]
 
     def verify(self, gold: Any, answer: Any, digits: int) -> bool:
+        if _IMAGINARY in (_letters(gold), _letters(answer)):
+            gold, answer = self.with_imaginary_unit(gold), self.with_imaginary_unit(answer)
         return bool(self._verify(gold, answer, float_rounding=digits, timeout_seconds=None))
+
+    def with_imaginary_unit(self, parsed: Any) -> Any:
+        """Of what has no other letter, or is compared with such: there i is the root of -1."""
+        try:
+            return parsed.subs({letter: self._imaginary_unit for letter in parsed.free_symbols if str(letter) == "i"})
+        except (AttributeError, TypeError, ValueError):  # It is in an order, as the end of an interval.
+            return parsed
+
+
+def _letters(parsed: Any) -> set[str]:
+    return {str(letter) for letter in getattr(parsed, "free_symbols", ())}

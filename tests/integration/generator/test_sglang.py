@@ -22,7 +22,7 @@ from services.generator.engine.server import SglangServer
 from services.generator.worker import Generator, request_id
 from tests.support.arrays import decode_ids, decode_logprobs
 from tests.support.generator.kit import WAIT_S, Learner, make_spec, make_task, running, until
-from tests.support.models import ALPHABET, EOS, VOCABULARY, greedy, save_model, tiny_qwen2, token_logprobs
+from tests.support.models import ALPHABET, EOS, SPELLINGS, VOCABULARY, greedy, save_model, tiny_qwen2, token_logprobs
 from tests.support.weights import WeightSender
 
 NAME = "generator-0"
@@ -199,7 +199,7 @@ def test_a_group_is_written_with_payloads_texts_and_versions(shared: Run, models
         assert completion.response_tokens == len(ids) == len(logprobs)
         assert completion.finish_reason == (pb.FINISH_REASON_STOP if ids[-1] == EOS else pb.FINISH_REASON_LENGTH)
         assert ids.count(EOS) <= 1
-        assert text.decode() == "".join(ALPHABET[i] for i in ids if i < EOS)
+        assert text.decode() == "".join(SPELLINGS[i] for i in ids)
         assert [(span.version.incarnation, span.version.step, span.start, span.end) for span in payload.spans] == [
             (1, 0, 0, len(ids))
         ]

@@ -148,7 +148,7 @@ def _boxes(text: str) -> list[_Box]:
     """Closed boxes that stand in no other box, and boxes without braces, in order."""
     opened: list[tuple[bool, int, int]] = []
     found: list[_Box] = []
-    first = _FIRST_BOX.search(text)
+    first = _FIRST_BOX.search(text) if "box" in text else None
     if first is None:
         return found
     for token in _TOKEN.finditer(text, first.start()):
@@ -232,6 +232,9 @@ def _after(text: str, start: int) -> tuple[str, str]:
 
 def _only_formula(line: str) -> str:
     """Of a line with one formula amid words that change nothing, the formula; else the line, as "-$7$" is no 7."""
+    whole = MATH.fullmatch(line) if line.startswith(("$", "\\(")) else None
+    if whole:
+        return (whole[1] or whole[2]).strip()
     formulas = list(MATH.finditer(line)) if "$" in line or "\\(" in line else []
     if len(formulas) == 1:
         (only,) = formulas

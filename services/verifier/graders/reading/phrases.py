@@ -59,6 +59,8 @@ _POINTING = frozenset((
 
 def without_explanation(line: str) -> str:
     """What a line states, without what introduces and explains it: "18" of "about 18, not 17", "no" of "no, it is"."""
+    if line.upper() == line.lower():  # there is no word in it
+        return line
     introduced = _INTRODUCED.match(line)
     line = line[introduced.end() :] if introduced else line
     said = _SAID_TO_IT.match(line)

@@ -13,10 +13,15 @@ _UNIT_WORDS = (
     "millimetre", "gram", "kilogram", "pound", "ounce", "liter", "litre", "milliliter", "gallon", "degree", "radian",
     "unit", "acre", "newton", "joule", "watt", "volt", "people", "person", "student", "children",
     "point", "way", "time", "hr", "min", "sec", "lb", "oz", "kilogramme", "gramme", "ton", "tonne",
+    r"(?:degrees?\s+)?celsius", r"(?:degrees?\s+)?fahrenheit",
 )
+_SAFE_SIGNS = ("kB", "KB", "MB", "GB", "TB", "Mbps", "Gbps", "kHz", "MHz", "GHz", "kWh")
+"""Behind a number nobody takes them for a product of letters."""
 _UNIT_SIGNS = (
     "km", "cm", "mm", "m", "ft", "kg", "g", "s", "mph", "ml", "mL", "h", "kph", "mg", "in", "yd", "mi", "L", "N", "J",
-    "W", "V", "Hz", "Pa", "kPa", "kW", "kJ",
+    "W", "V", "Hz", "Pa", "kPa", "kW", "kJ", "dL", "cL", "ms", "kN", "kV", "mV", "mA", "mW", "MW", "GW",
+    "MPa", "hPa", "kcal", "mol", "rpm", "psi",
+    *_SAFE_SIGNS,
 )
 _NUMBER_WORDS = frozenset((
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
@@ -40,13 +45,24 @@ _LATEX_UNIT = re.compile(rf"(?<=[0-9}})])\s*({_UNIT_PART}(?:\s*(?:/|\\cdot)?\s*{
 _UNIT_MARKUP = re.compile(r"\\[a-z]+\s*|[{}]")
 _EXPONENT = re.compile(r"\s*\^\s*\{?\s*(-?[0-9])\s*\}?")
 _PLAIN_UNIT = re.compile(
-    rf"(?<=[0-9])\s+((?:{_UNIT_WORD}(?:\s+per\s+{_UNIT_WORD})?|km|cm|mm|ft|kg|mph)(?:\s*\^\s*\{{?[23]\}}?)?)\s*$"
+    rf"(?<=[0-9])\s+((?:{_UNIT_WORD}(?:\s+per\s+{_UNIT_WORD})?|km|cm|mm|ft|kg|mph|{'|'.join(_SAFE_SIGNS)})"
+    r"(?:\s*\^\s*\{?[23]\}?)?)\s*$"
 )
-_SIGNS_ALONE = re.compile(r"(?<=[0-9])(?:\s*(km/h|m/s|km|cm|mm|kg|mph)|\s+((?:m|ft|km)/(?:s|h|min)))\s*$")
+_SIGNS_ALONE = re.compile(
+    rf"(?<=[0-9])(?:\s*(km/h|m/s|km|cm|mm|kg|mph|{'|'.join(_SAFE_SIGNS)})|\s+((?:m|ft|km)/(?:s|h|min)))\s*$"
+)
 """Signs that nobody takes for letters, close to the number or not."""
-_DEGREES = re.compile(r"([+-]?(?:[0-9][0-9.,]*|\\[dt]?frac\{[0-9]+\}\{[0-9]+\}))\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ)")
-_SIGN_BEHIND = re.compile(rf"(?<=[0-9}}])\s*({'|'.join(_UNIT_SIGNS)})$")
+_DEGREES = re.compile(
+    r"([+-]?(?:[0-9][0-9.,]*|\\[dt]?frac\{[0-9]+\}\{[0-9]+\}))\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ)"
+    r"\s*(?:(?:\\(?:text|mathrm|mbox)\s*\{\s*)?([CF])(?:\s*\})?)?"
+)
+_SCALES = {"C": "degrees Celsius", "F": "degrees Fahrenheit", None: "degrees"}
+_AREA = re.compile(r"(?<=[0-9])\s+((?:m|in|yd|mi)\s*\^\s*(?:[23]|\{[23]\}))$")
+_SIGN_BEHIND = re.compile(rf"(?<=[0-9}}])\s*((?:{'|'.join(_UNIT_SIGNS)})(?:\s*\^\s*\{{?[23]\}}?)?)$")
 _COUNTED = re.compile(r"(?<=[0-9])\s+([a-z]{3,}(?:\s+[a-z]{3,})?)$")
+_TIME = re.compile(
+    r"0?([0-9]{1,2}(?::[0-9]{2}){0,2})\s*(?:\\(?:text|mathrm|mbox)\s*\{\s*)?([ap])\.?\s?m\b\.?\s*\}?\.?", re.IGNORECASE
+)
 _CURRENCY = re.compile(r"\s*(\\\$|\$(?=[^$]*$)|€|£)\s*[0-9.]")
 _CURRENCIES = {"$": "dollars", "€": "euros", "£": "pounds"}
 _ONE = re.compile(r"[+]?1")
@@ -65,12 +81,26 @@ _SPELLINGS = {
     for name, spellings in {
         "km": "kilometer kilometre", "cm": "centimeter centimetre", "mm": "millimeter millimetre", "m": "meter metre",
         "ft": "foot feet", "yd": "yard", "in": "inch inches", "mi": "mile", "kg": "kilogram kilogramme kilo",
-        "g": "gram gramme", "mg": "milligram", "lb": "pound", "oz": "ounce", "t": "ton tonne", "l": "liter litre",
-        "ml": "milliliter millilitre", "h": "hour hr", "min": "minute", "s": "second sec", "degree": "deg",
-        "n": "newton", "j": "joule", "w": "watt", "v": "volt", "people": "person", "children": "child",
+        "g": "gram gramme", "mg": "milligram", "lb": "pound", "oz": "ounce", "t": "ton tonne", "L": "l liter litre",
+        "mL": "ml milliliter millilitre", "h": "hour hr", "min": "minute", "s": "second sec", "degree": "deg",
+        "N": "newton", "J": "joule", "W": "watt", "V": "volt", "Hz": "hertz", "Pa": "pascal",
+        "people": "person", "children": "child",
     }.items()
     for spelling in (name, *spellings.split())
 }
+_ONE_READING = {
+    form: sign
+    for sign in ("km", "cm", "kg", "ft", "yd", "in", "mi", "lb", "oz", "hr", "sec", "min", "deg", "mph", "kph", "kmh",
+                 "Hz", "kHz", "kPa", "kJ", "kW", "kV", "sq", "cu", "per")
+    for form in (sign, sign.lower(), sign.upper(), sign.capitalize(), sign[0].upper() + sign[1:])
+}
+"""Signs that say the same in whatever case: there is no other unit that differs in nothing else."""
+_PREFIXED = re.compile(
+    r"(?:[myz][b-df-hj-np-tv-xz]|p[bcdfgjkmqvwxz]).*|[mp](?:ah|as|amps?|ev|eq|ohms?|ergs?)", re.IGNORECASE
+)
+"""A unit's name behind a prefix that another one differs from in its case alone: no word begins with mt or pf."""
+_WORD = re.compile(r"[a-zA-Z]{4,}|(?!cal)[a-z]*[aeiou][a-z]*", re.IGNORECASE)
+"""Of which the case says nothing; what is shorter, or has no vowel, is a sign."""
 _COMPOUND = {"mph": {"mi": 1, "h": -1}, "kph": {"km": 1, "h": -1}, "kmh": {"km": 1, "h": -1}}
 # fmt: on
 _PREFIXES = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
@@ -85,13 +115,15 @@ def is_unit(text: str) -> bool:
 
 def split_unit(answer: str) -> tuple[str, str]:
     """An answer without the words that follow its number, and these words: ("5", "miles"), ("12", "cm^2")."""
+    degrees = _DEGREES.fullmatch(answer)
+    if degrees:
+        return degrees[1], _SCALES[degrees[2]]
     match = _LATEX_UNIT.search(answer) or _PLAIN_UNIT.search(answer) or _SIGNS_ALONE.search(answer)
     match = match or _COUNTED.search(answer)
     if match:
         unit = _UNIT_MARKUP.sub(" ", _EXPONENT.sub(r"^\1 ", match[match.lastindex or 1]))
         return answer[: match.start()], " ".join(unit.split())
-    degrees = _DEGREES.fullmatch(answer)
-    return (degrees[1], "degrees") if degrees else (answer, "")
+    return answer, ""
 
 
 def split_measure(answer: str) -> tuple[str, str]:
@@ -103,7 +135,23 @@ def split_measure(answer: str) -> tuple[str, str]:
 def split_sign_of(answer: str, unit: str) -> str:
     """`answer` without a unit's sign that is `unit`, "5" of "5 m" beside "meters": elsewhere `m` may be a letter."""
     match = _SIGN_BEHIND.search(answer)
-    return answer[: match.start()] if match and same_unit(match[1], unit) else answer
+    return answer[: match.start()] if match and same_unit(_with_exponents(match[1]), unit) else answer
+
+
+def split_area(answer: str) -> tuple[str, str]:
+    """As `split_unit`, of a unit's sign with an exponent, "18 m^2": beside a number alone it is no letter's power."""
+    match = _AREA.search(answer)
+    return (answer[: match.start()], _with_exponents(match[1])) if match else (answer, "")
+
+
+def _with_exponents(unit: str) -> str:
+    return " ".join(_EXPONENT.sub(r"^\1 ", unit).split())
+
+
+def split_time(answer: str) -> tuple[str, str]:
+    """A time of day and its half, ("12:30", "pm") for "12:30 P.M."; as text, as it is no ratio."""
+    time = _TIME.fullmatch(answer)
+    return (f"\\text{{{time[1]}}}", f"{time[2].lower()}m") if time else (answer, "")
 
 
 def currency(written: str) -> str:
@@ -162,7 +210,7 @@ def _powers(unit: str) -> Counter[str]:
     found: Counter[str] = Counter()
     sign, prefix, last = 1, 1, ""
     for token in _UNIT_TOKEN.findall(unit):
-        word = token.lower()
+        word = _in_one_case(token)
         if word in ("/", "per"):
             sign = -1
         elif word in _PREFIXES:
@@ -172,7 +220,18 @@ def _powers(unit: str) -> Counter[str]:
         elif word in _COMPOUND:
             found.update({name: sign * power for name, power in _COMPOUND[word].items()})
         else:
-            last = _SPELLINGS.get(word) or _SPELLINGS.get(word.removesuffix("s"), word.removesuffix("s"))
+            last = _SPELLINGS.get(word, word)
             found[last] += sign * prefix
             prefix = 1
     return found
+
+
+def _in_one_case(token: str) -> str:
+    """A word in small letters and without the s of its plural, and a sign as it is written: mg is not Mg, m not ms."""
+    sign = _ONE_READING.get(token) or _ONE_READING.get(token.removesuffix("s").removesuffix("S"))
+    if sign or token in _SPELLINGS:
+        return sign or token
+    word = token.lower()
+    if len(word) > 2 and _WORD.fullmatch(word) and not _PREFIXED.fullmatch(word):
+        return word if word in _SPELLINGS else word.removesuffix("s")
+    return token

@@ -1,5 +1,5 @@
 """Forms of an answer that say the same: an option's letter with its text, a formula with its side condition, an
-inequality for an interval, square brackets for round ones. All read cleaned answers (math_text.clean).
+inequality for an interval, square brackets for round ones, names of sets. All read cleaned answers (math_text.clean).
 """
 
 import re
@@ -17,6 +17,7 @@ _OPTION = re.compile(
     r"\}?[).:]?\s*(.*)",
     re.DOTALL | re.IGNORECASE,
 )
+_COMMANDS = re.compile(r"\\(?:text|mbox|mathrm)\s*\{[^{}]*\}|\\[a-zA-Z]+|\bor\b")
 _ONE_LETTER = re.compile(r"\(?[a-zA-Z]\)?\.?")
 _VARIABLE = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z](?![a-zA-Z])")
 _OTHER_OPTION = re.compile(
@@ -40,6 +41,18 @@ _OR = re.compile(r"\\text\s*\{\s*,?\s*or\s*\}|\bor\b|\\lor(?![A-Za-z])|\\vee(?![
 _MEMBER = re.compile(r"\s*[a-zA-Z]\s*\\in(?![A-Za-z])\s*")
 _INTERVAL = re.compile(r"\s*[(\[].*,.*[)\]]\s*", re.DOTALL)
 _LETTER = re.compile(r"\s*[a-zA-Z]\s*")
+_BUILDER = re.compile(
+    r"\\\{\s*([a-zA-Z])\s*(?:\\in\s*(?:\\mathbb\s*(?:\{\s*R\s*\}|R)|\\R)\s*)?"
+    r"(?:\\mid(?![a-zA-Z])|\\vert(?![a-zA-Z])|:|\|)(.*)\\\}",
+    re.DOTALL,
+)
+_WORDS_OF_SETS = re.compile(
+    r"(?:\\(?:text|mathrm|mbox)\s*\{\s*)?(?:the\s+)?(?:set\s+of\s+)?([A-Za-z ]+?)\s*\}?", re.IGNORECASE
+)
+_EMPTY = re.compile(r"\\emptyset|\\varnothing|\\O|∅|Ø|(?:\\\{|\{)\s*(?:\\\}|\})")
+_REALS = re.compile(r"\\mathbb\s*(?:\{\s*R\s*\}|R)|\\R|\\Reals|ℝ")
+_NAMES_OF_REALS = frozenset(("all real numbers", "all reals", "real numbers", "reals", "all real"))
+_NAMES_OF_EMPTY = frozenset(("empty set", "null set"))
 _SIDES = {"<": (True, False), "\\lt": (True, False), "<=": (True, True), "\\le": (True, True), "\\leq": (True, True)}
 _TURNED = {">": "<", "\\gt": "<", ">=": "<=", "\\ge": "<=", "\\geq": "<="}
 
@@ -106,6 +119,26 @@ def as_intervals(text: str) -> str:
         return text[member.end() :]
     found = [_interval(part) for part in _OR.split(text)]
     return "\\cup ".join(found) if all(found) else ""
+
+
+def in_one_name(text: str) -> str:
+    """The empty set and the real numbers, each in one form."""
+    if len(text) > _MAX_CHARACTERS:
+        return text
+    named = _WORDS_OF_SETS.fullmatch(text)
+    name = " ".join(named[1].lower().split()) if named else ""
+    if name in _NAMES_OF_EMPTY or _EMPTY.fullmatch(text):
+        return "\\emptyset"
+    return "(-\\infty,\\infty)" if name in _NAMES_OF_REALS or _REALS.fullmatch(text) else text
+
+
+def condition_of_set(text: str) -> str:
+    """The inequality that defines a set of real numbers, "x>2" of "\\{x \\mid x>2\\}"; empty where there is none."""
+    built = _BUILDER.fullmatch(text) if text.startswith("\\{") and len(text) <= _MAX_CHARACTERS else None
+    if built is None:
+        return ""
+    about = set(_VARIABLE.findall(_COMMANDS.sub("", built[2])))
+    return built[2].strip() if about == {built[1]} and as_intervals(built[2]) else ""
 
 
 def is_interval(text: str) -> bool:
