@@ -6,7 +6,8 @@
 | registry   | beat, who is alive     | beat                    | beat               | beat, announce,     |
 |            |                        |                         |                    | find                |
 | lease      | acquire                |                         |                    | acquire, check      |
-| streams    | consume                | consume, claim          | consume, claim     |                     |
+| streams    | consume                | consume, claim,         | consume, claim,    |                     |
+|            |                        | hand back, leave        | leave              |                     |
 | groups     | issue, read, settle,   | read tasks,             | read, read tasks,  | fail                |
 |            | close, count           | write completions, fail | write grades, fail |                     |
 | payloads   | get, measure           | put                     | get                | get, measure        |
@@ -63,6 +64,11 @@ class Consumes(Protocol):
 
 class ConsumesAndClaims(Consumes, Protocol):
     async def claim_dead(self, stream: str, role: str, worker_id: str, *, count: int) -> list[Delivery]: ...
+    async def leave(self, stream: str, worker_id: str) -> None: ...
+
+
+class HandsBack(ConsumesAndClaims, Protocol):
+    async def hand_back(self, stream: str, worker_id: str, delivery: Delivery, *, lost: bool) -> None: ...
 
 
 class ReadsBatches(Protocol):
@@ -180,7 +186,7 @@ class GeneratorBus(Protocol):
     @property
     def registry(self) -> Beats: ...
     @property
-    def streams(self) -> ConsumesAndClaims: ...
+    def streams(self) -> HandsBack: ...
     @property
     def groups(self) -> GeneratorGroups: ...
     @property

@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from dapo.bus import RETRIES, Delivery, Outcome, attempt_number
+from dapo.bus import RETRIES, BusError, Delivery, Outcome, attempt_number
 from dapo.bus.keys import EVALUATIONS, PROMPTS
 from dapo.bus.roles import GeneratorBus
 from dapo.spec import RunSpec
 from dapo.v1 import messages_pb2 as pb
-from services.generator.engine.client import SamplingParams
+from services.generator.engine.client import EngineClient, SamplingParams
 from services.generator.engine.responses import EngineError
 from services.generator.engine.server import EngineServer
 from services.generator.engine.supervisor import EngineSupervisor
@@ -27,10 +27,14 @@ log = logging.getLogger(__name__)
 _HEARTBEAT_S = 2.0
 _CLAIM_S = 3.0
 BLOCK_S = 1.0
-_MAX_DELIVERIES = 50
+_MAX_LOSSES = 50
 _READ_LIMIT = 4
 """Prompts taken in one read. Few, so that several idle generators share a short queue."""
 _RETRY_PAUSE_S = 0.5
+_HEALTH_S = 20.0
+"""One health check of SGLang fails after 20 s."""
+_LEAVE_S = 5.0
+"""For handing prompts back at the end; what Redis does not take by then, others claim."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +63,17 @@ class Generator:
     `membership` (Membership) is the record that they share; `_hold` (WeightHold) keeps the weights during evaluations.
 
     Invariants:
-    - a prompt that was taken ends fully written, or failed with a reason, or stays pending in the stream, where another
-      generator claims it once this one's heartbeat has expired;
+    - a prompt that was taken ends fully written, or failed with a reason, or goes back to the stream: at once when the
+      engine is lost or this generator is stopped, else by another generator's claim once this one's heartbeat has
+      expired. Responses that were written by then stay;
     - nothing is generated before the engine serves weights of the version at which the prompt was issued, or later.
 
     Nothing survives a restart of the process: a new one of the same name starts a new engine, gets the current weights
     from the learner, and claims what it had left pending.
 
-    Waits without limit for weights and for a free slot. Each prompt has RETRIES tries with growing pauses; a prompt
-    that was delivered more than 50 times fails its group.
+    Waits without limit for weights and for a free slot. Each delivery of a prompt has RETRIES tries with growing pauses
+    while the engine is well. A prompt under which engines or generators were lost 50 times in a row, without one
+    response in between, may be what ends them and fails its group.
     """
 
     def __init__(
@@ -132,8 +138,16 @@ class Generator:
                 tasks.create_task(self._writer.run())
                 tasks.create_task(self._consume(tasks))
         finally:
+            await self._leave()
             await self.supervisor.stop()
             await self._bus.weights.remove_member(self._id)
+
+    async def _leave(self) -> None:
+        try:
+            async with asyncio.timeout(_LEAVE_S):
+                await self._bus.streams.leave(self._stream, self._id)
+        except (BusError, TimeoutError) as error:
+            log.warning("prompts were not handed back: %s", error or f"no answer for {_LEAVE_S:g} s")
 
     async def _beat(self) -> None:
         while True:
@@ -141,7 +155,7 @@ class Generator:
             await asyncio.sleep(_HEARTBEAT_S)
 
     async def _consume(self, tasks: asyncio.TaskGroup) -> None:
-        claimed_at = -_CLAIM_S
+        claim_at = 0.0
         clock = asyncio.get_running_loop().time
         while True:
             await self.membership.serving.wait()
@@ -150,12 +164,13 @@ class Generator:
                 self._slot_freed.clear()
                 await self._slot_freed.wait()
                 continue
-            count = min(free, _READ_LIMIT)
             deliveries: list[Delivery] = []
-            if clock() - claimed_at >= _CLAIM_S:
-                claimed_at = clock()
-                deliveries = await self._bus.streams.claim_dead(self._stream, ROLE, self._id, count=count)
+            if clock() >= claim_at:
+                deliveries = await self._bus.streams.claim_dead(self._stream, ROLE, self._id, count=free)
+                if len(deliveries) < free:  # else there may be more
+                    claim_at = clock() + _CLAIM_S
             if not deliveries:
+                count = min(free, _READ_LIMIT)
                 deliveries = await self._bus.streams.consume(self._stream, self._id, count=count, block_s=BLOCK_S)
             if not (deliveries or self._jobs):
                 await self._hold.release()
@@ -175,8 +190,9 @@ class Generator:
         tasks = await self._bus.groups.read_tasks([delivery.data.decode() for delivery in deliveries])
         for delivery, task in zip(deliveries, tasks, strict=True):
             try:
-                if delivery.attempt > _MAX_DELIVERIES:
-                    raise PromptError("generation_failed", f"delivered {delivery.attempt} times without success")
+                if delivery.losses >= _MAX_LOSSES:
+                    detail = f"{delivery.losses} times in a row its engine or generator was lost before any response"
+                    raise PromptError("generation_failed", detail)
                 prompt = self._codec.encode(task.prompt)
                 check_length(len(prompt), self._longest_prompt)
             except PromptError as error:
@@ -189,7 +205,8 @@ class Generator:
         await self._bus.groups.fail(group_id, reason, detail, stream=self._stream, delivery=delivery)
 
     async def _work(self, job: PromptJob) -> None:
-        """Generate and write the responses that the group lacks, trying again where the engine fails."""
+        """Generate and write the responses that the group lacks. Tries again where the engine fails a request, hands the
+        prompt back where the engine is lost."""
         group_id = job.task.group_id
         missing = await self._missing(job)
         failure = "responses were aborted"
@@ -197,18 +214,37 @@ class Generator:
             if not missing:
                 return
             # A member that the learner had dropped may still serve older weights than those published.
-            await (self._hold.hold if self._evaluates else self.membership.wait_step)(job.task.issued_version)
+            ready = self._hold.hold if self._evaluates else self.membership.wait_step
+            if not await ready(job.task.issued_version):
+                return await self._hand_back(job, lost=False)
+            engine = self.supervisor.engine
             try:
                 missing = await self._generate(job, missing, attempt_number(job.delivery.attempt, retry))
             except EngineError as error:
                 failure = str(error)
                 log.warning("group %s, try %d: %s", group_id, retry + 1, failure)
+                if await self._is_lost(engine, error):
+                    return await self._hand_back(job, lost=True)
                 missing = await self._bus.groups.missing_indices(group_id)
             if missing:
                 await asyncio.sleep(_RETRY_PAUSE_S * (retry + 1))
         if missing:
             detail = f"{RETRIES} tries; the last: {failure}"
             await self._fail(group_id, job.delivery, "generation_failed", detail)
+
+    async def _is_lost(self, engine: EngineClient, error: EngineError) -> bool:
+        """Whether the engine that raised `error` is gone, which has it replaced; else it failed this request alone."""
+        if error.status is not None:
+            return False
+        if self._is_current(engine) and not await engine.healthy(timeout_s=_HEALTH_S) and self._is_current(engine):
+            self.supervisor.fail(f"it does not answer after: {error}")
+        return not self._is_current(engine)
+
+    def _is_current(self, engine: EngineClient) -> bool:
+        return self.supervisor.up and self.supervisor.engine is engine
+
+    async def _hand_back(self, job: PromptJob, *, lost: bool) -> None:
+        await self._bus.streams.hand_back(self._stream, self._id, job.delivery, lost=lost)
 
     async def _missing(self, job: PromptJob) -> list[int]:
         if job.delivery.attempt == 1:

@@ -34,6 +34,7 @@ SCRIPTS = {
         Script("append", True, "the nonce of an entry that was appended is remembered"),
         Script("acquire_epoch", True, "the nonce is remembered with the epoch it was given"),
         Script("claim", False, "it hands out entries, and others the second time"),
+        Script("hand_back", True, "what is no longer in the caller's hands is left alone"),
         Script("issue_groups", True, "a group that exists is left alone", when_full=False),
         Script("write_completions", True, "the first of (group, index) wins, and it is the same", when_full=False),
         Script("write_grades", True, "the first of (group, index) wins, and it is the same"),

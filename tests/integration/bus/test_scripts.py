@@ -51,6 +51,13 @@ async def claim(bus: Bus) -> Arguments:
     return "prompts", "generator-1", "process1", 1, 0
 
 
+async def hand_back(bus: Bus) -> Arguments:
+    """All that a generator holds, and its consumer."""
+    await issue(bus, 2)
+    await bus.streams.consume("prompts", "generator-0", count=1, block_s=0)
+    return "prompts", "generator-0", "process0", 1
+
+
 async def issue_groups(bus: Bus) -> Arguments:
     epoch, task = await issue(bus, 1), make_task(7)
     return epoch, "prompts", task.group_id, task.group_size, 0, task.SerializeToString(), 0
@@ -124,7 +131,17 @@ async def set_version(bus: Bus) -> Arguments:
 SCENARIOS: dict[str, Callable[[Bus], Awaitable[Arguments]]] = {
     one.__name__: one
     for one in (
-        *(small_write, append, acquire_epoch, claim, issue_groups, write_completions, write_grades, fail_group),
+        *(
+            small_write,
+            append,
+            acquire_epoch,
+            claim,
+            hand_back,
+            issue_groups,
+            write_completions,
+            write_grades,
+            fail_group,
+        ),
         *(settle_group, close_groups, cut_batch, record_step, commit_checkpoint, retire_groups, set_version),
     )
 }
