@@ -3,24 +3,23 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass, replace
 
-from dapo.bus import RETRIES, BusError, Delivery, Outcome, attempt_number
+from dapo.bus import BusError, Delivery
 from dapo.bus.keys import EVALUATIONS, PROMPTS
 from dapo.bus.roles import GeneratorBus
+from dapo.contracts.events import Alert
 from dapo.spec import RunSpec
-from dapo.v1 import messages_pb2 as pb
-from services.generator.engine.client import EngineClient, SamplingParams
+from services.generator.engine.client import SamplingParams
 from services.generator.engine.responses import EngineError
 from services.generator.engine.server import EngineServer
 from services.generator.engine.supervisor import EngineSupervisor
+from services.generator.jobs import JobRunner, PromptJob
 from services.generator.membership import ROLE, Membership
 from services.generator.texts import ResponseReader
 from services.generator.tokens import PromptCodec, PromptError, check_length
 from services.generator.weights.hold import WeightHold
 from services.generator.weights.receiver import Receiver
-from services.generator.writer import CompletionWriter, FinishedResponse
+from services.generator.writer import CompletionWriter
 
 log = logging.getLogger(__name__)
 
@@ -30,25 +29,10 @@ BLOCK_S = 1.0
 _MAX_LOSSES = 50
 _READ_LIMIT = 4
 """Prompts taken in one read. Few, so that several idle generators share a short queue."""
-_RETRY_PAUSE_S = 0.5
-_HEALTH_S = 20.0
-"""One health check of SGLang fails after 20 s."""
+_SILENCE_POLLS = 10
+"""So often within the bound on silence the engine is asked whether requests wait."""
 _LEAVE_S = 5.0
 """For handing prompts back at the end; what Redis does not take by then, others claim."""
-
-
-@dataclass(frozen=True)
-class PromptJob:
-    """A delivered prompt and its token ids."""
-
-    delivery: Delivery
-    task: pb.PromptTask
-    prompt: Sequence[int]
-
-
-def request_id(group_id: str, index: int, attempt: int) -> str:
-    """Of fixed width: SGLang aborts every request whose id starts with the given one, so no id may be a prefix."""
-    return f"{group_id}-{index:04d}-{attempt:04d}"
 
 
 class Generator:
@@ -58,7 +42,8 @@ class Generator:
     - `_beat`: heartbeat and member record every 2 s;
     - `supervisor` (EngineSupervisor): starts, watches and replaces the SGLang server;
     - `_receiver` (Receiver): carries out the learner's weight commands;
-    - `_consume`: takes prompts, one task for each (`_work`), at most `_slots` at a time;
+    - `_consume`: takes prompts, one task for each (`_runner`, a JobRunner), at most `_slots` at a time;
+    - `_watch_silence`: ends requests that the engine has lost, so that they are made again;
     - `_writer` (CompletionWriter): stores finished responses.
     `membership` (Membership) is the record that they share; `_hold` (WeightHold) keeps the weights during evaluations.
 
@@ -71,9 +56,8 @@ class Generator:
     Nothing survives a restart of the process: a new one of the same name starts a new engine, gets the current weights
     from the learner, and claims what it had left pending.
 
-    Waits without limit for weights and for a free slot. Each delivery of a prompt has RETRIES tries with growing pauses
-    while the engine is well. A prompt under which engines or generators were lost 50 times in a row, without one
-    response in between, may be what ends them and fails its group.
+    Waits without limit for weights and for a free slot. A prompt under which engines or generators were lost 50 times
+    in a row, without one response in between, may be what ends them and fails its group.
     """
 
     def __init__(
@@ -90,13 +74,12 @@ class Generator:
         """`evaluates`: take prompts of evaluations only, and keep the weights while there are some. `devices` are the
         GPUs of its engine, as `dapo.host.devices.device_names` has them."""
         self._bus = bus
-        self._evaluates = evaluates
         self._stream = EVALUATIONS if evaluates else PROMPTS
         self._id = worker_id
         self._codec = codec
         sampling = spec.sampling
         self._longest_prompt = spec.data.max_prompt_tokens
-        self._sampling = SamplingParams(
+        params = SamplingParams(
             sampling.temperature,
             sampling.max_response_tokens,
             codec.stop_token_ids,
@@ -122,6 +105,11 @@ class Generator:
         hidden = codec.hidden_ids(every_special=sampling.skip_special_tokens)
         reader = ResponseReader(codec.tokenizer, hidden=hidden, stop=sampling.stop)
         self._writer = CompletionWriter(bus, reader, worker_id)
+        ready = self._hold.hold if evaluates else self.membership.wait_step
+        self._runner = JobRunner(
+            bus, self._stream, worker_id, self.supervisor, self.membership, self._writer, params, ready
+        )
+        self._silence_s = resources.request_silence_s
 
     async def run(self) -> None:
         """Generate until cancelled. On return the engine is dead and the member record removed.
@@ -136,6 +124,7 @@ class Generator:
                 tasks.create_task(self.supervisor.watch())
                 tasks.create_task(self._receiver.run())
                 tasks.create_task(self._writer.run())
+                tasks.create_task(self._watch_silence())
                 tasks.create_task(self._consume(tasks))
         finally:
             await self._leave()
@@ -153,6 +142,27 @@ class Generator:
         while True:
             await self.membership.heartbeat()
             await asyncio.sleep(_HEARTBEAT_S)
+
+    async def _watch_silence(self) -> None:
+        poll_s = self._silence_s / _SILENCE_POLLS
+        while True:
+            await asyncio.sleep(poll_s)
+            try:
+                lost = await self.supervisor.engine.drop_lost(self._silence_s, poll_s)
+            except EngineError as error:
+                log.warning("requests of which nothing is heard: %s", error)
+            else:
+                if lost:
+                    await self._tell_lost(lost)
+
+    async def _tell_lost(self, lost: Sequence[str]) -> None:
+        some = ", ".join(lost[:3]) + (" …" if len(lost) > 3 else "")
+        message = (
+            f"{self._id}: SGLang is well, yet nothing was heard of {len(lost)} requests ({some}) for"
+            f" {self._silence_s:g} s (resources.generator.request_silence_s); they are generated again"
+        )
+        log.warning("%s", message)
+        await self._bus.runs.emit(Alert(worker_id=self._id, message=message))
 
     async def _consume(self, tasks: asyncio.TaskGroup) -> None:
         claim_at = 0.0
@@ -175,7 +185,7 @@ class Generator:
             if not (deliveries or self._jobs):
                 await self._hold.release()
             async for job in self._accept(deliveries):
-                task = tasks.create_task(self._work(job))
+                task = tasks.create_task(self._runner.run(job))
                 self._jobs.add(task)
                 task.add_done_callback(self._job_done)
 
@@ -196,107 +206,6 @@ class Generator:
                 prompt = self._codec.encode(task.prompt)
                 check_length(len(prompt), self._longest_prompt)
             except PromptError as error:
-                await self._fail(task.group_id, delivery, error.reason, str(error))
+                await self._runner.fail(task.group_id, delivery, error.reason, str(error))
             else:
                 yield PromptJob(delivery, task, prompt)
-
-    async def _fail(self, group_id: str, delivery: Delivery, reason: str, detail: str) -> None:
-        log.warning("group %s failed: %s: %s", group_id, reason, detail)
-        await self._bus.groups.fail(group_id, reason, detail, stream=self._stream, delivery=delivery)
-
-    async def _work(self, job: PromptJob) -> None:
-        """Generate and write the responses that the group lacks. Tries again where the engine fails a request, hands the
-        prompt back where the engine is lost."""
-        group_id = job.task.group_id
-        missing = await self._missing(job)
-        failure = "responses were aborted"
-        for retry in range(RETRIES):
-            if not missing:
-                return
-            # A member that the learner had dropped may still serve older weights than those published.
-            ready = self._hold.hold if self._evaluates else self.membership.wait_step
-            if not await ready(job.task.issued_version):
-                return await self._hand_back(job, lost=False)
-            engine = self.supervisor.engine
-            try:
-                missing = await self._generate(job, missing, attempt_number(job.delivery.attempt, retry))
-            except EngineError as error:
-                failure = str(error)
-                log.warning("group %s, try %d: %s", group_id, retry + 1, failure)
-                if await self._is_lost(engine, error):
-                    return await self._hand_back(job, lost=True)
-                missing = await self._bus.groups.missing_indices(group_id)
-            if missing:
-                await asyncio.sleep(_RETRY_PAUSE_S * (retry + 1))
-        if missing:
-            detail = f"{RETRIES} tries; the last: {failure}"
-            await self._fail(group_id, job.delivery, "generation_failed", detail)
-
-    async def _is_lost(self, engine: EngineClient, error: EngineError) -> bool:
-        """Whether the engine that raised `error` is gone, which has it replaced; else it failed this request alone."""
-        if error.status is not None:
-            return False
-        if self._is_current(engine) and not await engine.healthy(timeout_s=_HEALTH_S) and self._is_current(engine):
-            self.supervisor.fail(f"it does not answer after: {error}")
-        return not self._is_current(engine)
-
-    def _is_current(self, engine: EngineClient) -> bool:
-        return self.supervisor.up and self.supervisor.engine is engine
-
-    async def _hand_back(self, job: PromptJob, *, lost: bool) -> None:
-        await self._bus.streams.hand_back(self._stream, self._id, job.delivery, lost=lost)
-
-    async def _missing(self, job: PromptJob) -> list[int]:
-        if job.delivery.attempt == 1:
-            return list(range(job.task.group_size))
-        return await self._bus.groups.missing_indices(job.task.group_id)
-
-    def _sampling_of(self, task: pb.PromptTask) -> SamplingParams:
-        """The task's own parameters where it has some (evaluations), else the spec's."""
-        if not task.HasField("sampling"):
-            return self._sampling
-        wanted = task.sampling
-        return replace(
-            self._sampling,
-            temperature=wanted.temperature,
-            top_p=wanted.top_p,
-            max_new_tokens=wanted.max_response_tokens,
-        )
-
-    async def _generate(self, job: PromptJob, indices: Sequence[int], attempt: int) -> list[int]:
-        """Generate all `indices` in one request. Returns the indices still missing; none if the group was closed."""
-        group_id = job.task.group_id
-        left = {request_id(group_id, index, attempt): index for index in indices}
-        writes: list[asyncio.Future[Outcome]] = []
-        aborted = False
-        self.membership.request_started(len(left))
-        try:
-            sampling = self._sampling_of(job.task)
-            async with aclosing(self.supervisor.engine.generate(list(left), job.prompt, sampling)) as responses:
-                async for response, new_tokens in responses:
-                    self.membership.add_tokens(new_tokens)
-                    if response.finish is None:
-                        continue
-                    self.membership.request_ended()
-                    index = left.pop(response.rid)
-                    if response.finish != "abort":
-                        writes.append(
-                            self._writer.submit(FinishedResponse(group_id, index, attempt, job.prompt, response))
-                        )
-                    if left and not aborted and any(write.done() and is_closed(write) for write in writes):
-                        aborted = True
-                        await self.supervisor.engine.abort(list(left))
-        except EngineError:
-            # Responses that finished before the stream broke off are written all the same.
-            await asyncio.gather(*writes)
-            raise
-        finally:
-            self.membership.request_ended(len(left))
-        outcomes = await asyncio.gather(*writes)
-        if Outcome.CLOSED in outcomes or len(outcomes) == len(indices):
-            return []
-        return await self._bus.groups.missing_indices(group_id)
-
-
-def is_closed(write: asyncio.Future[Outcome]) -> bool:
-    return write.result() is Outcome.CLOSED

@@ -26,9 +26,9 @@ from services.generator.engine.server import (
     server_environment,
     server_flags,
 )
+from services.generator.jobs import request_id
 from services.generator.membership import parse_version, version_name
 from services.generator.tokens import PromptError, check_length
-from services.generator.worker import request_id
 from services.generator.writer import FinishedResponse, build_payload
 
 
