@@ -8,7 +8,7 @@
 | lease      | acquire                |                         |                    | acquire, check      |
 | streams    | consume                | consume, claim,         | consume, claim,    |                     |
 |            |                        | hand back, leave        | leave              |                     |
-| groups     | issue, read, settle,   | read tasks,             | read, read tasks,  | fail                |
+| groups     | issue, read, settle,   | read tasks,             | read tasks, refill,| fail                |
 |            | close, count           | write completions, fail | write grades, fail |                     |
 | payloads   | get, measure           | put                     | get                | get, measure        |
 | batches    | cut, read, read steps  |                         |                    | read, record steps, |
@@ -23,7 +23,7 @@ goes beyond its own, and nothing checks it at run time.
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from dapo.bus.parts.groups import Outcome
+from dapo.bus.parts.groups import Outcome, Refill
 from dapo.bus.parts.records import GroupRecord
 from dapo.bus.parts.streams import Delivery
 from dapo.bus.server.outage import Outage
@@ -199,7 +199,7 @@ class GeneratorBus(Protocol):
 
 
 class VerifierGroups(ReadsTasks, FailsGroups, Protocol):
-    async def read(self, group_id: str) -> GroupRecord: ...
+    async def refill(self, delivery: Delivery) -> Refill: ...
     async def write_grades(self, grades: Sequence[tuple[Delivery, pb.Grade]]) -> list[Outcome]: ...
 
 

@@ -39,6 +39,7 @@ SCRIPTS = {
         Script("write_completions", True, "the first of (group, index) wins, and it is the same", when_full=False),
         Script("write_grades", True, "the first of (group, index) wins, and it is the same"),
         Script("fail_group", True, "the nonce of a dead letter that was filed is remembered"),
+        Script("refill", True, "the nonce of a completion that was withdrawn is remembered"),
         Script("settle_group", True, "the nonce of a decision is remembered with its outcome"),
         Script("close_groups", True, "it names the groups, and closed ones are left alone"),
         Script("cut_batch", True, "the same batch under its number is left alone"),

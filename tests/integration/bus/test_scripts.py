@@ -75,7 +75,7 @@ async def write_grades(bus: Bus) -> Arguments:
     taken = await bus.streams.consume("completions", "verifier-0", count=2, block_s=0)
     arguments: list[Argument] = []
     for delivery, one in map(grade, taken):
-        arguments += (delivery.message_id, group_id(0), one.completion.index, one.SerializeToString())
+        arguments += (delivery.message_id, group_id(0), one.completion.index, delivery.data, one.SerializeToString())
     return arguments
 
 
@@ -83,6 +83,14 @@ async def fail_group(bus: Bus) -> Arguments:
     await issue(bus, 1)
     (taken,) = await bus.streams.consume("prompts", "generator-0", count=1, block_s=0)
     return NONCE, group_id(0), "prompt_too_long", "", "prompts", taken.message_id, taken.data, 100
+
+
+async def refill(bus: Bus) -> Arguments:
+    """One of two responses of a group that was generated."""
+    await issue(bus, 1, size=2)
+    await generate(bus, await bus.streams.consume("prompts", "generator-0", count=1, block_s=0))
+    lost, _ = await bus.streams.consume("completions", "verifier-0", count=2, block_s=0)
+    return NONCE, group_id(0), 0, lost.data, lost.message_id, 3
 
 
 async def settle_group(bus: Bus) -> Arguments:
@@ -131,18 +139,9 @@ async def set_version(bus: Bus) -> Arguments:
 SCENARIOS: dict[str, Callable[[Bus], Awaitable[Arguments]]] = {
     one.__name__: one
     for one in (
-        *(
-            small_write,
-            append,
-            acquire_epoch,
-            claim,
-            hand_back,
-            issue_groups,
-            write_completions,
-            write_grades,
-            fail_group,
-        ),
-        *(settle_group, close_groups, cut_batch, record_step, commit_checkpoint, retire_groups, set_version),
+        *(small_write, append, acquire_epoch, claim, hand_back, issue_groups, write_completions, write_grades),
+        *(fail_group, refill, settle_group, close_groups, cut_batch, record_step, commit_checkpoint),
+        *(retire_groups, set_version),
     )
 }
 
