@@ -14,7 +14,7 @@
 | batches    | cut, read, read steps  |                         |                    | read, record steps, |
 |            |                        |                         |                    | commit, sync        |
 | weights    | members, version       | member, read commands,  |                    | members,            |
-|            |                        | reply, version          |                    | command, publish    |
+|            |                        | reply, version, forget  |                    | command, publish    |
 
 What a method does is told by the part that has it (dapo/bus/parts). The views are types: mypy refuses a service that
 goes beyond its own, and nothing checks it at run time.
@@ -173,6 +173,7 @@ class GeneratorPayloads(Protocol):
 class GeneratorWeights(ReadsVersion, Protocol):
     async def publish_member(self, member: pb.Member) -> None: ...
     async def remove_member(self, generator_id: str) -> None: ...
+    async def forget_dead(self, after_s: float) -> list[str]: ...
     async def read_commands(
         self, generator_id: str, after: str, *, block_s: float
     ) -> list[tuple[str, pb.WeightCommand]]: ...

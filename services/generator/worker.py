@@ -31,6 +31,8 @@ _READ_LIMIT = 4
 """Prompts taken in one read. Few, so that several idle generators share a short queue."""
 _SILENCE_POLLS = 10
 """So often within the bound on silence the engine is asked whether requests wait."""
+_SWEEP_S = 15.0
+_FORGET_S = 60.0
 _LEAVE_S = 5.0
 """For handing prompts back at the end; what Redis does not take by then, others claim."""
 
@@ -44,7 +46,8 @@ class Generator:
     - `_receiver` (Receiver): carries out the learner's weight commands;
     - `_consume`: takes prompts, one task for each (`_runner`, a JobRunner), at most `_slots` at a time;
     - `_watch_silence`: ends requests that the engine has lost, so that they are made again;
-    - `_writer` (CompletionWriter): stores finished responses.
+    - `_writer` (CompletionWriter): stores finished responses;
+    - `_sweep`: deletes the member records of generators that are dead for a minute, every 15 s.
     `membership` (Membership) is the record that they share; `_hold` (WeightHold) keeps the weights during evaluations.
 
     Invariants:
@@ -119,6 +122,7 @@ class Generator:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._beat())
+                tasks.create_task(self._sweep())
                 await self._receiver.skip_old()
                 await self.supervisor.start()
                 tasks.create_task(self.supervisor.watch())
@@ -142,6 +146,12 @@ class Generator:
         while True:
             await self.membership.heartbeat()
             await asyncio.sleep(_HEARTBEAT_S)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            for generator_id in await self._bus.weights.forget_dead(_FORGET_S):
+                log.info("the record of %s, which died, is deleted", generator_id)
 
     async def _watch_silence(self) -> None:
         poll_s = self._silence_s / _SILENCE_POLLS

@@ -51,7 +51,7 @@ SCRIPTS = {
 }
 """By name; each is a file lua/<name>.lua."""
 
-SMALL_WRITES = frozenset({"SET", "HSET", "HDEL", "XGROUP"})
+SMALL_WRITES = frozenset({"SET", "HSET", "HDEL", "PEXPIRE", "XGROUP"})
 """Commands that change nothing when run again with the same arguments. XGROUP CREATE then answers BUSYGROUP."""
 
 

@@ -177,7 +177,7 @@ def test_a_script_is_declared_repeatable_exactly_when_it_leaves_the_same_state(
 def test_a_small_write_that_may_not_be_repeated_is_refused(valkey: EmbeddedValkey) -> None:
     async def scenario(bus: Bus) -> None:
         for command in ("XADD", "INCR", "RPUSH"):
-            with pytest.raises(ValueError, match=f"{command} is no small write: use HDEL, HSET, SET, XGROUP"):
+            with pytest.raises(ValueError, match=f"{command} is no small write: use HDEL, HSET, PEXPIRE, SET, XGROUP"):
                 await bus.control_server.small_write(bus.keys.prefix, command, f"{bus.keys.prefix}x", 1)
 
     drive(valkey.url, scenario)

@@ -19,6 +19,7 @@ from tests.support.generator.runs import (
     FIRST,
     GROUP_SIZE,
     NAME,
+    Run,
     called,
     check_payloads,
     new_run,
@@ -122,6 +123,32 @@ def test_a_prompt_that_ends_every_engine_fails_its_group_at_last(
             (letter,) = await run.bus.dead_letters.read()
             assert (letter["group"], letter["reason"]) == (group, "generation_failed")
             assert "2 times in a row" in letter["detail"]
+
+    asyncio.run(scenario())
+
+
+def test_what_the_dead_leave_behind_is_swept(redis_url: str, spec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "_SWEEP_S", 0.1)
+    monkeypatch.setattr(worker, "_CLAIM_S", 0.1)
+    monkeypatch.setattr(worker, "_FORGET_S", 0.2)
+
+    async def scenario() -> None:
+        async with new_run(redis_url, "swept", spec.model_dump_json()) as run:
+            await run.issue(["abc>"])
+            await run.take(1, "generator-1")
+            await run.bus.weights.publish_member(pb.Member(generator_id="generator-1", state="ready"))
+            await run.die("generator-1")
+            async with serving(run, spec, SimulatedServer()):
+                await run.wait_count("generated", 1)
+                await until(alone(run), "no trace of the dead one")
+
+    def alone(run: Run):
+        async def condition() -> bool:
+            records = await run.bus.control_server.client.hkeys(run.bus.keys.members)
+            consumers = [one["name"].decode().split("/")[0] for one in await run.consumers()]
+            return records == [NAME.encode()] and consumers == [NAME]
+
+        return condition
 
     asyncio.run(scenario())
 
