@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -156,10 +157,17 @@ class Verifier:
             self._slots.release()
 
     async def _conclude_remote(self, gradable: Sequence[_Gradable]) -> None:
-        try:
-            await self._conclude(gradable)
-        finally:
-            self._remote_slots.release()
+        """Conclude a batch in the slot that was taken for it. What a grader was out of reach for waits without a slot."""
+        deadline = math.inf
+        while gradable:
+            try:
+                gradable = await self._conclude(gradable, patient=time.monotonic() < deadline)
+            finally:
+                self._remote_slots.release()
+            if gradable:
+                deadline = min(deadline, time.monotonic() + _SERVICE_LIMIT_S)
+                await asyncio.sleep(_SERVICE_PAUSE_S)
+                await self._remote_slots.acquire()
 
     async def _persist(self, action: Callable[[], Awaitable[T]]) -> T:
         """Repeat `action` until the bus is not full. Every action here may be repeated."""
@@ -170,28 +178,22 @@ class Verifier:
                 log.warning("waiting for the bus: %s", error)
                 await asyncio.sleep(_RETRY_S)
 
-    async def _conclude(self, gradable: Sequence[_Gradable]) -> None:
-        """Grade and write. Those for whom a remote grader was out of reach are graded again, apart from the others."""
-        deadline = None
-        while gradable:
-            requests = [one.request for one in gradable]
-            verdicts, statistics = await asyncio.gather(
-                self._grading.grade(requests),
-                self._grading.pool.measure([one.text for one in requests], self._spec.metrics.reflection_patterns),
-            )
-            classes = await self._classify(gradable, verdicts)
-            graded = [_Graded(*one) for one in zip(gradable, verdicts, statistics, classes, strict=True)]
-            deadline = deadline or time.monotonic() + _SERVICE_LIMIT_S
-            in_time = time.monotonic() < deadline
-            await self._persist(partial(self._write, [one for one in graded if not (in_time and self._may_pass(one))]))
-            await self._watch(graded)
-            gradable = [one.gradable for one in graded if in_time and self._may_pass(one)]
-            if gradable:
-                await asyncio.sleep(_SERVICE_PAUSE_S)
+    async def _conclude(self, gradable: Sequence[_Gradable], *, patient: bool = False) -> list[_Gradable]:
+        """Grade once; write, repeatedly if the bus fails.
 
-    def _may_pass(self, one: _Graded) -> bool:
-        """Whether the grader was out of reach, and may be within reach later."""
-        return one.verdict.reason == UNAVAILABLE and not self._grading.is_local(one.gradable.request.grader)
+        Returns those whose grader was out of reach, where `patient`; else their groups fail.
+        """
+        requests = [one.request for one in gradable]
+        verdicts, statistics = await asyncio.gather(
+            self._grading.grade(requests),
+            self._grading.pool.measure([one.text for one in requests], self._spec.metrics.reflection_patterns),
+        )
+        classes = await self._classify(gradable, verdicts)
+        graded = [_Graded(*one) for one in zip(gradable, verdicts, statistics, classes, strict=True)]
+        ready = [one for one in graded if not (patient and one.verdict.reason == UNAVAILABLE)]
+        await self._persist(partial(self._write, ready))
+        await self._watch(graded)
+        return [one.gradable for one in graded if patient and one.verdict.reason == UNAVAILABLE]
 
     async def _watch(self, graded: Sequence[_Graded]) -> None:
         """Tell when too many gradings fail."""

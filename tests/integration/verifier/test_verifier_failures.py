@@ -209,6 +209,25 @@ def test_a_service_that_is_away_for_a_while_costs_no_reward(
     drive(valkey.url, scenario)
 
 
+def test_an_absent_service_holds_up_no_other_grader(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many batches wait for it: here more than there are slots."""
+    monkeypatch.setattr(worker, "_CONCURRENT_REMOTE_BATCHES", 2)
+    monkeypatch.setattr(worker, "_BATCH", 4)
+
+    async def scenario(bus: Bus) -> None:
+        with serving(lambda number, body: Answer("away", status=503)) as service:
+            graders = {"slow": {"type": "remote", "url": service.url, "retries": 0}}
+            for number in range(12):
+                await write_group(bus, number, [b"good"] * 4, grader="slow")
+            async with verifying(bus, make_spec(graders=graders)):
+                await write_group(bus, 12, [b"good"] * 4)
+                (done,) = await scored(bus, 1)
+            assert done.data == b"g0000000012"
+            assert (await bus.groups.ledger())["generated"] == 12
+
+    drive(valkey.url, scenario)
+
+
 def test_a_service_that_stays_away_fails_its_groups_and_gives_no_reward(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
