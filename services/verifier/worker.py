@@ -157,7 +157,7 @@ class Verifier:
             self._slots.release()
 
     async def _conclude_remote(self, gradable: Sequence[_Gradable]) -> None:
-        """Conclude a batch in the slot that was taken for it. What a grader was out of reach for waits without a slot."""
+        """Conclude a batch in the slot that was taken for it. What is left for an absent grader waits without one."""
         deadline = math.inf
         while gradable:
             try:
