@@ -3,7 +3,7 @@
 from dapo.bus.bus import Bus
 from dapo.bus.errors import BusError, BusFull, BusUnavailable, Fenced, LedgerError, UnknownGroup
 from dapo.bus.ledger import GroupState
-from dapo.bus.parts.groups import Outcome
+from dapo.bus.parts.groups import Outcome, Refill
 from dapo.bus.parts.payloads import RETRIES, attempt_number
 from dapo.bus.parts.records import GroupRecord
 from dapo.bus.parts.streams import Delivery
@@ -20,6 +20,7 @@ __all__ = [
     "GroupState",
     "LedgerError",
     "Outcome",
+    "Refill",
     "UnknownGroup",
     "attempt_number",
 ]

@@ -2,10 +2,12 @@
 
 Invariant: each issued group is in exactly one state, so the counts over the states always add up to the groups issued.
 
-    issued → generated → scored → kept → batched → trained
+    issued ⇄ generated → scored → kept → batched → trained
        └────────┴── failed │        │
        └────────┴──────────┴────────┴── surplus, stale
                            └── filtered; evaluated, of a group that is not for training
+
+A generated group is issued again when a response of it was lost before it was graded.
 """
 
 from enum import StrEnum
@@ -29,7 +31,7 @@ _DROPPED = frozenset({GroupState.SURPLUS, GroupState.STALE})
 
 TRANSITIONS: dict[GroupState, frozenset[GroupState]] = {
     GroupState.ISSUED: _DROPPED | {GroupState.GENERATED, GroupState.FAILED},
-    GroupState.GENERATED: _DROPPED | {GroupState.SCORED, GroupState.FAILED},
+    GroupState.GENERATED: _DROPPED | {GroupState.SCORED, GroupState.FAILED, GroupState.ISSUED},
     GroupState.SCORED: _DROPPED | {GroupState.KEPT, GroupState.FILTERED, GroupState.EVALUATED},
     GroupState.KEPT: _DROPPED | {GroupState.BATCHED},
     GroupState.BATCHED: frozenset({GroupState.TRAINED}),

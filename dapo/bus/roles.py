@@ -6,15 +6,16 @@
 | registry   | beat, who is alive     | beat                    | beat               | beat, announce,     |
 |            |                        |                         |                    | find                |
 | lease      | acquire                |                         |                    | acquire, check      |
-| streams    | consume, claim         | consume, claim          | consume, claim     |                     |
-| groups     | issue, read, settle,   | read tasks,             | read, read tasks,  | fail                |
+| streams    | consume, claim         | consume, claim,         | consume, claim,    |                     |
+|            |                        | hand back, leave        | leave              |                     |
+| groups     | issue, read, settle,   | read tasks,             | read tasks, refill,| fail                |
 |            | close, count           | write completions, fail | write grades, fail |                     |
 | payloads   | get, measure           | put                     | get                | get, measure        |
 | batches    | cut, read, read steps  |                         |                    | read, record steps, |
 |            |                        |                         |                    | commit, sync        |
 | decisions  | read, save, begin      |                         |                    | frontier            |
 | weights    | members, version       | member, read commands,  |                    | members,            |
-|            |                        | reply, version          |                    | command, publish    |
+|            |                        | reply, version, forget  |                    | command, publish    |
 
 What a method does is told by the part that has it (dapo/bus/parts). The views are types: mypy refuses a service that
 goes beyond its own, and nothing checks it at run time.
@@ -24,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from dapo.bus.parts.decisions import Decided, Frontier
-from dapo.bus.parts.groups import Outcome
+from dapo.bus.parts.groups import Outcome, Refill
 from dapo.bus.parts.records import GroupRecord
 from dapo.bus.parts.streams import Delivery
 from dapo.bus.server.outage import Outage
@@ -65,6 +66,11 @@ class Consumes(Protocol):
 
 class ConsumesAndClaims(Consumes, Protocol):
     async def claim_dead(self, stream: str, role: str, worker_id: str, *, count: int) -> list[Delivery]: ...
+    async def leave(self, stream: str, worker_id: str) -> None: ...
+
+
+class HandsBack(ConsumesAndClaims, Protocol):
+    async def hand_back(self, stream: str, worker_id: str, delivery: Delivery, *, lost: bool) -> None: ...
 
 
 class ReadsBatches(Protocol):
@@ -186,6 +192,7 @@ class GeneratorPayloads(Protocol):
 class GeneratorWeights(ReadsVersion, Protocol):
     async def publish_member(self, member: pb.Member) -> None: ...
     async def remove_member(self, generator_id: str) -> None: ...
+    async def forget_dead(self, after_s: float) -> list[str]: ...
     async def read_commands(
         self, generator_id: str, after: str, *, block_s: float
     ) -> list[tuple[str, pb.WeightCommand]]: ...
@@ -199,7 +206,7 @@ class GeneratorBus(Protocol):
     @property
     def registry(self) -> Beats: ...
     @property
-    def streams(self) -> ConsumesAndClaims: ...
+    def streams(self) -> HandsBack: ...
     @property
     def groups(self) -> GeneratorGroups: ...
     @property
@@ -212,7 +219,7 @@ class GeneratorBus(Protocol):
 
 
 class VerifierGroups(ReadsTasks, FailsGroups, Protocol):
-    async def read(self, group_id: str) -> GroupRecord: ...
+    async def refill(self, delivery: Delivery) -> Refill: ...
     async def write_grades(self, grades: Sequence[tuple[Delivery, pb.Grade]]) -> list[Outcome]: ...
 
 

@@ -120,10 +120,11 @@ class Membership:
             self._version_changed.notify_all()
         await self.publish()
 
-    async def wait_step(self, step: int) -> None:
-        """Return once the engine serves weights of a known version, `step` or later."""
+    async def wait_step(self, step: int) -> bool:
+        """Return True once the engine serves weights of a known version, `step` or later; False if it was lost."""
         async with self._version_changed:
-            await self._version_changed.wait_for(lambda: self.serves(step))
+            await self._version_changed.wait_for(lambda: self.serves(step) or not self.serving.is_set())
+        return self.serves(step)
 
     def snapshot(self) -> pb.Member:
         """The record as published. `busy_s` counts seconds with at least one request running, `up_s` all seconds."""

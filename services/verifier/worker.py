@@ -2,17 +2,20 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 from dapo.algo.batches import is_truncated
 from dapo.algo.shaping import shaped_reward
 from dapo.algo.text_statistics import TextStatistics
-from dapo.bus import BusFull, Delivery, GroupState, UnknownGroup
+from dapo.bus import BusError, BusFull, Delivery, Refill, UnknownGroup
 from dapo.bus.roles import VerifierBus
 from dapo.contracts.events import Alert
 from dapo.contracts.prompts import begun_response, prompt_text
+from dapo.contracts.verdicts import UNAVAILABLE
 from dapo.spec import RunSpec
 from dapo.v1 import messages_pb2 as pb
 from services.verifier.graders import Verdict, wrong
@@ -34,8 +37,12 @@ _BLOCK_S = 2.0
 _HEARTBEAT_S = 2.5
 _CLAIM_S = 3.0
 _RETRY_S = 1.0
-_MAX_ATTEMPTS = 5
-_OPEN = (GroupState.ISSUED, GroupState.GENERATED)
+_SERVICE_PAUSE_S = 15.0
+"""Between two tries at a remote grader that is out of reach; its circuit breaker is open for as long."""
+_SERVICE_LIMIT_S = 1800.0
+"""For so long it is tried again."""
+_LEAVE_S = 5.0
+"""For handing completions back at the end; what Redis does not take by then, others claim."""
 
 
 class _Item(NamedTuple):
@@ -52,6 +59,13 @@ class _Gradable(NamedTuple):
     """It belongs to an evaluation."""
 
 
+class _Graded(NamedTuple):
+    gradable: _Gradable
+    verdict: Verdict
+    measured: TextStatistics | None
+    answer_class: str
+
+
 class Verifier:
     """One verifier of a run; any number of them share the completion stream.
 
@@ -59,12 +73,18 @@ class Verifier:
     - `_grading` (Grading): the grading processes and the clients of remote graders;
     - `_beat`: heartbeat every 2.5 s;
     - `_claim`: completions of dead verifiers, every 3 s;
-    - `_consume`: new completions, in batches. A batch is read (`_read`), graded and written (`_conclude`); the part of
+    - `_consume`: new completions, in batches. A batch is read (`_fetch`), graded and written (`_conclude`); the part of
       it that waits for remote graders goes on as a batch of its own.
     `_alert` (FailureAlert) tells when too many gradings fail.
 
-    Invariant: every completion that was delivered ends as a grade, or its group as failed with a reason. Nothing is
-    acknowledged before its effect, so what a killed verifier held is graded by another.
+    Invariants:
+    - every completion that was delivered ends as a grade, or is withdrawn and generated again, or its group ends as
+      failed with a reason. Nothing is acknowledged before its effect, so what a killed verifier held is graded by
+      another; one that is stopped hands it back;
+    - a grade is about the response. Where the text is lost another is generated, three times at most. A remote grader
+      that is out of reach is tried again for half an hour, then the group fails, as it does at once where a local one
+      cannot be set up. How often a completion was delivered says nothing: whatever a text can break runs in grading
+      processes, so a verifier that dies is no fault of what it held.
 
     Nothing survives a restart, and nothing needs to. While the bus is full, every action waits and is repeated, without
     limit; each grading has the deadline of its grader.
@@ -80,13 +100,23 @@ class Verifier:
         self._alert = FailureAlert(time.monotonic)
 
     async def run(self) -> None:
-        """Grade until cancelled. Completions that are not acknowledged by then are claimed by another verifier."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._grading.run())
-            group.create_task(self._every(_HEARTBEAT_S, self._beat))
-            group.create_task(self._every(_CLAIM_S, lambda: self._take(group, self._claim)))
-            while True:
-                await self._take(group, self._consume)
+        """Grade until cancelled. Completions that are not acknowledged by then are handed back."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._grading.run())
+                group.create_task(self._every(_HEARTBEAT_S, self._beat))
+                group.create_task(self._every(_CLAIM_S, lambda: self._take(group, self._claim)))
+                while True:
+                    await self._take(group, self._consume)
+        finally:
+            await self._leave()
+
+    async def _leave(self) -> None:
+        try:
+            async with asyncio.timeout(_LEAVE_S):
+                await self._bus.streams.leave(STREAM, self._worker_id)
+        except (BusError, TimeoutError) as error:
+            log.warning("completions were not handed back: %s", error or f"no answer for {_LEAVE_S:g} s")
 
     async def _beat(self) -> None:
         await self._persist(lambda: self._bus.registry.beat(ROLE, self._worker_id))
@@ -117,7 +147,7 @@ class Verifier:
     async def _handle_batch(self, group: asyncio.TaskGroup, deliveries: Sequence[Delivery]) -> None:
         """Grade a batch. Requests to remote graders go on in a slot of their own, so that they hold up no others."""
         try:
-            gradable = await self._persist(lambda: self._read(deliveries))
+            gradable = await self._persist(lambda: self._fetch(deliveries))
             await self._conclude([one for one in gradable if self._grading.is_local(one.request.grader)])
             remote = [one for one in gradable if not self._grading.is_local(one.request.grader)]
             if remote:
@@ -127,10 +157,17 @@ class Verifier:
             self._slots.release()
 
     async def _conclude_remote(self, gradable: Sequence[_Gradable]) -> None:
-        try:
-            await self._conclude(gradable)
-        finally:
-            self._remote_slots.release()
+        """Conclude a batch in the slot that was taken for it. What is left for an absent grader waits without one."""
+        deadline = math.inf
+        while gradable:
+            try:
+                gradable = await self._conclude(gradable, patient=time.monotonic() < deadline)
+            finally:
+                self._remote_slots.release()
+            if gradable:
+                deadline = min(deadline, time.monotonic() + _SERVICE_LIMIT_S)
+                await asyncio.sleep(_SERVICE_PAUSE_S)
+                await self._remote_slots.acquire()
 
     async def _persist(self, action: Callable[[], Awaitable[T]]) -> T:
         """Repeat `action` until the bus is not full. Every action here may be repeated."""
@@ -141,28 +178,26 @@ class Verifier:
                 log.warning("waiting for the bus: %s", error)
                 await asyncio.sleep(_RETRY_S)
 
-    async def _read(self, deliveries: Sequence[Delivery]) -> list[_Gradable]:
-        """The deliveries that can be graded. All others are failed or acknowledged here."""
-        items = []
-        for delivery in deliveries:
-            item = _Item(delivery, pb.Completion.FromString(delivery.data))
-            if delivery.attempt > _MAX_ATTEMPTS:
-                await self._fail(item, "too_many_attempts", f"delivered {delivery.attempt} times without an effect")
-            else:
-                items.append(item)
-        return await self._fetch(items)
+    async def _conclude(self, gradable: Sequence[_Gradable], *, patient: bool = False) -> list[_Gradable]:
+        """Grade once; write, repeatedly if the bus fails.
 
-    async def _conclude(self, gradable: Sequence[_Gradable]) -> None:
-        """Grade once; write, repeatedly if the bus fails."""
+        Returns those whose grader was out of reach, where `patient`; else their groups fail.
+        """
+        requests = [one.request for one in gradable]
         verdicts, statistics = await asyncio.gather(
-            self._grading.grade([one.request for one in gradable]),
-            self._grading.pool.measure([one.request.text for one in gradable], self._spec.metrics.reflection_patterns),
+            self._grading.grade(requests),
+            self._grading.pool.measure([one.text for one in requests], self._spec.metrics.reflection_patterns),
         )
         classes = await self._classify(gradable, verdicts)
-        await self._persist(lambda: self._write(gradable, verdicts, statistics, classes))
-        alert = self._alert.observe(
-            (one.request.grader, verdict) for one, verdict in zip(gradable, verdicts, strict=True)
-        )
+        graded = [_Graded(*one) for one in zip(gradable, verdicts, statistics, classes, strict=True)]
+        ready = [one for one in graded if not (patient and one.verdict.reason == UNAVAILABLE)]
+        await self._persist(partial(self._write, ready))
+        await self._watch(graded)
+        return [one.gradable for one in graded if patient and one.verdict.reason == UNAVAILABLE]
+
+    async def _watch(self, graded: Sequence[_Graded]) -> None:
+        """Tell when too many gradings fail."""
+        alert = self._alert.observe((one.gradable.request.grader, one.verdict) for one in graded)
         if alert:
             message = f"{self._worker_id}: {alert}"
             log.warning("%s", message)
@@ -177,26 +212,22 @@ class Verifier:
         classes = dict(zip(chosen, found, strict=True))
         return [classes.get(index, "") for index in range(len(gradable))]
 
-    async def _write(
-        self,
-        gradable: Sequence[_Gradable],
-        verdicts: Sequence[Verdict],
-        statistics: Sequence[TextStatistics | None],
-        classes: Sequence[str],
-    ) -> None:
-        """Write the grades, and fail groups where the spec wants it. May be repeated after any failure."""
+    async def _write(self, graded: Sequence[_Graded]) -> None:
+        """Write the grades, and fail groups where there can be none. May be repeated after any failure."""
         grades = []
-        for one, verdict, measured, answer_class in zip(gradable, verdicts, statistics, classes, strict=True):
-            if verdict.failed and self._spec.reward.grader_failure == "fail_group":
-                await self._fail(one.item, "grader_failed", f"{one.request.grader}: {verdict.reason}")
+        for one in graded:
+            item, verdict, grader = one.gradable.item, one.verdict, one.gradable.request.grader
+            if verdict.reason == UNAVAILABLE:
+                await self._fail(item, "grader_unavailable", f"{grader}: {verdict.extracted}")
+            elif verdict.failed and self._spec.reward.grader_failure == "fail_group":
+                await self._fail(item, "grader_failed", f"{grader}: {verdict.reason}")
             else:
-                grades.append((one.item.delivery, self._grade(one.item.completion, verdict, measured, answer_class)))
+                grades.append((item.delivery, self._grade(item.completion, verdict, one.measured, one.answer_class)))
         await self._bus.groups.write_grades(grades)
 
-    async def _fetch(self, items: Sequence[_Item]) -> list[_Gradable]:
-        """The items whose text and task exist. All others are failed or acknowledged here."""
-        if not items:
-            return []
+    async def _fetch(self, deliveries: Sequence[Delivery]) -> list[_Gradable]:
+        """Those whose text and task exist. All others are refilled, failed or acknowledged here."""
+        items = [_Item(delivery, pb.Completion.FromString(delivery.data)) for delivery in deliveries]
         texts, tasks = await asyncio.gather(
             self._bus.payloads.get([item.completion.text_key for item in items]), self._read_tasks(items)
         )
@@ -206,7 +237,7 @@ class Verifier:
             if task is None:
                 await self._drop(item)
             elif text is None:
-                await self._without_text(item)
+                await self._refill(item)
             else:
                 request = GradingRequest(
                     task.grader,
@@ -231,17 +262,10 @@ class Verifier:
                     continue
             return found
 
-    async def _without_text(self, item: _Item) -> None:
-        """Fail the group if it is open. A closed one no longer has payloads; its completion is only acknowledged."""
-        group_id, text_key = item.completion.group_id, item.completion.text_key
-        try:
-            is_open = (await self._bus.groups.read(group_id)).state in _OPEN
-        except UnknownGroup:
-            is_open = False
-        if is_open:
-            await self._fail(item, "payload_missing", f"no text under {text_key}")
-        else:
-            await self._drop(item)
+    async def _refill(self, item: _Item) -> None:
+        """Have a response whose text is lost generated again. A closed group no longer has texts."""
+        if await self._bus.groups.refill(item.delivery) == Refill.EXHAUSTED:
+            await self._fail(item, "payload_missing", f"no text under {item.completion.text_key}, after all refills")
 
     async def _drop(self, item: _Item) -> None:
         """Acknowledge a completion of a closed group: the bus ignores its grade."""

@@ -15,6 +15,8 @@ from dapo.bus.parts.records import GroupRecord, parse_record, parse_task, read_h
 from dapo.bus.parts.streams import Delivery
 from dapo.v1 import messages_pb2 as pb
 
+_MOST_REFILLS = 3
+"""Of one index; more is no accident."""
 _CHUNK = 64
 """Items of one script call: short enough (about 1 ms) not to hold up the server."""
 
@@ -24,7 +26,15 @@ class Outcome(StrEnum):
     DUPLICATE = "duplicate"
     """Somebody did the same before; nothing changed."""
     CLOSED = "closed"
-    """The group takes no more: the caller drops its work."""
+    """The group, or this completion of it, takes no more: the caller drops its work."""
+
+
+class Refill(StrEnum):
+    REFILLED = "refilled"
+    CLOSED = "closed"
+    """The group is closed, or the response is graded or withdrawn already: nothing is to be done."""
+    EXHAUSTED = "exhausted"
+    """Its index was refilled three times before, so nothing was done: the caller fails the group."""
 
 
 class Groups(Part):
@@ -34,6 +44,7 @@ class Groups(Part):
     state; entries of the streams `prompts`, `evaluations`, `completions` and `scored`.
     Promises, each kept by one Lua script:
     - the first completion and the first grade of (group, index) win; a completion enters its stream as it is accepted;
+    - a completion whose response was lost before its grade is withdrawn alone, three times of one index at most;
     - a group is put on `scored` once, by its last grade or by its failure;
     - a discarded group (filtered, surplus, stale, failed) accepts nothing more, and what arrives late is deleted;
     - sum(ledger counts) equals the groups issued, at every moment.
@@ -126,7 +137,8 @@ class Groups(Part):
             call: list[str | bytes | int] = []
             for delivery, grade in chunk:
                 completion = grade.completion
-                call += (delivery.message_id, completion.group_id, completion.index, grade.SerializeToString())
+                call += (delivery.message_id, completion.group_id, completion.index, delivery.data)
+                call.append(grade.SerializeToString())
             calls.append(call)
         chunked = await self._control.scripts("write_grades", self._keys.prefix, calls)
         replies = [reply.decode() for chunk in chunked for reply in chunk]
@@ -136,6 +148,18 @@ class Groups(Part):
                 f"grade of {at.group_id}[{at.index}]: no such completion was accepted; call groups.fail with it"
             )
         return [Outcome(reply) for reply in replies]
+
+    async def refill(self, delivery: Delivery) -> Refill:
+        """Withdraws a completion whose response was lost, and has this index alone generated again.
+
+        Its payloads, as far as they exist, are deleted, its delivery is acknowledged.
+        """
+        lost = pb.Completion.FromString(delivery.data)
+        arguments = (lost.group_id, lost.index, delivery.data, delivery.message_id, _MOST_REFILLS)
+        outcome = Refill((await self._script("refill", new_nonce(), *arguments)).decode())
+        if outcome == Refill.REFILLED:
+            await self._payloads.delete([lost.payload_key, lost.text_key])
+        return outcome
 
     async def fail(
         self,

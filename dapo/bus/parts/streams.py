@@ -15,8 +15,8 @@ from dapo.bus.parts.registry import HEARTBEAT_TTL_S, Registry
 from dapo.bus.server.connection import BLOCK_SLICE_S, block
 from dapo.v1 import messages_pb2 as pb
 
-Entry = tuple[bytes, int, dict[bytes, bytes]]
-"""Message id, deliveries, fields."""
+Entry = tuple[bytes, int, int, dict[bytes, bytes]]
+"""Message id, deliveries, losses, fields."""
 
 
 class Delivery(NamedTuple):
@@ -26,7 +26,9 @@ class Delivery(NamedTuple):
     data: bytes
     """The group id (prompts, scored) or a serialised Completion (completions)."""
     attempt: int
-    """How often the entry was delivered, from 1."""
+    """How often the entry (of a prompt: its group) was delivered, from 1."""
+    losses: int = 0
+    """Of a prompt: deliveries in a row whose generator or engine was lost before a response was written."""
 
 
 @dataclass
@@ -43,7 +45,8 @@ class Streams(Part):
 
     Keys: `<stream>`, each with one consumer group, named after the role that reads it.
     Promises: an entry is in the hands of one consumer, stays pending until its effect acknowledges it, and is taken
-    over once that consumer is dead. A consumer is named `<worker id>/<instance>`; it is alive while its worker's
+    over once that consumer is dead, or at once when it is handed back: it then stands last on the stream, under a new
+    message id. A consumer is named `<worker id>/<instance>`; it is alive while its worker's
     heartbeat exists and names that instance, so a worker that was restarted under its old name is told apart from its
     predecessor, whose entries are free to claim. A delivery whose reply was lost on the way (the connection broke, the
     read was cancelled) would stay pending with a living consumer for ever: after such a failure the entries delivered
@@ -99,6 +102,21 @@ class Streams(Part):
             await self._outlast()
             return []
 
+    async def hand_back(self, stream: str, worker_id: str, delivery: Delivery, *, lost: bool) -> None:
+        """Gives an entry to whoever reads next. Nothing happens where it is no longer in the hands of this worker.
+
+        `lost`: the engine that ran it failed; see `Delivery.losses`.
+        """
+        await self._hand_back(stream, worker_id, lost, delivery.message_id)
+
+    async def leave(self, stream: str, worker_id: str) -> None:
+        """Hands back all that the worker holds, and forgets its consumer. It reads no more."""
+        if (stream, worker_id) in self._started:
+            await self._hand_back(stream, worker_id, False)
+
+    async def _hand_back(self, stream: str, worker_id: str, lost: bool, *message_ids: str) -> None:
+        await self._script("hand_back", stream, worker_id, self._context.instance, int(lost), *message_ids)
+
     async def _outlast(self) -> None:
         await self._control.wait_until_back()
         self._settled = asyncio.get_running_loop().time() + HEARTBEAT_TTL_S
@@ -129,15 +147,19 @@ class Streams(Part):
 
     async def _fetch(self, stream: str, worker_id: str, count: int, block_ms: int | None) -> list[Delivery]:
         consumer, source = f"{worker_id}/{self._context.instance}", {self._keys.stream(stream): ">"}
-        read = self._control.once.xreadgroup
-        found = await self._control.run(read, READERS[stream], consumer, source, count=count, block=block_ms)
-        return await self._sound(stream, [(entry, 1, fields) for _, entries in found for entry, fields in entries])
+        reading = self._control.once.xreadgroup
+        found = await self._control.run(reading, READERS[stream], consumer, source, count=count, block=block_ms)
+        read = [(entry, fields) for _, entries in found for entry, fields in entries]
+        return await self._sound(
+            stream,
+            [(entry, int(fields.get(b"delivery", 1)), int(fields.get(b"losses", 0)), fields) for entry, fields in read],
+        )
 
     async def _claim(
         self, stream: str, worker_id: str, count: int, window_ms: int = 0, handed: Collection[str] = ()
     ) -> list[Delivery]:
         claimed = await self._script("claim", stream, worker_id, self._context.instance, count, window_ms, *handed)
-        entries = [(entry, n, dict(zip(flat[::2], flat[1::2], strict=True))) for entry, n, *flat in claimed]
+        entries = [(entry, n, m, dict(zip(flat[::2], flat[1::2], strict=True))) for entry, n, m, *flat in claimed]
         return await self._sound(stream, entries)
 
     async def _guard(self, stream: str, worker_id: str, read: Awaitable[list[Delivery]]) -> list[Delivery]:
@@ -160,11 +182,11 @@ class Streams(Part):
     async def _sound(self, stream: str, entries: list[Entry]) -> list[Delivery]:
         """The entries that can be read; the others become dead letters."""
         sound = []
-        for entry, attempt, fields in entries:
+        for entry, attempt, losses, fields in entries:
             message_id, data = entry.decode(), fields.get(b"data", b"")
             fault = _fault(stream, data)
             if fault is None:
-                sound.append(Delivery(message_id, data, attempt))
+                sound.append(Delivery(message_id, data, attempt, losses))
             else:
                 group = fields.get(b"group", b"")
                 group_id = group.decode() if GROUP_ID.fullmatch(group) else ""

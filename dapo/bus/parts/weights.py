@@ -1,11 +1,15 @@
 """The weight channel's control: members, commands to them, their replies, the published version."""
 
+import asyncio
+
 from dapo.bus.parts.part import Context, Part
 from dapo.bus.parts.registry import Registry
 from dapo.v1 import messages_pb2 as pb
 
 _CHANNEL = 64
 """Commands and replies kept per generator: a few rounds, as each round carries the names of all tensors."""
+_CHANNEL_MS = 3_600_000
+"""A channel on which nothing was said for so long expires; whoever used it has read it, or is dead."""
 
 
 class Weights(Part):
@@ -13,7 +17,8 @@ class Weights(Part):
 
     Keys: `members`, a hash of pb.Member by generator id; `commands:<generator>` and `replies:<generator>`, streams of
     64 entries; `version`, the newest that every ready member serves.
-    Promises: commands and replies keep their order; only the newest learner publishes a version.
+    Promises: commands and replies keep their order; only the newest learner publishes a version. What a dead generator
+    leaves goes: its record by `forget_dead`, its channel an hour after the last word.
     Restart: a generator that starts anew begins behind the last command and registers without a version. A learner
     that does reads the published version and joins everybody again. All of it is in Redis.
     """
@@ -21,6 +26,7 @@ class Weights(Part):
     def __init__(self, context: Context, registry: Registry) -> None:
         super().__init__(context)
         self._registry = registry
+        self._dead_since: dict[str, float] = {}
 
     async def publish_member(self, member: pb.Member) -> None:
         await self._write("HSET", self._keys.members, member.generator_id, member.SerializeToString())
@@ -30,6 +36,21 @@ class Weights(Part):
         await self._write("HDEL", self._keys.members, generator_id)
         channel = (self._keys.commands(generator_id), self._keys.replies(generator_id))
         await self._control.run(self._control.client.unlink, *channel)
+
+    async def forget_dead(self, after_s: float) -> list[str]:
+        """Deletes the records of generators that were dead at each call, for `after_s` at least. Returns their ids.
+
+        One that comes back meanwhile publishes its record again with its next heartbeat.
+        """
+        stored = await self._control.run(self._control.client.hkeys, self._keys.members)
+        known = [generator_id.decode() for generator_id in stored]
+        alive = await self._registry.alive("generator", known)
+        now = asyncio.get_running_loop().time()
+        self._dead_since = {one: self._dead_since.get(one, now) for one in known if one not in alive}
+        gone = sorted(one for one, since in self._dead_since.items() if now - since >= after_s)
+        if gone:
+            await self._write("HDEL", self._keys.members, *gone)
+        return gone
 
     async def members(self) -> list[pb.Member]:
         """Generators that are alive, by id."""
@@ -70,3 +91,4 @@ class Weights(Part):
 
     async def _send(self, key: str, data: bytes) -> None:
         await self._append(key, _CHANNEL, "data", data, exactly=True)
+        await self._write("PEXPIRE", key, _CHANNEL_MS)

@@ -35,10 +35,12 @@ SCRIPTS = {
         Script("append", True, "the nonce of an entry that was appended is remembered"),
         Script("acquire_epoch", True, "the nonce is remembered with the epoch it was given"),
         Script("claim", False, "it hands out entries, and others the second time"),
+        Script("hand_back", True, "what is no longer in the caller's hands is left alone"),
         Script("issue_groups", True, "a group that exists is left alone", when_full=False),
         Script("write_completions", True, "the first of (group, index) wins, and it is the same", when_full=False),
         Script("write_grades", True, "the first of (group, index) wins, and it is the same"),
         Script("fail_group", True, "the nonce of a dead letter that was filed is remembered"),
+        Script("refill", True, "the nonce of a completion that was withdrawn is remembered"),
         Script("settle_group", True, "the nonce of a decision is remembered with its outcome"),
         Script("close_groups", True, "it names the groups, and closed ones are left alone"),
         Script("cut_batch", True, "the same batch under its number is left alone"),
@@ -51,7 +53,7 @@ SCRIPTS = {
 }
 """By name; each is a file lua/<name>.lua."""
 
-SMALL_WRITES = frozenset({"SET", "HSET", "HDEL", "XGROUP"})
+SMALL_WRITES = frozenset({"SET", "HSET", "HDEL", "PEXPIRE", "XGROUP"})
 """Commands that change nothing when run again with the same arguments. XGROUP CREATE then answers BUSYGROUP."""
 
 

@@ -33,6 +33,11 @@ class GeneratorResources(Section):
     """Tokens between two streamed events of a response."""
     start_deadline_s: float = Field(default=600.0, gt=0)
     """SGLang must answer as healthy within this time."""
+    request_silence_s: float = Field(default=300.0, gt=0)
+    """A response of which nothing is heard for so long, while SGLang has room for all its requests and is not being
+    updated, was lost there and is generated again.
+
+    Must be longer than SGLang takes for `stream_interval` tokens, and for the longest prompt."""
 
 
 class LearnerResources(Section):

@@ -31,4 +31,6 @@ class RewardSpec(Section):
     grader_memory_mib: int = Field(default=1024, ge=64)
     """Address space of a grading process."""
     grader_failure: Literal["wrong", "fail_group"] = "wrong"
-    """What a grading that failed (timeout, crash, unavailable service) does: count as wrong, or fail its group."""
+    """What a grading that failed (timeout, crash, nonsense of a service) does: count as wrong, or fail its group.
+
+    A service out of reach is none of these: it is asked again for half an hour, then the group fails."""

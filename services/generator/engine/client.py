@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +11,12 @@ import aiohttp
 import orjson
 
 from dapo.algo.vocabulary import MASKED_LOGIT
-from services.generator.engine.responses import EngineError, StreamedResponse, addressee, parse_event
+from services.generator.engine.responses import EngineError, ResponseStream, StreamedResponse, addressee, parse_event
+from services.generator.engine.silence import Silence
 
 _CONTROL_TIMEOUT_S = 30.0
 _ABORT_TIMEOUT_S = 10.0
+_LOADS_TIMEOUT_S = 10.0
 _KEEPALIVE_S = 2.0
 """Below the 5 s after which SGLang closes an idle connection: a request sent into a closing one would be lost."""
 
@@ -67,7 +70,7 @@ class EngineClient:
 
     - `generate`: a group is one POST of n independent requests with request ids of ours. The answer is one event
       stream, in which each event names its request. It has no time limit; `silence` is what EngineSupervisor looks at.
-    - `abort` ends requests by their ids.
+    - `abort` ends requests by their ids; `drop_lost` those that the engine has lost.
     - `pause`, `begin_update`, `receive_bucket`, `end_update`, `resume`: a weight update, in this order.
     - `init_group`, `destroy_group`: membership in a weight group.
 
@@ -83,8 +86,9 @@ class EngineClient:
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=10.0),
         )
-        self._streams = 0
+        self._streams: list[ResponseStream] = []
         self._heard_at = 0.0
+        self._silence = Silence()
 
     async def close(self) -> None:
         await self._session.close()
@@ -108,7 +112,8 @@ class EngineClient:
     ) -> AsyncGenerator[tuple[StreamedResponse, int], None]:
         """n responses to one prompt. Yields, for each event, the response so far and the number of its new tokens.
 
-        A response comes a last time when `finish` is set. Closing the iterator aborts the requests that still run.
+        A response comes a last time when `finish` is set; those that `drop_lost` drops come at the end, empty, with the
+        finish "abort". Closing the iterator aborts the requests that still run.
         """
         body: dict[str, Any] = {
             "rid": list(rids),
@@ -119,22 +124,74 @@ class EngineClient:
         }
         if self._endpoint.adapter is not None:
             body["lora_path"] = self._endpoint.adapter
-        responses = {rid: StreamedResponse(rid) for rid in rids}
         if not self._streams:
             self._heard_at = time.monotonic()
-        self._streams += 1
+        stream = ResponseStream({rid: StreamedResponse(rid) for rid in rids})
+        self._streams.append(stream)
+        for rid in rids:
+            self._silence.heard(rid)
         try:
-            async for event in self._events("/generate", body):
-                self._heard_at = time.monotonic()
-                response = addressee(event, responses)
-                new_tokens = response.extend(event)
-                yield response, new_tokens
-                if response.finish is not None:
-                    del responses[response.rid]
+            async with aclosing(self._events("/generate", body)) as events:
+                async for event in stream.read(events):
+                    self._heard_at = time.monotonic()
+                    response = addressee(event, stream.responses)
+                    if response.rid in stream.dropped:
+                        continue
+                    new_tokens = response.extend(event)
+                    self._silence.heard(response.rid)
+                    yield response, new_tokens
+                    if response.finish is not None:
+                        self._silence.ended(response.rid)
+                        del stream.responses[response.rid]
         finally:
-            self._streams -= 1
-        if responses:
-            raise EngineError("/generate", f"the stream ended before the requests {sorted(responses)}", 200)
+            self._streams.remove(stream)
+            for rid in rids:
+                self._silence.ended(rid)
+        for rid in stream.dropped:
+            yield StreamedResponse(rid, finish="abort", message="the engine has lost it"), 0
+        if left := stream.responses.keys() - stream.dropped:
+            raise EngineError("/generate", f"the stream ended before the requests {sorted(left)}", 200)
+
+    async def drop_lost(self, limit_s: float, poll_s: float) -> list[str]:
+        """End the requests of which nothing was heard for `limit_s` (see Silence), and return their ids.
+
+        To be called every `poll_s`, so that a request which waits for room meanwhile is noticed.
+        """
+        if not self._silence.longer_than(poll_s):
+            return []
+        try:
+            waiting = await self.waiting()
+        except EngineError:
+            self._silence.excuse()
+            raise
+        if waiting:
+            self._silence.excuse()
+            return []
+        lost = self._silence.longer_than(limit_s)
+        for stream in self._streams:
+            stream.drop(lost)
+        for rid in lost:
+            self._silence.ended(rid)
+        await self.abort(lost)
+        return lost
+
+    async def waiting(self, *, timeout_s: float = _LOADS_TIMEOUT_S) -> int:
+        """Requests that wait for room in the engine."""
+        route = "/v1/loads"
+        self._check_open(route)
+        headers = self._headers(self._endpoint.api_key)
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
+        try:
+            async with self._session.get(route, params={"include": "core"}, headers=headers, timeout=timeout) as answer:
+                text = await answer.read()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise EngineError(route, str(error) or type(error).__name__) from error
+        if answer.status != 200:
+            raise EngineError(route, text.decode(errors="replace"), answer.status)
+        try:
+            return sum(load["num_waiting_reqs"] for load in orjson.loads(text)["loads"])
+        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+            raise EngineError(route, f"no loads ({error!r}): {text!r}", 200) from error
 
     async def abort(self, rids: Sequence[str]) -> None:
         """End these requests. Unknown ids are ignored."""
@@ -142,10 +199,12 @@ class EngineClient:
 
     async def pause(self, *, timeout_s: float = _CONTROL_TIMEOUT_S) -> None:
         """Halt generation. Running requests release their KV cache and are prefilled again after `resume`."""
+        self._silence.halt()
         await self._control("/pause_generation", {"mode": "retract"}, timeout_s)
 
     async def resume(self, *, timeout_s: float = _CONTROL_TIMEOUT_S) -> None:
         await self._control("/continue_generation", {}, timeout_s)
+        self._silence.excuse()
 
     async def init_group(
         self, *, name: str, address: str, port: int, world_size: int, backend: str, timeout_s: float
@@ -200,7 +259,7 @@ class EngineClient:
         if answer.status != 200:
             raise EngineError(route, text, answer.status)
 
-    async def _events(self, route: str, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    async def _events(self, route: str, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         self._check_open(route)
         try:
             async with self._session.post(

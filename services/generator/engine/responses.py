@@ -3,8 +3,9 @@
 No event is trusted: one that does not fit its response raises EngineError.
 """
 
+import asyncio
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -93,6 +94,32 @@ class StreamedResponse:
             counts = f"{meta['completion_tokens']} tokens announced, {len(self.ids)} came"
             raise EngineError("/generate", f"request {self.rid}: {counts}, with the spans {self.spans}", 200)
         self.finish = "stop" if finish == "stop" else "length"
+
+
+@dataclass(eq=False)
+class ResponseStream:
+    """The answer to one POST: the requests whose end has not come, and those of them that are no longer awaited."""
+
+    responses: dict[str, StreamedResponse]
+    dropped: set[str] = field(default_factory=set)
+    reading: asyncio.Timeout | None = None
+
+    async def read(self, events: AsyncIterator[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
+        """The events, until they end or only dropped requests are left."""
+        while not self.dropped or self.responses.keys() - self.dropped:
+            try:
+                async with asyncio.timeout(None) as self.reading:
+                    event = await anext(events)
+            except (StopAsyncIteration, TimeoutError):
+                return
+            finally:
+                self.reading = None
+            yield event
+
+    def drop(self, rids: Sequence[str]) -> None:
+        self.dropped.update(self.responses.keys() & rids)
+        if self.reading is not None and self.responses.keys() == self.dropped:
+            self.reading.reschedule(0)
 
 
 def _fits(entry: Sequence[Any], token: Any) -> bool:

@@ -28,18 +28,20 @@ class WeightHold:
     def held(self) -> bool:
         return self._held and self._membership.serving.is_set()
 
-    async def hold(self, step: int) -> None:
-        """Return once weights of version `step` or later are served and held."""
+    async def hold(self, step: int) -> bool:
+        """Return True once weights of version `step` or later are served and held; False if the engine was lost."""
         async with self._lock:
             if self.held and self._membership.serves(step):
-                return
+                return True
             await self._let_go()
             while not self._held:
-                await self._membership.wait_step(step)
+                if not await self._membership.wait_step(step):
+                    return False
                 await self._membership.keep_weights(True)
                 await asyncio.sleep(_NOTICE_S)
                 await self._membership.wait_settled()
                 self._held = self._membership.serves(step)
+            return True
 
     async def release(self) -> None:
         """Let the learner send weights again."""

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dapo.algo.text_statistics import TextStatistics
+from dapo.contracts.verdicts import UNAVAILABLE
 from dapo.spec.tree.graders import AnyGrader, CodeGrader
 from services.verifier.graders import Verdict, text_for_grader, wrong
 from services.verifier.grading.child_process import (
@@ -209,7 +210,7 @@ class GradingPool:
         left: deque[GradingJob[Any]] = deque()
         for job in batch:
             if job.grader in self._unavailable:
-                job.conclude(job.give_up("unavailable", self._unavailable[job.grader]))
+                job.conclude(job.give_up(UNAVAILABLE, self._unavailable[job.grader]))
             else:
                 left.append(job)
         process.send([job.message for job in left])

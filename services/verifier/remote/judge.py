@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from dapo.contracts.verdicts import UNAVAILABLE
 from dapo.spec.tree.graders import JudgeGrader
 from services.verifier.graders import Verdict, scored, wrong
 from services.verifier.remote.client import BadReply, ServiceClient, Unavailable
@@ -56,7 +57,7 @@ class Judge:
         try:
             score, reason = read_verdict(self._answer(await self._endpoint.post(body)), verdict)
         except Unavailable as error:
-            return wrong("unavailable", str(error))
+            return wrong(UNAVAILABLE, str(error))
         except BadReply as error:
             return wrong("bad_reply", str(error))
         return scored(score, self._options.threshold, reason)

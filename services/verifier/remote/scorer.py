@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from dapo.contracts.verdicts import UNAVAILABLE
 from dapo.spec.tree.graders import RemoteGrader
 from services.verifier.graders import Verdict, scored, wrong
 from services.verifier.remote.client import BadReply, ServiceClient, Unavailable
@@ -38,7 +39,7 @@ class RemoteScorer:
         try:
             results = _read_results(await self._endpoint.post({"items": items}), len(items))
         except Unavailable as error:
-            return [wrong("unavailable", str(error))] * len(items)
+            return [wrong(UNAVAILABLE, str(error))] * len(items)
         except BadReply as error:
             return [wrong("bad_reply", str(error))] * len(items)
         return [self._verdict(result) for result in results]

@@ -123,6 +123,31 @@ def test_members_are_those_whose_heart_beats(valkey: EmbeddedValkey) -> None:
     drive(valkey.url, scenario)
 
 
+def test_the_records_of_the_long_dead_are_deleted_and_their_channels_expire(valkey: EmbeddedValkey) -> None:
+    async def scenario(bus: Bus) -> None:
+        for name in ("generator-0", "generator-1"):
+            await bus.registry.beat("generator", name)
+            await bus.weights.publish_member(pb.Member(generator_id=name, state="ready"))
+        await bus.weights.send_command("generator-1", pb.WeightCommand(serial=1))
+        await bus.weights.send_reply("generator-1", pb.WeightReply(serial=1))
+        client = bus.control_server.client
+        for key in (bus.keys.commands("generator-1"), bus.keys.replies("generator-1")):
+            assert 0 < await client.pttl(key) <= 3_600_000
+        assert await bus.weights.forget_dead(0.0) == []
+
+        await client.delete(bus.keys.heartbeat("generator", "generator-1"))
+        assert await bus.weights.forget_dead(60.0) == []
+        assert await client.hlen(bus.keys.members) == 2
+        await bus.registry.beat("generator", "generator-1")
+        assert await bus.weights.forget_dead(0.0) == [], "it has come back"
+        await client.delete(bus.keys.heartbeat("generator", "generator-1"))
+        assert await bus.weights.forget_dead(0.0) == ["generator-1"]
+        assert await client.hkeys(bus.keys.members) == [b"generator-0"]
+        assert await bus.weights.forget_dead(0.0) == []
+
+    drive(valkey.url, scenario)
+
+
 def test_commands_and_replies_pass_between_learner_and_generator(valkey: EmbeddedValkey) -> None:
     async def scenario(learner: Bus, generator: Bus) -> None:
         join = pb.WeightCommand(serial=1, deadline_s=5, join=pb.JoinGroup(group_name="generator-0-1", world_size=2))

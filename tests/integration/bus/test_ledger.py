@@ -37,7 +37,7 @@ OPERATIONS = [
     "cut",
     "step",
 ]
-OPERATIONS += ["commit", "close", "claim"]
+OPERATIONS += ["commit", "close", "claim", "refill", "hand_back"]
 REFUSALS = {"settle": [LedgerError], "cut": [BusError], "step": [BusError], "commit": [BusError]}
 """Operations that may come at a wrong moment, and how they are then refused."""
 steps = st.lists(st.tuples(st.sampled_from(OPERATIONS), st.integers(0, 10**6)), min_size=10, max_size=60)
@@ -65,16 +65,18 @@ class Driver:
         assert Counter(one.state for one in records) == Counter({state: n for state, n in stored.items() if n})
         for one in records:
             before = self.states[one.group_id]
-            assert one.state == before or self.leads_to(before, one.state), f"{before} -> {one.state}"
+            assert one.state in self.reached_from(before), f"{before} -> {one.state}"
             self.states[one.group_id] = one.state
         assert set(await self.bus.groups.open_ids()) == {group for group, state in self.states.items() if state in OPEN}
         for entry in await self.bus.streams.consume("scored", "orchestrator-0", count=100, block_s=0):
             self.announced[entry.data.decode()] += 1
         assert all(count == 1 for count in self.announced.values())
 
-    def leads_to(self, before: str, after: str) -> bool:
-        following = TRANSITIONS[GroupState(before)]
-        return GroupState(after) in following or any(self.leads_to(state, after) for state in following)
+    def reached_from(self, state: str) -> set[str]:
+        reached = {GroupState(state)}
+        for _ in GroupState:
+            reached |= {target for one in reached for target in TRANSITIONS[one]}
+        return set(map(str, reached))
 
     async def issue(self, luck: int) -> None:
         if len(self.states) < GROUPS:
@@ -94,6 +96,16 @@ class Driver:
     async def again(self, luck: int) -> None:
         if self.seen:
             await self.bus.groups.write_grades([grade(self.seen[luck % len(self.seen)], correct=False)] * 2)
+
+    async def refill(self, luck: int) -> None:
+        fresh = await self.bus.streams.consume("completions", "verifier-0", count=1 + luck % 2, block_s=0)
+        self.seen += fresh
+        for one in (*fresh, *self.seen[-1:]):
+            await self.bus.groups.refill(one)
+
+    async def hand_back(self, luck: int) -> None:
+        for one in await self.bus.streams.consume("prompts", "generator-0", count=2, block_s=0):
+            await self.bus.streams.hand_back("prompts", "generator-0", one, lost=bool(luck % 2))
 
     async def settle(self, luck: int) -> None:
         state = ["kept", "kept", "kept", "filtered", "surplus", "stale"][luck % 6]

@@ -55,6 +55,13 @@ async def claim(bus: Bus) -> Arguments:
     return "prompts", "generator-1", "process1", 1, 0
 
 
+async def hand_back(bus: Bus) -> Arguments:
+    """All that a generator holds, and its consumer."""
+    await issue(bus, 2)
+    await bus.streams.consume("prompts", "generator-0", count=1, block_s=0)
+    return "prompts", "generator-0", "process0", 1
+
+
 async def issue_groups(bus: Bus) -> Arguments:
     epoch, task = await issue(bus, 1), make_task(7)
     return epoch, "prompts", task.group_id, task.group_size, 0, task.SerializeToString(), "0 7"
@@ -72,7 +79,7 @@ async def write_grades(bus: Bus) -> Arguments:
     taken = await bus.streams.consume("completions", "verifier-0", count=2, block_s=0)
     arguments: list[Argument] = []
     for delivery, one in map(grade, taken):
-        arguments += (delivery.message_id, group_id(0), one.completion.index, one.SerializeToString())
+        arguments += (delivery.message_id, group_id(0), one.completion.index, delivery.data, one.SerializeToString())
     return arguments
 
 
@@ -80,6 +87,14 @@ async def fail_group(bus: Bus) -> Arguments:
     await issue(bus, 1)
     (taken,) = await bus.streams.consume("prompts", "generator-0", count=1, block_s=0)
     return NONCE, group_id(0), "prompt_too_long", "", "prompts", taken.message_id, taken.data, 100
+
+
+async def refill(bus: Bus) -> Arguments:
+    """One of two responses of a group that was generated."""
+    await issue(bus, 1, size=2)
+    await generate(bus, await bus.streams.consume("prompts", "generator-0", count=1, block_s=0))
+    lost, _ = await bus.streams.consume("completions", "verifier-0", count=2, block_s=0)
+    return NONCE, group_id(0), 0, lost.data, lost.message_id, 3
 
 
 async def settle_group(bus: Bus) -> Arguments:
@@ -133,18 +148,9 @@ async def set_version(bus: Bus) -> Arguments:
 SCENARIOS: dict[str, Callable[[Bus], Awaitable[Arguments]]] = {
     one.__name__: one
     for one in (
-        *(
-            small_write,
-            fenced_write,
-            append,
-            acquire_epoch,
-            claim,
-            issue_groups,
-            write_completions,
-            write_grades,
-            fail_group,
-        ),
-        *(settle_group, close_groups, cut_batch, record_step, commit_checkpoint, retire_groups, begin_at, set_version),
+        *(small_write, fenced_write, append, acquire_epoch, claim, hand_back, issue_groups, write_completions),
+        *(write_grades, fail_group, refill, settle_group, close_groups, cut_batch, record_step, commit_checkpoint),
+        *(retire_groups, begin_at, set_version),
     )
 }
 
@@ -180,7 +186,7 @@ def test_a_script_is_declared_repeatable_exactly_when_it_leaves_the_same_state(
 def test_a_small_write_that_may_not_be_repeated_is_refused(valkey: EmbeddedValkey) -> None:
     async def scenario(bus: Bus) -> None:
         for command in ("XADD", "INCR", "RPUSH"):
-            with pytest.raises(ValueError, match=f"{command} is no small write: use HDEL, HSET, SET, XGROUP"):
+            with pytest.raises(ValueError, match=f"{command} is no small write: use HDEL, HSET, PEXPIRE, SET, XGROUP"):
                 await bus.control_server.small_write(bus.keys.prefix, command, f"{bus.keys.prefix}x", 1)
 
     drive(valkey.url, scenario)

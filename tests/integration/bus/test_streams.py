@@ -4,10 +4,20 @@ import asyncio
 
 import pytest
 
-from dapo.bus import Bus
+from dapo.bus import RETRIES, Bus, attempt_number
 from dapo.bus.parts import streams
 from dapo.bus.server.embedded import EmbeddedValkey
-from tests.support.bus import drive, generate, group_id, issue, make_completion, stream_length
+from tests.support.bus import (
+    drive,
+    generate,
+    grade,
+    group_id,
+    issue,
+    make_completion,
+    store,
+    stored_payloads,
+    stream_length,
+)
 
 
 def test_work_is_shared_and_delivered_once(valkey: EmbeddedValkey) -> None:
@@ -49,11 +59,8 @@ def test_the_slow_keep_their_work_and_the_dead_lose_it(valkey: EmbeddedValkey) -
         assert await peer.streams.claim_dead("prompts", "generator", "generator-2", count=10) == [], (
             "however long they idle"
         )
-        names = [
-            one["name"]
-            for one in await peer.control_server.client.xinfo_consumers(peer.keys.stream("prompts"), "generator")
-        ]
-        assert sorted(names) == [b"generator-0/process0", b"generator-2/process2"], "the dead consumer is forgotten"
+        left = [b"generator-0/process0", b"generator-2/process2"]
+        assert await consumers(peer, "prompts", "generator") == left, "the dead consumer is forgotten"
 
     drive(valkey.url, scenario, buses=3)
 
@@ -125,6 +132,79 @@ def test_a_delivery_that_was_cut_off_is_handed_out_later(
         assert (found.data, found.attempt) == (b"g0000000001", 2)
         assert kept[0].data == b"g0000000000"
         assert await bus.streams.consume("prompts", "generator-0", count=5, block_s=0) == []
+
+    drive(valkey.url, scenario, buses=2)
+
+
+async def consumers(bus: Bus, stream: str, role: str) -> list[bytes]:
+    found = await bus.control_server.client.xinfo_consumers(bus.keys.stream(stream), role)
+    return sorted(one["name"] for one in found)
+
+
+def test_what_is_handed_back_is_delivered_at_once_under_a_new_number(valkey: EmbeddedValkey) -> None:
+    async def scenario(tired: Bus, fresh: Bus) -> None:
+        await issue(tired, 1)
+        (first,) = await tired.streams.consume("prompts", "generator-0", count=4, block_s=0)
+        waiting = asyncio.create_task(fresh.streams.consume("prompts", "generator-1", count=4, block_s=60))
+        await asyncio.sleep(0.1)
+        await tired.streams.hand_back("prompts", "generator-0", first, lost=True)
+        (second,) = await waiting
+        assert (second.data, second.attempt, second.losses) == (first.data, 2, 1)
+        for held in (first, second):
+            await tired.streams.hand_back("prompts", "generator-0", held, lost=True)
+        assert await fresh.streams.consume("prompts", "generator-1", count=4, block_s=0) == [], "it is another's by now"
+        await generate(fresh, [second])
+        assert await stream_length(fresh, "prompts") == 0
+        await fresh.streams.hand_back("prompts", "generator-1", second, lost=True)
+        assert await stream_length(fresh, "prompts") == 0, "nothing is missing"
+
+    drive(valkey.url, scenario, buses=2)
+
+
+def test_numbers_go_on_over_claims_and_losses_are_forgotten_with_a_response(valkey: EmbeddedValkey) -> None:
+    async def scenario(dying: Bus, peer: Bus) -> None:
+        await issue(dying, 1)
+        (first,) = await dying.streams.consume("prompts", "generator-0", count=1, block_s=0)
+        await dying.streams.hand_back("prompts", "generator-0", first, lost=False)
+        (second,) = await dying.streams.consume("prompts", "generator-0", count=1, block_s=0)
+        await dying.control_server.client.delete(dying.keys.heartbeat("generator", "generator-0"))
+        (third,) = await peer.streams.claim_dead("prompts", "generator", "generator-1", count=1)
+        assert [(one.attempt, one.losses) for one in (first, second, third)] == [(1, 0), (2, 0), (3, 1)]
+        late = make_completion(peer, group_id(0), 0, attempt_number(third.attempt, RETRIES - 1))
+        await store(peer, [late])
+        await peer.groups.write_completions([late])
+        await peer.streams.hand_back("prompts", "generator-1", third, lost=True)
+        (fourth,) = await peer.streams.consume("prompts", "generator-1", count=1, block_s=0)
+        assert (fourth.attempt, fourth.losses) == (4, 1)
+        assert await peer.groups.missing_indices(group_id(0)) == [1, 2, 3]
+        await peer.groups.fail(group_id(0), "generation_failed", stream="prompts", delivery=fourth)
+        assert await stored_payloads(peer) == set(), "payloads of all deliveries are swept"
+
+    drive(valkey.url, scenario, buses=2)
+
+
+def test_whoever_leaves_hands_all_back_and_is_forgotten(valkey: EmbeddedValkey) -> None:
+    async def scenario(leaving: Bus, peer: Bus) -> None:
+        await leaving.streams.leave("prompts", "generator-0")
+        await issue(leaving, 3)
+        taken = await leaving.streams.consume("prompts", "generator-0", count=1, block_s=0)
+        await generate(leaving, taken)
+        await leaving.streams.consume("prompts", "generator-0", count=2, block_s=0)
+        await leaving.streams.leave("prompts", "generator-0")
+        found = await peer.streams.consume("prompts", "generator-1", count=4, block_s=0)
+        assert [(one.data, one.attempt, one.losses) for one in found] == [
+            (b"g0000000001", 2, 0),
+            (b"g0000000002", 2, 0),
+        ]
+        assert await consumers(peer, "prompts", "generator") == [b"generator-1/process1"]
+
+        held = await leaving.streams.consume("completions", "verifier-0", count=4, block_s=0)
+        await leaving.streams.leave("completions", "verifier-0")
+        again = await peer.streams.consume("completions", "verifier-1", count=4, block_s=0)
+        assert [one.data for one in again] == [one.data for one in held] != []
+        await peer.groups.write_grades([grade(one) for one in again])
+        assert await stream_length(peer, "completions") == 0
+        assert await consumers(peer, "completions", "verifier") == [b"verifier-1/process1"]
 
     drive(valkey.url, scenario, buses=2)
 

@@ -8,12 +8,25 @@ from pathlib import Path
 
 import pytest
 
+from dapo.bus import RETRIES
 from dapo.v1 import messages_pb2 as pb
+from services.generator import worker
 from services.generator.engine import supervisor
 from services.generator.engine.client import EngineClient, SamplingParams
 from services.generator.engine.responses import EngineError
 from tests.support.generator.kit import Learner, running, until
-from tests.support.generator.runs import FIRST, GROUP_SIZE, NAME, check_payloads, new_run, serving, some_completions
+from tests.support.generator.runs import (
+    FIRST,
+    GROUP_SIZE,
+    NAME,
+    Run,
+    called,
+    check_payloads,
+    new_run,
+    pending,
+    serving,
+    some_completions,
+)
 from tests.support.paths import REPO
 from tests.support.simulator.engine import SimulatedServer, SimulatorOptions
 
@@ -36,6 +49,120 @@ def test_an_engine_crash_costs_no_response(redis_url: str, spec) -> None:
                 await check_payloads(run, completions)
                 assert {c.attempt > 0 for c in completions} == {True, False}
                 assert {c.version_max for c in completions} == {0, 3}
+
+    asyncio.run(scenario())
+
+
+def test_prompts_of_a_lost_engine_go_to_another_generator_at_once(redis_url: str, spec) -> None:
+    """Its replacement takes far longer than the others need; what it had written by then stays."""
+
+    async def scenario() -> None:
+        async with new_run(redis_url, "lost", spec.model_dump_json()) as run:
+            server = SimulatedServer(SimulatorOptions(step_s=0.02, mean_tokens=30))
+            async with serving(run, spec, server):
+                await run.issue(["abc>"] * 8)
+                await until(some_completions(run), "the first completion")
+                async with serving(run, spec, SimulatedServer(), "generator-1"):
+                    server.options = SimulatorOptions(start_s=3600)
+                    await server.crash()
+                    await run.wait_count("generated", 8)
+                completions = await run.completions(8 * GROUP_SIZE)
+                await check_payloads(run, completions)
+                assert {c.generator_id for c in completions} == {NAME, "generator-1"}
+                assert all(c.attempt >= RETRIES for c in completions if c.generator_id == "generator-1")
+
+    asyncio.run(scenario())
+
+
+def test_prompts_that_wait_for_weights_leave_a_lost_engine_too(redis_url: str, spec) -> None:
+    async def scenario() -> None:
+        async with new_run(redis_url, "waiting", spec.model_dump_json()) as run:
+            server = SimulatedServer()
+            async with serving(run, spec, server):
+                await run.issue(["abc>"] * 2, issued_version=5)
+                await until(pending(run, 2), "both are taken")
+                server.options = SimulatorOptions(start_s=3600)
+                await server.crash()
+                await until(pending(run, 0), "both are handed back")
+                assert all(one.attempt >= 2 for one in await run.take(2))
+
+    asyncio.run(scenario())
+
+
+def test_a_generator_that_is_stopped_hands_its_prompts_back(redis_url: str, spec) -> None:
+    async def scenario() -> None:
+        async with new_run(redis_url, "stopped", spec.model_dump_json()) as run:
+            server = SimulatedServer(SimulatorOptions(step_s=0.02, mean_tokens=1000))
+            async with serving(run, spec, server):
+                await run.issue(["abc>"] * 8)
+                await until(pending(run, 8), "all are taken")
+            assert await run.consumers() == []
+            taken = await run.take(8)
+            assert {(one.attempt, one.losses) for one in taken} == {(2, 0)}
+
+    asyncio.run(scenario())
+
+
+def test_a_prompt_that_ends_every_engine_fails_its_group_at_last(
+    redis_url: str, spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "_MAX_LOSSES", 2)
+
+    async def scenario() -> None:
+        async with new_run(redis_url, "fatal", spec.model_dump_json()) as run:
+            server = SimulatedServer(SimulatorOptions(step_s=60))
+            async with serving(run, spec, server) as learner:
+                (group,) = await run.issue(["abc>"])
+                for start in (1, 2):
+                    await until(called(server, "/generate", 1), "the prompt is in the engine")
+                    await server.crash()
+                    await learner.wait_state("ready", has_version=False)
+                    assert server.starts == start + 1
+                    await learner.announce(FIRST)
+                await run.wait_count("failed", 1)
+            (letter,) = await run.bus.dead_letters.read()
+            assert (letter["group"], letter["reason"]) == (group, "generation_failed")
+            assert "2 times in a row" in letter["detail"]
+
+    asyncio.run(scenario())
+
+
+def test_what_the_dead_leave_behind_is_swept(redis_url: str, spec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "_SWEEP_S", 0.1)
+    monkeypatch.setattr(worker, "_CLAIM_S", 0.1)
+    monkeypatch.setattr(worker, "_FORGET_S", 0.2)
+
+    async def scenario() -> None:
+        async with new_run(redis_url, "swept", spec.model_dump_json()) as run:
+            await run.issue(["abc>"])
+            await run.take(1, "generator-1")
+            await run.bus.weights.publish_member(pb.Member(generator_id="generator-1", state="ready"))
+            await run.die("generator-1")
+            async with serving(run, spec, SimulatedServer()):
+                await run.wait_count("generated", 1)
+                await until(alone(run), "no trace of the dead one")
+
+    def alone(run: Run):
+        async def condition() -> bool:
+            records = await run.bus.control_server.client.hkeys(run.bus.keys.members)
+            consumers = [one["name"].decode().split("/")[0] for one in await run.consumers()]
+            return records == [NAME.encode()] and consumers == [NAME]
+
+        return condition
+
+    asyncio.run(scenario())
+
+
+def test_all_that_a_dead_generator_held_is_taken_over_in_one_go(redis_url: str, spec) -> None:
+    async def scenario() -> None:
+        async with new_run(redis_url, "heir", spec.model_dump_json()) as run:
+            await run.issue(["abc>"] * 40)
+            assert len(await run.take(40, "generator-1")) == 40
+            await run.die("generator-1")
+            server = SimulatedServer(SimulatorOptions(step_s=60))
+            async with serving(run, spec, server):
+                await until(called(server, "/generate", 1), "the first is generated from")
+                assert await pending(run, 40, f"{NAME}/")()
 
     asyncio.run(scenario())
 

@@ -19,13 +19,15 @@ from dapo.v1 import messages_pb2 as pb
 from services.generator.engine.client import EngineClient, SamplingParams
 from services.generator.engine.responses import EngineError, StreamedResponse
 from services.generator.engine.server import SglangServer
-from services.generator.worker import Generator, request_id
+from services.generator.jobs import request_id
+from services.generator.worker import Generator
 from tests.support.arrays import decode_ids, decode_logprobs
 from tests.support.generator.kit import WAIT_S, Learner, make_spec, make_task, running, until
 from tests.support.models import ALPHABET, EOS, SPELLINGS, VOCABULARY, greedy, save_model, tiny_qwen2, token_logprobs
 from tests.support.weights import WeightSender
 
 NAME = "generator-0"
+RUNNING = 16
 START_S = 400.0
 """SGLang's start on a machine that does much else."""
 LOGPROB_TOLERANCE = 1e-4
@@ -75,7 +77,14 @@ def shared(models: tuple[Path, list[Qwen2ForCausalLM]], tmp_path_factory: pytest
     directory = tmp_path_factory.mktemp("run")
     spec = make_spec(
         models[0],
-        resources={"generator": {"device": "cpu", "stream_interval": 4, "start_deadline_s": START_S}},
+        resources={
+            "generator": {
+                "device": "cpu",
+                "stream_interval": 4,
+                "start_deadline_s": START_S,
+                "max_running_requests": RUNNING,
+            }
+        },
     )
     server = SglangServer(spec, device="cpu", log_path=directory / "logs" / f"{NAME}-sglang.log")
     with (
@@ -114,6 +123,32 @@ def test_greedy_output_and_logprobs_equal_transformers(shared: Run, models) -> N
             assert [span.version for span in response.spans] == ["base"]
             reference = token_logprobs(models[1][0], encode(text), response.ids)
             assert torch.allclose(torch.tensor(response.logprobs), reference, atol=LOGPROB_TOLERANCE, rtol=0)
+
+
+def test_requests_that_wait_in_sglang_are_not_taken_for_lost_and_lost_ones_are_dropped(shared: Run) -> None:
+    sampling = SamplingParams(1.0, 100, ())
+
+    async def scenario() -> None:
+        calls = [shared.collect(300 + i, encode("abc>"), RUNNING, sampling) for i in range(3)]
+        collecting = asyncio.gather(*calls)
+        await until(waiting, "requests wait")
+        assert await shared.engine.drop_lost(0.0, 0.0) == []
+        assert {one.finish for responses in await collecting for one in responses.values()} == {"length"}
+        assert not await waiting()
+
+        last = asyncio.create_task(shared.collect(303, encode("abc>"), 4, sampling))
+        await until(generating, "SGLang generates")
+        dropped = await shared.engine.drop_lost(0.0, 0.0)
+        responses = await last
+        assert {rid for rid, one in responses.items() if one.finish == "abort"} == set(dropped) != set()
+
+    async def waiting() -> bool:
+        return await shared.engine.waiting() > 0
+
+    async def generating() -> bool:
+        return 0.0 < shared.engine.silence() < 0.5
+
+    shared.run(scenario())
 
 
 def test_requests_of_a_group_are_sampled_independently(shared: Run) -> None:

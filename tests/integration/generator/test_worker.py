@@ -23,6 +23,7 @@ from tests.support.generator.runs import (
     GROUP_SIZE,
     NAME,
     Run,
+    called,
     check_payloads,
     new_run,
     serving,
@@ -194,13 +195,6 @@ def test_responses_of_unnamed_weights_are_made_again(redis_url: str, spec) -> No
                 await check_payloads(run, await run.completions(GROUP_SIZE))
 
     asyncio.run(scenario())
-
-
-def called(server: SimulatedServer, route: str, times: int):
-    async def condition() -> bool:
-        return server.engine.calls[route] >= times
-
-    return condition
 
 
 def test_prompts_are_taken_a_few_at_a_time(redis_url: str, spec, monkeypatch: pytest.MonkeyPatch) -> None:

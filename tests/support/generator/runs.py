@@ -2,8 +2,9 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
-from dapo.bus import Bus
+from dapo.bus import Bus, Delivery
 from dapo.spec import RunSpec
 from dapo.v1 import messages_pb2 as pb
 from tests.support.arrays import decode_ids, decode_logprobs
@@ -33,6 +34,17 @@ class Run:
             return (await self.bus.groups.ledger())[state] == count
 
         await until(reached, f"{count} groups {state}")
+
+    async def take(self, count: int, generator_id: str = "generator-9") -> list[Delivery]:
+        """Up to `count` prompts, in the hands of another generator."""
+        return await self.bus.streams.consume("prompts", generator_id, count=count, block_s=0)
+
+    async def die(self, generator_id: str) -> None:
+        await self.bus.control_server.client.delete(self.bus.keys.heartbeat("generator", generator_id))
+
+    async def consumers(self) -> list[dict[str, Any]]:
+        """Of the prompts: name, pending."""
+        return await self.bus.control_server.client.xinfo_consumers(self.bus.keys.stream("prompts"), "generator")
 
     async def completions(self, count: int) -> list[pb.Completion]:
         """All entries of the stream, which must be `count`."""
@@ -75,11 +87,28 @@ def some_completions(run: Run):
     return condition
 
 
+def pending(run: Run, count: int, prefix: str = ""):
+    """Whether `count` prompts are in the hands of the generators whose names begin so."""
+
+    async def condition() -> bool:
+        found = await run.consumers()
+        return sum(one["pending"] for one in found if one["name"].decode().startswith(prefix)) == count
+
+    return condition
+
+
+def called(server: SimulatedServer, route: str, times: int):
+    async def condition() -> bool:
+        return server.engine.calls[route] >= times
+
+    return condition
+
+
 @asynccontextmanager
-async def serving(run: Run, spec: RunSpec, server: SimulatedServer) -> AsyncIterator[Learner]:
+async def serving(run: Run, spec: RunSpec, server: SimulatedServer, name: str = NAME) -> AsyncIterator[Learner]:
     """The learner of a generator that serves the version FIRST."""
-    async with running(run.bus, spec, NAME, server):
-        learner = Learner(run.bus, NAME)
+    async with running(run.bus, spec, name, server):
+        learner = Learner(run.bus, name)
         await learner.wait_state("ready", has_version=False)
         await learner.announce(FIRST)
         yield learner

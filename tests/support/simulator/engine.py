@@ -24,7 +24,7 @@ from services.generator.engine.client import EngineEndpoint
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # aiohttp takes 0 for "wait as long as it takes".
 SHUTDOWN_S = 0.01
-GENERATION_ROUTES = frozenset({"/generate"})
+GENERATION_ROUTES = frozenset({"/generate", "/v1/loads"})
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,8 @@ class SimulatedEngine:
         """Routes that never answer."""
         self.fail: dict[str, int] = {}
         """Route -> how many of its next calls are refused with 500."""
+        self.lose = 0
+        """So many of the next requests vanish: nothing is ever heard of them."""
         self.frozen = False
         """Neither steps nor answers, as a process that was stopped."""
         self._keys = {True: api_key, False: admin_key}
@@ -122,7 +124,11 @@ class SimulatedEngine:
         }
         app = web.Application(client_max_size=2**30)
         app.add_routes(
-            [web.get("/health", self._health), *(web.post(path, self._guard(h)) for path, h in routes.items())]
+            [
+                web.get("/health", self._health),
+                web.get("/v1/loads", self._guard(self._loads)),
+                *(web.post(path, self._guard(h)) for path, h in routes.items()),
+            ]
         )
         app.cleanup_ctx.append(self._clock)
         return app
@@ -172,6 +178,10 @@ class SimulatedEngine:
             await asyncio.Event().wait()
         return web.Response()
 
+    async def _loads(self, request: web.Request) -> web.Response:
+        waiting = len(self._requests) if self._paused else max(0, len(self._requests) - self.options.max_running)
+        return web.json_response({"loads": [{"num_waiting_reqs": waiting}]})
+
     async def _generate(self, request: web.Request) -> web.StreamResponse:
         body = orjson.loads(await request.read())
         answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
@@ -193,7 +203,10 @@ class SimulatedEngine:
         merged: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         for one in samples:
             one.events = merged
-            self._requests[one.rid] = one
+            if self.lose:
+                self.lose -= 1
+            else:
+                self._requests[one.rid] = one
         index_of = {one.rid: index for index, one in enumerate(samples)}
         left = len(samples)
         while left:

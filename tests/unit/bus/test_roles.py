@@ -30,14 +30,22 @@ async def allowed(
     await generator.payloads.put({})
     await verifier.groups.write_grades([(delivery, pb.Grade())])
     await verifier.groups.fail("g", "reason")
+    await verifier.groups.refill(delivery)
+    await verifier.streams.leave("completions", "verifier-0")
+    await generator.streams.hand_back("prompts", "generator-0", delivery, lost=True)
     await verifier.streams.consume("completions", "verifier-0", count=1, block_s=0)
     await learner.batches.record_step(pb.StepReport(), [], 1)
     await learner.weights.publish_version(pb.Version(), 1)
 
 
 async def refused(
-    orchestrator: OrchestratorBus, generator: GeneratorBus, verifier: VerifierBus, learner: LearnerBus
+    orchestrator: OrchestratorBus,
+    generator: GeneratorBus,
+    verifier: VerifierBus,
+    learner: LearnerBus,
+    delivery: Delivery,
 ) -> None:
+    await generator.groups.refill(delivery)  # error
     await verifier.batches.cut(pb.TrainBatch(), 1)  # error
     await verifier.groups.settle(None, "g", "kept", "", 1)  # error
     await verifier.groups.issue([], 1)  # error

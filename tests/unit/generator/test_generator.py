@@ -26,9 +26,9 @@ from services.generator.engine.server import (
     server_environment,
     server_flags,
 )
+from services.generator.jobs import request_id
 from services.generator.membership import parse_version, version_name
 from services.generator.tokens import PromptError, check_length
-from services.generator.worker import _MAX_DELIVERIES, request_id
 from services.generator.writer import FinishedResponse, build_payload
 
 
@@ -139,7 +139,7 @@ def test_spans_cover_a_response_only_without_gap_or_overlap(lengths: list[int]) 
     assert not covers([*whole, whole[-1]], ends[-1])
 
 
-@given(st.integers(0, 10**10 - 1), st.integers(0, 9999), st.integers(1, _MAX_DELIVERIES), st.integers(0, RETRIES - 1))
+@given(st.integers(0, 10**10 - 1), st.integers(0, 9999), st.integers(1, 1000), st.integers(0, RETRIES - 1))
 def test_request_ids_have_one_width(group: int, index: int, delivery: int, retry: int) -> None:
     assert len(request_id(f"g{group:010d}", index, attempt_number(delivery, retry))) == 21
 

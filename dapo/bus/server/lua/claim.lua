@@ -1,21 +1,23 @@
 -- ARGV: stream, own worker id, own instance, most entries to take over, window in ms, message ids handed out.
 -- Takes over pending entries of consumers whose heartbeat has expired or belongs to a later instance of the same
 -- worker; a dead consumer with nothing pending is removed. With a window > 0 the own entries delivered within it, but
--- not among the ids handed out, are taken too: their reply was lost. Returns {message id, deliveries, fields...} each.
+-- not among the ids handed out, are taken too: their reply was lost. Returns {message id, deliveries, losses, fields...}
+-- each; of a prompt they are its group's own, since its entry may be a later one.
 local stream, worker, instance, room, window = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local key, role = prefix .. stream, READER[stream]
 local self = worker .. "/" .. instance
 local claimed = {}
 
-local function take(pending)
-  local deliveries = pending[4] + 1
+local function take(pending, lost)
+  local deliveries, losses = pending[4] + 1, 0
   local entry = redis.call("XCLAIM", key, role, self, 0, pending[1])[1]
   if not entry then return end
   local group = group_key(entry[2][2])
   if role == "generator" and redis.call("EXISTS", group) == 1 then
-    redis.call("HSET", group, "attempts", deliveries)
+    deliveries = redis.call("HINCRBY", group, "attempts", 1)
+    losses = redis.call("HINCRBY", group, "losses", lost)
   end
-  claimed[#claimed + 1] = {entry[1], deliveries, unpack(entry[2])}
+  claimed[#claimed + 1] = {entry[1], deliveries, losses, unpack(entry[2])}
 end
 
 local function dead(consumer)
@@ -29,7 +31,7 @@ if window > 0 then
     handed[ARGV[at]] = true
   end
   for _, pending in ipairs(redis.call("XPENDING", key, role, "-", "+", 100000, self)) do
-    if pending[3] <= window and not handed[pending[1]] then take(pending) end
+    if pending[3] <= window and not handed[pending[1]] then take(pending, 0) end
   end
 end
 
@@ -37,7 +39,7 @@ for _, info in ipairs(redis.call("XINFO", "CONSUMERS", key, role)) do
   local consumer = info[2]
   if room > #claimed and consumer ~= self and dead(consumer) then
     for _, pending in ipairs(redis.call("XPENDING", key, role, "-", "+", room - #claimed, consumer)) do
-      take(pending)
+      take(pending, 1)
     end
     if #redis.call("XPENDING", key, role, "-", "+", 1, consumer) == 0 then
       redis.call("XGROUP", "DELCONSUMER", key, role, consumer)

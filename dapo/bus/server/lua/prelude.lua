@@ -29,6 +29,16 @@ local function acknowledge(stream, message_id)
   redis.call("XDEL", prefix .. stream, message_id)
 end
 
+-- Puts the prompt of an issued group on its stream for one more delivery. The entry tells its number, as payload keys and
+-- request ids are made of it, and how many deliveries in a row were lost without a response.
+local function put_prompt(id)
+  local group = group_key(id)
+  local delivery = redis.call("HINCRBY", group, "attempts", 1)
+  local known = redis.call("HMGET", group, "stream", "losses")
+  local entry = redis.call("XADD", prefix .. known[1], "*", "data", id, "delivery", delivery, "losses", known[2] or 0)
+  redis.call("HSET", group, "entry", entry)
+end
+
 -- Moves a group and the counts together. A group that leaves `issued` takes its prompt's entry with it; one that is
 -- discarded is marked for the sweep of its payloads. Callers check ALLOWED before they write anything.
 local function move(id, from, to, reason)

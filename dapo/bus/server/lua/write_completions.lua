@@ -17,7 +17,7 @@ for at = 1, #ARGV, 3 do
   elseif state ~= "issued" then
     outcome = "closed"
   else
-    redis.call("HSET", group, field, data)
+    redis.call("HSET", group, field, data, "losses", 0)
     redis.call("XADD", prefix .. "completions", "*", "data", data, "group", id)
     if redis.call("HINCRBY", group, "generated", 1) == size then
       move(id, "issued", "generated", "")

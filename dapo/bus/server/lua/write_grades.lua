@@ -1,20 +1,21 @@
--- ARGV: per grade: message id, group id, index, grade. The first grade of (group, index) wins, and only a completion
--- that was accepted can be graded. Whatever the outcome, the completions entry is acknowledged in the same step;
--- only "invalid" leaves it pending. The last grade puts the group on `scored`, once.
+-- ARGV: per grade: message id, group id, index, completion, grade. The first grade of (group, index) wins, and only the
+-- completion that was accepted can be graded: of one that was withdrawn since (see refill) the grade is dropped. Whatever
+-- the outcome, the completions entry is acknowledged in the same step; only "invalid" leaves it pending. The last grade
+-- puts the group on `scored`, once.
 local outcomes = {}
-for at = 1, #ARGV, 4 do
-  local message, id, index, data = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+for at = 1, #ARGV, 5 do
+  local message, id, index, meant, data = unpack(ARGV, at, at + 4)
   local group = group_key(id)
   local field = "grade:" .. index
-  local known = redis.call("HMGET", group, "state", "size", field, "completion:" .. index)
-  local state, size, graded, completion = known[1], tonumber(known[2]), known[3], known[4]
+  local known = redis.call("HMGET", group, "state", "size", field, "completion:" .. index, "refills:" .. index)
+  local state, size, graded, completion, refills = known[1], tonumber(known[2]), known[3], known[4], known[5]
   local outcome = "written"
   if not state or IS_DISCARDED[state] then
     outcome = "closed"
   elseif graded then
     outcome = "duplicate"
-  elseif not completion then
-    outcome = "invalid"
+  elseif completion ~= meant then
+    outcome = refills and "closed" or "invalid"
   else
     redis.call("HSET", group, field, data)
     if redis.call("HINCRBY", group, "graded", 1) == size then
