@@ -1,9 +1,7 @@
 """What engines, learners and generators that crash, hang or are replaced cost: real Valkey, simulated engine."""
 
 import asyncio
-import os
 import signal
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,8 +12,8 @@ from services.generator.engine.client import EngineClient, SamplingParams
 from services.generator.engine.responses import EngineError
 from tests.support.generator.kit import Learner, running, until
 from tests.support.generator.runs import FIRST, GROUP_SIZE, NAME, check_payloads, new_run, serving, some_completions
-from tests.support.paths import REPO
 from tests.support.simulator.engine import SimulatedServer, SimulatorOptions
+from tests.support.simulator.processes import start_worker
 
 
 def test_an_engine_crash_costs_no_response(redis_url: str, spec) -> None:
@@ -181,18 +179,3 @@ def test_a_killed_workers_group_is_finished_by_another(redis_url: str, spec, tmp
                 await check_payloads(run, completions)
 
     asyncio.run(scenario())
-
-
-async def start_worker(redis_url: str, run_id: str, worker_id: str, run_dir: Path) -> asyncio.subprocess.Process:
-    environment = {
-        **os.environ,
-        "DAPO_REDIS_URL": redis_url,
-        "DAPO_RUN_ID": run_id,
-        "DAPO_WORKER_ID": worker_id,
-        "DAPO_RUN_DIR": str(run_dir),
-        "SIM_STEP_S": "0.05",
-        "SIM_MEAN_TOKENS": "30",
-    }
-    return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.support.simulator.worker", env=environment, cwd=REPO
-    )
