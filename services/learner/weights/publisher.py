@@ -4,12 +4,13 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 
+from dapo.bus.parts.registry import HEARTBEAT_TTL_S
 from dapo.bus.roles import LearnerBus
 from dapo.contracts.events import Alert
 from dapo.spec.tree.training import WeightSyncSpec
@@ -24,6 +25,9 @@ log = logging.getLogger(__name__)
 
 _LINGERING_CALLS = 3
 """So many calls on a generator's earlier groups may still wait for their timeouts when it is invited again."""
+_STALL_S = 3.0
+"""A read of the members that takes longer has met an outage of Redis, or this process stood still. Heartbeats of the
+living may have expired meanwhile, so for the time of one nobody counts as dead."""
 
 
 class WeightSyncError(RuntimeError):
@@ -102,6 +106,7 @@ class Publisher:
         self._groups = itertools.count()
         self._updates: list[MemberUpdate] = []
         self._published = False
+        self._settled = 0.0
 
     # -- membership
 
@@ -112,14 +117,20 @@ class Publisher:
         """
         channels = [(channel, channel.served) for channel in self._channels.values()]
         joining = list(self._joining.values())
+        began = time.monotonic()
         members = {member.generator_id: member for member in await self._bus.weights.members()}
+        now = time.monotonic()
+        if now - began > _STALL_S:
+            self._settled = now + HEARTBEAT_TTL_S
         for channel, served in channels:
             # What was read says nothing about a channel that was updated or forgotten meanwhile.
             unchanged = channel.served == served and self._channels.get(channel.generator_id) is channel
-            if unchanged and (reason := channel.why_gone(members.get(channel.generator_id))):
+            judged = unchanged and self._may_judge(channel, members)
+            if judged and (reason := channel.why_gone(members.get(channel.generator_id))):
                 self._drop(channel, reason)
         for join in joining:
-            if reason := join.channel.why_gone(members.get(join.channel.generator_id)):
+            judged = self._may_judge(join.channel, members)
+            if judged and (reason := join.channel.why_gone(members.get(join.channel.generator_id))):
                 join.channel.give_up(reason)
         for generator_id, join in list(self._joining.items()):
             if join.task.done():
@@ -127,6 +138,9 @@ class Publisher:
                 join.task.result()
         self._invite(members.values())
         self._look(members.values())
+
+    def _may_judge(self, channel: Channel, members: Container[str]) -> bool:
+        return channel.generator_id in members or time.monotonic() >= self._settled
 
     def _invite(self, members: Iterable[pb.Member]) -> None:
         now = time.monotonic()

@@ -10,6 +10,7 @@ pytest.importorskip("deepspeed")
 
 from dapo.bus.server.embedded import EmbeddedValkey
 from dapo.v1 import messages_pb2 as pb
+from services.learner.weights import publisher as publisher_module
 from services.learner.weights import quarantine
 from services.learner.weights.publisher import WeightSyncError
 from tests.support.bus import read_alerts
@@ -157,5 +158,25 @@ def test_a_member_is_not_judged_by_what_was_read_before_its_update(
         assert [channel.served for channel in stage.publisher._channels.values()] == [
             pb.Version(incarnation=stage.epoch, step=0)
         ]
+
+    play(valkey, {"generator-0": None}, scenario)
+
+
+@pytest.mark.parametrize("stalls", [True, False])
+def test_after_an_outage_heartbeats_have_time_to_come_again(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch, stalls: bool
+) -> None:
+    monkeypatch.setattr(publisher_module, "_STALL_S", 0.2)
+
+    async def scenario(stage: Stage) -> None:
+        await stage.joined(1)
+
+        async def nobody() -> list[pb.Member]:
+            await asyncio.sleep(0.5 if stalls else 0.0)
+            return []
+
+        monkeypatch.setattr(stage.bus.weights, "members", nobody)
+        await stage.publisher.refresh()
+        assert len(stage.publisher._channels) == (1 if stalls else 0)
 
     play(valkey, {"generator-0": None}, scenario)

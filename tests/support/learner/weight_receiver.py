@@ -19,7 +19,7 @@ from dapo.host.processes import die_with_parent
 from dapo.v1 import messages_pb2 as pb
 from tests.support.bus import RUN
 
-TIMEOUT = timedelta(seconds=30)
+TIMEOUT = timedelta(seconds=10)
 BEAT_S = 2.0
 BUCKET_S = 0.2
 """Of one in a process of its own: slow enough to be killed in the middle of an update."""
@@ -55,7 +55,10 @@ class Receiver:
         while True:
             for position, command in await self.bus.weights.read_commands(self.name, after, block_s=0.2):
                 after = position
-                await self.obey(command)
+                try:
+                    await self.obey(command)
+                except RuntimeError as error:  # The learner has left the group.
+                    await self.reply(command, "failed", error=str(error))
 
     async def obey(self, command: pb.WeightCommand) -> None:
         if command.HasField("join"):
@@ -70,13 +73,9 @@ class Receiver:
             await self.reply(command, "ready")
             if self.fault != "hang-update":
                 self.received.append([])
-                try:
-                    for bucket in command.update.buckets:
-                        self.received[-1].append(await asyncio.to_thread(self.receive, bucket))
-                        await asyncio.sleep(self.bucket_s)
-                except RuntimeError as error:
-                    del self.received[-1]
-                    return await self.reply(command, "failed", error=str(error))
+                for bucket in command.update.buckets:
+                    self.received[-1].append(await asyncio.to_thread(self.receive, bucket))
+                    await asyncio.sleep(self.bucket_s)
                 self.member.version.CopyFrom(command.update.version)
                 await self.announce()
                 await self.reply(command, "done")
