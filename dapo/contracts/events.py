@@ -67,8 +67,10 @@ class Alert(_Event):
     cause: str | None = None
     """A name for programs, e.g. payload_unusable; on the wire it is the key "kind" of the data."""
     worker_id: str | None = None
-    generator: str | None = None
-    """The generator that weights could not be sent to."""
+    reason: str | None = None
+    """Why, where the message tells more."""
+    pause_s: float | None = None
+    """How long the worker is left out, to begin with."""
     group_id: str | None = None
     payload_key: str | None = None
     batch: int | None = None

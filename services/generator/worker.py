@@ -103,7 +103,9 @@ class Generator:
             devices=devices,
         )
         self._hold = WeightHold(self.membership)
-        self.supervisor = EngineSupervisor(server, self.membership, fixed_weights=spec.training.steps == 0)
+        self.supervisor = EngineSupervisor(
+            server, self.membership, bus.runs.emit, worker_id, fixed_weights=spec.training.steps == 0
+        )
         self._receiver = Receiver(bus, worker_id, self.supervisor, self.membership, self._hold)
         hidden = codec.hidden_ids(every_special=sampling.skip_special_tokens)
         reader = ResponseReader(codec.tokenizer, hidden=hidden, stop=sampling.stop)

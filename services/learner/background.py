@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeVar
 Result = TypeVar("Result")
 
 _COLLECTIVE_THREADS = 256
-"""Bound on blocking calls at one time: two a generator at most (a join that timed out may still be unwinding)."""
+"""Bound on blocking calls at one time: a few a generator at most (some may still wait for their timeouts)."""
 
 
 class ControlLoop:

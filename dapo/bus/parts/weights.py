@@ -69,6 +69,11 @@ class Weights(Part):
         key = self._keys.commands(generator_id)
         return await self._context.read_messages(pb.WeightCommand, key, after, block_s=block_s)
 
+    async def age_s(self, command_id: str) -> float:
+        """Seconds since this command was sent, both by the server's clock, as those of hosts differ."""
+        seconds, microseconds = await self._control.run(self._control.client.time)
+        return float(seconds) + float(microseconds) / 1e6 - int(command_id.partition("-")[0]) / 1e3
+
     async def last_command_id(self, generator_id: str) -> str:
         """Where a generator that has just started begins to read: commands to its predecessor are not for it."""
         newest = await self._control.run(self._control.client.xrevrange, self._keys.commands(generator_id), count=1)

@@ -14,7 +14,7 @@ from dapo.spec.checks.no_effect import fields_without_effect
 from dapo.spec.checks.resources import devices, payload_memory
 from dapo.spec.checks.reward import reward_values
 from dapo.spec.checks.sampling import batch_division, distribution, group_size
-from dapo.spec.checks.training import training_course, training_memory
+from dapo.spec.checks.training import training_course, training_memory, weight_deadlines
 from dapo.spec.checks.warnings import unusual_algorithm, unusual_training
 from dapo.spec.problem import Problem
 from dapo.spec.tree.run import RunTree
@@ -34,6 +34,7 @@ _PROBLEMS: tuple[Check, ...] = (
     fields_without_effect,
     training_course,
     training_memory,
+    weight_deadlines,
     devices,
     payload_memory,
     reflection_patterns,

@@ -128,9 +128,11 @@ class WeightSyncSpec(Section):
     bucket_mib: int = Field(default=64, ge=1)
     """Parameters are broadcast in flattened buckets of about this size."""
     join_deadline_s: float = Field(default=60.0, gt=0)
-    """A generator that has not joined its weight group by then is started anew by its parent."""
+    """Time to join a weight group. A generator that takes longer replaces its engine, and is left out meanwhile."""
     update_deadline_s: float = Field(default=120.0, gt=0)
-    """The same for one weight update."""
+    """The same for a weight update: to be ready for it, and from then to its end, waits for the learner not counted."""
+    no_generator_s: float = Field(default=1200.0, gt=0)
+    """The run fails once no generator could be given the weights for so long."""
 
 
 class CheckpointSpec(Section):

@@ -1,18 +1,22 @@
 """Starts the engine server, watches it, and replaces it when it exits, hangs or is not to be trusted."""
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from dapo.contracts.events import Alert, Emit
 from services.generator.engine.client import EngineClient
 from services.generator.engine.server import EngineServer, ServerError
 from services.generator.membership import FIXED_VERSION, Membership
 
 log = logging.getLogger(__name__)
 
-_MAX_FAILED_STARTS = 3
+_MAX_FAILED_STARTS = 5
+_START_PAUSE_S = 10.0
+"""After the first failed start; it doubles with each."""
 _SILENCE_S = 60.0
 """After so long without a token of a running request, the engine's health is checked. It is far longer than any pause
 of a working engine."""
@@ -31,12 +35,18 @@ class EngineSupervisor:
     Invariants: at most one engine lives; from a failure until the learner has sent weights to the new engine,
     `membership.serving` is not set (with `fixed_weights`: until the new engine has started).
 
-    Nothing survives a restart of the process. A start waits for the server's own deadline; after three failed
-    starts in a row `watch` gives up with ServerError.
+    Nothing survives a restart of the process. A start waits for the server's own deadline. The first engine has one
+    try, as what keeps it from starting is most likely in the spec; once one has started, its successors have five, with
+    pauses of 10 s to 80 s between them.
     """
 
-    def __init__(self, server: EngineServer, membership: Membership, *, fixed_weights: bool) -> None:
-        """`fixed_weights`: no learner sends any, so the weights that the engine loads are those of version 0."""
+    def __init__(
+        self, server: EngineServer, membership: Membership, emit: Emit, generator_id: str, *, fixed_weights: bool
+    ) -> None:
+        """`fixed_weights`: no learner sends any, so the weights that the engine loads are those of version 0. Watchers
+        are told by `emit` when the engine of `generator_id` does not start again."""
+        self._emit = emit
+        self._id = generator_id
         self._fixed_weights = fixed_weights
         self._server = server
         self._membership = membership
@@ -87,7 +97,7 @@ class EngineSupervisor:
         self._failed.set()
 
     async def watch(self) -> None:
-        """Replace failed engines, until cancelled. Raises ServerError after three failed starts in a row."""
+        """Replace failed engines, until cancelled. Raises ServerError after five failed starts in a row."""
         while True:
             reason = await self._next_failure()
             log.warning("restarting SGLang: %s", reason)
@@ -140,14 +150,28 @@ class EngineSupervisor:
         return min(self.engine.silence(), time.monotonic() - self._commanded_at)
 
     async def _start_again(self) -> None:
-        for attempt in range(1, _MAX_FAILED_STARTS + 1):
+        for attempt in itertools.count(1):
             try:
                 engine = EngineClient(await self._server.start())
             except ServerError as error:
-                if attempt == _MAX_FAILED_STARTS:
-                    raise
-                log.warning("start %d of %d failed: %s", attempt, _MAX_FAILED_STARTS, error)
+                await self._start_failed(attempt, error)
             else:
                 self._engine = engine
                 self._failed.clear()
                 return await self._announce()
+
+    async def _start_failed(self, attempt: int, error: ServerError) -> None:
+        """Pause before the next start. Raises ServerError when there is none."""
+        if attempt == _MAX_FAILED_STARTS:
+            raise ServerError(f"SGLang did not start {attempt} times in a row; the last time: {error}") from error
+        pause_s = _START_PAUSE_S * 2 ** (attempt - 1)
+        log.warning("start %d of %d failed, the next in %g s: %s", attempt, _MAX_FAILED_STARTS, pause_s, error)
+        if attempt == 1:
+            # Without the end of the server's log, which follows.
+            reason = str(error).partition("\n")[0].removesuffix(" ends:").removesuffix(", which")
+            message = (
+                f"{self._id} has lost its engine, which did not start again: {reason}. It is tried "
+                f"{_MAX_FAILED_STARTS - 1} more times, after growing pauses; other generators go on"
+            )
+            await self._emit(Alert(cause="engine_not_started", worker_id=self._id, message=message, pause_s=pause_s))
+        await asyncio.sleep(pause_s)

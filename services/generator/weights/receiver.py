@@ -16,6 +16,9 @@ from services.generator.weights.hold import WeightHold
 log = logging.getLogger(__name__)
 
 BLOCK_S = 1.0
+_BUCKET_PATIENCE = 2
+"""Deadlines that may pass until a bucket is there: the learner may wait for another member for one of them, and this
+member may take another."""
 
 
 class UpdateFailed(Exception):
@@ -27,7 +30,8 @@ class Receiver:
 
     Every command is answered with `done` or `failed`; an update also with `ready`, once generation is halted. A command
     that fails inside the engine, or passes the deadline it carries, has the engine killed and replaced, as it may wait
-    in a collective or hold part of the weights. The member then has no version, and the learner has it join again.
+    in a collective or hold part of the weights. The member then has no version, and the learner has it join again. One
+    that is read after its deadline, because this process or its host stood still, is refused: its sender has given up.
 
     Invariants:
     - commands of a learner older than the newest one seen (`_incarnation`) are refused;
@@ -35,7 +39,8 @@ class Receiver:
     - weights do not change while the WeightHold holds them.
 
     After a restart of the process, `skip_old` passes over what was sent to the one before. Waits for commands without
-    limit, and for each at most its `deadline_s`.
+    limit. From the time it was sent, a join has its `deadline_s` to end, and an update to be ready; from then on each
+    call of the engine has as long, and twice as long where it also waits for the learner.
     """
 
     def __init__(
@@ -67,19 +72,23 @@ class Receiver:
         while True:
             for message_id, command in await self._bus.weights.read_commands(self._id, self._after, block_s=BLOCK_S):
                 self._after = message_id
-                await self._handle(command)
+                await self._handle(command, await self._bus.weights.age_s(message_id))
 
-    async def _handle(self, command: pb.WeightCommand) -> None:
+    async def _handle(self, command: pb.WeightCommand, age_s: float) -> None:
+        """`age_s`: seconds since the command was sent."""
         kind = command.WhichOneof("command")
+        left_s = command.deadline_s - age_s
         try:
+            if left_s <= 0:
+                raise UpdateFailed(f"expired: read {age_s:.1f} s after it was sent, due in {command.deadline_s:g} s")
             if not self._supervisor.up:
                 raise UpdateFailed("the engine is being restarted")
             self._check_incarnation(command.incarnation)
             if self._hold.held:
                 raise UpdateFailed("an evaluation goes on, and its weights are kept")
             with self._supervisor.command():
-                async with asyncio.timeout(command.deadline_s):
-                    pause_s = await self._carry_out(command)
+                async with asyncio.timeout(left_s) as limit:
+                    pause_s = await self._carry_out(command, limit)
         except (UpdateFailed, EngineError, TimeoutError) as error:
             reason = f"past its deadline of {command.deadline_s:g} s" if isinstance(error, TimeoutError) else str(error)
             log.warning("weight command %d (%s) failed: %s", command.serial, kind, reason)
@@ -98,12 +107,12 @@ class Receiver:
             )
         self._incarnation = incarnation
 
-    async def _carry_out(self, command: pb.WeightCommand) -> float:
+    async def _carry_out(self, command: pb.WeightCommand, limit: asyncio.Timeout) -> float:
         """Returns the seconds that generation was halted. Raises UpdateFailed, EngineError."""
         if command.HasField("join"):
             await self._join(command.join, command.deadline_s)
         elif command.HasField("update"):
-            return await self._update(command, command.update)
+            return await self._update(command, command.update, limit)
         elif command.HasField("leave"):
             await self._leave(command.leave)
         else:
@@ -129,7 +138,8 @@ class Receiver:
             raise UpdateFailed(str(error)) from error
         self._group, self._group_engine = join.group_name, self._supervisor.replacements
 
-    async def _update(self, command: pb.WeightCommand, update: pb.UpdateWeights) -> float:
+    async def _update(self, command: pb.WeightCommand, update: pb.UpdateWeights, limit: asyncio.Timeout) -> float:
+        """`limit` is lifted once generation is halted: from then on the learner may wait for others in between."""
         if not self._joined(update.group_name):
             raise UpdateFailed(f"the engine is not in the group {update.group_name!r}; join first")
         if not update.buckets:
@@ -139,12 +149,15 @@ class Receiver:
         started = time.monotonic()
         await engine.pause(timeout_s=deadline_s)
         await self._reply(command, "ready")
+        limit.reschedule(None)
         await engine.begin_update(timeout_s=deadline_s)
         last = len(update.buckets) - 1
         for position, bucket in enumerate(update.buckets):
             version = version_name(update.version) if position == last else None
             await engine.receive_bucket(
-                update.group_name, describe(bucket.tensors), version=version, timeout_s=deadline_s
+                *(update.group_name, describe(bucket.tensors)),
+                version=version,
+                timeout_s=_BUCKET_PATIENCE * deadline_s,
             )
         await engine.end_update(timeout_s=deadline_s)
         await engine.resume(timeout_s=deadline_s)

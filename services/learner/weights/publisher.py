@@ -4,47 +4,42 @@ import asyncio
 import itertools
 import logging
 import time
-from collections import Counter
-from collections.abc import Awaitable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 
+from dapo.bus.parts.registry import HEARTBEAT_TTL_S
 from dapo.bus.roles import LearnerBus
 from dapo.contracts.events import Alert
 from dapo.spec.tree.training import WeightSyncSpec
 from dapo.v1 import messages_pb2 as pb
-from services.learner.weights.transport import DEVICE_OF, WeightGroup, WeightGroupError, choose_backend
+from services.learner.weights.channel import FAILURES, Channel
+from services.learner.weights.dialogue import Dialogue
+from services.learner.weights.patience import GroupCalls
+from services.learner.weights.quarantine import LONGEST_PAUSE_S, Quarantine
+from services.learner.weights.transport import DEVICE_OF, WeightGroup, choose_backend
 
 log = logging.getLogger(__name__)
 
-_RETRY_S = 5.0
-"""Rest after a failure, in which the generator can notice its own and register as starting."""
-_FAILURE_LIMIT = 5
-"""Failures of one member, with no update done in between, after which the run cannot be expected to recover."""
-_REPLY_BLOCK_S = 1.0
-
-
-class MemberFailed(Exception):
-    """The generator answered that it could not do what was asked."""
+_LINGERING_CALLS = 3
+"""So many calls on a generator's earlier groups may still wait for their timeouts when it is invited again."""
+_STALL_S = 3.0
+"""A read of the members that takes longer has met an outage of Redis, or this process stood still. Heartbeats of the
+living may have expired meanwhile, so for the time of one nobody counts as dead."""
 
 
 class WeightSyncError(RuntimeError):
-    """A generator cannot be given the weights, however often it starts anew; the message says what to do."""
-
-
-_FAILURES = (MemberFailed, WeightGroupError, TimeoutError)
+    """No generator could be given the weights for too long; the message says why, and what to do."""
 
 
 @dataclass(slots=True)
-class Channel:
-    """A joined generator and the version it was last brought to."""
+class Join:
+    """A generator that is joining."""
 
-    generator_id: str
-    group: WeightGroup
-    served: pb.Version | None = None
-    updating: bool = False
+    channel: Channel
+    task: asyncio.Task[None]
 
 
 @dataclass(slots=True)
@@ -54,24 +49,33 @@ class MemberUpdate:
     queue: asyncio.Queue[Tensor]
     task: asyncio.Task[float]
 
+    async def hand(self, bucket: Tensor) -> None:
+        """Put the bucket into the queue, unless the update ends first."""
+        put = asyncio.ensure_future(self.queue.put(bucket))
+        await asyncio.wait({put, self.task}, return_when=asyncio.FIRST_COMPLETED)
+        put.cancel()
+
 
 class Publisher:
     """Brings the learner's parameters to every generator. Lives on the control loop of learner rank 0.
 
     A member is a generator; one that has joined a weight group (WeightGroup) has a Channel. `refresh`, called every
-    quarter of a second, joins members that are ready and forgets those that left or started anew. `begin`, `feed` for
-    each bucket and `finish` bring all channels to one version; each has a task and a queue of its own (MemberUpdate).
+    quarter of a second, joins members that are ready and drops those that left, died or started anew, also in the
+    middle of a join or an update. `begin`, `feed` for each bucket and `finish` bring all channels to one version; each
+    has a task and a queue of its own (MemberUpdate).
 
     Invariants:
     - members are updated to whole versions, and one that fails in between is forgotten, never left half updated;
     - the published version moves only when no joined member serves an older one;
-    - a member that fails or misses a deadline costs the others at most the time until that deadline. It comes back by
-      registering anew, after 5 s at the earliest.
+    - a member that fails costs the others at most the time until it is judged. It is left out for growing pauses
+      (Quarantine) and comes back by joining anew;
+    - time in which a member waits for the learner, or for a slower member, is not held against it (Allowance).
 
     Nothing survives a restart: the successor's epoch makes new groups, and generators refuse commands of an older one.
 
-    Waits at most `weight_sync.join_deadline_s` for a join and `weight_sync.update_deadline_s` for an update, pause and
-    replies included. Five failures of one member without an update in between raise WeightSyncError.
+    Waits for a member at most `weight_sync.join_deadline_s` to join, `weight_sync.update_deadline_s` to be ready for an
+    update, and the same from then to its end; for one whose heartbeat stops only until that is noticed. `refresh`
+    raises WeightSyncError where no generator could be served for `weight_sync.no_generator_s`.
     """
 
     def __init__(
@@ -94,106 +98,123 @@ class Publisher:
         self._devices = tuple(devices)
         self._buckets = buckets
         self._queue_limit = queue_limit
+        self._dialogue = Dialogue(bus.weights, epoch)
+        self._calls = GroupCalls()
+        self._quarantine = Quarantine(spec.no_generator_s)
         self._channels: dict[str, Channel] = {}
-        self._joining: dict[str, asyncio.Task[None]] = {}
-        self._retry_at: dict[str, float] = {}
-        self._failures: Counter[str] = Counter()
-        self._cursors: dict[str, str] = {}
-        self._serials = itertools.count(epoch << 32)
+        self._joining: dict[str, Join] = {}
         self._groups = itertools.count()
         self._updates: list[MemberUpdate] = []
         self._published = False
+        self._settled = 0.0
 
     # -- membership
 
     async def refresh(self) -> None:
-        """Forget members that left or started anew, and begin to join those that are ready.
+        """Drop members that left, died or started anew, and begin to join those that are ready.
 
-        Raises WeightSyncError when a member has failed to join for the _FAILURE_LIMIT-th time.
+        Raises WeightSyncError.
         """
-        before = [(channel, channel.served) for channel in self._channels.values() if not channel.updating]
+        channels = [(channel, channel.served) for channel in self._channels.values()]
+        joining = list(self._joining.values())
+        began = time.monotonic()
         members = {member.generator_id: member for member in await self._bus.weights.members()}
-        for channel, served in before:
+        now = time.monotonic()
+        if now - began > _STALL_S:
+            self._settled = now + HEARTBEAT_TTL_S
+        for channel, served in channels:
             # What was read says nothing about a channel that was updated or forgotten meanwhile.
             unchanged = channel.served == served and self._channels.get(channel.generator_id) is channel
-            judged = unchanged and not channel.updating
-            if judged and not _still_joined(channel, members.get(channel.generator_id)):
-                log.info("generator %s left its weight group", channel.generator_id)
-                self._forget(channel)
-        for generator_id, task in list(self._joining.items()):
-            if task.done():
+            judged = unchanged and self._may_judge(channel, members)
+            if judged and (reason := channel.why_gone(members.get(channel.generator_id))):
+                self._drop(channel, reason)
+        for join in joining:
+            judged = self._may_judge(join.channel, members)
+            if judged and (reason := join.channel.why_gone(members.get(join.channel.generator_id))):
+                join.channel.give_up(reason)
+        for generator_id, join in list(self._joining.items()):
+            if join.task.done():
                 del self._joining[generator_id]
-                task.result()
-        for generator_id, member in members.items():
-            known = generator_id in self._channels or generator_id in self._joining
-            if member.state == "ready" and not known and time.monotonic() >= self._retry_at.get(generator_id, 0.0):
-                self._joining[generator_id] = asyncio.create_task(self._join(member))
+                join.task.result()
+        self._invite(members.values())
+        self._look(members.values())
 
-    async def _join(self, member: pb.Member) -> None:
-        deadline = self._spec.join_deadline_s
-        generator_id = member.generator_id
-        name = f"{generator_id}-{self._epoch}-{next(self._groups)}"
+    def _may_judge(self, channel: Channel, members: Container[str]) -> bool:
+        return channel.generator_id in members or time.monotonic() >= self._settled
+
+    def _invite(self, members: Iterable[pb.Member]) -> None:
+        now = time.monotonic()
+        for member in members:
+            generator_id = member.generator_id
+            known = generator_id in self._channels or generator_id in self._joining
+            lingers = self._calls.running(generator_id) > _LINGERING_CALLS
+            if member.state == "ready" and not (known or lingers) and self._quarantine.may_try(generator_id, now):
+                channel = self._open(member)
+                self._joining[generator_id] = Join(channel, asyncio.create_task(self._join(channel)))
+
+    def _look(self, members: Collection[pb.Member]) -> None:
+        """Raises WeightSyncError when no generator could be served for too long."""
+        # One that evaluates keeps its weights and has no channel.
+        serving = any(channel.served is not None for channel in self._channels.values())
+        serving |= any(member.state == "evaluating" for member in members)
+        ready = any(member.state == "ready" for member in members)
+        self._quarantine.look(time.monotonic(), ready=ready, serving=serving)
+        if self._quarantine.hopeless:
+            reasons = "; ".join(self._quarantine.reasons()) or "none has registered as ready"
+            raise WeightSyncError(
+                f"no generator could be given the weights for weight_sync.no_generator_s = "
+                f"{self._spec.no_generator_s:g} s. {reasons}. logs/<generator>.log says more. For generators that are "
+                "only slow, raise weight_sync.join_deadline_s, update_deadline_s or no_generator_s"
+            )
+
+    def _open(self, member: pb.Member) -> Channel:
+        name = f"{member.generator_id}-{self._epoch}-{next(self._groups)}"
         backend = choose_backend(self._spec.backend, self._devices, member.devices)
-        group = WeightGroup(name, 1 + max(1, member.tensor_parallel), backend, deadline, self._address)
-        join = pb.JoinGroup(
-            group_name=name,
-            master_address=self._address,
-            master_port=group.port,
-            world_size=group.world_size,
-            backend=backend,
-        )
+        world_size = 1 + max(1, member.tensor_parallel)
+        group = WeightGroup(name, world_size, backend, self._spec.join_deadline_s, self._address)
+        return Channel(member.generator_id, group, self._dialogue, self._calls)
+
+    async def _join(self, channel: Channel) -> None:
         try:
-            async with asyncio.timeout(deadline):
-                serial = await self._command(generator_id, pb.WeightCommand(deadline_s=deadline, join=join))
-                await _together(
-                    asyncio.to_thread(group.join, deadline), self._reply(generator_id, serial, phase="done")
-                )
-        except _FAILURES as error:
-            group.close()
-            await self._failed(generator_id, "join", error)
+            await channel.join(self._address, self._spec.join_deadline_s)
+        except FAILURES as error:
+            channel.close()
+            await self._failed(channel.generator_id, "join", error)
             return
-        self._channels[generator_id] = Channel(generator_id, group)
-        log.info("generator %s joined weight group %s", generator_id, name)
+        channel.busy = False
+        self._channels[channel.generator_id] = channel
+        log.info("generator %s joined weight group %s", channel.generator_id, channel.group.name)
+
+    def _drop(self, channel: Channel, reason: str) -> None:
+        if not channel.busy:
+            log.info("generator %s left its weight group: %s", channel.generator_id, reason)
+            self._forget(channel)
+        else:
+            channel.give_up(reason)
 
     def _forget(self, channel: Channel) -> None:
-        channel.group.close()
+        channel.close()
         self._channels.pop(channel.generator_id, None)
 
     async def _failed(self, generator_id: str, phase: Literal["join", "update"], error: Exception) -> None:
-        """Report a failure. Raises WeightSyncError when it is the _FAILURE_LIMIT-th since the member's last update."""
-        reason = str(error) or "the deadline passed"
-        self._retry_at[generator_id] = time.monotonic() + _RETRY_S
-        log.warning("generator %s: weight %s failed: %s", generator_id, phase, reason)
-        await self._bus.runs.emit(Alert(cause=f"weight_{phase}_failed", generator=generator_id, message=reason))
-        self._failures[generator_id] += 1
-        if self._failures[generator_id] >= _FAILURE_LIMIT:
-            deadline = self._spec.join_deadline_s if phase == "join" else self._spec.update_deadline_s
-            raise WeightSyncError(
-                f"generator {generator_id}: {_FAILURE_LIMIT} weight joins or updates in a row failed, the last in "
-                f"phase {phase}: {reason}. If it is only slow, raise weight_sync.{phase}_deadline_s "
-                f"(now {deadline:g} s); otherwise logs/{generator_id}.log says why"
-            ) from error
+        """Leave the generator out for a while, and say so where that is new."""
+        deadline = self._spec.join_deadline_s if phase == "join" else self._spec.update_deadline_s
+        slow = f"took longer than weight_sync.{phase}_deadline_s = {deadline:g} s"
+        reason = f"weight {phase}: {slow if isinstance(error, TimeoutError) else error}"
+        sentence = self._quarantine.failed(generator_id, reason, time.monotonic())
+        log.warning("generator %s is left out for %g s: %s", generator_id, sentence.pause_s, reason)
+        if sentence.first:
+            message = (
+                f"{generator_id} gets no weights for now: {reason}. It is tried again after {sentence.pause_s:g} s, "
+                f"then after growing pauses of up to {LONGEST_PAUSE_S:g} s; the others go on"
+            )
+            await self._alert("generator_quarantined", generator_id, message, reason, sentence.pause_s)
 
-    # -- commands
-
-    async def _command(self, generator_id: str, command: pb.WeightCommand) -> int:
-        command.serial = next(self._serials)
-        command.incarnation = self._epoch
-        await self._bus.weights.send_command(generator_id, command)
-        return command.serial
-
-    async def _reply(self, generator_id: str, serial: int, *, phase: str) -> pb.WeightReply:
-        """The reply to `serial` in this phase. Raises MemberFailed when the generator says so."""
-        while True:
-            after = self._cursors.get(generator_id, "0")
-            for position, reply in await self._bus.weights.read_replies(generator_id, after, block_s=_REPLY_BLOCK_S):
-                self._cursors[generator_id] = position
-                if reply.serial != serial:
-                    continue
-                if reply.phase == "failed":
-                    raise MemberFailed(reply.error)
-                if reply.phase == phase:
-                    return reply
+    async def _alert(
+        self, cause: str, generator_id: str, message: str, reason: str | None = None, pause_s: float | None = None
+    ) -> None:
+        alert = Alert(cause=cause, worker_id=generator_id, message=message, reason=reason, pause_s=pause_s)
+        await self._bus.runs.emit(alert)
 
     # -- publishing
 
@@ -217,22 +238,19 @@ class Publisher:
         for channel in self._channels.values():
             if channel.served != version:
                 queue: asyncio.Queue[Tensor] = asyncio.Queue(self._queue_limit)
-                channel.updating = True
+                channel.busy = True
                 task = asyncio.create_task(self._update(channel, version, queue))
                 self._updates.append(MemberUpdate(queue, task))
 
     async def feed(self, bucket: Tensor) -> None:
-        """Hand the next bucket to every member that is still with us."""
-        for update in self._updates:
-            put = asyncio.ensure_future(update.queue.put(bucket))
-            await asyncio.wait({put, update.task}, return_when=asyncio.FIRST_COMPLETED)
-            put.cancel()
+        """Hand the next bucket to every member that is still with us; waits while the queue of one is full."""
+        await asyncio.gather(*(update.hand(bucket) for update in self._updates))
 
     async def finish(self, step: int) -> float | None:
         """Wait for the members and publish the version; the longest pause in seconds, None when it was not published.
 
         The first version of a learner needs a member that serves it; a later one is also published when no generator
-        is left, so that the run can go on as soon as one comes back. Raises WeightSyncError, see `refresh`.
+        is left, so that the run can go on as soon as one comes back.
         """
         pauses = [await update.task for update in self._updates]
         self._updates = []
@@ -245,48 +263,15 @@ class Publisher:
         return max(pauses, default=0.0)
 
     async def _update(self, channel: Channel, version: pb.Version, queue: asyncio.Queue[Tensor]) -> float:
-        """Bring one member to `version`; seconds it was paused. A failure forgets the member and returns 0.
-
-        Raises WeightSyncError when the member has failed too often.
-        """
-        deadline = self._spec.update_deadline_s
-        update = pb.UpdateWeights(group_name=channel.group.name, version=version, buckets=self._buckets)
+        """Bring one member to `version`; seconds it was paused. A failure forgets the member and returns 0."""
         try:
-            async with asyncio.timeout(deadline):
-                command = pb.WeightCommand(deadline_s=deadline, update=update)
-                serial = await self._command(channel.generator_id, command)
-                await self._reply(channel.generator_id, serial, phase="ready")
-                # The replies are watched during the broadcasts: a refused bucket must not cost the whole deadline.
-                _, done = await _together(
-                    self._send(channel, queue, deadline), self._reply(channel.generator_id, serial, phase="done")
-                )
-        except _FAILURES as error:
+            pause_s = await channel.update(version, self._buckets, queue, self._spec.update_deadline_s)
+        except FAILURES as error:
             self._forget(channel)
             await self._failed(channel.generator_id, "update", error)
             return 0.0
         finally:
-            channel.updating = False
-        channel.served = version
-        del self._failures[channel.generator_id]
-        return done.pause_s
-
-    async def _send(self, channel: Channel, queue: asyncio.Queue[Tensor], deadline: float) -> None:
-        for _ in self._buckets:
-            await asyncio.to_thread(channel.group.broadcast, await queue.get(), deadline)
-
-
-async def _together(sending: Awaitable[None], replying: Awaitable[pb.WeightReply]) -> tuple[None, pb.WeightReply]:
-    """Both results; when one raises, the other is cancelled and the error goes up."""
-    tasks = (asyncio.ensure_future(sending), asyncio.ensure_future(replying))
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-
-
-def _still_joined(channel: Channel, member: pb.Member | None) -> bool:
-    """A member that was served and shows no version has started anew; one that is not ready cannot be updated."""
-    if member is None or member.state not in ("ready", "updating"):
-        return False
-    return channel.served is None or member.HasField("version")
+            channel.busy = False
+        if self._quarantine.served(channel.generator_id):
+            await self._alert("generator_back", channel.generator_id, f"{channel.generator_id} has the weights again")
+        return pause_s

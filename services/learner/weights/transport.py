@@ -37,8 +37,8 @@ class WeightGroup:
     """One process group of a sender and one SGLang server: `world_size` is 1 + its tensor-parallel ranks.
 
     The constructor opens the group's TCP store on a free port of `address`, so that both can be sent to the receiver;
-    `join` waits for it there, `broadcast` sends, `close` aborts what is under way. A group that raised is of no further
-    use. Groups share nothing: the failure of one does not touch another.
+    `join` waits for it there, `broadcast` sends, `close` ends it and may be called beside either. A group that raised
+    is of no further use. Groups share nothing: the failure of one does not touch another.
     """
 
     def __init__(self, name: str, world_size: int, backend: Backend, timeout_s: float, address: str) -> None:
@@ -56,6 +56,7 @@ class WeightGroup:
             master_listen_fd=listener.detach(),
         )
         self._group: dist.ProcessGroupGloo | dist.ProcessGroupNCCL | None = None
+        self._closed = False
 
     @property
     def port(self) -> int:
@@ -81,18 +82,22 @@ class WeightGroup:
             raise WeightGroupError(
                 f"weight group {self.name}: nobody joined within {timeout_s:g} s: {error}"
             ) from error
+        if self._closed:
+            self.close()
+            raise WeightGroupError(f"weight group {self.name} was closed while it was joined")
 
     def broadcast(self, data: Tensor, timeout_s: float) -> None:
         """Send `data`, contiguous bytes, to every other rank; gloo sends from the CPU. Raises WeightGroupError."""
-        if self._group is None:
-            raise WeightGroupError(f"weight group {self.name}: broadcast before join")
+        group = self._group
+        if group is None:
+            raise WeightGroupError(f"weight group {self.name}: broadcast before join, or after close")
         if self.backend == "gloo":
             data = data.cpu()
         options = dist.BroadcastOptions()
         options.rootRank = 0
         options.timeout = timedelta(seconds=timeout_s)
         try:
-            self._group.broadcast([data], options).wait()
+            group.broadcast([data], options).wait()
             if data.is_cuda:
                 self._finish_on_device(timeout_s)
         except RuntimeError as error:
@@ -110,7 +115,9 @@ class WeightGroup:
             time.sleep(_POLL_S)
 
     def close(self) -> None:
-        """Abort whatever is under way and free the group; the receiver's pending collective fails at once."""
-        if self._group is not None:
-            self._group.abort()
-            self._group = None
+        """Free the group; the receiver's pending collective fails. NCCL's collectives are aborted at once; gloo's
+        cannot be, so this waits until the one under way has failed or has met its timeout."""
+        self._closed = True
+        group, self._group = self._group, None
+        if group is not None:
+            group.abort()

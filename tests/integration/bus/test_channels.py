@@ -156,6 +156,9 @@ def test_commands_and_replies_pass_between_learner_and_generator(valkey: Embedde
         start = await generator.weights.last_command_id("generator-0")
         assert await generator.weights.read_commands("generator-0", start, block_s=0) == []
         assert [one for _, one in await generator.weights.read_commands("generator-0", "0", block_s=1)] == [join]
+        first = await generator.weights.age_s(start)
+        await asyncio.sleep(0.1)
+        assert 0 <= first < await generator.weights.age_s(start) < 60
         waiting = asyncio.create_task(learner.weights.read_replies("generator-0", "0", block_s=30))
         reply = pb.WeightReply(serial=1, phase="done")
         await generator.weights.send_reply("generator-0", reply)

@@ -1,9 +1,7 @@
 """What engines, learners and generators that crash, hang or are replaced cost: real Valkey, simulated engine."""
 
 import asyncio
-import os
 import signal
-import sys
 from pathlib import Path
 
 import pytest
@@ -27,8 +25,8 @@ from tests.support.generator.runs import (
     serving,
     some_completions,
 )
-from tests.support.paths import REPO
 from tests.support.simulator.engine import SimulatedServer, SimulatorOptions
+from tests.support.simulator.processes import start_worker
 
 
 def test_an_engine_crash_costs_no_response(redis_url: str, spec) -> None:
@@ -308,18 +306,3 @@ def test_a_killed_workers_group_is_finished_by_another(redis_url: str, spec, tmp
                 await check_payloads(run, completions)
 
     asyncio.run(scenario())
-
-
-async def start_worker(redis_url: str, run_id: str, worker_id: str, run_dir: Path) -> asyncio.subprocess.Process:
-    environment = {
-        **os.environ,
-        "DAPO_REDIS_URL": redis_url,
-        "DAPO_RUN_ID": run_id,
-        "DAPO_WORKER_ID": worker_id,
-        "DAPO_RUN_DIR": str(run_dir),
-        "SIM_STEP_S": "0.05",
-        "SIM_MEAN_TOKENS": "30",
-    }
-    return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.support.simulator.worker", env=environment, cwd=REPO
-    )

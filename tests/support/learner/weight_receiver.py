@@ -1,7 +1,11 @@
-"""A generator as the learner's publisher sees it: real gloo and a real bus, no engine."""
+"""A generator as the learner's publisher sees it: real gloo and a real bus, no engine.
+
+`python -m tests.support.learner.weight_receiver URL NAME` is one in a process of its own, which can be killed.
+"""
 
 import asyncio
 import math
+import sys
 from datetime import timedelta
 from typing import Any
 
@@ -10,28 +14,39 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dapo.bus import Bus
+from dapo.bus.parts.registry import HEARTBEAT_TTL_S
+from dapo.host.processes import die_with_parent
 from dapo.v1 import messages_pb2 as pb
+from tests.support.bus import RUN
 
-TIMEOUT = timedelta(seconds=30)
+TIMEOUT = timedelta(seconds=10)
+BEAT_S = 2.0
+BUCKET_S = 0.2
+"""Of one in a process of its own: slow enough to be killed in the middle of an update."""
 
 
 class Receiver:
     """A generator as the learner sees it. `fault` says at which command it misbehaves, and how.
 
     "refuse-update" answers failed in place of entering the collective, "hang-update" says ready and never enters it,
-    "hang-join" never joins; None does everything right.
+    "hang-ready" does not answer at all, "hang-join" never joins; None does everything right. `bucket_s` is how long it
+    takes over each bucket, `alive_s` how long it counts as alive after it has said something of itself.
     """
 
-    def __init__(self, bus: Bus, name: str, fault: str | None = None) -> None:
+    def __init__(
+        self, bus: Bus, name: str, fault: str | None = None, *, bucket_s: float = 0.0, alive_s: float = 120.0
+    ) -> None:
         self.bus = bus
         self.name = name
         self.fault = fault
+        self.bucket_s = bucket_s
+        self.alive_s = alive_s
         self.received: list[list[Tensor]] = []
         self.group: Any = None
         self.member = pb.Member(generator_id=name, tensor_parallel=1, state="ready")
 
     async def announce(self) -> None:
-        await self.bus.registry.beat("generator", self.name, ttl_s=120)
+        await self.bus.registry.beat("generator", self.name, ttl_s=self.alive_s)
         await self.bus.weights.publish_member(self.member)
 
     async def run(self) -> None:
@@ -40,7 +55,10 @@ class Receiver:
         while True:
             for position, command in await self.bus.weights.read_commands(self.name, after, block_s=0.2):
                 after = position
-                await self.obey(command)
+                try:
+                    await self.obey(command)
+                except RuntimeError as error:  # The learner has left the group.
+                    await self.reply(command, "failed", error=str(error))
 
     async def obey(self, command: pb.WeightCommand) -> None:
         if command.HasField("join"):
@@ -50,9 +68,14 @@ class Receiver:
         elif self.fault == "refuse-update":
             await self.reply(command, "failed", error="no such tensor")
         else:
+            if self.fault == "hang-ready":
+                return
             await self.reply(command, "ready")
             if self.fault != "hang-update":
-                self.received.append([await asyncio.to_thread(self.receive, b) for b in command.update.buckets])
+                self.received.append([])
+                for bucket in command.update.buckets:
+                    self.received[-1].append(await asyncio.to_thread(self.receive, bucket))
+                    await asyncio.sleep(self.bucket_s)
                 self.member.version.CopyFrom(command.update.version)
                 await self.announce()
                 await self.reply(command, "done")
@@ -73,3 +96,20 @@ class Receiver:
         options.rootRank = 0
         self.group.broadcast([data], options).wait()
         return data
+
+
+async def main(url: str, name: str) -> None:
+    bus = await Bus.connect(url, RUN)
+    receiver = Receiver(bus, name, bucket_s=BUCKET_S, alive_s=HEARTBEAT_TTL_S)
+
+    async def beat() -> None:
+        while True:
+            await asyncio.sleep(BEAT_S)
+            await receiver.announce()
+
+    await asyncio.gather(receiver.run(), beat())
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    asyncio.run(main(*sys.argv[1:]))

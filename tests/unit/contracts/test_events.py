@@ -43,9 +43,9 @@ WIRE: list[tuple[Event, str, dict]] = [
         {"kind": "payload_unusable", "message": "m", "payload_key": "p", "batch": 0},
     ),
     (
-        Alert(message="m", cause="weight_join_failed", generator="generator-0"),
+        Alert(message="m", cause="generator_quarantined", worker_id="generator-0", reason="r", pause_s=1.0),
         "alert",
-        {"kind": "weight_join_failed", "message": "m", "generator": "generator-0"},
+        {"kind": "generator_quarantined", "message": "m", "worker_id": "generator-0", "reason": "r", "pause_s": 1.0},
     ),
     (
         EvaluationProgress(step=2, done=3, problems=4),

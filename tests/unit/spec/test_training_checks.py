@@ -21,6 +21,10 @@ from tests.support.spec import spec
             {"training__sequence_parallel": 2},
             ["training.sequence_parallel = 2", "not implemented", "Set 1", "offload", "packing"],
         ),
+        (
+            {"resources__generator__start_deadline_s": 1800},
+            ["weight_sync.no_generator_s = 1200", "1800 + 60 + 120", "Set at least 1980"],
+        ),
         ({"lora__alpha": 16.0}, ["lora.alpha = 16.0", "lora.rank = null", "Set lora.rank"]),
         ({"lora__target_modules": "q_proj"}, ["lora.target_modules = q_proj", "lora.rank = null"]),
         ({"lora__rank": 0}, ["lora.rank"]),

@@ -1,0 +1,80 @@
+"""Which generators are left alone after a failure, and for how long; and when a run has none left that can be served.
+
+Pure: time is passed in, in seconds of a clock that does not go back.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+FIRST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 60.0
+_LONGEST_LOOK_S = 5.0
+"""Of the time between two looks so much counts at most, so that a learner that was stopped, or that waited for its
+Redis, does not hold that time against the generators."""
+
+
+class Sentence(NamedTuple):
+    """What follows from a failure."""
+
+    pause_s: float
+    first: bool
+    """Whether the quarantine begins with it."""
+
+
+@dataclass(slots=True)
+class _Record:
+    failures: int
+    until: float
+    reason: str
+
+
+class Quarantine:
+    """A generator that fails is not tried for 1 s, then 2, 4 and so on up to 60 s, until it is served once.
+
+    `look` counts the seconds without any generator that serves; after `no_generator_s` of them `hopeless` says so. The
+    count begins with the first generator that was ready: before that none could have been served.
+    """
+
+    def __init__(self, no_generator_s: float) -> None:
+        self._no_generator_s = no_generator_s
+        self._records: dict[str, _Record] = {}
+        self._without_s = 0.0
+        self._looked_at: float | None = None
+
+    def failed(self, generator_id: str, reason: str, now: float) -> Sentence:
+        """A join or an update of this generator has failed."""
+        before = self._records.get(generator_id)
+        failures = 1 if before is None else before.failures + 1
+        pause_s = LONGEST_PAUSE_S
+        if failures <= 6:  # More would only grow numbers that the bound cuts.
+            pause_s = min(pause_s, FIRST_PAUSE_S * 2 ** (failures - 1))
+        self._records[generator_id] = _Record(failures, now + pause_s, reason)
+        return Sentence(pause_s, before is None)
+
+    def served(self, generator_id: str) -> bool:
+        """This generator was updated; whether that ends a quarantine."""
+        return self._records.pop(generator_id, None) is not None
+
+    def may_try(self, generator_id: str, now: float) -> bool:
+        record = self._records.get(generator_id)
+        return record is None or now >= record.until
+
+    def look(self, now: float, *, ready: bool, serving: bool) -> None:
+        """`ready`: a generator is there to be served; `serving`: one serves weights of this learner."""
+        if self._looked_at is not None:
+            self._without_s += min(now - self._looked_at, _LONGEST_LOOK_S)
+        if serving:
+            self._without_s = 0.0
+        if ready or serving or self._looked_at is not None:
+            self._looked_at = now
+
+    @property
+    def hopeless(self) -> bool:
+        return self._without_s >= self._no_generator_s
+
+    def reasons(self) -> list[str]:
+        """Of each generator in quarantine its last failure, in words."""
+        return [
+            f"{generator_id}: {record.reason} (failures in a row: {record.failures})"
+            for generator_id, record in sorted(self._records.items())
+        ]

@@ -1,0 +1,104 @@
+"""One publisher and the generators that it serves: real gloo, a real bus, no engine."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from dapo.bus import Bus
+from dapo.bus.server.embedded import EmbeddedValkey
+from dapo.spec.tree.training import WeightSyncSpec
+from dapo.v1 import messages_pb2 as pb
+from services.learner.weights.publisher import Publisher
+from tests.support.bus import RUN
+from tests.support.learner.weight_receiver import Receiver
+
+WAIT_S = 60.0
+BUCKETS = [torch.arange(100, dtype=torch.uint8), torch.arange(37, dtype=torch.uint8)]
+
+
+def specs(buckets: list[Tensor]) -> list[pb.WeightBucket]:
+    return [
+        pb.WeightBucket(tensors=[pb.TensorSpec(name=f"tensor{i}", dtype="uint8", shape=[bucket.numel()])])
+        for i, bucket in enumerate(buckets)
+    ]
+
+
+async def until(condition: Callable[[], Awaitable[bool]], publisher: Publisher) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while not await condition():
+            await publisher.refresh()
+            await asyncio.sleep(0.02)
+
+
+class Stage:
+    """One publisher and its receivers on one event loop. Of `buckets`, `queue_limit` may wait for a member (0: all)."""
+
+    buckets: ClassVar = BUCKETS
+    queue_limit: ClassVar = 0
+
+    def __init__(self, bus: Bus, epoch: int, receivers: list[Receiver], **deadlines: float) -> None:
+        self.bus = bus
+        self.epoch = epoch
+        self.receivers = receivers
+        spec = WeightSyncSpec(**{"join_deadline_s": 20.0, "update_deadline_s": 20.0, **deadlines})
+        self.publisher = Publisher(
+            *(bus, epoch, spec, specs(self.buckets), self.queue_limit), address="127.0.0.1", devices=()
+        )
+
+    async def joined(self, count: int) -> None:
+        async def enough() -> bool:
+            return len(self.publisher._channels) == count
+
+        await until(enough, self.publisher)
+
+    async def publish(self, step: int) -> float | None:
+        await self.publisher.begin(step)
+        for bucket in self.buckets:
+            await self.publisher.feed(bucket)
+        return await self.publisher.finish(step)
+
+    async def published(self) -> tuple[int, int] | None:
+        version = await self.bus.weights.published_version()
+        return None if version is None else (version.incarnation, version.step)
+
+
+Scenario = Callable[[Stage], Awaitable[None]]
+
+
+def play(
+    server: EmbeddedValkey,
+    faults: dict[str, str | None],
+    scenario: Scenario,
+    *,
+    kind: type[Stage] = Stage,
+    **deadlines: float,
+) -> None:
+    """The scenario beside a receiver for each of `faults`."""
+
+    async def main() -> None:
+        bus = await Bus.connect(server.url, RUN)
+        receivers = [Receiver(bus, name, fault) for name, fault in faults.items()]
+        stage = kind(bus, await bus.lease.acquire("learner"), receivers, **deadlines)
+        tasks = [asyncio.create_task(receiver.run()) for receiver in receivers]
+        try:
+            await scenario(stage)
+            for task in tasks:
+                assert not task.done() or task.exception() is None
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await bus.close()
+
+    asyncio.run(main())
+
+
+def assert_received(receiver: Receiver, updates: int, buckets: list[Tensor] = BUCKETS) -> None:
+    """It got all buckets so many times, as they were sent."""
+    assert len(receiver.received) == updates
+    for received in receiver.received:
+        for found, sent in zip(received, buckets, strict=True):
+            assert torch.equal(found, sent)
