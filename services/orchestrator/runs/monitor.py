@@ -43,8 +43,8 @@ class HealthMonitor:
     A generator or a verifier is started alone; all ranks of the learner together, since none can go on without the
     others. Such a unit has a RestartBudget.
 
-    State: since when workers run, which of them were heard, since when they are silent, the budgets and the restarts that are due; none of it
-    outlives the process.
+    State: since when workers run, which of them were heard, since when they are silent, the budgets and the restarts
+    that are due; none of it outlives the process.
     """
 
     def __init__(

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import logging
+import secrets
 import shutil
 from pathlib import Path
 
@@ -54,8 +55,13 @@ class RunRedis:
             self._valkey = EmbeddedValkey(self._folder, server_memory_mib(self._resources.memory_mib))
             self._start = asyncio.ensure_future(asyncio.to_thread(self._valkey.start))
             await asyncio.shield(self._start)
+        # Of two starts of a run in one process the second must see what the first has left as a dead consumer's.
         self.bus = await Bus.connect(
-            self.url, self._run_id, payload_url=self._resources.payload_url, outage_s=self._resources.outage_s
+            self.url,
+            self._run_id,
+            payload_url=self._resources.payload_url,
+            instance=secrets.token_hex(6),
+            outage_s=self._resources.outage_s,
         )
         return self.bus
 

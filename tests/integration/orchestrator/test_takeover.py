@@ -58,6 +58,8 @@ async def live(bus: Bus, spec: RunSpec, seen: Seen) -> bool:
         await make_controller(bus, spec, recorder, seen).run(await bus.lease.acquire("orchestrator"))
     except BusUnavailable:
         return False
+    finally:
+        recorder.close()
     return True
 
 

@@ -77,7 +77,8 @@ class Workers:
     async def generate(self, worker_id: str, seed: int) -> None:
         rng = random.Random(seed)
         while True:
-            for delivery in await self.bus.streams.consume("prompts", worker_id, count=2, block_s=0.2):
+            claimed = await self.bus.streams.claim_dead("prompts", "generator", worker_id, count=64)
+            for delivery in claimed or await self.bus.streams.consume("prompts", worker_id, count=2, block_s=0.2):
                 task = await self.bus.groups.read_task(delivery.data.decode())
                 self.issued_at[task.group_id] = task.issued_version
                 self.rows_of[task.group_id] = (task.epoch, task.cursor)
@@ -106,8 +107,9 @@ class Workers:
     async def verify(self) -> None:
         grades = []
         while True:
-            deliveries = await self.bus.streams.consume("completions", "verifier-0", count=64, block_s=0.2)
-            for delivery in deliveries:
+            claimed = await self.bus.streams.claim_dead("completions", "verifier", "verifier-0", count=64)
+            new = await self.bus.streams.consume("completions", "verifier-0", count=64, block_s=0.2)
+            for delivery in [*claimed, *new]:
                 completion = pb.Completion.FromString(delivery.data)
                 correct = self.correct(completion.group_id, completion.index)
                 reward = 1.0 if correct else -1.0
