@@ -99,6 +99,15 @@ class RunClient:
         """
         return self._run("POST", "/v1/runs/resume", {"id": run_id, "run_dir": run_dir, "set": list(overrides)})
 
+    def list(self) -> "list[Run]":
+        """All runs of the service, oldest first."""
+        return cast("list[Run]", self._answer("GET", "/v1/runs").json()["runs"])
+
+    def purge(self, run_id: str) -> None:
+        """Delete what a run that has ended holds in Redis. Raises RefusedRequest where there is none of that id, or it
+        goes on."""
+        self._answer("POST", f"/v1/runs/{run_id}/purge")
+
     def get(self, run_id: str) -> Run:
         """The run as it is now. Raises RefusedRequest where there is none of that id."""
         return self._run("GET", f"/v1/runs/{run_id}")
@@ -132,13 +141,22 @@ class RunClient:
         body: Mapping[str, Any] | None = None,
         timeout: httpx.Timeout | None = None,
     ) -> Run:
+        return cast(Run, self._answer(method, path, body, timeout).json())
+
+    def _answer(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        timeout: httpx.Timeout | None = None,
+    ) -> httpx.Response:
         try:
             response = self._http.request(method, path, json=body, timeout=timeout or self._http.timeout)
         except httpx.HTTPError as error:
             raise ServiceError(f"the run service does not answer: {error}") from error
         if response.is_error:
             raise _error(response)
-        return cast(Run, response.json())
+        return response
 
 
 def _error(response: httpx.Response) -> ServiceError:

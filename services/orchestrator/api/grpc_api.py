@@ -60,7 +60,7 @@ class RunServicer(run_pb2_grpc.RunServiceServicer):
 
     async def WatchRun(self, request: pb.WatchRunRequest, context: Any) -> AsyncIterator[pb.RunEvent]:  # noqa: N802
         try:
-            events = self._service.watch(request.id, request.after)
+            events = await self._service.watch(request.id, request.after)
         except _KNOWN as error:
             await _fail(context, error)
         async for event in events:

@@ -90,7 +90,7 @@ def create_app(service: RunService, token: str | None) -> FastAPI:
     @app.get("/v1/runs/{run_id}/events", response_class=StreamingResponse, **guarded)
     async def watch_run(run_id: str, after: Annotated[str, Query()] = "") -> StreamingResponse:
         """Events (state, step, service, alert, evaluation) after the id `after`, then live, until the run ends."""
-        events = service.watch(run_id, after)
+        events = await service.watch(run_id, after)
         return StreamingResponse(_encode(events), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
 
     _handle_errors(app)

@@ -97,10 +97,6 @@ class RunDriver:
     def run_dir(self) -> Path:
         return self._recorder.run_dir
 
-    async def purge(self) -> None:
-        """Delete what the run holds in Redis, once it is over. Raises BusError, OSError."""
-        await self._redis.purge()
-
     @property
     def over(self) -> bool:
         return self._driving is not None and self._driving.done()

@@ -46,6 +46,13 @@ def position(event_id: str) -> Position:
     return int(match[1]), int(match[2] or 0)
 
 
+def past_events(run_dir: Path) -> "RunEvents":
+    """Of a run that has ended, as they were archived."""
+    events = RunEvents(run_dir)
+    events.close()
+    return events
+
+
 class RunEvents:
     """Where the events of a run are written and read.
 

@@ -1,21 +1,17 @@
 """How a run goes on that has stopped: what of its spec may change, and from where it goes on."""
 
 import asyncio
-import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from dapo.bus.parts.decisions import Decided, Frontier
 from dapo.bus.roles import OrchestratorBus
 from dapo.records.checkpoints import Checkpoint, CheckpointError, find_newest
 from dapo.records.folder import RunFolder
-from dapo.records.identity import read_identity
 from dapo.spec.problem import Problem, SpecError
 from dapo.spec.run import RunSpec
 from dapo.spec.wording import shown
 from services.orchestrator.records.recorder import Recorder
-from services.orchestrator.runs.outcome import INTERRUPTED
 
 _FIXED = (
     "seed",
@@ -140,32 +136,3 @@ def _frontier(checkpoint: Checkpoint | None) -> Frontier | None:
             "to; only Redis could have told. Start a new run from what dapo export writes"
         )
     return Frontier(**checkpoint.manifest.frontier)
-
-
-def was_interrupted(run_dir: Path) -> bool:
-    """Whether a run that services take up ended with its service: that was shut down, or had no time to write an end.
-    Raises RunDirError, OSError."""
-    summary = _summary(run_dir)
-    if not read_identity(run_dir).taken_up:
-        return False
-    return summary is None or (summary["state"], summary["message"]) == INTERRUPTED
-
-
-def has_succeeded(run_dir: Path) -> bool:
-    summary = _summary(run_dir)
-    return summary is not None and summary["state"] == "succeeded"
-
-
-def _summary(run_dir: Path) -> dict[str, Any] | None:
-    """None where there is none that can be read, as of a run that had no end."""
-    try:
-        found: dict[str, Any] = json.loads(RunFolder(run_dir).summary.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-    return found
-
-
-def run_folders(root: Path) -> list[Path]:
-    """Folders of runs below a service's directory, the way that a service makes them: three levels deep at most."""
-    patterns = ("run.json", "*/run.json", "*/*/run.json")
-    return sorted({path.parent for pattern in patterns for path in root.glob(pattern)})

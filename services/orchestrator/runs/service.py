@@ -17,9 +17,18 @@ from dapo.v1 import run_pb2 as pb
 from services.orchestrator.launch.launcher import Launcher
 from services.orchestrator.records.recorder import Recorder
 from services.orchestrator.runs.driver import RunDriver
-from services.orchestrator.runs.events import WatchedEvent
+from services.orchestrator.runs.events import WatchedEvent, past_events
 from services.orchestrator.runs.outcome import INTERRUPTED
-from services.orchestrator.runs.resumption import changes, has_succeeded, run_folders, was_interrupted
+from services.orchestrator.runs.past import (
+    find_folder,
+    has_succeeded,
+    past_run,
+    past_runs,
+    run_folders,
+    was_interrupted,
+)
+from services.orchestrator.runs.redis import RunRedis
+from services.orchestrator.runs.resumption import changes
 
 log = logging.getLogger(__name__)
 
@@ -120,10 +129,10 @@ class RunService:
     async def _folder(self, run_id: str) -> Path:
         if (driver := self._runs.get(run_id)) is not None:
             return driver.run_dir
-        for folder in await asyncio.to_thread(run_folders, self._state_dir.resolve()):
-            if read_identity(folder).run_id == run_id:
-                return folder
-        raise RunNotFound(f"there is no run {run_id!r} in this service or below {self._state_dir.resolve()}")
+        folder = await asyncio.to_thread(find_folder, self._state_dir.resolve(), run_id)
+        if folder is None:
+            raise RunNotFound(f"there is no run {run_id!r} in this service, nor below {self._state_dir.resolve()}")
+        return folder
 
     async def _go_on(self, folder: Path, overrides: Sequence[str]) -> RunDriver:
         try:
@@ -154,12 +163,14 @@ class RunService:
 
         Raises RunNotFound, RunConflict where it has not ended or Redis refuses.
         """
-        driver = self._find(run_id)
-        if not driver.over:
+        driver = self._runs.get(run_id)
+        if driver is not None and not driver.over:
             raise RunConflict(f"run {run_id} goes on: stop it first")
+        folder = await self._folder(run_id)
         try:
-            await driver.purge()
-        except (BusError, OSError) as error:
+            resources = load_spec(RunFolder(folder).spec).resources.redis
+            await RunRedis(run_id, folder, resources, self._redis_url).purge()
+        except (SpecError, BusError, OSError) as error:
             raise RunConflict(f"run {run_id} could not be purged: {error}") from error
 
     def _below(self, run_dir: str) -> Path:
@@ -182,15 +193,20 @@ class RunService:
         try:
             return self._runs[run_id]
         except KeyError:
-            raise RunNotFound(f"there is no run {run_id!r} in this service") from None
+            raise RunNotFound(f"run {run_id!r} does not go on in this service") from None
 
     async def get(self, run_id: str) -> pb.Run:
         """Raises RunNotFound."""
-        return await self._find(run_id).read()
+        if (driver := self._runs.get(run_id)) is not None:
+            return await driver.read()
+        return past_run(await self._folder(run_id))
 
     async def list(self) -> list[pb.Run]:
-        """Oldest first."""
-        return list(await asyncio.gather(*(driver.read() for driver in list(self._runs.values()))))
+        """Also those of earlier services, oldest first."""
+        mine = await asyncio.gather(*(driver.read() for driver in list(self._runs.values())))
+        earlier = await asyncio.to_thread(past_runs, self._state_dir.resolve())
+        found = {run.id: run for run in (*earlier, *mine)}
+        return sorted(found.values(), key=lambda run: run.created_at)
 
     async def stop(self, run_id: str) -> pb.Run:
         """Have the learner write a checkpoint, within `checkpoint.on_stop_s`, then end the run's processes and return
@@ -199,9 +215,10 @@ class RunService:
         await driver.stop(save=True)
         return await driver.read()
 
-    def watch(self, run_id: str, after: str = "") -> AsyncIterator[WatchedEvent]:
-        """Events after `after` until the run ends. Raises RunNotFound or BadField before the first."""
-        events = self._find(run_id).events
+    async def watch(self, run_id: str, after: str = "") -> AsyncIterator[WatchedEvent]:
+        """Events after `after` until the run ends, all at once of one that has ended. Raises RunNotFound, BadField."""
+        driver = self._runs.get(run_id)
+        events = driver.events if driver is not None else past_events(await self._folder(run_id))
         try:
             return events.watch(after)
         except ValueError as error:
