@@ -103,6 +103,15 @@ class RunClient:
         """All runs of the service, oldest first."""
         return cast("list[Run]", self._answer("GET", "/v1/runs").json()["runs"])
 
+    def scale(self, run_id: str, *, generators: int | None = None, verifiers: int | None = None) -> Run:
+        """Have so many generators or verifiers; None: as many as there are.
+
+        Returns once the others are started or gone. Raises RefusedRequest where the run does not go on or there is no
+        room for them.
+        """
+        body = {"generators": generators, "verifiers": verifiers}
+        return self._run("POST", f"/v1/runs/{run_id}/scale", body)
+
     def purge(self, run_id: str) -> None:
         """Delete what a run that has ended holds in Redis. Raises RefusedRequest where there is none of that id, or it
         goes on."""

@@ -5,7 +5,7 @@
 | runs       | all                    | spec, emit              | spec, emit         | spec, emit          |
 | registry   | beat, who is alive     | beat                    | beat               | beat, announce,     |
 |            |                        |                         |                    | find                |
-| lease      | acquire                |                         |                    | acquire, check      |
+| lease      | acquire, newest        |                         |                    | acquire, check      |
 | streams    | consume, claim         | consume, claim,         | consume, claim,    |                     |
 |            |                        | hand back, leave        | leave              |                     |
 | groups     | issue, read, settle,   | read tasks,             | read tasks, refill,| fail                |
@@ -122,6 +122,10 @@ class ReadsMembers(ReadsVersion, Protocol):
 # -- orchestrator
 
 
+class OrchestratorLease(AcquiresEpochs, Protocol):
+    async def newest(self, role: str) -> int: ...
+
+
 class OrchestratorRuns(WorkerRuns, Protocol):
     async def create(self, spec_json: str, run_dir: str, created_at: str) -> None: ...
     async def renew(self, spec_json: str, run_dir: str, created_at: str, epoch: int) -> None: ...
@@ -168,7 +172,7 @@ class OrchestratorBus(Protocol):
     @property
     def registry(self) -> MeetsWorkers: ...
     @property
-    def lease(self) -> AcquiresEpochs: ...
+    def lease(self) -> OrchestratorLease: ...
     @property
     def streams(self) -> ConsumesAndClaims: ...
     @property

@@ -69,6 +69,16 @@ class ResumeRunRequest(_message.Message):
     set: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, id: _Optional[str] = ..., run_dir: _Optional[str] = ..., set: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class ScaleRunRequest(_message.Message):
+    __slots__ = ("id", "generators", "verifiers")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    GENERATORS_FIELD_NUMBER: _ClassVar[int]
+    VERIFIERS_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    generators: int
+    verifiers: int
+    def __init__(self, id: _Optional[str] = ..., generators: _Optional[int] = ..., verifiers: _Optional[int] = ...) -> None: ...
+
 class PurgeRunRequest(_message.Message):
     __slots__ = ("id",)
     ID_FIELD_NUMBER: _ClassVar[int]

@@ -54,6 +54,11 @@ class RunServiceStub:
                 request_serializer=dapo_dot_v1_dot_run__pb2.ResumeRunRequest.SerializeToString,
                 response_deserializer=dapo_dot_v1_dot_run__pb2.Run.FromString,
                 _registered_method=True)
+        self.ScaleRun = channel.unary_unary(
+                '/dapo.v1.RunService/ScaleRun',
+                request_serializer=dapo_dot_v1_dot_run__pb2.ScaleRunRequest.SerializeToString,
+                response_deserializer=dapo_dot_v1_dot_run__pb2.Run.FromString,
+                _registered_method=True)
         self.StopRun = channel.unary_unary(
                 '/dapo.v1.RunService/StopRun',
                 request_serializer=dapo_dot_v1_dot_run__pb2.StopRunRequest.SerializeToString,
@@ -95,6 +100,13 @@ class RunServiceServicer:
 
     def ResumeRun(self, request, context):
         """Goes on with a run that has ended, perhaps with a changed spec.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ScaleRun(self, request, context):
+        """More generators or verifiers join beside the training, those that leave hand back their work.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -142,6 +154,11 @@ def add_RunServiceServicer_to_server(servicer, server):
             'ResumeRun': grpc.unary_unary_rpc_method_handler(
                     servicer.ResumeRun,
                     request_deserializer=dapo_dot_v1_dot_run__pb2.ResumeRunRequest.FromString,
+                    response_serializer=dapo_dot_v1_dot_run__pb2.Run.SerializeToString,
+            ),
+            'ScaleRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ScaleRun,
+                    request_deserializer=dapo_dot_v1_dot_run__pb2.ScaleRunRequest.FromString,
                     response_serializer=dapo_dot_v1_dot_run__pb2.Run.SerializeToString,
             ),
             'StopRun': grpc.unary_unary_rpc_method_handler(
@@ -267,6 +284,33 @@ class RunService:
             target,
             '/dapo.v1.RunService/ResumeRun',
             dapo_dot_v1_dot_run__pb2.ResumeRunRequest.SerializeToString,
+            dapo_dot_v1_dot_run__pb2.Run.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScaleRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dapo.v1.RunService/ScaleRun',
+            dapo_dot_v1_dot_run__pb2.ScaleRunRequest.SerializeToString,
             dapo_dot_v1_dot_run__pb2.Run.FromString,
             options,
             channel_credentials,

@@ -11,6 +11,7 @@ from dapo.cli.runs import remote
 runs = typer.Typer(no_args_is_help=True, help="Steer runs and look into them.")
 runs.command("list")(remote.list_runs)
 runs.command()(remote.resume)
+runs.command()(remote.scale)
 runs.command()(remote.stop)
 runs.command()(remote.purge)
 _GROUPS = 4

@@ -1,4 +1,4 @@
-"""`dapo runs list`, `resume`, `stop`, `purge`: what a run service is asked for its runs."""
+"""`dapo runs list`, `resume`, `scale`, `stop`, `purge`: what a run service is asked for its runs."""
 
 import os
 from collections.abc import Iterator
@@ -67,6 +67,18 @@ def stop(run: RunId, url: Url = DEFAULT_URL) -> None:
     with service(url) as client:
         found = client.stop(run)
     typer.echo(f"run {found['id']} {found['state']} at step {found['step']} of {found['steps_total']}")
+
+
+def scale(
+    run: RunId,
+    generators: Annotated[int | None, typer.Option(min=1, help="Generators that there shall be.")] = None,
+    verifiers: Annotated[int | None, typer.Option(min=1, help="Verifiers that there shall be.")] = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Have more or fewer generators or verifiers while a run goes on."""
+    with service(url) as client:
+        found = client.scale(run, generators=generators, verifiers=verifiers)
+    typer.echo(f"run {found['id']} is scaled; it is {found['state']} at step {found['step']} of {found['steps_total']}")
 
 
 def purge(run: RunId, url: Url = DEFAULT_URL) -> None:

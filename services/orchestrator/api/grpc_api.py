@@ -48,6 +48,12 @@ class RunServicer(run_pb2_grpc.RunServiceServicer):
     async def ResumeRun(self, request: pb.ResumeRunRequest, context: Any) -> pb.Run:  # noqa: N802
         return await self._answer(self._service.resume(request.id, request.run_dir, list(request.set)), context)
 
+    async def ScaleRun(self, request: pb.ScaleRunRequest, context: Any) -> pb.Run:  # noqa: N802
+        generators = request.generators if request.HasField("generators") else None
+        verifiers = request.verifiers if request.HasField("verifiers") else None
+        call = self._service.scale(request.id, generators=generators, verifiers=verifiers)
+        return await self._answer(call, context)
+
     async def PurgeRun(self, request: pb.PurgeRunRequest, context: Any) -> pb.PurgeRunResponse:  # noqa: N802
         try:
             await self._service.purge(request.id)

@@ -20,6 +20,7 @@ from services.orchestrator.api.schemas import (
     ResumeRun,
     RunList,
     RunView,
+    ScaleRun,
     view,
 )
 from services.orchestrator.runs.events import WatchedEvent
@@ -81,6 +82,11 @@ def create_app(service: RunService, token: str | None) -> FastAPI:
     async def stop_run(run_id: str) -> RunView:
         """Have a checkpoint written (checkpoint.on_stop_s) and end the run's processes; answers once they are gone."""
         return view(await service.stop(run_id))
+
+    @app.post("/v1/runs/{run_id}/scale", **guarded)
+    async def scale_run(run_id: str, body: ScaleRun) -> RunView:
+        """Have so many generators or verifiers: more join beside the training, those that leave hand back work."""
+        return view(await service.scale(run_id, generators=body.generators, verifiers=body.verifiers))
 
     @app.post("/v1/runs/{run_id}/purge", status_code=status.HTTP_204_NO_CONTENT, **guarded)
     async def purge_run(run_id: str) -> None:

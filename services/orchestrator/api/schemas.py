@@ -18,6 +18,11 @@ class ResumeRun(BaseModel):
     set: list[str] = Field([], description="Fields of the spec to change, e.g. training.steps=100.")
 
 
+class ScaleRun(BaseModel):
+    generators: int | None = Field(None, description="Generators that there shall be; null: as many as there are.")
+    verifiers: int | None = Field(None, description="The same of verifiers.")
+
+
 class RunView(BaseModel):
     id: str
     state: str = Field(description="starting, running, draining, succeeded, failed or stopped.")

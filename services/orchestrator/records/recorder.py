@@ -96,6 +96,11 @@ class Recorder:
         folder.summary.unlink(missing_ok=True)
         return recorder
 
+    def keep_spec(self, spec: RunSpec) -> None:
+        """The run goes on with it. Raises OSError."""
+        self._spec = spec
+        write_text(self._folder.spec, dump_yaml(spec))
+
     def rewind(self, steps: int) -> None:
         """Forget what came after so many steps, because it comes again. Raises OSError."""
         folder = self._folder

@@ -3,19 +3,19 @@
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dapo.bus import BusError, Fenced
 from dapo.bus.roles import OrchestratorBus
-from dapo.contracts.events import Alert, ServiceChanged, StateChanged
+from dapo.contracts.events import Alert, StateChanged
 from dapo.data import DatasetError
 from dapo.errors import first_leaf
-from dapo.host.storage import in_words, probe
+from dapo.host.storage import in_words
 from dapo.records.checkpoints import CheckpointError
 from dapo.spec.problem import SpecError
 from dapo.spec.run import RunSpec
-from dapo.spec.workloads import plan_workloads
 from dapo.v1 import run_pb2 as pb
 from services.orchestrator.control.alerts import ControllerError
 from services.orchestrator.control.controller import Controller
@@ -28,7 +28,8 @@ from services.orchestrator.runs.completion import save_first, wait_until_complet
 from services.orchestrator.runs.events import RunEvents
 from services.orchestrator.runs.inputs import Inputs, input_problems, open_inputs
 from services.orchestrator.runs.monitor import HealthMonitor
-from services.orchestrator.runs.outcome import STOPPED, RunFailed, RunOutcome
+from services.orchestrator.runs.outcome import STOPPED, RunFailed, RunOutcome, disk_first
+from services.orchestrator.runs.placement import Placement
 from services.orchestrator.runs.redis import RunRedis
 from services.orchestrator.runs.resumption import changes, take_up
 
@@ -73,7 +74,7 @@ class RunDriver:
         self._previous = previous
         self._recorder = recorder
         self._launcher = launcher
-        self._workloads = plan_workloads(spec)
+        self._placement = Placement(launcher, self.events)
         self._redis = RunRedis(run_id, recorder.run_dir, spec.resources.redis, redis_url)
         self._began = time.monotonic()
         self._state = "starting"
@@ -146,18 +147,17 @@ class RunDriver:
     async def _to_the_end(self) -> None:
         inputs = await asyncio.to_thread(open_inputs, self._spec)
         bus = await self._provision(inputs)
-        await self._launch()
+        await self._place()
         await self._control(bus, inputs)
 
     async def _provision(self, inputs: Inputs) -> OrchestratorBus:
         bus = await self._redis.open()
         self._epoch = await bus.lease.acquire(ROLE)
-        record = (self._spec.model_dump_json(), str(self._recorder.run_dir), self._recorder.identity.created_at)
         news: list[str] = []
         if self._previous is None:
-            await bus.runs.create(*record)
+            await bus.runs.create(*self._record())
         else:
-            await bus.runs.renew(*record, self._epoch)
+            await bus.runs.renew(*self._record(), self._epoch)
             news = [await take_up(bus, self._recorder, self._previous, self._spec, self._epoch)]
             news += [f"changed: {change}" for change in changes(self._previous, self._spec)]
         self.events.open(bus)
@@ -170,13 +170,25 @@ class RunDriver:
         self._provenance = asyncio.ensure_future(asyncio.to_thread(self._write_provenance, inputs))
         return bus
 
-    async def _launch(self) -> None:
+    def _record(self) -> tuple[str, str, str]:
+        return self._spec.model_dump_json(), str(self.run_dir), self._recorder.identity.created_at
+
+    async def _place(self) -> None:
         payload_url = self._spec.resources.redis.payload_url
-        target = RunTarget(self.run_id, self._redis.url, payload_url, self._recorder.run_dir)
-        await self._launcher.apply(target, self._workloads)
-        for workload in self._workloads:
-            for worker_id in workload.worker_ids:
-                await self.events.emit(ServiceChanged(worker_id=worker_id, role=workload.role, state="launched"))
+        await self._placement.place(RunTarget(self.run_id, self._redis.url, payload_url, self.run_dir), self._spec)
+
+    async def scale(self, replicas: Mapping[str, int]) -> None:
+        """Have so many workers of a role, `generator` or `verifier`: more join while training goes on, those that leave
+        hand back what they hold. Raises RunFailed where the run does not go on, LaunchError."""
+        bus = self._redis.bus
+        if bus is None or self._state not in ("running", "draining"):
+            raise RunFailed(f"run {self.run_id} is {self._state}: it is scaled while it runs")
+        resources = self._spec.resources
+        changed = {role: getattr(resources, role).model_copy(update={"replicas": n}) for role, n in replicas.items()}
+        self._spec = self._spec.model_copy(update={"resources": resources.model_copy(update=changed)})
+        self._recorder.keep_spec(self._spec)
+        await bus.runs.renew(*self._record(), self._epoch)
+        await self._place()
 
     async def _control(self, bus: OrchestratorBus, inputs: Inputs) -> None:
         restarts = self._spec.resources.restarts
@@ -245,7 +257,7 @@ class RunDriver:
         answered = succeeded = False
         try:
             outcome = await self._outcome(work)
-            if self._was_taken_over(work):
+            if await self._was_taken_over(work):
                 await self._leave(outcome)
                 return
             try:
@@ -263,10 +275,16 @@ class RunDriver:
             self.events.leave()
             await self._redis.close(succeeded=succeeded, answers=answered)
 
-    @staticmethod
-    def _was_taken_over(work: "asyncio.Task[None]") -> bool:
-        error = None if work.cancelled() else work.exception()
-        return error is not None and isinstance(first_leaf(error), Fenced)
+    async def _was_taken_over(self, work: "asyncio.Task[None]") -> bool:
+        """Not so where Redis has lost what it knew, and with it this orchestrator's epoch."""
+        error, bus = None if work.cancelled() else work.exception(), self._redis.bus
+        if error is None or bus is None or not isinstance(first_leaf(error), Fenced):
+            return False
+        try:
+            async with asyncio.timeout(_REDIS_S):
+                return await bus.lease.newest(ROLE) > self._epoch
+        except (BusError, TimeoutError):
+            return False
 
     async def _leave(self, outcome: RunOutcome) -> None:
         """Another orchestrator drives the run now: nothing of it is this one's any more, but its workers."""
@@ -287,17 +305,10 @@ class RunDriver:
             return self._stopping
         error = first_leaf(error)
         if isinstance(error, _EXPECTED):
-            words = await self._redis.failure() or in_words(error, self._recorder.run_dir)
-            return RunOutcome("failed", await asyncio.to_thread(self._disk_first, words))
+            words = await self._redis.failure() or in_words(error, self.run_dir)
+            return RunOutcome("failed", await asyncio.to_thread(disk_first, words, self.run_dir))
         log.error("run %s failed", self.run_id, exc_info=error)
         return RunOutcome("failed", f"internal error: {error!r} (the service's log has the traceback)")
-
-    def _disk_first(self, words: str) -> str:
-        """Where the run's disk takes nothing more, that is why whatever failed has failed."""
-        refused = probe(self._recorder.run_dir)
-        if refused is None or in_words(refused).partition(":")[0] in words.partition("\n")[0]:
-            return words
-        return f"{in_words(refused)}\n{words.partition(chr(10))[0]}"
 
     async def _write_files(self, outcome: RunOutcome) -> None:
         if self._provenance is not None:

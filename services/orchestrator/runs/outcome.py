@@ -1,6 +1,9 @@
 """How a run ended, and how that is put into words."""
 
+from pathlib import Path
 from typing import Literal, NamedTuple
+
+from dapo.host.storage import in_words, probe
 
 
 class RunFailed(RuntimeError):
@@ -20,3 +23,11 @@ class RunOutcome(NamedTuple):
 STOPPED = RunOutcome("stopped", "stopped on request")
 INTERRUPTED = RunOutcome("stopped", "the run service was shut down")
 """A service that starts again takes such a run up."""
+
+
+def disk_first(words: str, run_dir: Path) -> str:
+    """Why a run has failed: where its disk takes nothing more, that comes first."""
+    refused = probe(run_dir)
+    if refused is None or in_words(refused).partition(":")[0] in words.partition("\n")[0]:
+        return words
+    return f"{in_words(refused)}\n{words.partition(chr(10))[0]}"

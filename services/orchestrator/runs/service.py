@@ -14,11 +14,11 @@ from dapo.records.identity import RunDirError, RunIdentity, read_identity
 from dapo.spec.load import load_spec, missing_inputs, parse_spec, unfit_inputs
 from dapo.spec.problem import SpecError
 from dapo.v1 import run_pb2 as pb
-from services.orchestrator.launch.launcher import Launcher
+from services.orchestrator.launch.launcher import Launcher, LaunchError
 from services.orchestrator.records.recorder import Recorder
 from services.orchestrator.runs.driver import RunDriver
 from services.orchestrator.runs.events import WatchedEvent, past_events
-from services.orchestrator.runs.outcome import INTERRUPTED
+from services.orchestrator.runs.outcome import INTERRUPTED, RunFailed
 from services.orchestrator.runs.past import (
     find_folder,
     has_succeeded,
@@ -157,6 +157,26 @@ class RunService:
         self._runs[run_id] = driver
         driver.start()
         return driver
+
+    async def scale(self, run_id: str, *, generators: int | None = None, verifiers: int | None = None) -> pb.Run:
+        """Have so many generators or verifiers from now on, and after a resume.
+
+        Raises RunNotFound, BadField for a number below 1, RunConflict where the run does not go on or the machine has
+        no room for them.
+        """
+        wanted = {"generator": generators, "verifier": verifiers}
+        replicas = {role: number for role, number in wanted.items() if number is not None}
+        for role, number in replicas.items():
+            if number < 1:
+                raise BadField(f"{role}s", f"{number}: a run needs at least one {role}")
+        if not replicas:
+            raise BadField("generators", "say how many generators or verifiers there shall be")
+        driver = self._find(run_id)
+        try:
+            await driver.scale(replicas)
+        except (RunFailed, LaunchError) as error:
+            raise RunConflict(str(error)) from error
+        return await driver.read()
 
     async def purge(self, run_id: str) -> None:
         """Delete what a run that has ended holds in Redis; its folder stays. It can go on from a checkpoint only.
