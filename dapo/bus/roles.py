@@ -6,7 +6,7 @@
 | registry   | beat, who is alive     | beat                    | beat               | beat, announce,     |
 |            |                        |                         |                    | find                |
 | lease      | acquire                |                         |                    | acquire, check      |
-| streams    | consume, claim         | consume, claim,         | consume, claim,    |                     |
+| streams    | consume, claim, look   | consume, claim,         | consume, claim,    |                     |
 |            |                        | hand back, leave        | leave              |                     |
 | groups     | issue, read, settle,   | read tasks,             | read tasks, refill,| fail                |
 |            | close, count           | write completions, fail | write grades, fail |                     |
@@ -27,7 +27,7 @@ from typing import Any, Protocol
 from dapo.bus.parts.decisions import Decided, Frontier
 from dapo.bus.parts.groups import Outcome, Refill
 from dapo.bus.parts.records import GroupRecord
-from dapo.bus.parts.streams import Delivery
+from dapo.bus.parts.streams import Delivery, Held
 from dapo.bus.server.outage import Outage
 from dapo.contracts.events import Event
 from dapo.v1 import messages_pb2 as pb
@@ -69,6 +69,11 @@ class ConsumesAndClaims(Consumes, Protocol):
     async def leave(self, stream: str, worker_id: str) -> None: ...
 
 
+class SeesStreams(ConsumesAndClaims, Protocol):
+    async def oldest(self, stream: str) -> Held | None: ...
+    async def length(self, stream: str) -> int: ...
+
+
 class HandsBack(ConsumesAndClaims, Protocol):
     async def hand_back(self, stream: str, worker_id: str, delivery: Delivery, *, lost: bool) -> None: ...
 
@@ -100,6 +105,10 @@ class GetsPayloads(Protocol):
 
 class MeasuresPayloads(GetsPayloads, Protocol):
     async def used_bytes(self) -> int: ...
+
+
+class WatchesPayloads(MeasuresPayloads, Protocol):
+    async def refuses(self) -> str: ...
 
 
 class ReadsVersion(Protocol):
@@ -160,11 +169,11 @@ class OrchestratorBus(Protocol):
     @property
     def lease(self) -> AcquiresEpochs: ...
     @property
-    def streams(self) -> ConsumesAndClaims: ...
+    def streams(self) -> SeesStreams: ...
     @property
     def groups(self) -> OrchestratorGroups: ...
     @property
-    def payloads(self) -> MeasuresPayloads: ...
+    def payloads(self) -> WatchesPayloads: ...
     @property
     def batches(self) -> OrchestratorBatches: ...
     @property

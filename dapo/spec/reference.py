@@ -38,8 +38,8 @@ A spec is refused when
 
 is more than `resources.redis.memory_mib`. It is 1 × where `checkpoint.keep_last` is 1, and / 1 without dynamic
 sampling; prompt is `data.max_prompt_tokens`, and response is `sampling.expected_response_tokens` or, where that is not
-given, `sampling.max_response_tokens`. While more than 70 % of it is in use, what only a damaged checkpoint would need is
-freed, and then a checkpoint is made early. Only the run's own payloads count, whatever else is on the server.
+given, `sampling.max_response_tokens`. While more than 70 % of it is in use, what only a damaged checkpoint would need
+is freed, and then a checkpoint is made early. Only the run's own payloads count, whatever else is on the server.
 """
 
 

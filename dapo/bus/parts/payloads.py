@@ -66,7 +66,13 @@ class Payloads(Part):
         """Bytes that the run's payloads take: of each blob its length and KEY_BYTES. Exact at every moment."""
         return int(await self._payload.run(self._payload.client.get, self._keys.payload_bytes) or 0)
 
-    async def refuses(self) -> bool:
-        """Whether the payload server has reached a limit of its own, so that it takes no more of any run."""
-        info = await self._payload.run(self._payload.client.info, "memory")
-        return 0 < int(info["maxmemory"]) <= int(info["used_memory"])
+    async def refuses(self) -> str:
+        """The server, as it may be shown, that has reached a limit of its own and takes no more of any run; else empty.
+
+        That of the payloads, or of the streams.
+        """
+        for server in self._context.servers:
+            info = await server.run(server.client.info, "memory")
+            if 0 < int(info["maxmemory"]) <= int(info["used_memory"]):
+                return server.shown
+        return ""

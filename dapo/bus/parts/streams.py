@@ -31,6 +31,16 @@ class Delivery(NamedTuple):
     """Of a prompt: deliveries in a row whose generator or engine was lost before a response was written."""
 
 
+class Held(NamedTuple):
+    """An entry, and who has it."""
+
+    group_id: str
+    worker_id: str
+    """Empty where nobody has taken it."""
+    for_s: float
+    """Since it was last delivered."""
+
+
 @dataclass
 class _Doubt:
     """Deliveries made since `began` may be lost, except those `handed` out; times of the event loop's clock."""
@@ -101,6 +111,28 @@ class Streams(Part):
         except BusUnavailable:
             await self._outlast()
             return []
+
+    async def oldest(self, stream: str) -> Held | None:
+        """The entry that stands first on the stream: the oldest that nobody has done with."""
+        key, role = self._keys.stream(stream), READERS[stream]
+        found = await self._control.run(self._control.client.xrange, key, count=1)
+        if not found:
+            return None
+        entry, fields = found[0]
+        group = fields.get(b"group", fields.get(b"data", b""))
+        group_id = group.decode() if GROUP_ID.fullmatch(group) else ""
+        try:
+            taken = await self._control.run(self._control.client.xpending_range, key, role, entry, entry, 1)
+        except NoConsumerGroup:  # nobody has read it yet
+            taken = []
+        if not taken:
+            return Held(group_id, "", 0.0)
+        worker_id, _, _ = taken[0]["consumer"].decode().rpartition("/")
+        return Held(group_id, worker_id, taken[0]["time_since_delivered"] / 1000)
+
+    async def length(self, stream: str) -> int:
+        """Entries that nobody has done with."""
+        return int(await self._control.run(self._control.client.xlen, self._keys.stream(stream)))
 
     async def hand_back(self, stream: str, worker_id: str, delivery: Delivery, *, lost: bool) -> None:
         """Gives an entry to whoever reads next. Nothing happens where it is no longer in the hands of this worker.

@@ -84,6 +84,14 @@ class RestartSpec(Section):
     """No pause before a restart is longer."""
     silence_s: float = Field(default=30.0, gt=0)
     """A process that runs but has sent no heartbeat for so long is ended and started again."""
+    wait_alert_s: float = Field(default=15.0, gt=0)
+    """Once nothing has moved for so long (and for five median steps), it is told what the run waits for, and who has
+    it. Before the first step has shown how long steps take, the learner has twenty times as long."""
+    stall_s: float = Field(default=3600.0, gt=0)
+    """Once nothing has moved for so long (and for five median steps), whoever holds the run up is ended and started
+    again, three times for one step at most; then the run fails.
+
+    Must be longer than the longest step. A response of which tokens come is no standstill, however long it gets."""
 
 
 class ResourcesSpec(Section):

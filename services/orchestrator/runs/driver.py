@@ -17,6 +17,7 @@ from dapo.v1 import run_pb2 as pb
 from services.orchestrator.control.alerts import ControllerError
 from services.orchestrator.control.controller import Controller
 from services.orchestrator.control.evaluator import Evaluator
+from services.orchestrator.control.watchdog import Watchdog
 from services.orchestrator.launch.launcher import Launcher, LaunchError, RunTarget
 from services.orchestrator.records.provenance import provenance
 from services.orchestrator.records.recorder import Recorder
@@ -141,9 +142,11 @@ class RunDriver:
         restarts = self._spec.resources.restarts
         self._monitor = monitor = HealthMonitor(bus, self._launcher, self.events, self.run_id, restarts)
         controller = self._make_controller(bus, inputs, monitor)
+        watchdog = Watchdog(bus, self._spec, self.events.emit, monitor.replace)
         try:
             async with asyncio.TaskGroup() as tasks:
-                keepers = [tasks.create_task(monitor.run()), tasks.create_task(self._redis.keep(self.events.emit))]
+                keeping = (monitor.run(), self._redis.keep(self.events.emit), watchdog.run())
+                keepers = [tasks.create_task(keeper) for keeper in keeping]
                 await controller.run()
                 await self._last_checkpoint(bus, monitor)
                 for keeper in keepers:
