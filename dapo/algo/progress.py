@@ -132,7 +132,8 @@ class Scene(NamedTuple):
     """Those whose heart beats, and what keeps each from generating; empty where nothing does."""
     full_server: str
     """The server whose own memory limit is reached; empty where none is."""
-    trained_all: bool
+    last_checkpoint: bool
+    """The last step is trained, and the learner has still to leave."""
 
 
 class Explanation(NamedTuple):
@@ -148,20 +149,22 @@ class Explanation(NamedTuple):
 
 def explain(wait: Wait, scene: Scene) -> Explanation:
     """What the run waits for, in one sentence, and who holds it up."""
-    waits = f"step {wait.step} waits {seconds(wait.lasted_s)} for"
+    lasted = seconds(wait.lasted_s)
     if wait.for_learner:
-        return Explanation(f"{waits} the learner, which has its batch", "learner", "learner", ())
+        text = f"step {wait.step} waits {lasted} for the learner, which has its batch"
+        return Explanation(text, "learner", "learner", ())
     if scene.full_server:
-        text = f"{waits} memory: the server at {scene.full_server} has reached its own limit (maxmemory)"
-        return Explanation(text, "memory", None, ())
-    if not scene.oldest:
-        if scene.trained_all:
-            text = f"the run's end waits {seconds(wait.lasted_s)} for the learner's last checkpoint"
-            return Explanation(text, "checkpoint", "learner", ())
-        return Explanation(f"{waits} prompts, of which none is on its way", "prompts", None, ())
-    # Groups of evaluations, e…, hold up a step only where no other is on its way.
-    oldest = min(scene.oldest, key=lambda one: (one.group_id.startswith("e"), one.group_id))
-    return _explain_group(waits, oldest, scene)
+        server = f"the server at {scene.full_server} has reached its own limit (maxmemory)"
+        return Explanation(f"the run waits {lasted} for memory: {server}", "memory", None, ())
+    if scene.oldest:
+        # Groups of evaluations, e…, hold up a step only where no other is on its way.
+        oldest = min(scene.oldest, key=lambda one: (one.group_id.startswith("e"), one.group_id))
+        who = "the evaluation" if oldest.group_id.startswith("e") else f"step {wait.step}"
+        return _explain_group(f"{who} waits {lasted} for", oldest, scene)
+    if scene.last_checkpoint:
+        text = f"the run waits {lasted} for the learner's last checkpoint"
+        return Explanation(text, "checkpoint", "learner", ())
+    return Explanation(f"the run waits {lasted}, and no prompt is on its way", "prompts", None, ())
 
 
 def _explain_group(waits: str, oldest: Oldest, scene: Scene) -> Explanation:

@@ -61,7 +61,7 @@ class RedisResources(Section):
     """Another server for payloads; none keeps them beside the streams."""
     memory_mib: int = Field(default=32768, ge=16)
     """Memory budget for the run's own payloads. A spec whose payloads cannot fit is refused; above 85 % no prompts are
-    issued while a batch is in training.
+    issued while a batch is in training, and otherwise those for one batch.
 
     An embedded Valkey gets a quarter and 64 MiB more, for the streams and the ledger; give your own server as much."""
     outage_s: float = Field(default=120.0, ge=0)

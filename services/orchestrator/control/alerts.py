@@ -58,7 +58,7 @@ class RunAlerts:
             message = (
                 f"the run's payloads take {used_bytes / MIB:.0f} MiB, above {ISSUE_SHARE:.0%} of "
                 f"resources.redis.memory_mib = {memory_mib}: while a batch is in training no prompts are issued, until "
-                "its checkpoint frees memory"
+                "its checkpoint frees memory, and otherwise those for one batch"
             )
             await self._emit(Alert(cause="memory_budget", message=message))
         self.crowded = crowded

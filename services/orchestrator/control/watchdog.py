@@ -63,7 +63,7 @@ class Watchdog:
             return
         wait = self._progress.observe(reading, time.monotonic())
         if wait.level == Level.NORMAL:
-            await self._tell_of_end(wait)
+            await self._tell_of_end()
             return
         explanation = explain(wait, await self._see(members))
         await self._tell(wait, explanation)
@@ -107,7 +107,7 @@ class Watchdog:
             oldest=tuple(oldest.values()),
             generators={member.generator_id: _trouble(member) for member in members},
             full_server=await self._bus.payloads.refuses(),
-            trained_all=ledger["trained"] >= wanted,
+            last_checkpoint=0 < wanted <= ledger["trained"],
         )
 
     async def _tell(self, wait: Wait, explanation: Explanation) -> None:
@@ -120,9 +120,9 @@ class Watchdog:
         await self._emit(Alert(cause=WAITING, message=explanation.text, worker_id=worker_id, group_id=group_id))
         self._told, self._told_s = explanation, wait.lasted_s
 
-    async def _tell_of_end(self, wait: Wait) -> None:
+    async def _tell_of_end(self) -> None:
         if self._told is not None:
-            message = f"step {wait.step} goes on, after nothing had moved for {seconds(self._told_s)} or more"
+            message = f"the run goes on, after nothing had moved for {seconds(self._told_s)} or more"
             await self._emit(Alert(cause=WAITING_OVER, message=message))
             self._told = None
 

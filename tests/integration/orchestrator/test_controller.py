@@ -186,17 +186,28 @@ def test_while_memory_is_short_no_prompt_is_issued_that_can_wait_for_a_step(tmp_
 
 
 @pytest.mark.parametrize("staleness", [0, 4])
-def test_a_run_whose_budget_is_full_from_the_start_still_ends(tmp_path, staleness):
+def test_a_run_whose_budget_stays_full_goes_on_batch_by_batch(tmp_path, monkeypatch, staleness):
     """No batch is in training and fewer groups are ready than a batch has: nothing else would ever free memory."""
+    monkeypatch.setattr("services.orchestrator.control.inbox._MEMORY_POLL_S", 0.01)
+    on_their_way: list[int] = []
+    issue = Groups.issue
 
     async def react(bus: Bus, kind: str, data: dict) -> None:
         if data.get("state") == "running":
             await bus.payloads.put(ballast(bus, 17))
+        elif data.get("kind") == "memory_budget":
+            monkeypatch.setattr(Groups, "issue", watched)
+
+    async def watched(groups: Groups, tasks: list[pb.PromptTask], epoch: int) -> None:
+        await issue(groups, tasks, epoch)
+        on_their_way.append(await groups._control.client.zcard(groups._keys.open))
 
     spec = make_spec(tmp_path, staleness=staleness, memory_mib=16)
     with EmbeddedValkey(tmp_path / "valkey", 64) as server:
-        _, seen = run_scripted(server, "full-budget", spec, some_uniform, react)
+        _, seen = run_scripted(server, "full-budget", spec, lambda group_id, index: index == 0, react, learn_s=0.1)
     assert seen.ledger["trained"] == STEPS * PROMPTS
+    assert on_their_way
+    assert max(on_their_way) <= PROMPTS, "prompts were issued ahead of the next batch"
 
 
 def test_the_payloads_of_another_run_on_the_server_hold_nothing_back(tmp_path, monkeypatch):

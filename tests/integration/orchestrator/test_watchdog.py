@@ -87,7 +87,7 @@ def test_a_generator_that_does_nothing_is_told_of_and_started_again(valkey: Embe
     assert re.fullmatch(held, first.message)
     assert (first.group_id, first.worker_id) == ("g0000000000", "generator-0")
     (over, *_) = causes(stage, WAITING_OVER)
-    assert over.message.startswith("step 1 goes on, after nothing had moved for ")
+    assert over.message.startswith("the run goes on, after nothing had moved for ")
     ended = [event for _, event in stage.seen if isinstance(event, ServiceChanged) and event.state == "ended"]
     assert ended[0].message is not None
     assert re.match(f"generator-0 does not get on: {held}; generator-0 is started again", ended[0].message)
@@ -142,7 +142,7 @@ def test_a_server_that_stays_full_ends_the_run_in_words_and_restarts_nobody(tmp_
     with EmbeddedValkey(tmp_path / "valkey", 64) as server:
         stage = run_stage(impatient(tmp_path, stall_s=1.0), tmp_path / "run", play, url=server.url)
         says = f"memory: the server at {server.url} has reached its own limit (maxmemory)"
-    assert stage.summary()["message"].startswith("the run stands still: step 1 waits ")
+    assert stage.summary()["message"].startswith("the run stands still: the run waits ")
     assert says in stage.summary()["message"]
     assert causes(stage, WAITING)[0].message.endswith(says)
     assert stage.launcher.restarted == []

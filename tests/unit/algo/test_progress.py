@@ -121,8 +121,8 @@ SINCE = datetime(2026, 1, 2, 14, 3, 11)
 GENERATORS = {"generator-0": "", "generator-1": "serves no weights"}
 
 
-def scene(*oldest: Oldest, full_server: str = "", trained_all: bool = False) -> Scene:
-    return Scene(oldest, GENERATORS, full_server, trained_all)
+def scene(*oldest: Oldest, full_server: str = "", last_checkpoint: bool = False) -> Scene:
+    return Scene(oldest, GENERATORS, full_server, last_checkpoint)
 
 
 @pytest.mark.parametrize(
@@ -168,12 +168,6 @@ def scene(*oldest: Oldest, full_server: str = "", trained_all: bool = False) -> 
             "the learner, which has its batch",
             *("learner", ()),
         ),
-        (
-            *(False, scene(Oldest("generation", "g0000000123", "generator-1", SINCE), full_server="redis://a:1")),
-            "memory: the server at redis://a:1 has reached its own limit (maxmemory)",
-            *(None, ()),
-        ),
-        (False, scene(), "prompts, of which none is on its way", None, ()),
     ],
 )
 def test_a_sentence_names_what_is_awaited_who_has_it_and_how_long(
@@ -194,10 +188,26 @@ def test_of_several_stages_the_oldest_group_is_named_and_an_evaluation_s_last() 
     assert explain(wait, scene(evaluated)).group_id == "e0000000001"
 
 
-def test_at_its_end_a_run_waits_for_the_last_checkpoint() -> None:
-    found = explain(Wait(11, False, 95.0, Level.UNUSUAL), scene(trained_all=True))
-    assert found.text == "the run's end waits 95 s for the learner's last checkpoint"
-    assert found.role == "learner"
+@pytest.mark.parametrize(
+    ("seen", "text", "role"),
+    [
+        (
+            scene(Oldest("generation", "g0000000123", "generator-1", SINCE), full_server="redis://a:1"),
+            "the run waits 95 s for memory: the server at redis://a:1 has reached its own limit (maxmemory)",
+            None,
+        ),
+        (
+            scene(Oldest("generation", "e0000000001", "generator-0", SINCE), last_checkpoint=True),
+            "the evaluation waits 95 s for group e0000000001, held by generator-0 since 14:03:11",
+            "generator",
+        ),
+        (scene(last_checkpoint=True), "the run waits 95 s for the learner's last checkpoint", "learner"),
+        (scene(), "the run waits 95 s, and no prompt is on its way", None),
+    ],
+)
+def test_not_every_wait_is_a_step_s(seen: Scene, text: str, role: str | None) -> None:
+    found = explain(Wait(11, False, 95.0, Level.UNUSUAL), seen)
+    assert (found.text, found.role) == (text, role)
 
 
 @pytest.mark.parametrize(
