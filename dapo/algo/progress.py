@@ -12,7 +12,7 @@ from statistics import median
 from typing import Literal, NamedTuple
 
 ATTEMPTS = 3
-"""Times that the holder is started again for the sake of one step; what is stuck after that is hopeless."""
+"""Times that the holder is started again for the sake of one step, and then times that a group is given up for it."""
 _STEPS = 21
 """Newest steps whose durations count."""
 _UNUSUAL_STEPS = 5.0
@@ -46,8 +46,10 @@ class Level(IntEnum):
     """Somebody should know."""
     STUCK = 2
     """Whoever holds things up is to be started again."""
-    HOPELESS = 3
-    """That did not help."""
+    FUTILE = 3
+    """That did not help: the group that is held up is to be given up."""
+    HOPELESS = 4
+    """Nor did that."""
 
 
 class Wait(NamedTuple):
@@ -93,7 +95,7 @@ class Progress:
         return Wait(reading.step, reading.in_training, self._clock - self._began, self._level(reading))
 
     def acted(self) -> None:
-        """Whoever holds things up is being started again, and has the same time once more."""
+        """Something was done about it, and the run has the same time once more."""
         self._acts += 1
         self._acted = self._clock
 
@@ -102,7 +104,7 @@ class Progress:
         if self._durations:
             least = _UNUSUAL_STEPS * median(self._durations)
         if self._clock - self._acted >= max(self._stall_s, least):
-            return Level.HOPELESS if self._acts >= ATTEMPTS else Level.STUCK
+            return Level(min(Level.STUCK + self._acts // ATTEMPTS, Level.HOPELESS))
         return Level.UNUSUAL if self._clock - self._began >= max(self._alert_s, least) else Level.NORMAL
 
 
@@ -145,6 +147,7 @@ class Explanation(NamedTuple):
     workers: tuple[str, ...]
     """Those of the role; empty: all of them."""
     group_id: str | None = None
+    """The group that is held up, where it is one."""
 
 
 def explain(wait: Wait, scene: Scene) -> Explanation:

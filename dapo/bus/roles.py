@@ -9,7 +9,7 @@
 | streams    | consume, claim, look   | consume, claim,         | consume, claim,    |                     |
 |            |                        | hand back, leave        | leave              |                     |
 | groups     | issue, read, settle,   | read tasks,             | read tasks, refill,| fail                |
-|            | close, count           | write completions, fail | write grades, fail |                     |
+|            | close, count, fail     | write completions, fail | write grades, fail |                     |
 | payloads   | get, measure           | put                     | get                | get, measure        |
 | batches    | cut, read, read steps  |                         |                    | read, record steps, |
 |            |                        |                         |                    | commit, sync        |
@@ -130,7 +130,7 @@ class OrchestratorRuns(WorkerRuns, Protocol):
     async def delete_work(self) -> None: ...
 
 
-class OrchestratorGroups(Protocol):
+class OrchestratorGroups(FailsGroups, Protocol):
     async def issue(self, tasks: Sequence[pb.PromptTask], epoch: int, *, stream: str = ...) -> None: ...
     async def read_many(self, group_ids: Sequence[str]) -> list[GroupRecord]: ...
     async def settle(

@@ -9,12 +9,15 @@ from google.protobuf.message import DecodeError
 
 from dapo.bus.errors import BusError, BusUnavailable, NoConsumerGroup
 from dapo.bus.keys import COMPLETIONS, GROUP_ID, READERS
+from dapo.bus.ledger import OPEN
 from dapo.bus.parts.dead_letters import DeadLetters
 from dapo.bus.parts.part import Context, Part
 from dapo.bus.parts.registry import HEARTBEAT_TTL_S, Registry
 from dapo.bus.server.connection import BLOCK_SLICE_S, block
 from dapo.v1 import messages_pb2 as pb
 
+_LOOKED_AT = 256
+"""Entries at the beginning of a stream."""
 Entry = tuple[bytes, int, int, dict[bytes, bytes]]
 """Message id, deliveries, losses, fields."""
 
@@ -113,14 +116,20 @@ class Streams(Part):
             return []
 
     async def oldest(self, stream: str) -> Held | None:
-        """The entry that stands first on the stream: the oldest that nobody has done with."""
+        """The oldest entry that nobody has done with. One of a closed group, which holds up nobody, is passed over."""
         key, role = self._keys.stream(stream), READERS[stream]
-        found = await self._control.run(self._control.client.xrange, key, count=1)
-        if not found:
-            return None
-        entry, fields = found[0]
-        group = fields.get(b"group", fields.get(b"data", b""))
-        group_id = group.decode() if GROUP_ID.fullmatch(group) else ""
+        found = await self._control.run(self._control.client.xrange, key, count=_LOOKED_AT)
+        groups = [fields.get(b"group", fields.get(b"data", b"")) for _, fields in found]
+        pipeline = self._control.client.pipeline(transaction=False)
+        for group in groups:
+            pipeline.hget(self._keys.group(group.decode(errors="replace")), "state")
+        states = await self._control.run(pipeline.execute)
+        for (entry, _), group, state in zip(found, groups, states, strict=True):
+            if state is not None and state.decode() in OPEN:
+                return await self._held(key, role, entry, group.decode())
+        return None
+
+    async def _held(self, key: str, role: str, entry: bytes, group_id: str) -> Held:
         try:
             taken = await self._control.run(self._control.client.xpending_range, key, role, entry, entry, 1)
         except NoConsumerGroup:  # nobody has read it yet

@@ -89,7 +89,7 @@ class RestartSpec(Section):
     it. Before the first step has shown how long steps take, the learner has twenty times as long."""
     stall_s: float = Field(default=3600.0, gt=0)
     """Once nothing has moved for so long (and for five median steps), whoever holds the run up is ended and started
-    again, three times for one step at most; then the run fails.
+    again, three times for one step at most; then a group that is held up is failed, again three times; then the run.
 
     Must be longer than the longest step. A response of which tokens come is no standstill, however long it gets."""
 

@@ -67,14 +67,23 @@ class Watchdog:
             return
         explanation = explain(wait, await self._see(members))
         await self._tell(wait, explanation)
-        if wait.level == Level.STUCK and explanation.role is not None:
+        if wait.level >= Level.STUCK:
+            await self._act(wait.level, explanation)
+
+    async def _act(self, level: Level, explanation: Explanation) -> None:
+        """Raises ControllerError where nothing is left to be done."""
+        role, group_id = explanation.role, explanation.group_id
+        if level == Level.STUCK and role is not None:
             self._progress.acted()
-            await self._restart(explanation.role, explanation.workers, explanation.text)
-        elif wait.level >= Level.STUCK:
+            await self._restart(role, explanation.workers, explanation.text)
+        elif level == Level.FUTILE and role is not None and group_id is not None:
+            self._progress.acted()
+            await self._bus.groups.fail(group_id, "stalled", explanation.text)
+        else:
+            stall_s = self._spec.resources.restarts.stall_s
             raise ControllerError(
                 f"the run stands still: {explanation.text}. It is given up after resources.restarts.stall_s = "
-                f"{self._spec.resources.restarts.stall_s:g} s without any progress"
-                + (", and restarts did not help" if wait.level == Level.HOPELESS else "")
+                f"{stall_s:g} s without any progress" + (", and restarts did not help" if level > Level.STUCK else "")
             )
 
     async def _read(self, members: Sequence[pb.Member]) -> Reading | None:
