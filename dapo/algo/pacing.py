@@ -104,11 +104,13 @@ class Pacing:
         """The run's last batch is trained on."""
         return self._trained == self._steps
 
-    def admissible(self) -> int:
-        """How many prompts may be issued now, at the current version."""
+    def admissible(self, *, for_next_alone: bool = False) -> int:
+        """How many prompts may be issued now, at the current version. `for_next_alone`: for the next batch, none ahead
+        of it."""
         if self.all_cut:
             return 0
-        usable_batches = min(self._version + self._staleness + 1, self._steps) - self._cut
+        ahead = 0 if for_next_alone else self._staleness
+        usable_batches = min(self._version + ahead + 1, self._steps) - self._cut
         rate = self._keep_rate.upper(self._confidence)
         wanted = usable_batches * self._size - len(self._ready) - rate * len(self._in_flight)
         return max(0, floor(wanted / rate + _ROUNDING))

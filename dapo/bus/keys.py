@@ -47,6 +47,8 @@ class Keys:
         self.members = self.prefix + "members"
         self.version = self.prefix + "version"
         self.sync = self.prefix + "sync"
+        self.payload_bytes = self.prefix + "payload_bytes"
+        self.blobs = (self.prefix + "p:", self.prefix + "t:")
 
     def stream(self, name: str) -> str:
         """Key of a consumed stream. Raises ValueError for any other name."""

@@ -6,10 +6,10 @@
 | registry   | beat, who is alive     | beat                    | beat               | beat, announce,     |
 |            |                        |                         |                    | find                |
 | lease      | acquire, newest        |                         |                    | acquire, check      |
-| streams    | consume, claim         | consume, claim,         | consume, claim,    |                     |
+| streams    | consume, claim, look   | consume, claim,         | consume, claim,    |                     |
 |            |                        | hand back, leave        | leave              |                     |
 | groups     | issue, read, settle,   | read tasks,             | read tasks, refill,| fail                |
-|            | close, count           | write completions, fail | write grades, fail |                     |
+|            | close, count, fail     | write completions, fail | write grades, fail |                     |
 | payloads   | get, measure           | put                     | get                | get, measure        |
 | batches    | cut, read, read steps  |                         |                    | read, record steps, |
 |            |                        |                         |                    | commit, sync        |
@@ -27,7 +27,7 @@ from typing import Any, Protocol
 from dapo.bus.parts.decisions import Decided, Frontier
 from dapo.bus.parts.groups import Outcome, Refill
 from dapo.bus.parts.records import GroupRecord
-from dapo.bus.parts.streams import Delivery
+from dapo.bus.parts.streams import Delivery, Held
 from dapo.bus.server.outage import Outage
 from dapo.contracts.events import Event
 from dapo.v1 import messages_pb2 as pb
@@ -74,6 +74,11 @@ class ConsumesAndClaims(Consumes, Protocol):
     async def leave(self, stream: str, worker_id: str) -> None: ...
 
 
+class SeesStreams(ConsumesAndClaims, Protocol):
+    async def oldest(self, stream: str) -> Held | None: ...
+    async def length(self, stream: str) -> int: ...
+
+
 class HandsBack(ConsumesAndClaims, Protocol):
     async def hand_back(self, stream: str, worker_id: str, delivery: Delivery, *, lost: bool) -> None: ...
 
@@ -107,8 +112,9 @@ class MeasuresPayloads(GetsPayloads, Protocol):
     async def used_bytes(self) -> int: ...
 
 
-class CountsPayloads(MeasuresPayloads, Protocol):
+class WatchesPayloads(MeasuresPayloads, Protocol):
     async def count(self, keys: Sequence[str]) -> int: ...
+    async def refuses(self) -> str: ...
 
 
 class ReadsVersion(Protocol):
@@ -135,7 +141,7 @@ class OrchestratorRuns(WorkerRuns, Protocol):
     async def delete_work(self) -> None: ...
 
 
-class OrchestratorGroups(Protocol):
+class OrchestratorGroups(FailsGroups, Protocol):
     async def issue(self, tasks: Sequence[pb.PromptTask], epoch: int, *, stream: str = ...) -> None: ...
     async def read_many(self, group_ids: Sequence[str]) -> list[GroupRecord]: ...
     async def settle(
@@ -174,11 +180,11 @@ class OrchestratorBus(Protocol):
     @property
     def lease(self) -> OrchestratorLease: ...
     @property
-    def streams(self) -> ConsumesAndClaims: ...
+    def streams(self) -> SeesStreams: ...
     @property
     def groups(self) -> OrchestratorGroups: ...
     @property
-    def payloads(self) -> CountsPayloads: ...
+    def payloads(self) -> WatchesPayloads: ...
     @property
     def batches(self) -> OrchestratorBatches: ...
     @property

@@ -22,7 +22,7 @@ from services.learner.distributed import Ranks, broadcast_ints
 log = logging.getLogger(__name__)
 
 _CROWDED_SHARE = 0.7
-"""Share of the Redis memory budget from which payloads are freed early."""
+"""Share of the run's memory budget from which payloads are freed early."""
 _NONE = -1
 _ANSWER_S = 600.0
 """How long it stays said that a checkpoint was written for somebody who waits."""

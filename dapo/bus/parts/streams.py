@@ -9,12 +9,15 @@ from google.protobuf.message import DecodeError
 
 from dapo.bus.errors import BusError, BusUnavailable, NoConsumerGroup
 from dapo.bus.keys import COMPLETIONS, GROUP_ID, READERS
+from dapo.bus.ledger import OPEN
 from dapo.bus.parts.dead_letters import DeadLetters
 from dapo.bus.parts.part import Context, Part
 from dapo.bus.parts.registry import HEARTBEAT_TTL_S, Registry
 from dapo.bus.server.connection import BLOCK_SLICE_S, block
 from dapo.v1 import messages_pb2 as pb
 
+_LOOKED_AT = 256
+"""Entries at the beginning of a stream."""
 Entry = tuple[bytes, int, int, dict[bytes, bytes]]
 """Message id, deliveries, losses, fields."""
 
@@ -29,6 +32,16 @@ class Delivery(NamedTuple):
     """How often the entry (of a prompt: its group) was delivered, from 1."""
     losses: int = 0
     """Of a prompt: deliveries in a row whose generator or engine was lost before a response was written."""
+
+
+class Held(NamedTuple):
+    """An entry, and who has it."""
+
+    group_id: str
+    worker_id: str
+    """Empty where nobody has taken it."""
+    for_s: float
+    """Since it was last delivered."""
 
 
 @dataclass
@@ -101,6 +114,34 @@ class Streams(Part):
         except BusUnavailable:
             await self._outlast()
             return []
+
+    async def oldest(self, stream: str) -> Held | None:
+        """The oldest entry that nobody has done with. One of a closed group, which holds up nobody, is passed over."""
+        key, role = self._keys.stream(stream), READERS[stream]
+        found = await self._control.run(self._control.client.xrange, key, count=_LOOKED_AT)
+        groups = [fields.get(b"group", fields.get(b"data", b"")) for _, fields in found]
+        pipeline = self._control.client.pipeline(transaction=False)
+        for group in groups:
+            pipeline.hget(self._keys.group(group.decode(errors="replace")), "state")
+        states = await self._control.run(pipeline.execute)
+        for (entry, _), group, state in zip(found, groups, states, strict=True):
+            if state is not None and state.decode() in OPEN:
+                return await self._held(key, role, entry, group.decode())
+        return None
+
+    async def _held(self, key: str, role: str, entry: bytes, group_id: str) -> Held:
+        try:
+            taken = await self._control.run(self._control.client.xpending_range, key, role, entry, entry, 1)
+        except NoConsumerGroup:  # nobody has read it yet
+            taken = []
+        if not taken:
+            return Held(group_id, "", 0.0)
+        worker_id, _, _ = taken[0]["consumer"].decode().rpartition("/")
+        return Held(group_id, worker_id, taken[0]["time_since_delivered"] / 1000)
+
+    async def length(self, stream: str) -> int:
+        """Entries that nobody has done with."""
+        return int(await self._control.run(self._control.client.xlen, self._keys.stream(stream)))
 
     async def hand_back(self, stream: str, worker_id: str, delivery: Delivery, *, lost: bool) -> None:
         """Gives an entry to whoever reads next. Nothing happens where it is no longer in the hands of this worker.

@@ -84,6 +84,12 @@ def _reasons(spec: RunTree) -> Iterator[_Reason]:
         ("algorithm.truncated_reward",),
     )
     yield _Reason(
+        not algorithm.dynamic_sampling,
+        "algorithm.dynamic_sampling = false: every group is kept",
+        "algorithm.dynamic_sampling: true",
+        tuple(f"asynchrony.{name}" for name in ("keep_rate_confidence", "low_keep_rate_alert", "expected_keep_rate")),
+    )
+    yield _Reason(
         spec.model.dtype == "float32",
         "model.dtype = float32: so is the output embedding",
         "model.dtype: bfloat16",

@@ -120,6 +120,11 @@ class AsynchronySpec(Section):
     """Confidence of the upper bound on the keep rate that paces admission."""
     low_keep_rate_alert: float = Field(default=0.05, ge=0, lt=1)
     """An alert is raised while the measured keep rate lies below; the run goes on."""
+    expected_keep_rate: float = Field(default=0.5, gt=0, le=1)
+    """Share of groups that dynamic sampling is expected to keep, for the memory check alone: pacing measures its own.
+
+    Groups on their way are counted as if all their responses were there, so 0.5 also covers a rate of 0.25 at which
+    half of them are."""
 
 
 class WeightSyncSpec(Section):

@@ -23,7 +23,7 @@ class RunAlerts:
         self._failures_in_a_row = 0
         self._told_keep_rate = False
         self.crowded = False
-        """The payloads take more of Redis' memory than the share above which no prompts are issued."""
+        """The run's payloads take more of its budget than the share above which no prompts are issued."""
 
     async def group_failed(self, group_id: str, reason: str) -> None:
         """Raises ControllerError after four batches' worth of groups that all failed."""
@@ -51,13 +51,14 @@ class RunAlerts:
         self._told_keep_rate = low
 
     async def check_memory(self, used_bytes: int) -> None:
-        """An alert each time the payloads' memory rises above the share at which no more prompts are issued."""
+        """An alert each time the run's own payloads rise above the share at which no more prompts are issued."""
         memory_mib = self._spec.resources.redis.memory_mib
         crowded = used_bytes > ISSUE_SHARE * memory_mib * MIB
         if crowded and not self.crowded:
             message = (
-                f"Redis holds {used_bytes / MIB:.0f} MiB, above {ISSUE_SHARE:.0%} of resources.redis.memory_mib = "
-                f"{memory_mib}: no new prompts until a checkpoint frees memory"
+                f"the run's payloads take {used_bytes / MIB:.0f} MiB, above {ISSUE_SHARE:.0%} of "
+                f"resources.redis.memory_mib = {memory_mib}: while a batch is in training no prompts are issued, until "
+                "its checkpoint frees memory, and otherwise those for one batch"
             )
-            await self._emit(Alert(message=message))
+            await self._emit(Alert(cause="memory_budget", message=message))
         self.crowded = crowded

@@ -236,7 +236,7 @@ class Controller:
             await self._drain()
         elif self._issuer.waiting:
             await self._issuer.send(self._epoch)
-        elif not self._must_hold_back() and (count := self._pacing.admissible()) > 0:
+        elif not self._evaluator.holds_training and (count := self._admissible()) > 0:
             await self._issuer.issue(count, self._version, self._epoch)
 
     async def _cut(self, cut: Cut) -> None:
@@ -259,9 +259,12 @@ class Controller:
             reason = RUN_COMPLETE if self._pacing.all_cut else "too old for any later batch"
             await self._bus.groups.settle(None, group_id, "surplus", reason, self._epoch)
 
-    def _must_hold_back(self) -> bool:
-        """Without a batch in training no step, and so no checkpoint, would ever free memory: then the run goes on."""
-        return self._evaluator.holds_training or (self._alerts.crowded and self._pacing.cut_untrained > 0)
+    def _admissible(self) -> int:
+        """While memory is crowded, a batch in training comes first: its checkpoint frees memory. Without one only more
+        prompts lead to a step, so those that the next batch wants are issued."""
+        if not self._alerts.crowded:
+            return self._pacing.admissible()
+        return 0 if self._pacing.cut_untrained else self._pacing.admissible(for_next_alone=True)
 
     async def _drain(self) -> None:
         """The last batch is cut: close what is still on its way."""

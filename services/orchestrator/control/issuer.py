@@ -66,7 +66,7 @@ class PromptIssuer:
             await self._bus.groups.issue(self._waiting, epoch)
         except BusFull as error:
             if not self._told_full:
-                await self._emit(Alert(message=f"prompts wait until memory is free: {error}"))
+                await self._emit(Alert(cause="redis_full", message=f"prompts wait until memory is free: {error}"))
             self._told_full = True
         else:
             self._waiting, self._told_full = [], False

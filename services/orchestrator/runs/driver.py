@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from dapo.bus import BusError, Fenced
 from dapo.bus.roles import OrchestratorBus
@@ -21,10 +20,12 @@ from services.orchestrator.control.alerts import ControllerError
 from services.orchestrator.control.controller import Controller
 from services.orchestrator.control.evaluator import Evaluator
 from services.orchestrator.control.inbox import ROLE
+from services.orchestrator.control.watchdog import Watchdog
 from services.orchestrator.launch.launcher import Launcher, LaunchError, RunTarget
 from services.orchestrator.records.provenance import provenance
 from services.orchestrator.records.recorder import Recorder
 from services.orchestrator.runs.completion import save_first, wait_until_complete, was_complete
+from services.orchestrator.runs.ending import settled, tell_end
 from services.orchestrator.runs.events import RunEvents
 from services.orchestrator.runs.inputs import Inputs, input_problems, open_inputs
 from services.orchestrator.runs.monitor import HealthMonitor
@@ -194,9 +195,11 @@ class RunDriver:
         restarts = self._spec.resources.restarts
         self._monitor = monitor = HealthMonitor(bus, self._launcher, self.events, self.run_id, restarts)
         controller = self._make_controller(bus, inputs, monitor)
+        watchdog = Watchdog(bus, self._spec, self.events.emit, monitor.replace)
         try:
             async with asyncio.TaskGroup() as tasks:
-                keepers = [tasks.create_task(monitor.run()), tasks.create_task(self._redis.keep(self.events.emit))]
+                keeping = (monitor.run(), self._redis.keep(self.events.emit), watchdog.run())
+                keepers = [tasks.create_task(keeper) for keeper in keeping]
                 await controller.run(self._epoch)
                 if self._spec.training.steps:
                     await wait_until_complete(bus, monitor)
@@ -270,7 +273,8 @@ class RunDriver:
             except OSError as error:
                 outcome = outcome.but(f"summary.json cannot be written: {in_words(error)}")
             succeeded = outcome.state == "succeeded"
-            answered = await self._tell_end(outcome)
+            self._state, self._message = outcome
+            answered = await tell_end(outcome, self.events, self._archiving, self._redis.bus, self._epoch)
         finally:
             self.events.leave()
             await self._redis.close(succeeded=succeeded, answers=answered)
@@ -312,7 +316,7 @@ class RunDriver:
 
     async def _write_files(self, outcome: RunOutcome) -> None:
         if self._provenance is not None:
-            await _done(self._provenance, "provenance.json could not be written")
+            await settled(self._provenance, "provenance.json could not be written")
         summary = self._recorder.summary(
             state=outcome.state,
             message=outcome.message,
@@ -322,29 +326,4 @@ class RunDriver:
             elapsed_s=self._recorder.elapsed_before_s + time.monotonic() - self._began,
         )
         self._recorder.write_summary(summary)
-        await _done(asyncio.ensure_future(asyncio.to_thread(self._recorder.draw)), "curves.png could not be drawn")
-
-    async def _tell_end(self, outcome: RunOutcome) -> bool:
-        """Whether Redis took it; watchers are told in any case."""
-        self._state, self._message = outcome
-        answered = await self.events.tell_end(self._state_event())
-        if self._archiving is not None:
-            if answered:
-                await asyncio.wait({self._archiving}, timeout=_REDIS_S)
-            self._archiving.cancel()
-            await _done(self._archiving, "the events could not be archived")
-        if answered and (bus := self._redis.bus) is not None:
-            try:
-                async with asyncio.timeout(_REDIS_S):
-                    await bus.runs.set_state(*outcome, self._epoch)
-            except (BusError, TimeoutError) as error:
-                log.warning("the end of %s could not be written to its record: %s", self.run_id, error)
-                return False
-        return answered
-
-
-async def _done(work: "asyncio.Future[Any]", trouble: str) -> None:
-    """Wait for work whose failure is only logged."""
-    await asyncio.wait({work})
-    if not work.cancelled() and (error := work.exception()):
-        log.error("%s: %s", trouble, in_words(error), exc_info=error)
+        await settled(asyncio.ensure_future(asyncio.to_thread(self._recorder.draw)), "curves.png could not be drawn")

@@ -97,6 +97,14 @@ class HealthMonitor:
             await self._start_due()
             await asyncio.sleep(_POLL_S)
 
+    async def replace(self, role: Role, worker_ids: Collection[str], reason: str) -> None:
+        """Start workers of the role again (none named: all) that run but do not get on. Raises RunFailed."""
+        statuses = await self._launcher.observe(self._run_id)
+        for status in statuses:
+            named = status.worker_id in worker_ids if worker_ids else status.role == role
+            if named and _unit(status) not in self._due:
+                await self._plan_restart(status, f"{status.worker_id} does not get on: {reason}", statuses)
+
     async def _act(self, judgement: Judgement, statuses: Sequence[WorkerStatus], told: Collection[str]) -> None:
         status, action, reason = judgement
         if _unit(status) in self._due:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from dapo.bus import Bus, BusError
+from dapo.bus.parts.part import KEY_BYTES
 from dapo.bus.server.embedded import EmbeddedValkey
 from dapo.contracts.events import StateChanged, StepFinished
 from dapo.v1 import messages_pb2 as pb
@@ -96,9 +97,10 @@ def test_payloads_come_back_in_the_order_asked_for(valkey: EmbeddedValkey) -> No
         await bus.payloads.put(blobs)
         wanted = [*reversed(blobs), bus.payloads.text_key("g0000000000", 0, 1)]
         assert await bus.payloads.get(wanted) == [*reversed(blobs.values()), None]
-        assert await bus.payloads.used_bytes() > 30_000
+        assert await bus.payloads.used_bytes() == 300 * (100 + KEY_BYTES)
         await bus.payloads.delete(wanted)
         assert await bus.payloads.get(wanted) == [None] * 301
+        assert await bus.payloads.used_bytes() == 0
         await bus.payloads.put({})
         await bus.payloads.delete([])
         assert await bus.payloads.get([]) == []

@@ -86,10 +86,13 @@ class Workers:
                 if self.fail(task.group_id):
                     await self.bus.groups.fail(task.group_id, "prompt_too_long", stream="prompts", delivery=delivery)
                     continue
-                completions = [self._completion(task, index) for index in range(task.group_size)]
-                await self.bus.payloads.put({c.payload_key: b"x" for c in completions})
-                await self.bus.payloads.put({c.text_key: f"{c.group_id}[{c.index}]".encode() for c in completions})
-                await self.bus.groups.write_completions(completions)
+                await self.answer(task)
+
+    async def answer(self, task: pb.PromptTask) -> None:
+        completions = [self._completion(task, index) for index in range(task.group_size)]
+        await self.bus.payloads.put({c.payload_key: b"x" for c in completions})
+        await self.bus.payloads.put({c.text_key: f"{c.group_id}[{c.index}]".encode() for c in completions})
+        await self.bus.groups.write_completions(completions)
 
     def _completion(self, task: pb.PromptTask, index: int) -> pb.Completion:
         return pb.Completion(

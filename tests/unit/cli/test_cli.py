@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from dapo.cli.main import app
 from dapo.cli.progress import LiveDisplay, Pace, PlainDisplay, Waiting, duration, show
 from dapo.cli.train import summary_lines
-from dapo.contracts.events import Alert, ServiceChanged, StateChanged, StepFinished
+from dapo.contracts.events import WAITING, WAITING_OVER, Alert, ServiceChanged, StateChanged, StepFinished
 from tests.support.paths import REPO
 
 EXAMPLES = sorted((REPO / "examples").glob("*.yaml"))
@@ -134,6 +134,32 @@ def test_what_is_awaited_follows_the_events():
     assert waiting.text == ""
     waiting.update(StateChanged(state="draining"))
     assert "last steps" in waiting.text
+
+
+def test_a_standstill_is_awaited_until_the_run_goes_on():
+    told = Alert(cause=WAITING, message="step 2 waits 41 s for group g0000000123")
+    for end in (Alert(cause=WAITING_OVER, message="step 2 goes on"), StepFinished(row={"step": 2})):
+        waiting = Waiting(10)
+        waiting.update(StateChanged(state="running"))
+        waiting.update(StepFinished(row={"step": 1}))
+        waiting.update(told)
+        waiting.update(Alert(message="something else"))
+        assert waiting.text == told.message
+        waiting.update(end)
+        assert waiting.text == ""
+
+
+def test_while_a_run_stands_still_no_time_is_left_to_tell():
+    out = io.StringIO()
+    with LiveDisplay(Console(file=out, force_terminal=True, width=120), 10) as display:
+        for step in (1, 2):
+            display.event(StepFinished(row={**ROW, "step": step}))
+        assert display._bar.tasks[0].fields["left"] == "0:00:00"
+        display.event(Alert(cause=WAITING, message="step 3 waits 41 s for the learner"))
+        assert display._bar.tasks[0].fields["left"] == "–"
+        display.event(Alert(cause=WAITING_OVER, message="step 3 goes on"))
+        assert display._bar.tasks[0].fields["left"] == "0:00:00"
+    assert "alert: step 3 waits 41 s for the learner" in out.getvalue()
 
 
 def test_time_left():
