@@ -118,8 +118,8 @@ class LearnerLoop:
             log.info("goes on behind step %d; published so far: %d", self.step, self.catch_up_step)
         found = fingerprint(self.trainer.engine)
         if self.ranks.leads:
-            self.replay = Replay(self.bus, self.control, self.step)
-            self.replay.loaded(self.step, found)
+            self.replay = Replay(self.bus, self.control, self.step, self.ranks.world_size)
+            self.replay.loaded(self.step, found, self.saving.loaded_ranks)
             limit = _BUCKETS_IN_FLIGHT if self.trainer.engine.zero_stage == 3 else 0
             self.publisher = Publisher(
                 *(self.bus, self.epoch, self.spec.weight_sync, self.buckets.specs(), limit),
@@ -206,7 +206,13 @@ class LearnerLoop:
 
     def _record(self, batch: pb.TrainBatch, metrics: dict[str, float], fingerprint_after: str) -> None:
         version = pb.Version(incarnation=self.epoch, step=self.step)
-        report = pb.StepReport(batch=batch.batch, version=version, metrics=metrics, fingerprint=fingerprint_after)
+        report = pb.StepReport(
+            batch=batch.batch,
+            version=version,
+            metrics=metrics,
+            fingerprint=fingerprint_after,
+            ranks=self.ranks.world_size,
+        )
         groups = [group.group_id for group in batch.groups]
         self.control.call(self.bus.batches.record_step(report, groups, self.epoch))
 

@@ -52,6 +52,8 @@ class Saving:
         self._granted: str | None = None
         self.step: int | None = None
         """Of the newest checkpoint."""
+        self.loaded_ranks = ranks.world_size
+        """How many wrote the checkpoint that `resume` has loaded."""
 
     # -- start
 
@@ -70,8 +72,15 @@ class Saving:
         step, source = broadcast_ints(self._find(published) if self._ranks.leads else [0, 0])
         if step == _NONE:
             return 0
-        self._store.load(read_whole(self._store.root / directory_name(step, source)))
+        checkpoint = read_whole(self._store.root / directory_name(step, source))
+        self._store.load(checkpoint)
         self.step = step
+        self.loaded_ranks = checkpoint.manifest.world_size
+        if self.loaded_ranks != self._ranks.world_size:
+            written, now = self.loaded_ranks, self._ranks.world_size
+            log.info(
+                "%s was written with ranks: %d, it goes on with ranks: %d", checkpoint.directory.name, written, now
+            )
         return step
 
     def _find(self, published: int) -> list[int]:

@@ -106,7 +106,7 @@ def test_of_a_damaged_newest_checkpoint_the_one_before_is_taken_and_the_log_repl
         first_life = weights(tmp_path)
         latest = newest(tmp_path)
         assert latest is not None
-        harmed = next(latest.directory.joinpath("shards").iterdir())
+        harmed = next(latest.directory.joinpath("policy").iterdir())
         harmed.write_bytes(b"cut short")
 
         processes[:] = await start_ranks(valkey.url, tmp_path, ranks=1)
@@ -125,7 +125,7 @@ def test_of_a_damaged_newest_checkpoint_the_one_before_is_taken_and_the_log_repl
 
         # Now the log has nothing left that an older checkpoint could go on with.
         await bus.weights.publish_version(pb.Version(incarnation=2, step=3), 2)
-        next((tmp_path / "checkpoints" / "step-000003.e2" / "shards").iterdir()).unlink()
+        next((tmp_path / "checkpoints" / "step-000003.e2" / "policy").iterdir()).unlink()
         processes[:] = await start_ranks(valkey.url, tmp_path, ranks=1)
         assert await exit_codes(processes) == [1]
         log = (tmp_path / "learner-0.log").read_text()
