@@ -1,17 +1,79 @@
 """Dynamic sampling (DAPO, arXiv 2503.14476 section 3.2): which groups carry a gradient, and how many do."""
 
-from collections import deque
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from math import sqrt
 from statistics import NormalDist
 
 _LOWEST_UPPER_BOUND = 0.05
 """Floor of `KeepRate.upper`: at most 20 prompts are in flight for each group that is needed."""
+_TOLD_AFTER = 2
+"""Batches' worth of uniform groups in a row of which people are told."""
+
+
+class Uniform(StrEnum):
+    """Why a group has no gradient."""
+
+    CORRECT = "all correct"
+    WRONG = "all wrong"
+
+
+def uniform_kind(correct: Sequence[bool]) -> Uniform | None:
+    """None for an informative group. Takes raw verdicts, not shaped rewards, which also differ where only lengths do.
+    Raises ValueError for none."""
+    if not correct:
+        raise ValueError("a group without a verdict is of no kind")
+    if all(correct):
+        return Uniform.CORRECT
+    return None if any(correct) else Uniform.WRONG
 
 
 def is_informative(correct: Sequence[bool]) -> bool:
-    """Whether 0 < #correct < G. Takes raw verdicts, not shaped rewards, which also differ where only lengths do."""
+    """Whether 0 < #correct < G, on raw verdicts as above."""
     return any(correct) and not all(correct)
+
+
+class UniformStreak:
+    """Groups that were all correct or all wrong, one after the other since the last that was kept.
+
+    B groups are a batch's worth. After two batches' worth people are told, or one batch before the end where the limit
+    is not above two; after `limit` batches' worth (None: never) sampling on is given up. The reference code of DAPO has
+    such a bound for each batch (`max_num_gen_batches`); here any kept group begins the count anew.
+    """
+
+    def __init__(self, prompts_per_step: int, limit: int | None) -> None:
+        self._size = prompts_per_step
+        self._limit = limit
+        self._groups: Counter[str] = Counter()
+
+    def take_up(self, groups: Mapping[str, int]) -> None:
+        """Go on from another's count, by kind."""
+        self._groups = Counter(groups)
+
+    def observe(self, kind: Uniform | None) -> None:
+        """Count one settled group; None is one that was kept."""
+        if kind is None:
+            self._groups.clear()
+        else:
+            self._groups[kind] += 1
+
+    def count(self, kind: Uniform) -> int:
+        return self._groups[kind]
+
+    def __len__(self) -> int:
+        return self._groups.total()
+
+    @property
+    def is_long(self) -> bool:
+        """People should be told."""
+        batches = _TOLD_AFTER if self._limit is None else min(_TOLD_AFTER, self._limit - 1)
+        return 0 < batches * self._size <= len(self)
+
+    @property
+    def is_over(self) -> bool:
+        """There have been as many as the limit says."""
+        return self._limit is not None and len(self) >= self._limit * self._size
 
 
 class KeepRate:

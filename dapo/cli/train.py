@@ -159,7 +159,7 @@ def _report(end: Run, summary: Mapping[str, Any] | None, folder: Path, console: 
     lines = []
     if end["state"] in _ENDED:
         lines.append(f"run {end['id']} {end['state']}")
-    if end["message"] and end["state"] == "failed":
+    if end["message"] and end["state"] != "stopped":
         lines[0] += f": {end['message']}"
     lines += summary_lines(summary) if summary else []
     lines.append(f"run folder  {folder}")

@@ -67,6 +67,9 @@ class AlgorithmSpec(Section):
     """Added to the standard deviation before dividing."""
     dynamic_sampling: bool = True
     """Train only on groups whose raw accuracy is neither 0 nor 1, and refill what was filtered."""
+    max_uniform_batches: int | None = Field(default=20, ge=1)
+    """Dynamic sampling: so many batches' worth of groups (× `training.prompts_per_step`), all of them filtered and none
+    kept in between, end the run as failed, with its last checkpoint; none: never. Two batches' worth are an alert."""
     soft_overlong_punishment: bool = True
     """Add the length penalty of `reward.overlong_buffer_tokens` to the reward."""
     overlong_filtering: bool = False

@@ -66,6 +66,7 @@ class RunDriver:
         self._issued = 0
         self._stopping = False
         self._monitor: HealthMonitor | None = None
+        self._controller: Controller | None = None
         self._provenance: asyncio.Future[None] | None = None
         self._archiving: asyncio.Task[None] | None = None
         self._work: asyncio.Task[None] | None = None
@@ -140,7 +141,7 @@ class RunDriver:
     async def _control(self, bus: OrchestratorBus, inputs: Inputs) -> None:
         restarts = self._spec.resources.restarts
         self._monitor = monitor = HealthMonitor(bus, self._launcher, self.events, self.run_id, restarts)
-        controller = self._make_controller(bus, inputs, monitor)
+        self._controller = controller = self._make_controller(bus, inputs, monitor)
         try:
             async with asyncio.TaskGroup() as tasks:
                 keepers = [tasks.create_task(monitor.run()), tasks.create_task(self._redis.keep(self.events.emit))]
@@ -249,10 +250,10 @@ class RunDriver:
             # A stop that comes when a checkpoint covers all that was trained takes nothing back.
             bus = self._redis.bus
             complete = self._state == "draining" and bus is not None and await self._was_complete(bus)
-            return RunOutcome("succeeded") if complete else RunOutcome("stopped", "stopped on request")
+            return self._at_its_end() if complete else RunOutcome("stopped", "stopped on request")
         error = work.exception()
         if error is None:
-            return RunOutcome("succeeded")
+            return self._at_its_end()
         if self._stopping:
             return RunOutcome("stopped", "stopped on request")
         error = first_leaf(error)
@@ -261,6 +262,11 @@ class RunDriver:
             return RunOutcome("failed", await asyncio.to_thread(self._disk_first, words))
         log.error("run %s failed", self.run_id, exc_info=error)
         return RunOutcome("failed", f"internal error: {error!r} (the service's log has the traceback)")
+
+    def _at_its_end(self) -> RunOutcome:
+        """Of a run whose log is complete."""
+        ending = self._controller.ending if self._controller is not None else None
+        return RunOutcome("succeeded") if ending is None else RunOutcome(ending.state, ending.message)
 
     def _disk_first(self, words: str) -> str:
         """Where the run's disk takes nothing more, that is why whatever failed has failed."""

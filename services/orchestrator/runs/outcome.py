@@ -10,7 +10,7 @@ class RunFailed(RuntimeError):
 class RunOutcome(NamedTuple):
     state: Literal["succeeded", "failed", "stopped"]
     message: str = ""
-    """Why it failed or was stopped; empty otherwise."""
+    """Why it failed, was stopped, or ended before its last step; empty otherwise."""
 
     def but(self, trouble: str) -> "RunOutcome":
         """Failed, whatever it was before: something of the end went wrong, too."""

@@ -23,12 +23,19 @@ def valkey(tmp_path_factory):
         yield server
 
 
-def evaluated(tmp_path: Path, prefix: str = "q", training: dict[str, Any] | None = None, **evaluation: Any):
+def evaluated(
+    tmp_path: Path,
+    prefix: str = "q",
+    training: dict[str, Any] | None = None,
+    algorithm: dict[str, Any] | None = None,
+    **evaluation: Any,
+):
     """Spec of a run with one set of six problems of its own."""
     path = tmp_path / "problems.jsonl"
     path.write_text("".join(json.dumps({"prompt": f"{prefix}{i}", "answer": f"a{i}"}) + "\n" for i in range(PROBLEMS)))
     settings = {"sets": {"exam": {"path": str(path), "grader": "exact"}}, "samples": SAMPLES, **evaluation}
-    return make_spec(tmp_path, staleness=1, tree={"evaluation": settings, "training": training or {}})
+    tree = {"evaluation": settings, "training": training or {}}
+    return make_spec(tmp_path, staleness=1, tree=tree, **(algorithm or {}))
 
 
 def mixed(group_id: str, index: int) -> bool:

@@ -148,6 +148,7 @@ def test_at_every_moment_a_successor_would_know_what_the_orchestrator_knows(
             assert others == mine
             assert successor._issuer._frontier.state() == controller._issuer._frontier.state()
             assert successor._issuer._drawn == controller._issuer._drawn
+            assert vars(successor._settler.streak) == vars(controller._settler.streak)
             assert {**successor._ready, **successor._passed} == {**controller._ready, **controller._passed}
             for number, metrics in controller._cut_metrics.items():
                 assert successor._cut_metrics[number] == pytest.approx(metrics, nan_ok=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dapo.bus import Bus
+from dapo.bus.parts.decisions import Ending
 from dapo.bus.server.embedded import EmbeddedValkey
 from dapo.contracts.events import Event, StateChanged
 from dapo.records.identity import RunIdentity
@@ -66,6 +67,8 @@ class Workers:
     bus: Bus
     correct: Verdict
     fail: object = staticmethod(lambda group_id: False)
+    silent: object = staticmethod(lambda group_id: False)
+    """Which prompts are never answered."""
     learn_s: float = 0.0
     burst: int = 0
     """Grades are held back until so many groups are generated, then written at once."""
@@ -82,6 +85,8 @@ class Workers:
                 self.issued_at[task.group_id] = task.issued_version
                 self.rows_of[task.group_id] = (task.epoch, task.cursor)
                 await asyncio.sleep(rng.random() * 0.02)
+                if self.silent(task.group_id):
+                    continue
                 if self.fail(task.group_id):
                     await self.bus.groups.fail(task.group_id, "prompt_too_long", stream="prompts", delivery=delivery)
                     continue
@@ -145,6 +150,7 @@ class Seen:
     ledger: dict[str, int] = field(default_factory=dict)
     issued: int = 0
     open: list[str] = field(default_factory=list)
+    ending: Ending | None = None
 
 
 def make_controller(bus: Bus, spec: RunSpec, recorder: Recorder, seen: Seen) -> Controller:
@@ -186,6 +192,7 @@ async def run_control(url: str, run_id: str, spec: RunSpec, workers: Workers, se
         seen.ledger = await bus.groups.ledger()
         seen.issued = await bus.groups.issued_total()
         seen.open = await bus.groups.open_ids()
+        seen.ending = controller.ending
         await bus.close()
 
 

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dapo.algo.dynamic_sampling import _LOWEST_UPPER_BOUND, KeepRate, is_informative
+from dapo.algo.dynamic_sampling import (
+    _LOWEST_UPPER_BOUND,
+    KeepRate,
+    Uniform,
+    UniformStreak,
+    is_informative,
+    uniform_kind,
+)
 from dapo.algo.frontier import DataPart, Frontier, FrontierState
 from dapo.algo.pacing import Pacing
 from dapo.algo.shaping import shaped_reward
@@ -41,6 +48,42 @@ def test_pitfall_03_a_length_penalty_does_not_make_an_all_wrong_group_informativ
     rewards = [shaped_reward(False, tokens, spec, truncated=False).reward for tokens in (5, 20)]
     assert rewards[0] > rewards[1]
     assert not is_informative([False, False])
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=8))
+def test_a_group_is_of_a_kind_exactly_when_it_is_not_informative(correct: list[bool]) -> None:
+    kind = uniform_kind(correct)
+    assert (kind is None) == is_informative(correct)
+    assert kind is None or (kind is Uniform.CORRECT) == correct[0]
+
+
+def test_a_group_without_a_verdict_is_of_no_kind() -> None:
+    with pytest.raises(ValueError, match="without a verdict"):
+        uniform_kind([])
+
+
+KINDS = st.sampled_from([None, Uniform.CORRECT, Uniform.WRONG])
+
+
+@given(st.lists(KINDS, max_size=60), st.integers(1, 4), st.none() | st.integers(1, 6), st.integers(0, 60))
+def test_a_streak_counts_from_the_last_kept_group_whoever_counts(
+    kinds: list[Uniform | None], size: int, limit: int | None, handed_over: int
+) -> None:
+    streak = UniformStreak(size, limit)
+    for at, kind in enumerate(kinds):
+        if at == handed_over:
+            counts = {str(one): streak.count(one) for one in Uniform}
+            streak = UniformStreak(size, limit)
+            streak.take_up(counts)
+        streak.observe(kind)
+        recent = kinds[: at + 1]
+        after = recent[len(recent) - recent[::-1].index(None) :] if None in recent else recent
+        assert len(streak) == len(after)
+        assert [streak.count(one) for one in Uniform] == [after.count(one) for one in Uniform]
+        assert streak.is_over == (limit is not None and len(after) >= limit * size)
+        assert not (streak.is_long and len(after) < size)
+        if len(after) >= 2 * size:
+            assert streak.is_long == (limit != 1)
 
 
 def test_keep_rate_starts_at_one_and_stays_while_all_are_kept() -> None:
