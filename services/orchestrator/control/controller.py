@@ -8,6 +8,7 @@ from typing import Literal
 
 from dapo.algo.batches import ScoredGroup, build_batch
 from dapo.algo.dynamic_sampling import KeepRate
+from dapo.algo.early_stopping import reason_to_stop
 from dapo.algo.pacing import Cut, Issue, Pacing
 from dapo.algo.statistics import summarise_batch, summarise_graded
 from dapo.bus import Delivery, GroupRecord
@@ -225,11 +226,14 @@ class Controller:
                 self._pacing.dropped(group_id)
 
     async def _advance(self) -> None:
-        """Cut every batch that is due, then issue what pacing admits."""
+        """Cut every batch that is due; then end where nothing follows, or issue what pacing admits."""
         if self._version is None or self._draining:
             return
         while (cut := self._pacing.cut()) is not None:
             await self._cut(cut)
+        rule = self._spec.evaluation.early_stopping
+        if not self._pacing.all_cut and (why := reason_to_stop(rule, self._recorder.evaluations)):
+            await self._end_early("succeeded", why)
         if self._pacing.all_cut:
             await self._drain()
         elif self._issuer.waiting:

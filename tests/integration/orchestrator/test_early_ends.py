@@ -4,8 +4,13 @@ import asyncio
 import random
 from pathlib import Path
 
+import pytest
+
+from dapo.algo.early_stopping import reason_to_stop
 from dapo.bus import Bus
 from dapo.bus.server.embedded import EmbeddedValkey
+from dapo.records.evaluations import read_evaluations
+from dapo.records.json_lines import read_json_lines
 from tests.integration.orchestrator.test_evaluator import evaluated
 from tests.integration.orchestrator.test_takeover import IDENTITY, live_and_die
 from tests.support.orchestrator.control import PROMPTS, STEPS, Seen, Workers, make_spec, run_scripted
@@ -86,40 +91,6 @@ def test_what_is_evaluated_is_left_when_the_run_fails(valkey: EmbeddedValkey, tm
     assert not (seen.run_dir / "evaluations.jsonl").exists()
 
 
-def test_a_run_whose_orchestrator_dies_again_and_again_comes_to_the_same_early_end(
-    valkey: EmbeddedValkey, tmp_path: Path
-) -> None:
-    spec = make_spec(tmp_path, staleness=1, max_uniform_batches=5)
-    seen = Seen(tmp_path / "run")
-
-    async def scenario() -> Workers:
-        bus = await Bus.connect(valkey.url, IDENTITY.run_id)
-        await bus.runs.create(spec.model_dump_json(), "", "")
-        workers = Workers(bus, until(3 * PROMPTS))
-        tasks = [asyncio.create_task(work) for work in (workers.generate("generator-0", 1), workers.verify())]
-        learning = asyncio.create_task(workers.learn())
-        try:
-            async with asyncio.timeout(90):
-                assert await live_and_die(valkey.url, spec, seen, random.Random(3)) > 3
-                await learning
-        finally:
-            for task in (*tasks, learning):
-                task.cancel()
-            await asyncio.wait({*tasks, learning})
-            seen.ledger, seen.open = await bus.groups.ledger(), await bus.groups.open_ids()
-            seen.issued, seen.ending = await bus.groups.issued_total(), (await bus.decisions.read()).ending
-            await bus.close()
-        return workers
-
-    workers = asyncio.run(scenario())
-    assert seen.ending is not None
-    assert "of the last 20 groups" in seen.ending.message
-    assert [batch.batch for batch in workers.batches] == [0, 1, 2]
-    assert seen.ledger["trained"] == 3 * PROMPTS
-    assert seen.open == []
-    assert sum(seen.ledger.values()) == seen.issued
-
-
 def test_the_run_has_failed_once_a_checkpoint_covers_what_was_trained(valkey: EmbeddedValkey, tmp_path: Path) -> None:
     async def play(stage: Stage) -> None:
         bus = await stage.bus()
@@ -136,3 +107,82 @@ def test_the_run_has_failed_once_a_checkpoint_covers_what_was_trained(valkey: Em
     summary = stage.summary()
     assert (summary["state"], summary["steps"], summary["steps_total"]) == ("failed", 2, STEPS)
     assert summary["message"].startswith("dynamic sampling finds nothing to train on: of the last 8 groups")
+
+
+RULE = {"set": "exam", "patience": 1}
+
+
+def test_evaluations_that_do_not_rise_end_the_run_as_on_its_last_step(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    spec = evaluated(tmp_path, every_steps=1, prompts_in_flight=6, early_stopping=RULE)
+    workers, seen = run_scripted(valkey, "patience", spec, until(10**6), learn_s=0.5)
+    ending = seen.ending
+    assert ending is not None
+    assert ending.state == "succeeded"
+    assert ending.message.startswith("exam has not risen above avg@3 = 0.6667 of step 0 up to step ")
+    # What was cut by then is trained, and its last version evaluated.
+    assert 1 <= ending.steps < STEPS
+    assert len(workers.batches) == ending.steps == len(seen.rows)
+    rows = read_evaluations(seen.run_dir)
+    assert rows[-1]["step"] == ending.steps
+    assert (rows[-1]["version_min"], rows[-1]["version_max"]) == (ending.steps, ending.steps)
+    assert seen.open == []
+    assert sum(seen.ledger.values()) == seen.issued
+    assert seen.states == ["running", "draining"]
+    # Who goes on from the same evaluations, with nothing decided, decides the same.
+    assert reason_to_stop(spec.evaluation.early_stopping, rows) == ending.message
+
+
+def test_a_base_model_that_is_good_enough_is_not_trained(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    spec = evaluated(tmp_path, every_steps=5, early_stopping={"set": "exam", "threshold": 0.6})
+    workers, seen = run_scripted(valkey, "good", spec, until(10**6))
+    assert seen.ending is not None
+    assert (seen.ending.state, seen.ending.steps) == ("succeeded", 0)
+    assert "exam has reached avg@3 = 0.6667 at step 0" in seen.ending.message
+    assert workers.batches == []
+    assert [row["step"] for row in read_evaluations(seen.run_dir)] == [0]
+    assert seen.open == []
+
+
+@pytest.mark.parametrize("why", ["uniform", "evaluations"])
+def test_a_run_whose_orchestrator_dies_again_and_again_ends_early_once(
+    valkey: EmbeddedValkey, tmp_path: Path, why: str
+) -> None:
+    spec, last = make_spec(tmp_path, staleness=1, max_uniform_batches=5), 3 * PROMPTS
+    if why == "evaluations":
+        spec, last = evaluated(tmp_path, every_steps=1, prompts_in_flight=6, early_stopping=RULE), 10**6
+    seen = Seen(tmp_path / "run")
+
+    async def scenario() -> Workers:
+        bus = await Bus.connect(valkey.url, IDENTITY.run_id)
+        await bus.runs.create(spec.model_dump_json(), "", "")
+        workers = Workers(bus, until(last), learn_s=0.8)
+        tasks = [asyncio.create_task(work) for work in (workers.generate("generator-0", 1), workers.verify())]
+        learning = asyncio.create_task(workers.learn())
+        try:
+            async with asyncio.timeout(90):
+                assert await live_and_die(valkey.url, spec, seen, random.Random(3)) > 3
+                await learning
+        finally:
+            for task in (*tasks, learning):
+                task.cancel()
+            await asyncio.wait({*tasks, learning})
+            seen.ledger, seen.open = await bus.groups.ledger(), await bus.groups.open_ids()
+            seen.issued, seen.ending = await bus.groups.issued_total(), (await bus.decisions.read()).ending
+            await bus.close()
+        return workers
+
+    workers = asyncio.run(scenario())
+    ending = seen.ending
+    assert ending is not None
+    if why == "uniform":
+        assert (ending.state, ending.steps) == ("failed", 3)
+        assert "of the last 20 groups" in ending.message
+    else:
+        assert ending.state == "succeeded"
+        assert read_evaluations(seen.run_dir)[-1]["step"] == ending.steps < STEPS
+    assert [batch.batch for batch in workers.batches] == list(range(ending.steps))
+    rows = read_json_lines(seen.run_dir / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, ending.steps + 1))
+    assert seen.ledger["trained"] == ending.steps * PROMPTS
+    assert seen.open == []
+    assert sum(seen.ledger.values()) == seen.issued
