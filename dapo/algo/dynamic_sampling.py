@@ -1,15 +1,18 @@
-"""Dynamic sampling (DAPO, arXiv 2503.14476 section 3.2): which groups carry a gradient, and how many do."""
+"""Dynamic sampling (DAPO, arXiv 2503.14476 section 3.2): which groups carry a gradient, how many do, and what is done
+where they do not: the run ends after too many, and prompts may rest."""
 
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from math import sqrt
 from statistics import NormalDist
+from typing import NamedTuple
 
 _LOWEST_UPPER_BOUND = 0.05
 """Floor of `KeepRate.upper`: at most 20 prompts are in flight for each group that is needed."""
 _TOLD_AFTER = 2
 """Batches' worth of uniform groups in a row of which people are told."""
+_NEVER = -1
 
 
 class Uniform(StrEnum):
@@ -126,3 +129,57 @@ class KeepRate:
     def is_low(self, threshold: float, *, at_least: int = 32) -> bool:
         """Whether the share kept is below `threshold`; False before `at_least` groups were observed."""
         return self.observed >= at_least and self.mean < threshold
+
+
+class RowStreak(NamedTuple):
+    """Groups of one row of the data in a row that were of one kind."""
+
+    kind: Uniform
+    groups: int
+    until: int
+    """Last epoch in which the row rests; −1 where it does not."""
+
+    def stored(self) -> str:
+        return f"{self.groups} {self.until} {self.kind}"
+
+
+class Resting:
+    """The rule as a state machine, by ids of rows.
+
+    Once `after` groups of a row in a row were all correct, or all of them all wrong, the row is left out of the next
+    `epochs` epochs. Then it is asked again, and one more such group sends it back; one that is kept, or of the other
+    kind, begins the count anew. `after` None: no row rests, and nothing is remembered.
+    """
+
+    def __init__(self, after: int | None, epochs: int) -> None:
+        self._after = after
+        self._epochs = epochs
+        self._rows: dict[str, RowStreak] = {}
+
+    def take_up(self, stored: Mapping[str, str]) -> None:
+        """Go on with what `observe` has returned, by row."""
+        for row, text in stored.items():
+            groups, until, kind = text.split(maxsplit=2)
+            self._rows[row] = RowStreak(Uniform(kind), int(groups), int(until))
+
+    def observe(self, row: str, epoch: int, kind: Uniform | None) -> str | None:
+        """Count a group of that epoch; None is one that was kept. Returns what is to be remembered of the row, empty
+        for nothing, or None without the rule."""
+        if self._after is None:
+            return None
+        before = self._rows.pop(row, None)
+        if kind is None:
+            return ""
+        groups, until = 1, _NEVER
+        if before is not None and before.kind == kind:
+            groups, until = before.groups + 1, before.until
+        if groups >= self._after:
+            # A group of an earlier epoch may be settled last.
+            until = max(until, epoch + self._epochs)
+        self._rows[row] = streak = RowStreak(kind, groups, until)
+        return streak.stored()
+
+    def rests(self, row: str, epoch: int) -> bool:
+        """Whether that epoch leaves the row out."""
+        streak = self._rows.get(row)
+        return self._after is not None and streak is not None and epoch <= streak.until

@@ -36,6 +36,7 @@ class Keys:
         self.again = self.prefix + "again"
         self.history = self.prefix + "history"
         self.uniform = self.prefix + "uniform"
+        self.resting = self.prefix + "resting"
         self.cuts = self.prefix + "cuts"
         self.evaluating = self.prefix + "evaluating"
         self.ending = self.prefix + "ending"

@@ -5,11 +5,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from dapo.bus.ledger import FINAL, GroupState
-from dapo.bus.parts.part import Part
+from dapo.bus.parts.part import Part, chunks
 from dapo.v1 import messages_pb2 as pb
 
 HISTORY = 512
 """Settled groups of which is known whether they were kept; the newest."""
+_CHUNK = 1000
+"""Rows of one write."""
 
 
 class IssuedPrompt(NamedTuple):
@@ -48,6 +50,8 @@ class Decided(NamedTuple):
     """Whether the newest groups were kept, oldest first."""
     uniform: dict[str, int]
     """Groups that were filtered since the last that was kept, by reason."""
+    resting: dict[str, str]
+    """What settlements have remembered of rows of the data, by their ids."""
     ending: Ending | None
     cut: int
     """Batches cut; the mark at the end of the log counts as one."""
@@ -78,13 +82,15 @@ class Frontier(NamedTuple):
     unsettled: dict[str, str]
     """Epoch and cursor of each prompt whose group is not settled, or settled only by the end of the run, or in a batch
     that the checkpoint does not cover."""
+    resting: dict[str, str]
+    """What settlements have remembered of rows of the data, by their ids."""
 
 
 class Decisions(Part):
     """What is written elsewhere, by issues, settlements and cuts, each in the script that takes effect.
 
     Keys: `log` (batches, and the newest prompt of each kind), `open`, `passed`, `drained`, `history`, `uniform`,
-    `cuts`, and three that are written here: `evaluating`, `ending`, and `again`, prompts to issue once more.
+    `resting`, `cuts`, and three that are written here: `evaluating`, `ending`, and `again`, prompts to issue once more.
     Promise: what is read is the state after some whole number of the orchestrator's decisions, while no other
     orchestrator decides; workers may go on meanwhile.
     Restart: all of it is in Redis; where that is lost, a checkpoint's Frontier brings it back (`begin_at`).
@@ -102,9 +108,10 @@ class Decisions(Part):
         pipeline.hgetall(keys.cuts)
         pipeline.get(keys.evaluating)
         pipeline.hgetall(keys.uniform)
+        pipeline.hgetall(keys.resting)
         pipeline.get(keys.ending)
         found = await self._control.run(pipeline.execute)
-        log, again, training, evaluating, passed, history, cuts, evaluations, uniform, ending = found
+        log, again, training, evaluating, passed, history, cuts, evaluations, uniform, resting, ending = found
         return Decided(
             last_prompt=_prompt(log[b"issued"]) if b"issued" in log else None,
             again=[_prompt(group_id + b" " + place) for group_id, place in sorted(again.items())],
@@ -114,6 +121,7 @@ class Decisions(Part):
             passed=sorted(group_id.decode() for group_id in passed),
             history=[flag == b"1" for flag in history],
             uniform={reason.decode(): int(count) for reason, count in uniform.items()},
+            resting=_texts(resting),
             ending=Ending(**json.loads(ending)) if ending else None,
             cut=int(log.get(b"next", 0)),
             trained=int(log.get(b"trained", -1)) + 1,
@@ -141,8 +149,9 @@ class Decisions(Part):
         pipeline.smembers(keys.drained)
         pipeline.xrange(keys.batches, f"{step + 1}-0", "+")
         pipeline.hgetall(keys.again)
+        pipeline.hgetall(keys.resting)
         found = await self._control.run(pipeline.execute)
-        log, evaluating, history, ledger, open_groups, drained, batches, again = found
+        log, evaluating, history, ledger, open_groups, drained, batches, again, resting = found
         untrained = [pb.TrainBatch.FromString(fields[b"data"]) for _, fields in batches]
         ids = {group.group_id for batch in untrained for group in batch.groups}
         ids |= {group_id.decode() for group_id in (*open_groups, *drained)}
@@ -157,6 +166,7 @@ class Decisions(Part):
             history="".join(flag.decode() for flag in history),
             ledger={state.value: count for state, count in counts.items() if count},
             unsettled=places | await self._places(sorted(ids)),
+            resting=_texts(resting),
         )
 
     async def _places(self, group_ids: Sequence[str]) -> dict[str, str]:
@@ -178,10 +188,17 @@ class Decisions(Part):
         await self._unlink_all(but=(keys.run, keys.events, keys.dead, keys.log, keys.epoch("")))
         if frontier is None:
             return
+        for chunk in chunks(sorted(frontier.resting.items()), _CHUNK):
+            fields = [part for pair in chunk for part in pair]
+            await self._write_as("orchestrator", epoch, "HSET", keys.resting, *fields)
         counts = [part for pair in frontier.ledger.items() for part in pair]
         places = [part for pair in sorted(frontier.unsettled.items()) for part in pair]
         heads = (frontier.issued, frontier.evaluated, frontier.evaluating, frontier.history)
         await self._script("begin_at", epoch, step, *heads, len(frontier.ledger), *counts, *places)
+
+
+def _texts(stored: Mapping[bytes, bytes]) -> dict[str, str]:
+    return {name.decode(): text.decode() for name, text in stored.items()}
 
 
 def _prompt(stored: bytes) -> IssuedPrompt:

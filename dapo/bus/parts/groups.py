@@ -46,6 +46,10 @@ class Settlement(NamedTuple):
     reason: str = ""
     delivery: Delivery | None = None
     """Its entry on `scored`, which is acknowledged."""
+    row: str = ""
+    """Id of the row of the data of which something is to be remembered with this; empty for none."""
+    remembered: str = ""
+    """What; empty to forget it."""
 
 
 class Groups(Part):
@@ -212,11 +216,11 @@ class Groups(Part):
         ValueError, with nothing settled, for a state that is no settlement.
         """
         calls: list[Sequence[str | int]] = []
-        for group_id, state, reason, delivery in settlements:
+        for group_id, state, reason, delivery, row, remembered in settlements:
             if state not in SETTLED:
                 raise ValueError(f"group {group_id}: cannot be settled as {state!r}; use {', '.join(sorted(SETTLED))}")
             message_id = delivery.message_id if delivery else ""
-            calls.append((new_nonce(), epoch, group_id, state, reason, message_id, HISTORY))
+            calls.append((new_nonce(), epoch, group_id, state, reason, message_id, HISTORY, row, remembered))
         replies = await self._control.scripts("settle_group", self._keys.prefix, calls)
         if useless := [one.group_id for one in settlements if one.state != GroupState.KEPT]:
             await self._garbage.sweep(useless)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from dapo.algo.batches import ScoredGroup, build_batch
 from dapo.algo.dynamic_sampling import KeepRate
-from dapo.algo.early_stopping import reason_to_stop
+from dapo.algo.evaluation import reason_to_stop
 from dapo.algo.pacing import Cut, Issue, Pacing
 from dapo.algo.statistics import summarise_batch, summarise_graded
 from dapo.bus import Delivery, GroupRecord
@@ -84,9 +84,9 @@ class Controller:
             keep_rate=keep_rate,
             confidence=spec.asynchrony.keep_rate_confidence,
         )
-        self._issuer = PromptIssuer(bus, spec, dataset, self._pacing, emit)
         self._keep_rate = keep_rate
         self._settler = Settler(bus, spec, recorder.samples)
+        self._issuer = PromptIssuer(bus, spec, dataset, self._pacing, self._settler.resting, emit)
         self._alerts = RunAlerts(spec, keep_rate, self._settler.streak, emit)
         self.ending: Ending | None = None
         self._epoch = 0
@@ -302,6 +302,7 @@ class Controller:
             **measured,
             **reported,
             "learner_idle": learner_idle(reported),
+            "rested_prompts": self._issuer.rested,
             "evaluations": self._evaluator.fresh(),
             "ledger": await self._bus.groups.ledger(),
         }

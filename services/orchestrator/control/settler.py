@@ -5,7 +5,7 @@ import logging
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from dapo.algo.dynamic_sampling import Uniform, UniformStreak, uniform_kind
+from dapo.algo.dynamic_sampling import Resting, Uniform, UniformStreak, uniform_kind
 from dapo.bus import Delivery, GroupRecord, Outcome, Settlement
 from dapo.bus.parts.decisions import Decided
 from dapo.bus.roles import OrchestratorBus
@@ -23,19 +23,21 @@ class Settled(NamedTuple):
 class Settler:
     """Keeps a group iff its raw verdicts differ (with `algorithm.dynamic_sampling`, else always), in the order given.
 
-    `streak` counts the filtered ones since the last that was kept. Some groups of each step are kept for people to
-    read, before the payloads of a filtered one are deleted.
-    Restart: what was settled is in Redis, each settlement with the count in one script.
+    `streak` counts the filtered ones since the last that was kept, `resting` knows which rows of the data later epochs
+    leave out. Some groups of each step are kept for people to read, before the payloads of a filtered one are deleted.
+    Restart: what was settled is in Redis, each settlement in one script with the count and what is known of its row.
     """
 
     def __init__(self, bus: OrchestratorBus, spec: RunSpec, archive: SampleArchive) -> None:
         self._bus = bus
         self._filters = spec.algorithm.dynamic_sampling
         self._archive = archive
+        self.resting = Resting(spec.algorithm.rest_uniform_after, spec.algorithm.rest_epochs)
         self.streak = UniformStreak(spec.training.prompts_per_step, spec.algorithm.max_uniform_batches)
 
     def take_up(self, decided: Decided) -> None:
         self.streak.take_up(decided.uniform)
+        self.resting.take_up(decided.resting)
 
     async def settle(self, scored: Sequence[tuple[Delivery, GroupRecord]], epoch: int) -> list[Settled]:
         """Those that nobody had settled before, and all that failed. Raises Fenced."""
@@ -44,7 +46,7 @@ class Settler:
             *(self._keep_sample(record, kind) for (_, record), kind in zip(scored, kinds, strict=True))
         )
         settlements = [
-            _settlement(delivery, record, kind) for (delivery, record), kind in zip(scored, kinds, strict=True)
+            self._settlement(delivery, record, kind) for (delivery, record), kind in zip(scored, kinds, strict=True)
         ]
         outcomes = await self._bus.groups.settle_many(settlements, epoch)
         settled: list[Settled] = []
@@ -71,10 +73,9 @@ class Settler:
             except OSError as error:
                 log.warning("group %s is not kept in samples.jsonl: %s", record.group_id, error)
 
-
-def _settlement(delivery: Delivery, record: GroupRecord, kind: Uniform | None) -> Settlement:
-    if record.state == "failed":  # which is final: its notice is acknowledged
-        return Settlement(record.group_id, "surplus", "failed", delivery)
-    if kind:
-        return Settlement(record.group_id, "filtered", kind, delivery)
-    return Settlement(record.group_id, "kept", "", delivery)
+    def _settlement(self, delivery: Delivery, record: GroupRecord, kind: Uniform | None) -> Settlement:
+        if record.state == "failed":  # which is final: its notice is acknowledged
+            return Settlement(record.group_id, "surplus", "failed", delivery)
+        decided = Settlement(record.group_id, "filtered" if kind else "kept", kind or "", delivery)
+        remembered = self.resting.observe(record.task.row_id, record.task.epoch, kind)
+        return decided if remembered is None else decided._replace(row=record.task.row_id, remembered=remembered)

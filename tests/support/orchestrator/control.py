@@ -217,3 +217,15 @@ def run_scripted(
 def some_uniform(group_id: str, index: int) -> bool:
     """A third of the groups are all wrong, the rest mixed."""
     return int(group_id[1:]) % 3 != 0 and index % 2 == 0
+
+
+def mixed_until(last: int) -> Verdict:
+    """Verdicts: groups up to that number are mixed, of the later ones three are all correct for each that is all
+    wrong."""
+
+    def correct(group_id: str, index: int) -> bool:
+        if group_id[0] == "e" or int(group_id[1:]) <= last:
+            return index % 2 == 0
+        return int(group_id[1:]) % 4 != 0
+
+    return correct
