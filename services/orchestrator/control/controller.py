@@ -271,7 +271,8 @@ class Controller:
         self.ending = ending = Ending(steps, state, why)
         await self._bus.decisions.end(ending, self._epoch)
         self._pacing.end_after(steps)
-        await self._emit(Alert(cause="ends_early", message=f"the run ends with step {steps}: {why}"))
+        when = f"with step {steps}" if steps else "before its first step"
+        await self._emit(Alert(cause="ends_early", message=f"the run ends {when}: {why}"))
         await self._end_evaluations(ending)
 
     async def _end_evaluations(self, ending: Ending) -> None:

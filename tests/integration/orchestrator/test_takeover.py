@@ -226,3 +226,44 @@ def test_a_run_whose_orchestrator_dies_again_and_again_ends_early_once(
     assert seen.ledger["trained"] == ending.steps * PROMPTS
     assert seen.open == []
     assert sum(seen.ledger.values()) == seen.issued
+
+
+def test_a_decision_to_end_early_binds_the_successor(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    """Though by then there would be something to train on again."""
+    spec = make_spec(tmp_path, staleness=1, max_uniform_batches=3)
+    seen = Seen(tmp_path / "run")
+
+    async def scenario() -> Workers:
+        bus = await Bus.connect(valkey.url, IDENTITY.run_id)
+        await bus.runs.create(spec.model_dump_json(), "", "")
+        workers = Workers(bus, mixed_until(2 * PROMPTS))
+
+        async def die(_: Bus, kind: str, data: dict[str, Any]) -> None:
+            if kind == "alert" and data.get("kind") == "ends_early":
+                workers.correct = mixed_until(10**6)
+                raise BusUnavailable("dead")
+
+        seen.react = die
+        working = (workers.generate("generator-0", 1), workers.verify(), workers.learn())
+        tasks = [asyncio.create_task(work) for work in working]
+        try:
+            async with asyncio.timeout(60):
+                assert not await live(bus, spec, seen)
+                decided = (await bus.decisions.read()).ending
+                assert decided is not None
+                successor = await Bus.connect(valkey.url, IDENTITY.run_id, instance="successor")
+                assert await live(successor, spec, seen)
+                assert (await successor.decisions.read()).ending == decided
+                await successor.close()
+                await tasks[-1]
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            seen.open = await bus.groups.open_ids()
+            await bus.close()
+        return workers
+
+    workers = asyncio.run(scenario())
+    assert [batch.batch for batch in workers.batches] == [0, 1]
+    assert seen.open == []
