@@ -1,4 +1,4 @@
-"""The `dapo runs` commands: what runs have written, read from their folders."""
+"""The `dapo runs` commands: of runs as their service has them, and of what they have written."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,8 +6,14 @@ from typing import Annotated
 import typer
 
 from dapo.cli.errors import fail
+from dapo.cli.runs import remote
 
-runs = typer.Typer(no_args_is_help=True, help="Look into runs.")
+runs = typer.Typer(no_args_is_help=True, help="Steer runs and look into them.")
+runs.command("list")(remote.list_runs)
+runs.command()(remote.resume)
+runs.command()(remote.scale)
+runs.command()(remote.stop)
+runs.command()(remote.purge)
 _GROUPS = 4
 _PROMPTS = 30
 

@@ -82,10 +82,10 @@ def explain(streak: UniformStreak) -> str:
     correct, wrong = streak.count(Uniform.CORRECT), streak.count(Uniform.WRONG)
     advice = []
     if correct:
-        advice.append("What is all correct has been learnt: give harder data, or end here.")
+        advice.append("What is all correct has been learnt: end here, or train what dapo export writes on harder data.")
     if wrong:
         advice.append(
-            "What is all wrong is too hard (give easier data), has too little room (truncated_share; raise "
+            "What is all wrong is too hard (train on easier data first), has too little room (truncated_share; raise "
             "sampling.max_response_tokens), or is graded wrongly: try the gold answers with `dapo data inspect "
             "--grader` and read responses with `dapo runs samples`."
         )

@@ -14,7 +14,7 @@ import pytest
 from dapo.bus import BusError
 from dapo.bus.server.embedded import EmbeddedValkey
 from dapo.contracts.events import ServiceChanged
-from services.orchestrator.runs import driver as driver_module
+from services.orchestrator.runs import completion, monitor
 from tests.support.disks import fill, small_disk
 from tests.support.orchestrator.control import PROMPTS, STEPS, make_spec
 from tests.support.orchestrator.launcher import FakeLauncher
@@ -54,7 +54,7 @@ def test_a_worker_that_fails_after_the_last_checkpoint_fails_no_run(valkey: Embe
 def test_a_stop_in_the_last_second_leaves_a_run_what_it_has_become(
     valkey: EmbeddedValkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commit: bool, state: str
 ) -> None:
-    monkeypatch.setattr(driver_module, "_LOG_POLL_S", 60.0)
+    monkeypatch.setattr(completion, "_POLL_S", 60.0)
 
     async def play(stage: Stage) -> None:
         bus = await stage.bus()
@@ -226,10 +226,17 @@ def order(event_id: str) -> tuple[int, ...]:
     return tuple(map(int, event_id.split("-")))
 
 
+@pytest.fixture
+def short_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A heartbeat is the predecessor's for a moment only."""
+    monkeypatch.setattr(monitor, "HEARTBEAT_TTL_S", 0.5)
+
+
+@pytest.mark.usefixtures("short_lives")
 def test_a_silent_worker_is_told_of_once(valkey: EmbeddedValkey, tmp_path: Path) -> None:
     async def play(stage: Stage) -> None:
         bus = await stage.bus()
-        await bus.registry.beat("verifier", "verifier-0", ttl_s=1.5)
+        await bus.registry.beat("verifier", "verifier-0", ttl_s=3.0)
         await eventually(stage.alerts)
         await asyncio.sleep(2)
         await bus.close()
@@ -262,6 +269,24 @@ def test_an_embedded_valkey_that_is_killed_comes_back_and_the_run_trains_to_its_
     assert ledger["trained"] == STEPS * PROMPTS
     assert stage.summary()["issued_groups"] == sum(ledger.values())
     assert stage.steps() == STEPS
+
+
+def test_an_embedded_valkey_that_dies_too_often_is_named_with_the_end_of_its_log(tmp_path: Path) -> None:
+    async def play(stage: Stage) -> None:
+        await (await stage.bus()).close()
+        port = urlsplit(stage.launcher.applied[0][0].redis_url).port
+        for number in range(1, 7):
+            (server,) = [one for one in psutil.Process().children() if f":{port}" in " ".join(one.cmdline())]
+            server.kill()
+            told = f"(restart {number} of 5)"
+            await eventually(lambda told=told: any(told in one for one in stage.alerts()) or stage.states()[1:])
+
+    stage = run_stage(make_spec(tmp_path, staleness=1), tmp_path / "run", play, url=None)
+    assert stage.states()[-1] == "failed"
+    message = stage.summary()["message"]
+    assert message.startswith("after 5 restarts the embedded Valkey was ended by signal 9\n")
+    assert f"{tmp_path}/run/redis/valkey.log" in message
+    assert "Ready to accept connections" in message
 
 
 def started_again(stage: Stage) -> list[str]:
@@ -316,10 +341,11 @@ def test_a_worker_that_ends_again_and_again_ends_the_run(valkey: EmbeddedValkey,
     )
 
 
+@pytest.mark.usefixtures("short_lives")
 def test_a_frozen_worker_is_told_of_and_then_started_again(valkey: EmbeddedValkey, tmp_path: Path) -> None:
     async def play(stage: Stage) -> None:
         bus = await stage.bus()
-        await bus.registry.beat("verifier", "verifier-0", ttl_s=1.5)
+        await bus.registry.beat("verifier", "verifier-0", ttl_s=3.0)
         await eventually(lambda: stage.launcher.restarted)
         await bus.close()
         await stage.driver.stop()

@@ -80,7 +80,8 @@ class Workers:
     async def generate(self, worker_id: str, seed: int) -> None:
         rng = random.Random(seed)
         while True:
-            for delivery in await self.bus.streams.consume("prompts", worker_id, count=2, block_s=0.2):
+            claimed = await self.bus.streams.claim_dead("prompts", "generator", worker_id, count=64)
+            for delivery in claimed or await self.bus.streams.consume("prompts", worker_id, count=2, block_s=0.2):
                 task = await self.bus.groups.read_task(delivery.data.decode())
                 self.issued_at[task.group_id] = task.issued_version
                 self.rows_of[task.group_id] = (task.epoch, task.cursor)
@@ -111,8 +112,9 @@ class Workers:
     async def verify(self) -> None:
         grades = []
         while True:
-            deliveries = await self.bus.streams.consume("completions", "verifier-0", count=64, block_s=0.2)
-            for delivery in deliveries:
+            claimed = await self.bus.streams.claim_dead("completions", "verifier", "verifier-0", count=64)
+            new = await self.bus.streams.consume("completions", "verifier-0", count=64, block_s=0.2)
+            for delivery in [*claimed, *new]:
                 completion = pb.Completion.FromString(delivery.data)
                 correct = self.correct(completion.group_id, completion.index)
                 reward = 1.0 if correct else -1.0
@@ -176,7 +178,7 @@ async def run_control(url: str, run_id: str, spec: RunSpec, workers: Workers, se
     recorder = Recorder.create(seen.run_dir, spec, RunIdentity(run_id, "2026-01-02T03:04:05.000+00:00"))
     seen.rows = recorder.rows
     controller = make_controller(bus, spec, recorder, seen)
-    control = asyncio.create_task(controller.run())
+    control = asyncio.create_task(controller.run(await bus.lease.acquire("orchestrator")))
     learner = asyncio.create_task(workers.learn())
     background = [
         asyncio.create_task(work)
