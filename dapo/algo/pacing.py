@@ -71,6 +71,17 @@ class Pacing:
         self._cut, self._trained, self._version = cut, max(trained, version), version
         self._in_flight, self._ready, self._passed = dict(in_flight), dict(ready), dict(passed)
 
+    def end_after(self, steps: int) -> None:
+        """The run has only so many batches, fewer than was said. Raises ValueError where more are cut."""
+        if not self._cut <= steps <= self._steps:
+            raise ValueError(f"the run cannot end after {steps} of {self._steps} batches: {self._cut} are cut")
+        self._steps = steps
+
+    @property
+    def steps(self) -> int:
+        """Batches of the whole run."""
+        return self._steps
+
     @property
     def version(self) -> int:
         """The newest version that every generator serves."""
@@ -88,6 +99,10 @@ class Pacing:
     def ready(self) -> int:
         """Kept groups that wait for a batch."""
         return len(self._ready)
+
+    @property
+    def batches_cut(self) -> int:
+        return self._cut
 
     @property
     def cut_untrained(self) -> int:

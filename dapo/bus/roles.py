@@ -13,7 +13,7 @@
 | payloads   | get, measure           | put                     | get                | get, measure        |
 | batches    | cut, read, read steps  |                         |                    | read, record steps, |
 |            |                        |                         |                    | commit, sync        |
-| decisions  | read, save, begin      |                         |                    | frontier            |
+| decisions  | read, save, end, begin |                         |                    | frontier            |
 | weights    | members, version       | member, read commands,  |                    | members,            |
 |            |                        | reply, version, forget  |                    | command, publish    |
 
@@ -24,8 +24,8 @@ goes beyond its own, and nothing checks it at run time.
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from dapo.bus.parts.decisions import Decided, Frontier
-from dapo.bus.parts.groups import Outcome, Refill
+from dapo.bus.parts.decisions import Decided, Ending, Frontier
+from dapo.bus.parts.groups import Outcome, Refill, Settlement
 from dapo.bus.parts.records import GroupRecord
 from dapo.bus.parts.streams import Delivery, Held
 from dapo.bus.server.outage import Outage
@@ -147,6 +147,7 @@ class OrchestratorGroups(FailsGroups, Protocol):
     async def settle(
         self, delivery: Delivery | None, group_id: str, state: str, reason: str, epoch: int
     ) -> Outcome: ...
+    async def settle_many(self, settlements: Sequence[Settlement], epoch: int) -> list[Outcome]: ...
     async def read_known(self, group_ids: Sequence[str]) -> list[GroupRecord]: ...
     async def close(self, group_ids: Sequence[str], reason: str, epoch: int) -> None: ...
     async def close_open(self, reason: str, epoch: int) -> int: ...
@@ -169,6 +170,7 @@ class OrchestratorBatches(ReadsBatches, Protocol):
 class OrchestratorDecisions(Protocol):
     async def read(self) -> Decided: ...
     async def save_evaluations(self, standing: Mapping[str, Any], epoch: int) -> None: ...
+    async def end(self, ending: Ending, epoch: int) -> None: ...
     async def begin_at(self, step: int, frontier: Frontier | None, epoch: int) -> None: ...
 
 

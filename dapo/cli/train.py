@@ -190,7 +190,7 @@ def _report(end: Run, summary: Mapping[str, Any] | None, folder: Path, console: 
     lines = []
     if end["state"] in _ENDED:
         lines.append(f"run {end['id']} {end['state']}")
-    if end["message"] and end["state"] == "failed":
+    if end["message"] and end["state"] in ("succeeded", "failed"):
         lines[0] += f": {end['message']}"
     lines += summary_lines(summary) if summary else []
     lines.append(f"run folder  {folder}")
@@ -216,6 +216,8 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     if summary["ledger"]:
         states = ", ".join(f"{count} {state}" for state, count in summary["ledger"].items() if count)
         lines.append(f"groups      {sum(summary['ledger'].values())} issued: {states}")
+    if summary.get("rested_prompts"):
+        lines.append(f"rested      {summary['rested_prompts']} prompts were left out of later epochs")
     if summary.get("restarts"):
         lines.append(f"restarts    {summary['restarts']} (RUN_DIR/events.jsonl says of what and why)")
     return lines

@@ -35,7 +35,7 @@ class StateChanged(_Event):
     kind: Literal["state"] = "state"
     state: str
     message: str = ""
-    """Why it failed or was stopped."""
+    """Why it failed, was stopped, or ended before its last step."""
 
 
 class StepFinished(_Event):

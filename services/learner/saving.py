@@ -175,8 +175,9 @@ class Saving:
         self._store.prune(self._epoch)
 
     def finish(self, step: int) -> None:
-        """On all ranks, at the end of the log: a checkpoint of the last step, and nothing left in the log."""
-        if self.step != step:
+        """On all ranks, at the end of the log: a checkpoint of the last step (where anything was trained), and nothing
+        left in the log."""
+        if step and self.step != step:
             self.save(step)
         if self._ranks.leads:
             self._release(step)

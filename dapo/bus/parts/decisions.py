@@ -2,14 +2,16 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from dapo.bus.ledger import FINAL, GroupState
-from dapo.bus.parts.part import Part
+from dapo.bus.parts.part import Part, chunks
 from dapo.v1 import messages_pb2 as pb
 
 HISTORY = 512
 """Settled groups of which is known whether they were kept; the newest."""
+_CHUNK = 1000
+"""Rows of one write."""
 
 
 class IssuedPrompt(NamedTuple):
@@ -18,6 +20,17 @@ class IssuedPrompt(NamedTuple):
     group_id: str
     epoch: int
     cursor: int
+
+
+class Ending(NamedTuple):
+    """A run ends before its last step, as on its last step: what is cut is trained, the last checkpoint is written."""
+
+    steps: int
+    """Batches that it has."""
+    state: Literal["succeeded", "failed"]
+    """What becomes of it."""
+    message: str
+    """Why."""
 
 
 class Decided(NamedTuple):
@@ -35,6 +48,11 @@ class Decided(NamedTuple):
     """Groups that were filtered or became surplus, and which no batch has named yet as passed over for it."""
     history: list[bool]
     """Whether the newest groups were kept, oldest first."""
+    uniform: dict[str, int]
+    """Groups that were filtered since the last that was kept, by reason."""
+    resting: dict[str, str]
+    """What settlements have remembered of rows of the data, by their ids."""
+    ending: Ending | None
     cut: int
     """Batches cut; the mark at the end of the log counts as one."""
     trained: int
@@ -46,7 +64,10 @@ class Decided(NamedTuple):
 
 
 class Frontier(NamedTuple):
-    """What a checkpoint must know of the decisions, so that a run can go on from it alone. Of JSON types."""
+    """What a checkpoint must know of the decisions, so that a run can go on from it alone. Of JSON types.
+
+    Not of it are the end of the run and the streak of uniform groups that may have been its reason: whoever has a run
+    go on has mended that."""
 
     issued: str
     """Id, epoch and cursor of the newest prompt, with spaces between; empty before the first."""
@@ -61,13 +82,15 @@ class Frontier(NamedTuple):
     unsettled: dict[str, str]
     """Epoch and cursor of each prompt whose group is not settled, or settled only by the end of the run, or in a batch
     that the checkpoint does not cover."""
+    resting: dict[str, str]
+    """What settlements have remembered of rows of the data, by their ids."""
 
 
 class Decisions(Part):
     """What is written elsewhere, by issues, settlements and cuts, each in the script that takes effect.
 
-    Keys: `log` (batches, and the newest prompt of each kind), `open`, `passed`, `drained`, `history`, `cuts`, and two
-    that are written here: `evaluating`, and `again`, prompts to issue once more.
+    Keys: `log` (batches, and the newest prompt of each kind), `open`, `passed`, `drained`, `history`, `uniform`,
+    `resting`, `cuts`, and three that are written here: `evaluating`, `ending`, and `again`, prompts to issue once more.
     Promise: what is read is the state after some whole number of the orchestrator's decisions, while no other
     orchestrator decides; workers may go on meanwhile.
     Restart: all of it is in Redis; where that is lost, a checkpoint's Frontier brings it back (`begin_at`).
@@ -84,7 +107,11 @@ class Decisions(Part):
         pipeline.lrange(keys.history, 0, -1)
         pipeline.hgetall(keys.cuts)
         pipeline.get(keys.evaluating)
-        log, again, training, evaluating, passed, history, cuts, evaluations = await self._control.run(pipeline.execute)
+        pipeline.hgetall(keys.uniform)
+        pipeline.hgetall(keys.resting)
+        pipeline.get(keys.ending)
+        found = await self._control.run(pipeline.execute)
+        log, again, training, evaluating, passed, history, cuts, evaluations, uniform, resting, ending = found
         return Decided(
             last_prompt=_prompt(log[b"issued"]) if b"issued" in log else None,
             again=[_prompt(group_id + b" " + place) for group_id, place in sorted(again.items())],
@@ -93,6 +120,9 @@ class Decisions(Part):
             open_evaluation_groups=[group_id.decode() for group_id in evaluating],
             passed=sorted(group_id.decode() for group_id in passed),
             history=[flag == b"1" for flag in history],
+            uniform={reason.decode(): int(count) for reason, count in uniform.items()},
+            resting=_texts(resting),
+            ending=Ending(**json.loads(ending)) if ending else None,
             cut=int(log.get(b"next", 0)),
             trained=int(log.get(b"trained", -1)) + 1,
             cut_metrics={int(number): json.loads(data) for number, data in cuts.items()},
@@ -102,6 +132,10 @@ class Decisions(Part):
     async def save_evaluations(self, standing: Mapping[str, Any], epoch: int) -> None:
         """What the evaluator needs to go on with. Raises Fenced."""
         await self._write_as("orchestrator", epoch, "SET", self._keys.evaluating, json.dumps(standing))
+
+    async def end(self, ending: Ending, epoch: int) -> None:
+        """For the orchestrator that takes over before the run has come to that end. Raises Fenced."""
+        await self._write_as("orchestrator", epoch, "SET", self._keys.ending, json.dumps(ending._asdict()))
 
     async def frontier(self, step: int) -> Frontier:
         """For the checkpoint of `step` finished steps. For the learner, which has recorded them all."""
@@ -115,8 +149,9 @@ class Decisions(Part):
         pipeline.smembers(keys.drained)
         pipeline.xrange(keys.batches, f"{step + 1}-0", "+")
         pipeline.hgetall(keys.again)
+        pipeline.hgetall(keys.resting)
         found = await self._control.run(pipeline.execute)
-        log, evaluating, history, ledger, open_groups, drained, batches, again = found
+        log, evaluating, history, ledger, open_groups, drained, batches, again, resting = found
         untrained = [pb.TrainBatch.FromString(fields[b"data"]) for _, fields in batches]
         ids = {group.group_id for batch in untrained for group in batch.groups}
         ids |= {group_id.decode() for group_id in (*open_groups, *drained)}
@@ -131,6 +166,7 @@ class Decisions(Part):
             history="".join(flag.decode() for flag in history),
             ledger={state.value: count for state, count in counts.items() if count},
             unsettled=places | await self._places(sorted(ids)),
+            resting=_texts(resting),
         )
 
     async def _places(self, group_ids: Sequence[str]) -> dict[str, str]:
@@ -152,10 +188,17 @@ class Decisions(Part):
         await self._unlink_all(but=(keys.run, keys.events, keys.dead, keys.log, keys.epoch("")))
         if frontier is None:
             return
+        for chunk in chunks(sorted(frontier.resting.items()), _CHUNK):
+            fields = [part for pair in chunk for part in pair]
+            await self._write_as("orchestrator", epoch, "HSET", keys.resting, *fields)
         counts = [part for pair in frontier.ledger.items() for part in pair]
         places = [part for pair in sorted(frontier.unsettled.items()) for part in pair]
         heads = (frontier.issued, frontier.evaluated, frontier.evaluating, frontier.history)
         await self._script("begin_at", epoch, step, *heads, len(frontier.ledger), *counts, *places)
+
+
+def _texts(stored: Mapping[bytes, bytes]) -> dict[str, str]:
+    return {name.decode(): text.decode() for name, text in stored.items()}
 
 
 def _prompt(stored: bytes) -> IssuedPrompt:

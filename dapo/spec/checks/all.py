@@ -6,7 +6,7 @@ A problem refuses the spec; a warning is shown and the run goes on.
 from collections.abc import Callable, Iterator
 
 from dapo.spec.checks.data import data, unused_template_arguments
-from dapo.spec.checks.evaluation import best_checkpoint, evaluation
+from dapo.spec.checks.evaluation import best_checkpoint, early_stopping, evaluation
 from dapo.spec.checks.graders import graders
 from dapo.spec.checks.metrics import reflection_patterns
 from dapo.spec.checks.model import model_path
@@ -31,6 +31,7 @@ _PROBLEMS: tuple[Check, ...] = (
     graders,
     evaluation,
     best_checkpoint,
+    early_stopping,
     fields_without_effect,
     training_course,
     training_memory,

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Sequence
 
+from dapo.algo.dynamic_sampling import Resting
 from dapo.algo.frontier import Frontier, FrontierItem
 from dapo.algo.pacing import Pacing
 from dapo.bus import BusFull
@@ -19,16 +20,20 @@ class PromptIssuer:
     """Draws rows from the frontier (seeded shuffle, epochs) and issues them as groups, whose ids it numbers.
 
     A prompt that was drawn is issued once, in order: where Redis is full it waits here, pacing counts it as issued, and
-    nothing else is drawn before it is gone. Restart: the position of the newest prompt is in Redis, written with its
-    issue, and `take_up` goes on behind it; prompts that wait are drawn again, the same. Where Redis was lost, those
-    that the checkpoint calls unsettled come first, under their old numbers.
+    nothing else is drawn before it is gone. Rows that rest are left out, and the places of the order that were left out
+    are known from the newest prompt's place and number. Restart: its position is in Redis, written with its issue, and
+    `take_up` goes on behind it; prompts that wait are drawn again. Where Redis was lost, those that the checkpoint
+    calls unsettled come first, under their old numbers.
     """
 
-    def __init__(self, bus: OrchestratorBus, spec: RunSpec, dataset: Dataset, pacing: Pacing, emit: Emit) -> None:
+    def __init__(
+        self, bus: OrchestratorBus, spec: RunSpec, dataset: Dataset, pacing: Pacing, resting: Resting, emit: Emit
+    ) -> None:
         self._bus = bus
         self._spec = spec
         self._dataset = dataset
         self._pacing = pacing
+        self._resting = resting
         self._emit = emit
         self._frontier = Frontier(dataset.parts, seed=spec.seed, shuffle=spec.data.shuffle)
         self._drawn = 0
@@ -47,6 +52,12 @@ class PromptIssuer:
         except ValueError as error:
             raise ControllerError(f"the run cannot go on behind prompt {last.group_id}: {error}") from error
         self._drawn = number_of(last.group_id) + 1
+
+    @property
+    def rested(self) -> int:
+        """Places of the data's order that were left out so far: with the prompts issued they are all up to here."""
+        epoch, cursor = self._frontier.state()
+        return epoch * len(self._frontier) + cursor - self._drawn
 
     @property
     def waiting(self) -> bool:
@@ -72,7 +83,7 @@ class PromptIssuer:
             self._waiting, self._told_full = [], False
 
     def _draw(self, version: int) -> pb.PromptTask:
-        number, item = self._again.popleft() if self._again else (self._drawn, self._frontier.next())
+        number, item = self._again.popleft() if self._again else (self._drawn, self._next())
         self._drawn = max(self._drawn, number + 1)
         row = self._dataset[item.row]
         task = pb.PromptTask(
@@ -87,6 +98,13 @@ class PromptIssuer:
             issued_version=version,
         )
         return task
+
+    def _next(self) -> FrontierItem:
+        """The next whose row does not rest; there is one within `rest_epochs` + 1 epochs."""
+        while True:
+            item = self._frontier.next()
+            if not self._resting.rests(self._dataset.row_id(item.row), item.epoch):
+                return item
 
 
 def number_of(group_id: str) -> int:

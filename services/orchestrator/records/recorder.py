@@ -161,6 +161,7 @@ class Recorder:
             "step_s_mean": mean_of(self.rows, "step_s"),
             "generated_tokens": self.rows[-1].get("generated_tokens", 0) if self.rows else 0,
             "issued_groups": issued,
+            "rested_prompts": self.rows[-1].get("rested_prompts", 0) if self.rows else 0,
             "restarts": restarts,
             "ledger": dict(ledger),
         }

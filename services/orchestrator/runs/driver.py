@@ -29,7 +29,7 @@ from services.orchestrator.runs.ending import settled, tell_end
 from services.orchestrator.runs.events import RunEvents
 from services.orchestrator.runs.inputs import Inputs, input_problems, open_inputs
 from services.orchestrator.runs.monitor import HealthMonitor
-from services.orchestrator.runs.outcome import STOPPED, RunFailed, RunOutcome, disk_first
+from services.orchestrator.runs.outcome import STOPPED, RunFailed, RunOutcome, at_its_end, disk_first
 from services.orchestrator.runs.placement import Placement
 from services.orchestrator.runs.redis import RunRedis
 from services.orchestrator.runs.resumption import changes, take_up
@@ -86,6 +86,7 @@ class RunDriver:
         self._stopping: RunOutcome | None = None
         self._saving: asyncio.Task[None] | None = None
         self._monitor: HealthMonitor | None = None
+        self._controller: Controller | None = None
         self._provenance: asyncio.Future[None] | None = None
         self._archiving: asyncio.Task[None] | None = None
         self._work: asyncio.Task[None] | None = None
@@ -194,7 +195,7 @@ class RunDriver:
     async def _control(self, bus: OrchestratorBus, inputs: Inputs) -> None:
         restarts = self._spec.resources.restarts
         self._monitor = monitor = HealthMonitor(bus, self._launcher, self.events, self.run_id, restarts)
-        controller = self._make_controller(bus, inputs, monitor)
+        self._controller = controller = self._make_controller(bus, inputs, monitor)
         watchdog = Watchdog(bus, self._spec, self.events.emit, monitor.replace)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -301,13 +302,12 @@ class RunDriver:
             # A stop that comes when a checkpoint covers all that was trained takes nothing back.
             bus = self._redis.bus
             complete = self._state == "draining" and bus is not None and await was_complete(bus)
-            return RunOutcome("succeeded") if complete else self._stopping or STOPPED
-        error = work.exception()
-        if error is None:
-            return RunOutcome("succeeded")
+            return at_its_end(self._controller) if complete else self._stopping or STOPPED
+        if (raised := work.exception()) is None:
+            return at_its_end(self._controller)
         if self._stopping is not None:
             return self._stopping
-        error = first_leaf(error)
+        error = first_leaf(raised)
         if isinstance(error, _EXPECTED):
             words = await self._redis.failure() or in_words(error, self.run_dir)
             return RunOutcome("failed", await asyncio.to_thread(disk_first, words, self.run_dir))

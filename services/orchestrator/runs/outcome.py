@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from dapo.host.storage import in_words, probe
+from services.orchestrator.control.controller import Controller
 
 
 class RunFailed(RuntimeError):
@@ -13,7 +14,7 @@ class RunFailed(RuntimeError):
 class RunOutcome(NamedTuple):
     state: Literal["succeeded", "failed", "stopped"]
     message: str = ""
-    """Why it failed or was stopped; empty otherwise."""
+    """Why it failed, was stopped, or ended before its last step; empty otherwise."""
 
     def but(self, trouble: str) -> "RunOutcome":
         """Failed, whatever it was before: something of the end went wrong, too."""
@@ -23,6 +24,12 @@ class RunOutcome(NamedTuple):
 STOPPED = RunOutcome("stopped", "stopped on request")
 INTERRUPTED = RunOutcome("stopped", "the run service was shut down")
 """A service that starts again takes such a run up."""
+
+
+def at_its_end(controller: Controller | None) -> RunOutcome:
+    """Of a run whose last checkpoint covers all that was trained."""
+    ending = controller.ending if controller is not None else None
+    return RunOutcome("succeeded") if ending is None else RunOutcome(ending.state, ending.message)
 
 
 def disk_first(words: str, run_dir: Path) -> str:

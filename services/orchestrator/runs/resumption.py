@@ -104,6 +104,8 @@ def _reason_to_rewind(decided: Decided, start: int, previous: RunSpec, spec: Run
     """Why Redis alone does not do; None where it does."""
     if decided.trained < max(start, rows):
         return f"Redis knows of {decided.trained} steps only"
+    if (early := decided.ending) is not None and decided.cut > early.steps:
+        return f"it had ended early, at step {early.steps}"
     ended = decided.cut >= previous.training.steps
     if ended and spec.training.steps > previous.training.steps:
         return f"it had ended at step {previous.training.steps}"

@@ -100,7 +100,7 @@ async def refill(bus: Bus) -> Arguments:
 
 async def settle_group(bus: Bus) -> Arguments:
     epoch, (scored,) = await make_scored(bus, 1)
-    return NONCE, epoch, group_id(0), "filtered", "all wrong", scored.message_id, 100
+    return NONCE, epoch, group_id(0), "filtered", "all wrong", scored.message_id, 100, "d.jsonl:1", "1 -1 all wrong"
 
 
 async def close_groups(bus: Bus) -> Arguments:
@@ -132,7 +132,7 @@ async def commit_checkpoint(bus: Bus) -> Arguments:
 async def retire_groups(bus: Bus) -> Arguments:
     epoch, _ = await make_scored(bus, 3)
     for number in range(3):
-        arguments = (f"nonce-{number}", epoch, group_id(number), "filtered", "", "", 100)
+        arguments = (f"nonce-{number}", epoch, group_id(number), "filtered", "", "", 100, "", "")
         await bus.control_server.script("settle_group", bus.keys.prefix, *arguments)
     return 1, *map(group_id, range(3))
 

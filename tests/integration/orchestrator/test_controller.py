@@ -1,12 +1,13 @@
 """The control loop over real Valkey; generator, verifier and learner are scripted and speak through the bus."""
 
+import re
+
 import pytest
 
 from dapo.bus import Bus
 from dapo.bus.parts.groups import Groups
 from dapo.bus.server.embedded import EmbeddedValkey
 from dapo.v1 import messages_pb2 as pb
-from services.orchestrator.control.alerts import ControllerError
 from tests.support.orchestrator.control import GROUP, PROMPTS, STEPS, Seen, make_spec, run_scripted, some_uniform
 
 
@@ -94,9 +95,17 @@ def test_failed_groups_are_replaced_and_told(valkey, tmp_path):
 
 
 def test_a_run_whose_groups_all_fail_gives_up_in_words(valkey, tmp_path):
+    """It ends as any other, so that what was trained comes into a checkpoint."""
     spec = make_spec(tmp_path, staleness=1)
-    with pytest.raises(ControllerError, match=r"the last \d+ groups all failed.*'prompt_too_long'"):
-        run_scripted(valkey, "hopeless", spec, some_uniform, fail=lambda group_id: True)
+    workers, seen = run_scripted(
+        *(valkey, "hopeless", spec, lambda _, index: index == 0), fail=lambda group_id: int(group_id[1:]) >= 3 * PROMPTS
+    )
+    assert seen.ending is not None
+    assert (seen.ending.state, seen.ending.steps) == ("failed", len(workers.batches))
+    assert re.match(r"the last \d+ groups all failed.*'prompt_too_long'", seen.ending.message)
+    assert 0 < len(workers.batches) < STEPS
+    assert seen.ledger["trained"] == len(workers.batches) * PROMPTS
+    assert seen.open == []
 
 
 def test_a_low_keep_rate_is_an_alert_and_the_run_goes_on(valkey, tmp_path):

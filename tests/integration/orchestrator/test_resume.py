@@ -15,7 +15,7 @@ from dapo.spec.problem import SpecError
 from dapo.spec.run import RunSpec
 from dapo.v1 import messages_pb2 as pb
 from services.orchestrator.runs.resumption import changes
-from tests.support.orchestrator.control import PROMPTS, STEPS, Workers, make_spec
+from tests.support.orchestrator.control import PROMPTS, STEPS, Workers, make_spec, mixed_until
 from tests.support.orchestrator.stage import Stage, run_stage, services
 from tests.support.waiting import eventually
 
@@ -76,12 +76,23 @@ class Story:
         self.batches: dict[int, pb.TrainBatch] = {}
         self.places: dict[str, tuple[int, int]] = {}
 
-    def start(self, spec: RunSpec, *, step: int = 0, last: int | None = None, previous: RunSpec | None = None) -> Stage:
-        """Train from `step` to the end, or to `last` and stop the run there."""
+    def start(
+        self,
+        spec: RunSpec,
+        *,
+        step: int = 0,
+        last: int | None = None,
+        previous: RunSpec | None = None,
+        mixed: int | None = None,
+    ) -> Stage:
+        """Train from `step` to the end, or to `last` and stop the run there. `mixed`: groups with greater numbers are
+        uniform."""
 
         async def play(stage: Stage) -> None:
             bus = await stage.bus()
             async with services(bus) as workers:
+                if mixed is not None:
+                    workers.correct = mixed_until(mixed)
                 learner = Learner(bus, self.folder, step)
                 await learner.run(last)
                 if last is None:
@@ -159,6 +170,21 @@ def test_a_run_that_succeeded_goes_on_beyond_its_last_step(tmp_path: Path) -> No
     assert "training.steps: 10 → 14" in " ".join(stage.alerts())
     assert stage.states()[-1] == "succeeded"
     story.check(STEPS + 4)
+
+
+@pytest.mark.parametrize("redis_is_left", [True, False])
+def test_a_run_that_ended_early_goes_on_once_its_cause_is_mended(tmp_path: Path, redis_is_left: bool) -> None:
+    """Groups that the end had left without a batch come again, with those that were under way."""
+    story, spec = Story(tmp_path / "run"), make_spec(tmp_path, staleness=STALENESS, max_uniform_batches=3)
+    assert story.start(spec, mixed=3 * PROMPTS).states()[-1] == "failed"
+    if not redis_is_left:
+        shutil.rmtree(RunFolder(story.folder).redis)
+    mended = make_spec(tmp_path, staleness=STALENESS, max_uniform_batches=4)
+    stage = story.start(mended, step=3, previous=spec)
+    assert resumed(stage).startswith("the run goes on from the checkpoint of step 3, and issues ")
+    assert ("it had ended early, at step 3" in resumed(stage)) == redis_is_left
+    assert stage.states()[-1] == "succeeded"
+    story.check(STEPS)
 
 
 def test_two_services_do_not_work_in_one_folder(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dapo.bus import Bus
+from dapo.bus.parts.decisions import Ending
 from dapo.bus.server.embedded import EmbeddedValkey
 from dapo.contracts.events import Event, StateChanged
 from dapo.records.identity import RunIdentity
@@ -66,6 +67,8 @@ class Workers:
     bus: Bus
     correct: Verdict
     fail: object = staticmethod(lambda group_id: False)
+    silent: object = staticmethod(lambda group_id: False)
+    """Which prompts are never answered."""
     learn_s: float = 0.0
     burst: int = 0
     """Grades are held back until so many groups are generated, then written at once."""
@@ -83,6 +86,8 @@ class Workers:
                 self.issued_at[task.group_id] = task.issued_version
                 self.rows_of[task.group_id] = (task.epoch, task.cursor)
                 await asyncio.sleep(rng.random() * 0.02)
+                if self.silent(task.group_id):
+                    continue
                 if self.fail(task.group_id):
                     await self.bus.groups.fail(task.group_id, "prompt_too_long", stream="prompts", delivery=delivery)
                     continue
@@ -150,6 +155,7 @@ class Seen:
     ledger: dict[str, int] = field(default_factory=dict)
     issued: int = 0
     open: list[str] = field(default_factory=list)
+    ending: Ending | None = None
 
 
 def make_controller(bus: Bus, spec: RunSpec, recorder: Recorder, seen: Seen) -> Controller:
@@ -191,6 +197,7 @@ async def run_control(url: str, run_id: str, spec: RunSpec, workers: Workers, se
         seen.ledger = await bus.groups.ledger()
         seen.issued = await bus.groups.issued_total()
         seen.open = await bus.groups.open_ids()
+        seen.ending = controller.ending
         await bus.close()
 
 
@@ -215,3 +222,15 @@ def run_scripted(
 def some_uniform(group_id: str, index: int) -> bool:
     """A third of the groups are all wrong, the rest mixed."""
     return int(group_id[1:]) % 3 != 0 and index % 2 == 0
+
+
+def mixed_until(last: int) -> Verdict:
+    """Verdicts: groups up to that number are mixed, of the later ones three are all correct for each that is all
+    wrong."""
+
+    def correct(group_id: str, index: int) -> bool:
+        if group_id[0] == "e" or int(group_id[1:]) <= last:
+            return index % 2 == 0
+        return int(group_id[1:]) % 4 != 0
+
+    return correct

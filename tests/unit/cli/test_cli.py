@@ -247,6 +247,7 @@ def test_the_summary_in_words():
     summary = {
         "steps": 60, "steps_total": 60, "elapsed_s": 301.2, "accuracy_start": 0.21, "accuracy_end": None,
         "averaged_steps": 5,
+        "rested_prompts": 17,
         "generated_tokens": 512345, "ledger": {"trained": 3840, "filtered": 500, "failed": 0},
         "evaluations": {"held-out": [
             {"step": 0, "samples": 4, "avg_at_k": {"value": 0.2, "low": 0.1, "high": 0.3}},
@@ -258,4 +259,5 @@ def test_the_summary_in_words():
     assert "held-out: avg@4 0.200 [0.100, 0.300] at step 0 → –" in text
     assert "60 of 60 in 0:05:01" in text
     assert "512,345" in text
+    assert "17 prompts were left out of later epochs" in text
     assert "4340 issued: 3840 trained, 500 filtered" in text

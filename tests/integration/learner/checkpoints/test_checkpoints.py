@@ -139,6 +139,21 @@ def test_of_a_damaged_newest_checkpoint_the_one_before_is_taken_and_the_log_repl
 
 
 @pytest.mark.timeout(600)
+def test_a_run_that_ends_before_its_first_batch_has_no_checkpoint(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    save_model(tmp_path / "model", 0)
+
+    async def scenario(bus: Bus, processes: Processes) -> None:
+        epoch, _ = await begin(bus, tmp_path, 1, cut=0)
+        await bus.batches.cut(pb.TrainBatch(batch=0, end=True), epoch)
+        processes += await start_ranks(valkey.url, tmp_path, ranks=1)
+        assert await exit_codes(processes) == [0]
+        assert newest(tmp_path) is None
+        assert not (tmp_path / "checkpoints").exists()
+
+    play(valkey.url, scenario)
+
+
+@pytest.mark.timeout(600)
 def test_a_learner_that_wakes_up_after_it_was_replaced_writes_nothing(valkey: EmbeddedValkey, tmp_path: Path) -> None:
     save_model(tmp_path / "model", 0)
 
