@@ -20,7 +20,7 @@ KINDS: tuple[Kind, ...] = ("generator", "engine", "verifier", "learner", "redis"
 _MODULES: dict[str, Kind] = {
     "services.generator": "generator",
     "tests.support.simulator.worker": "generator",
-    "services.generator.engine.sglang_main": "engine",
+    "sglang.launch_server": "engine",
     "tests.support.simulator.engine": "engine",
     "services.verifier": "verifier",
     "services.learner": "learner",
@@ -80,9 +80,9 @@ def kind_of(process: psutil.Process) -> Kind | None:
 
 
 def victims(root: int, kind: Kind) -> list[psutil.Process]:
-    """Processes of this kind below `root`, in the order of their command lines' ages."""
+    """Processes of this kind below `root`, oldest first."""
     try:
-        below = psutil.Process(root).children(recursive=True)
+        below = sorted(psutil.Process(root).children(recursive=True), key=psutil.Process.create_time)
     except psutil.NoSuchProcess:
         return []
     return [process for process in below if kind_of(process) == kind]
