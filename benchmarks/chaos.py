@@ -1,10 +1,11 @@
 """A run whose processes are killed and stopped at random, and an audit of what came of it.
 
     python benchmarks/chaos.py [--kills 20] [--seed 1] [--steps-per-kill 3] [--kinds generator engine verifier learner
-        redis] [--scale 0.2] [--real] [--folder DIR] [--json FILE]
+        redis service] [--scale 0.2] [--real] [--folder DIR] [--json FILE]
 
 The same toy run is trained twice, first in peace. In the second each strike is a kill -9, a SIGSTOP with SIGCONT after
-1 … 60 s (times --scale), or, of Redis, all connections cut; the times, in steps, and the victims follow from the seed.
+1 … 60 s (times --scale), or, of Redis, all connections cut; a run service that was killed is started again, and takes
+its run up; the times, in steps, and the victims follow from the seed.
 Then the audit compares what the append-only file of the run's Valkey has recorded (prompts issued, responses accepted
 and graded, batches, steps) with the ledger: nothing is lost, nothing trained twice, and the parameters of steps that
 were trained again are the same, bit for bit.
@@ -69,19 +70,15 @@ def measure(flags: argparse.Namespace, folder: Path) -> int:
     usual_s = statistics.median(b - a for a, b in zip(calm.step_times, calm.step_times[1:], strict=False))
     plan = plan_strikes(flags.kills, flags.seed, steps=steps, kinds=flags.kinds, scale=flags.scale)
     console.print(f"{calm.training_s:.0f} s, {usual_s:.2f} s a step; now with {len(plan)} strikes")
-    strikers: list[Striker] = []
+    striker = Striker(plan)
 
     def tick(pid: int, done: int) -> None:
-        if not strikers:
-            strikers.append(Striker(pid, plan))
-        struck = len(strikers[0].done)
-        strikers[0].tick(done, usual_s)
-        for _, blow in strikers[0].done[struck:]:
+        for blow in striker.tick(pid, done, usual_s):
             pause = f" for {blow.pause_s:.1f} s" if blow.action == "stop" else ""
             console.print(f"step {done}: {blow.action} {blow.kind}{pause}", highlight=False)
 
     struck = platform.train(folder / "struck", spec, tick, **options)
-    return report(flags, calm, struck, strikers[0], promise)
+    return report(flags, calm, struck, striker, promise)
 
 
 def report(

@@ -125,7 +125,10 @@ def train(
     environment: Mapping[str, str] | None = None,
     stall_s: float = 300.0,
 ) -> FinishedRun:
-    """Train to the end. Raises RunStalled, with every process ended and all files kept in `folder`."""
+    """Train to the end; a run service that dies is started again.
+
+    Raises RunStalled, with every process ended and all files kept in `folder`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with JournalKeeper(folder, folder / "journal") as keeper, Service(folder, module, environment or {}) as service:
         run = service.client.create(yaml.safe_dump(dict(spec)), "run")
@@ -144,6 +147,9 @@ def train(
                     f"no step for {stall_s:g} s after step {steps}: look at {files.logs} and {service.log}"
                 )
             tick(service.process.pid, steps)
+            if service.process.poll() is not None:
+                service.client.close()
+                service.start()
     return FinishedRun(
         folder=folder,
         summary=json.loads(files.summary.read_text()),

@@ -13,9 +13,10 @@ from typing import Literal
 import psutil
 import redis
 
-Kind = Literal["generator", "engine", "verifier", "learner", "redis"]
+Kind = Literal["generator", "engine", "verifier", "learner", "redis", "service"]
 Action = Literal["kill", "stop", "cut"]
-KINDS: tuple[Kind, ...] = ("generator", "engine", "verifier", "learner", "redis")
+KINDS: tuple[Kind, ...] = ("generator", "engine", "verifier", "learner", "redis", "service")
+"""The service is the run service, with the orchestrator in it: all processes of its runs end with it."""
 
 _MODULES: dict[str, Kind] = {
     "services.generator": "generator",
@@ -80,11 +81,14 @@ def kind_of(process: psutil.Process) -> Kind | None:
 
 
 def victims(root: int, kind: Kind) -> list[psutil.Process]:
-    """Processes of this kind below `root`, oldest first."""
+    """Processes of this kind below `root`, the run service, oldest first."""
     try:
-        below = sorted(psutil.Process(root).children(recursive=True), key=psutil.Process.create_time)
+        service = psutil.Process(root)
+        below = sorted(service.children(recursive=True), key=psutil.Process.create_time)
     except psutil.NoSuchProcess:
         return []
+    if kind == "service":
+        return [service]
     return [process for process in below if kind_of(process) == kind]
 
 
@@ -124,26 +128,28 @@ def _go_on(process: psutil.Process) -> None:
 class Striker:
     """Carries out a plan while the run's steps go by; told of them by `tick`."""
 
-    def __init__(self, root: int, plan: Sequence[Strike]) -> None:
-        self._root = root
+    def __init__(self, plan: Sequence[Strike]) -> None:
         self._left = list(plan)
         self._steps = 0
         self._step_began = time.monotonic()
         self.done: list[tuple[float, Strike]] = []
         """With the time of time.monotonic."""
 
-    def tick(self, steps: int, usual_step_s: float) -> None:
+    def tick(self, root: int, steps: int, usual_step_s: float) -> list[Strike]:
+        """The strikes that were made now. `root` is the run service's pid, `steps` are finished."""
+        before = len(self.done)
         now = time.monotonic()
         if steps != self._steps:
             self._steps, self._step_began = steps, now
         share = min(0.99, (now - self._step_began) / usual_step_s)
         while self._left and self._left[0].at <= steps + share:
-            if strike(self._root, self._left[0]):
+            if strike(root, self._left[0]):
                 self.done.append((now, self._left.pop(0)))
             elif steps <= self._left[0].at + 1:
                 break  # It is being started: strike it as soon as it is there.
             else:
                 self._left.pop(0)
+        return [blow for _, blow in self.done[before:]]
 
     def counts(self) -> Counter[tuple[Kind, Action]]:
         return Counter((blow.kind, blow.action) for _, blow in self.done)
