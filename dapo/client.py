@@ -8,7 +8,7 @@ with RunClient("http://127.0.0.1:8400", token) as client:
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypedDict, cast
 
@@ -91,22 +91,33 @@ class RunClient:
         """
         return self._run("POST", "/v1/runs", {"spec": spec_yaml, "run_dir": run_dir})
 
+    def resume(self, run_id: str = "", run_dir: str = "", overrides: Sequence[str] = ()) -> Run:
+        """Go on with a run that has ended, named by its id or its folder, and return it while it starts.
+
+        `overrides` change fields of its spec, e.g. "training.steps=100". Raises RefusedRequest where there is no such
+        run, it has not ended, or it cannot go on with such a spec.
+        """
+        return self._run("POST", "/v1/runs/resume", {"id": run_id, "run_dir": run_dir, "set": list(overrides)})
+
     def get(self, run_id: str) -> Run:
         """The run as it is now. Raises RefusedRequest where there is none of that id."""
         return self._run("GET", f"/v1/runs/{run_id}")
 
     def stop(self, run_id: str) -> Run:
-        """End the run; returns once its processes are gone. Raises RefusedRequest where there is none of that id."""
-        return self._run("POST", f"/v1/runs/{run_id}/stop")
+        """Have a checkpoint written (`checkpoint.on_stop_s`), then end the run; returns once its processes are gone.
 
-    def events(self, run_id: str) -> Iterator[RunEvent]:
-        """All events of the run from the first on, then each as it comes, until the run ends.
+        Waits without limit: the service has its own. Raises RefusedRequest where there is none of that id.
+        """
+        return self._run("POST", f"/v1/runs/{run_id}/stop", timeout=httpx.Timeout(_CONNECT_S, read=None))
+
+    def events(self, run_id: str, after: str = "") -> Iterator[RunEvent]:
+        """The events of the run behind the one with id `after` ("": all), then each as it comes, until the run ends.
 
         Raises RefusedRequest where there is none of that id, ServiceError where the service goes away.
         """
-        timeout = httpx.Timeout(_CONNECT_S, read=None)
+        timeout, wanted = httpx.Timeout(_CONNECT_S, read=None), {"after": after}
         try:
-            with self._http.stream("GET", f"/v1/runs/{run_id}/events", timeout=timeout) as response:
+            with self._http.stream("GET", f"/v1/runs/{run_id}/events", params=wanted, timeout=timeout) as response:
                 if response.is_error:
                     response.read()
                     raise _error(response)
@@ -114,9 +125,15 @@ class RunClient:
         except httpx.HTTPError as error:
             raise ServiceError(f"the run service went away: {error}") from error
 
-    def _run(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Run:
+    def _run(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        timeout: httpx.Timeout | None = None,
+    ) -> Run:
         try:
-            response = self._http.request(method, path, json=body)
+            response = self._http.request(method, path, json=body, timeout=timeout or self._http.timeout)
         except httpx.HTTPError as error:
             raise ServiceError(f"the run service does not answer: {error}") from error
         if response.is_error:

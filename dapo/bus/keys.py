@@ -8,6 +8,11 @@ EVALUATIONS = "evaluations"
 COMPLETIONS = "completions"
 SCORED = "scored"
 
+CHECKPOINT_WANTED = "checkpoint-wanted"
+"""What an orchestrator announces that waits for a checkpoint before it stops; with it the mark of its wish."""
+CHECKPOINT_WRITTEN = "checkpoint-written"
+"""What the learner announces then: the same mark."""
+
 READERS = {PROMPTS: "generator", EVALUATIONS: "generator", COMPLETIONS: "verifier", SCORED: "orchestrator"}
 """Stream -> the role that consumes it, which is also the name of its consumer group."""
 

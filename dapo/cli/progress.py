@@ -145,6 +145,8 @@ class Display(Protocol):
 def warning_of(event: Event) -> str | None:
     """The line by which people are told of what they should know though the run goes on; None for other events."""
     match event:
+        case Alert(cause="resumed" | "stopping"):
+            return event.message
         case Alert():
             return f"alert: {event.message}"
         case ServiceChanged(state="ended", message=str(what)):

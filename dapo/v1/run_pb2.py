@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11\x64\x61po/v1/run.proto\x12\x07\x64\x61po.v1\"\xe5\x01\n\x03Run\x12\n\n\x02id\x18\x01 \x01(\t\x12 \n\x05state\x18\x02 \x01(\x0e\x32\x11.dapo.v1.RunState\x12\x0f\n\x07run_dir\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0c\n\x04step\x18\x05 \x01(\x04\x12\x13\n\x0bsteps_total\x18\x06 \x01(\x04\x12\x12\n\ncreated_at\x18\x07 \x01(\t\x12(\n\x06ledger\x18\x08 \x03(\x0b\x32\x18.dapo.v1.Run.LedgerEntry\x1a-\n\x0bLedgerEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"1\n\x10\x43reateRunRequest\x12\x0c\n\x04spec\x18\x01 \x01(\t\x12\x0f\n\x07run_dir\x18\x02 \x01(\t\"\x1b\n\rGetRunRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x11\n\x0fListRunsRequest\".\n\x10ListRunsResponse\x12\x1a\n\x04runs\x18\x01 \x03(\x0b\x32\x0c.dapo.v1.Run\"\x1c\n\x0eStopRunRequest\x12\n\n\x02id\x18\x01 \x01(\t\",\n\x0fWatchRunRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\"2\n\x08RunEvent\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\t*\xb2\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12RUN_STATE_STARTING\x10\x01\x12\x15\n\x11RUN_STATE_RUNNING\x10\x02\x12\x16\n\x12RUN_STATE_DRAINING\x10\x03\x12\x17\n\x13RUN_STATE_SUCCEEDED\x10\x04\x12\x14\n\x10RUN_STATE_FAILED\x10\x05\x12\x15\n\x11RUN_STATE_STOPPED\x10\x06\x32\xa0\x02\n\nRunService\x12\x34\n\tCreateRun\x12\x19.dapo.v1.CreateRunRequest\x1a\x0c.dapo.v1.Run\x12.\n\x06GetRun\x12\x16.dapo.v1.GetRunRequest\x1a\x0c.dapo.v1.Run\x12?\n\x08ListRuns\x12\x18.dapo.v1.ListRunsRequest\x1a\x19.dapo.v1.ListRunsResponse\x12\x30\n\x07StopRun\x12\x17.dapo.v1.StopRunRequest\x1a\x0c.dapo.v1.Run\x12\x39\n\x08WatchRun\x12\x18.dapo.v1.WatchRunRequest\x1a\x11.dapo.v1.RunEvent0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11\x64\x61po/v1/run.proto\x12\x07\x64\x61po.v1\"\xe5\x01\n\x03Run\x12\n\n\x02id\x18\x01 \x01(\t\x12 \n\x05state\x18\x02 \x01(\x0e\x32\x11.dapo.v1.RunState\x12\x0f\n\x07run_dir\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0c\n\x04step\x18\x05 \x01(\x04\x12\x13\n\x0bsteps_total\x18\x06 \x01(\x04\x12\x12\n\ncreated_at\x18\x07 \x01(\t\x12(\n\x06ledger\x18\x08 \x03(\x0b\x32\x18.dapo.v1.Run.LedgerEntry\x1a-\n\x0bLedgerEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"1\n\x10\x43reateRunRequest\x12\x0c\n\x04spec\x18\x01 \x01(\t\x12\x0f\n\x07run_dir\x18\x02 \x01(\t\"<\n\x10ResumeRunRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07run_dir\x18\x02 \x01(\t\x12\x0b\n\x03set\x18\x03 \x03(\t\"\x1d\n\x0fPurgeRunRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x12\n\x10PurgeRunResponse\"\x1b\n\rGetRunRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x11\n\x0fListRunsRequest\".\n\x10ListRunsResponse\x12\x1a\n\x04runs\x18\x01 \x03(\x0b\x32\x0c.dapo.v1.Run\"\x1c\n\x0eStopRunRequest\x12\n\n\x02id\x18\x01 \x01(\t\",\n\x0fWatchRunRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\"2\n\x08RunEvent\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\t*\xb2\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12RUN_STATE_STARTING\x10\x01\x12\x15\n\x11RUN_STATE_RUNNING\x10\x02\x12\x16\n\x12RUN_STATE_DRAINING\x10\x03\x12\x17\n\x13RUN_STATE_SUCCEEDED\x10\x04\x12\x14\n\x10RUN_STATE_FAILED\x10\x05\x12\x15\n\x11RUN_STATE_STOPPED\x10\x06\x32\x97\x03\n\nRunService\x12\x34\n\tCreateRun\x12\x19.dapo.v1.CreateRunRequest\x1a\x0c.dapo.v1.Run\x12.\n\x06GetRun\x12\x16.dapo.v1.GetRunRequest\x1a\x0c.dapo.v1.Run\x12?\n\x08ListRuns\x12\x18.dapo.v1.ListRunsRequest\x1a\x19.dapo.v1.ListRunsResponse\x12\x34\n\tResumeRun\x12\x19.dapo.v1.ResumeRunRequest\x1a\x0c.dapo.v1.Run\x12\x30\n\x07StopRun\x12\x17.dapo.v1.StopRunRequest\x1a\x0c.dapo.v1.Run\x12?\n\x08PurgeRun\x12\x18.dapo.v1.PurgeRunRequest\x1a\x19.dapo.v1.PurgeRunResponse\x12\x39\n\x08WatchRun\x12\x18.dapo.v1.WatchRunRequest\x1a\x11.dapo.v1.RunEvent0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,26 +33,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RUN_LEDGERENTRY']._loaded_options = None
   _globals['_RUN_LEDGERENTRY']._serialized_options = b'8\001'
-  _globals['_RUNSTATE']._serialized_start=538
-  _globals['_RUNSTATE']._serialized_end=716
+  _globals['_RUNSTATE']._serialized_start=651
+  _globals['_RUNSTATE']._serialized_end=829
   _globals['_RUN']._serialized_start=31
   _globals['_RUN']._serialized_end=260
   _globals['_RUN_LEDGERENTRY']._serialized_start=215
   _globals['_RUN_LEDGERENTRY']._serialized_end=260
   _globals['_CREATERUNREQUEST']._serialized_start=262
   _globals['_CREATERUNREQUEST']._serialized_end=311
-  _globals['_GETRUNREQUEST']._serialized_start=313
-  _globals['_GETRUNREQUEST']._serialized_end=340
-  _globals['_LISTRUNSREQUEST']._serialized_start=342
-  _globals['_LISTRUNSREQUEST']._serialized_end=359
-  _globals['_LISTRUNSRESPONSE']._serialized_start=361
-  _globals['_LISTRUNSRESPONSE']._serialized_end=407
-  _globals['_STOPRUNREQUEST']._serialized_start=409
-  _globals['_STOPRUNREQUEST']._serialized_end=437
-  _globals['_WATCHRUNREQUEST']._serialized_start=439
-  _globals['_WATCHRUNREQUEST']._serialized_end=483
-  _globals['_RUNEVENT']._serialized_start=485
-  _globals['_RUNEVENT']._serialized_end=535
-  _globals['_RUNSERVICE']._serialized_start=719
-  _globals['_RUNSERVICE']._serialized_end=1007
+  _globals['_RESUMERUNREQUEST']._serialized_start=313
+  _globals['_RESUMERUNREQUEST']._serialized_end=373
+  _globals['_PURGERUNREQUEST']._serialized_start=375
+  _globals['_PURGERUNREQUEST']._serialized_end=404
+  _globals['_PURGERUNRESPONSE']._serialized_start=406
+  _globals['_PURGERUNRESPONSE']._serialized_end=424
+  _globals['_GETRUNREQUEST']._serialized_start=426
+  _globals['_GETRUNREQUEST']._serialized_end=453
+  _globals['_LISTRUNSREQUEST']._serialized_start=455
+  _globals['_LISTRUNSREQUEST']._serialized_end=472
+  _globals['_LISTRUNSRESPONSE']._serialized_start=474
+  _globals['_LISTRUNSRESPONSE']._serialized_end=520
+  _globals['_STOPRUNREQUEST']._serialized_start=522
+  _globals['_STOPRUNREQUEST']._serialized_end=550
+  _globals['_WATCHRUNREQUEST']._serialized_start=552
+  _globals['_WATCHRUNREQUEST']._serialized_end=596
+  _globals['_RUNEVENT']._serialized_start=598
+  _globals['_RUNEVENT']._serialized_end=648
+  _globals['_RUNSERVICE']._serialized_start=832
+  _globals['_RUNSERVICE']._serialized_end=1239
 # @@protoc_insertion_point(module_scope)

@@ -153,6 +153,8 @@ class LearnerLoop:
         assert self.publisher is not None
         if self.step >= self.catch_up_step and self.control.call(self.publisher.waiting(self.step)):
             return [Action.PUBLISH, 0]
+        if self.step >= self.catch_up_step and self.saving.is_wanted(self.step):
+            return [Action.CHECKPOINT, 0]
         started = time.monotonic()
         batches = self.control.call(self.bus.batches.read(self.step - 1, block_s=_WAIT_S, count=1))
         self._waited_s += time.monotonic() - started

@@ -2,6 +2,7 @@
 
 import logging
 
+from dapo.bus.keys import CHECKPOINT_WANTED, CHECKPOINT_WRITTEN
 from dapo.bus.roles import LearnerBus
 from dapo.contracts.events import Alert
 from dapo.records.checkpoints import (
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 _CROWDED_SHARE = 0.7
 """Share of the Redis memory budget from which payloads are freed early."""
 _NONE = -1
+_ANSWER_S = 600.0
+"""How long it stays said that a checkpoint was written for somebody who waits."""
 
 
 class Saving:
@@ -46,6 +49,7 @@ class Saving:
         self._epoch = 0
         self._released_step = 0
         self._told_of_release = False
+        self._granted: str | None = None
         self.step: int | None = None
         """Of the newest checkpoint."""
 
@@ -101,6 +105,18 @@ class Saving:
         if self._ranks.leads:
             due = int(step % self._spec.checkpoint.every_steps == 0 or self.must_free(step))
         return bool(broadcast_ints([due])[0])
+
+    def is_wanted(self, step: int) -> bool:
+        """On rank 0: whether somebody who is about to stop the run waits for a checkpoint of `step`, which is not
+        written yet. Who waits for one that is there is told so."""
+        wish = self._control.call(self._bus.registry.find(CHECKPOINT_WANTED))
+        if wish is None or self._granted == wish:
+            return False
+        if (self.step or 0) < step:
+            return True
+        self._granted = wish
+        self._control.call(self._bus.registry.announce(CHECKPOINT_WRITTEN, wish, _ANSWER_S))
+        return False
 
     def must_free(self, step: int) -> bool:
         """On rank 0: whether memory is crowded by payloads that a checkpoint of `step` would free.

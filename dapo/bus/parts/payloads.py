@@ -51,6 +51,10 @@ class Payloads(Part):
             blobs += await self._payload.run(self._payload.client.mget, chunk)
         return blobs
 
+    async def count(self, keys: Sequence[str]) -> int:
+        """How many of them are there."""
+        return int(await self._payload.run(self._payload.client.exists, *keys))
+
     async def delete(self, keys: Sequence[str]) -> None:
         for chunk in chunks(keys, 8 * _CHUNK):
             await self._payload.run(self._payload.client.unlink, *chunk)

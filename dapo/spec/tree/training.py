@@ -146,6 +146,8 @@ class CheckpointSpec(Section):
     keep_best: str | None = None
     """Name of an evaluation set: the checkpoint with the highest avg@k there is kept, too. An evaluation counts if it
     is over before its checkpoint is `keep_last` checkpoints old; null: none."""
+    on_stop_s: float = Field(default=60.0, ge=0)
+    """A stop on request waits so long for a checkpoint of the step that is being trained; 0 does not ask for one."""
 
 
 class MetricsSpec(Section):

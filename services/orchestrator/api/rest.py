@@ -12,7 +12,16 @@ import dapo
 from dapo.spec.problem import SpecError
 from services.orchestrator.api.access import is_authorised
 from services.orchestrator.api.errors import ERRORS, ErrorKind, Unauthorised, kind_of
-from services.orchestrator.api.schemas import CreateRun, ErrorBody, ErrorDetail, FieldProblem, RunList, RunView, view
+from services.orchestrator.api.schemas import (
+    CreateRun,
+    ErrorBody,
+    ErrorDetail,
+    FieldProblem,
+    ResumeRun,
+    RunList,
+    RunView,
+    view,
+)
 from services.orchestrator.runs.events import WatchedEvent
 from services.orchestrator.runs.service import BadField, RunService
 
@@ -53,6 +62,11 @@ def create_app(service: RunService, token: str | None) -> FastAPI:
         text = body.spec if isinstance(body.spec, str) else json.dumps(body.spec)
         return view(await service.create(text, body.run_dir))
 
+    @app.post("/v1/runs/resume", **guarded)
+    async def resume_run(body: ResumeRun) -> RunView:
+        """Go on with a run that has ended, perhaps with a changed spec."""
+        return view(await service.resume(body.id, body.run_dir, body.set))
+
     @app.get("/v1/runs", **guarded)
     async def list_runs() -> RunList:
         """All runs of this service, oldest first."""
@@ -65,8 +79,13 @@ def create_app(service: RunService, token: str | None) -> FastAPI:
 
     @app.post("/v1/runs/{run_id}/stop", **guarded)
     async def stop_run(run_id: str) -> RunView:
-        """End the run's processes within seconds; answers once they are gone."""
+        """Have a checkpoint written (checkpoint.on_stop_s) and end the run's processes; answers once they are gone."""
         return view(await service.stop(run_id))
+
+    @app.post("/v1/runs/{run_id}/purge", status_code=status.HTTP_204_NO_CONTENT, **guarded)
+    async def purge_run(run_id: str) -> None:
+        """Delete what a run that has ended holds in Redis; it can go on from a checkpoint only."""
+        await service.purge(run_id)
 
     @app.get("/v1/runs/{run_id}/events", response_class=StreamingResponse, **guarded)
     async def watch_run(run_id: str, after: Annotated[str, Query()] = "") -> StreamingResponse:

@@ -18,7 +18,7 @@ from dapo.spec.run import RunSpec
 from dapo.v1 import messages_pb2 as pb
 from services.orchestrator.control.alerts import RunAlerts
 from services.orchestrator.control.evaluator import Evaluator
-from services.orchestrator.control.inbox import ROLE, Inbox, Item, Memory, Published, Scored, Step
+from services.orchestrator.control.inbox import Inbox, Item, Memory, Published, Scored, Step
 from services.orchestrator.control.issuer import PromptIssuer, number_of
 from services.orchestrator.control.step_metrics import GeneratorMeter, learner_idle
 from services.orchestrator.records.recorder import Recorder
@@ -102,9 +102,10 @@ class Controller:
     def _evaluates_only(self) -> bool:
         return self._spec.training.steps == 0
 
-    async def run(self) -> None:
-        """Raises BusError when Redis fails or this orchestrator is fenced off, ControllerError when all groups fail."""
-        self._epoch = await self._bus.lease.acquire(ROLE)
+    async def run(self, epoch: int) -> None:
+        """`epoch`: the orchestrator's. Raises BusError when Redis fails or this orchestrator is fenced off,
+        ControllerError when all groups fail."""
+        self._epoch = epoch
         await self._take_up()
         inbox = Inbox(self._bus, self._emit, evaluates_only=self._evaluates_only, steps_done=self._steps_done)
         steering = asyncio.create_task(self._steer(inbox.items))

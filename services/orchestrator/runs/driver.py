@@ -3,35 +3,40 @@
 import asyncio
 import logging
 import time
+from pathlib import Path
 from typing import Any
 
-from dapo.bus import BusError
+from dapo.bus import BusError, Fenced
 from dapo.bus.roles import OrchestratorBus
 from dapo.contracts.events import Alert, ServiceChanged, StateChanged
 from dapo.data import DatasetError
 from dapo.errors import first_leaf
 from dapo.host.storage import in_words, probe
+from dapo.records.checkpoints import CheckpointError
+from dapo.spec.problem import SpecError
 from dapo.spec.run import RunSpec
 from dapo.spec.workloads import plan_workloads
 from dapo.v1 import run_pb2 as pb
 from services.orchestrator.control.alerts import ControllerError
 from services.orchestrator.control.controller import Controller
 from services.orchestrator.control.evaluator import Evaluator
+from services.orchestrator.control.inbox import ROLE
 from services.orchestrator.launch.launcher import Launcher, LaunchError, RunTarget
 from services.orchestrator.records.provenance import provenance
 from services.orchestrator.records.recorder import Recorder
+from services.orchestrator.runs.completion import save_first, wait_until_complete, was_complete
 from services.orchestrator.runs.events import RunEvents
 from services.orchestrator.runs.inputs import Inputs, input_problems, open_inputs
 from services.orchestrator.runs.monitor import HealthMonitor
-from services.orchestrator.runs.outcome import RunFailed, RunOutcome
+from services.orchestrator.runs.outcome import STOPPED, RunFailed, RunOutcome
 from services.orchestrator.runs.redis import RunRedis
+from services.orchestrator.runs.resumption import changes, take_up
 
 log = logging.getLogger(__name__)
 
 _REDIS_S = 5.0
 """How long one answer of a Redis that may be gone is waited for."""
-_LOG_POLL_S = 0.2
-_EXPECTED = (RunFailed, BusError, ControllerError, DatasetError, LaunchError, OSError)
+_EXPECTED = (RunFailed, BusError, ControllerError, DatasetError, LaunchError, SpecError, CheckpointError, OSError)
 
 
 class RunDriver:
@@ -46,15 +51,26 @@ class RunDriver:
     Promises: it ends in `succeeded`, `failed` or `stopped`, with the run's files written and no worker left. A stop may
     come at any moment of the first three phases.
 
-    Restart: nothing of it survives. The run's record, ledger, batch log and events are in Redis, the files in its
-    folder; see docs/architecture.md.
+    Restart: its run goes on with a new driver that is told the spec of before (`previous`): what was decided is in
+    Redis, or else in the newest checkpoint (resumption.py). A driver whose run another one has taken over ends its own
+    workers, and writes nothing.
     """
 
-    def __init__(self, spec: RunSpec, recorder: Recorder, launcher: Launcher, *, redis_url: str | None) -> None:
-        """`redis_url`: of the service's server, for a spec that names none; None: the run embeds a Valkey."""
+    def __init__(
+        self,
+        spec: RunSpec,
+        recorder: Recorder,
+        launcher: Launcher,
+        *,
+        redis_url: str | None,
+        previous: RunSpec | None = None,
+    ) -> None:
+        """`redis_url`: of the service's server, for a spec that names none; None: the run embeds a Valkey. `previous`:
+        the run goes on, and this was its spec."""
         self.run_id = run_id = recorder.identity.run_id
         self.events = RunEvents(recorder.run_dir)
         self._spec = spec
+        self._previous = previous
         self._recorder = recorder
         self._launcher = launcher
         self._workloads = plan_workloads(spec)
@@ -64,7 +80,9 @@ class RunDriver:
         self._message = ""
         self._ledger: dict[str, int] = {}
         self._issued = 0
-        self._stopping = False
+        self._epoch = 0
+        self._stopping: RunOutcome | None = None
+        self._saving: asyncio.Task[None] | None = None
         self._monitor: HealthMonitor | None = None
         self._provenance: asyncio.Future[None] | None = None
         self._archiving: asyncio.Task[None] | None = None
@@ -75,12 +93,31 @@ class RunDriver:
         self._work = asyncio.create_task(self._to_the_end(), name=f"run {self.run_id}")
         self._driving = asyncio.create_task(self._drive(self._work), name=f"end of run {self.run_id}")
 
-    async def stop(self) -> None:
-        """End the run if it goes on, and return once it has ended."""
-        if self._work is not None and self._driving is not None:
-            self._stopping |= not self._work.done()
-            self._work.cancel()
-            await asyncio.wait({self._driving})
+    @property
+    def run_dir(self) -> Path:
+        return self._recorder.run_dir
+
+    async def purge(self) -> None:
+        """Delete what the run holds in Redis, once it is over. Raises BusError, OSError."""
+        await self._redis.purge()
+
+    @property
+    def over(self) -> bool:
+        return self._driving is not None and self._driving.done()
+
+    async def stop(self, outcome: RunOutcome = STOPPED, *, save: bool = False) -> None:
+        """End the run if it goes on, and return once it has ended. `save`: first the learner writes a checkpoint,
+        within `checkpoint.on_stop_s`; another call without it does not wait for that."""
+        if self._work is None or self._driving is None:
+            return
+        bus, within_s = self._redis.bus, self._spec.checkpoint.on_stop_s
+        if save and self._saving is None and self._state == "running" and bus is not None and within_s:
+            self._saving = asyncio.create_task(save_first(bus, self.events, within_s))
+            await asyncio.wait({self._saving, self._work}, return_when=asyncio.FIRST_COMPLETED)
+        if self._stopping is None and not self._work.done():
+            self._stopping = outcome
+        self._work.cancel()
+        await asyncio.wait({self._driving})
 
     def snapshot(self) -> pb.Run:
         return pb.Run(
@@ -118,12 +155,20 @@ class RunDriver:
 
     async def _provision(self, inputs: Inputs) -> OrchestratorBus:
         bus = await self._redis.open()
-        await bus.runs.create(
-            self._spec.model_dump_json(), str(self._recorder.run_dir), self._recorder.identity.created_at
-        )
+        self._epoch = await bus.lease.acquire(ROLE)
+        record = (self._spec.model_dump_json(), str(self._recorder.run_dir), self._recorder.identity.created_at)
+        news: list[str] = []
+        if self._previous is None:
+            await bus.runs.create(*record)
+        else:
+            await bus.runs.renew(*record, self._epoch)
+            news = [await take_up(bus, self._recorder, self._previous, self._spec, self._epoch)]
+            news += [f"changed: {change}" for change in changes(self._previous, self._spec)]
         self.events.open(bus)
         self._archiving = asyncio.create_task(self.events.archive())
         await self._set_state("starting")
+        for message in news:
+            await self.events.emit(Alert(cause="resumed", message=message))
         for problem in input_problems(inputs):
             await self.events.emit(Alert(message=problem))
         self._provenance = asyncio.ensure_future(asyncio.to_thread(self._write_provenance, inputs))
@@ -144,13 +189,14 @@ class RunDriver:
         try:
             async with asyncio.TaskGroup() as tasks:
                 keepers = [tasks.create_task(monitor.run()), tasks.create_task(self._redis.keep(self.events.emit))]
-                await controller.run()
-                await self._last_checkpoint(bus, monitor)
+                await controller.run(self._epoch)
+                if self._spec.training.steps:
+                    await wait_until_complete(bus, monitor)
                 for keeper in keepers:
                     keeper.cancel()
         except* RunFailed:
             # The log decides: a worker that fails once the last checkpoint is committed fails no run.
-            if self._state != "draining" or not await self._was_complete(bus):
+            if self._state != "draining" or not await was_complete(bus):
                 raise
 
     def _make_controller(self, bus: OrchestratorBus, inputs: Inputs, monitor: HealthMonitor) -> Controller:
@@ -170,37 +216,10 @@ class RunDriver:
             change_state=change_state,
         )
 
-    async def _last_checkpoint(self, bus: OrchestratorBus, monitor: HealthMonitor) -> None:
-        """Return once only the end mark is left in the batch log: a checkpoint covers whatever was trained."""
-        if not self._spec.training.steps:
-            return
-        while True:
-            # Asked first: a learner that commits and leaves between the two questions has done its work.
-            left = await monitor.has_left("learner")
-            if await self._is_complete(bus):
-                return
-            if left:
-                raise RunFailed("the learner ended before its last checkpoint was written")
-            await asyncio.sleep(_LOG_POLL_S)
-
-    async def _was_complete(self, bus: OrchestratorBus) -> bool:
-        """As `_is_complete`; no, where Redis does not answer."""
-        try:
-            async with asyncio.timeout(_REDIS_S):
-                return await self._is_complete(bus)
-        except (BusError, TimeoutError):
-            return False
-
-    @staticmethod
-    async def _is_complete(bus: OrchestratorBus) -> bool:
-        """Whether nothing but the end mark is left in the batch log."""
-        left = await bus.batches.read(-1, block_s=0)
-        return bool(left) and left[0].end
-
     async def _set_state(self, state: str, message: str = "") -> None:
         self._state, self._message = state, message
         if (bus := self._redis.bus) is not None:
-            await bus.runs.set_state(state, message)
+            await bus.runs.set_state(state, message, self._epoch)
         await self.events.emit(self._state_event())
 
     def _state_event(self) -> StateChanged:
@@ -221,14 +240,18 @@ class RunDriver:
         if error := finish.exception():
             log.error("the end of %s went wrong", self.run_id, exc_info=error)
             self._state, self._message = "failed", f"the run could not be ended in order: {error!r}"
-            await self.events.tell(self._state_event())
+            await self.events.tell_end(self._state_event())
         self.events.close()
+        self._recorder.close()
 
     async def _finish(self, work: "asyncio.Task[None]") -> None:
         """Each step is taken whatever became of the one before."""
         answered = succeeded = False
         try:
             outcome = await self._outcome(work)
+            if self._was_taken_over(work):
+                await self._leave(outcome)
+                return
             try:
                 await self._launcher.stop(self.run_id)
             except LaunchError as error:
@@ -244,17 +267,28 @@ class RunDriver:
             self.events.leave()
             await self._redis.close(succeeded=succeeded, answers=answered)
 
+    @staticmethod
+    def _was_taken_over(work: "asyncio.Task[None]") -> bool:
+        error = None if work.cancelled() else work.exception()
+        return error is not None and isinstance(first_leaf(error), Fenced)
+
+    async def _leave(self, outcome: RunOutcome) -> None:
+        """Another orchestrator drives the run now: nothing of it is this one's any more, but its workers."""
+        log.error("%s: %s", self.run_id, outcome.message)
+        self._state, self._message = outcome
+        await self._launcher.stop(self.run_id)
+
     async def _outcome(self, work: "asyncio.Task[None]") -> RunOutcome:
         if work.cancelled():
             # A stop that comes when a checkpoint covers all that was trained takes nothing back.
             bus = self._redis.bus
-            complete = self._state == "draining" and bus is not None and await self._was_complete(bus)
-            return RunOutcome("succeeded") if complete else RunOutcome("stopped", "stopped on request")
+            complete = self._state == "draining" and bus is not None and await was_complete(bus)
+            return RunOutcome("succeeded") if complete else self._stopping or STOPPED
         error = work.exception()
         if error is None:
             return RunOutcome("succeeded")
-        if self._stopping:
-            return RunOutcome("stopped", "stopped on request")
+        if self._stopping is not None:
+            return self._stopping
         error = first_leaf(error)
         if isinstance(error, _EXPECTED):
             words = await self._redis.failure() or in_words(error, self._recorder.run_dir)
@@ -278,7 +312,7 @@ class RunDriver:
             ledger=self._ledger,
             issued=self._issued,
             restarts=self._monitor.restarts if self._monitor is not None else 0,
-            elapsed_s=time.monotonic() - self._began,
+            elapsed_s=self._recorder.elapsed_before_s + time.monotonic() - self._began,
         )
         self._recorder.write_summary(summary)
         await _done(asyncio.ensure_future(asyncio.to_thread(self._recorder.draw)), "curves.png could not be drawn")
@@ -286,7 +320,7 @@ class RunDriver:
     async def _tell_end(self, outcome: RunOutcome) -> bool:
         """Whether Redis took it; watchers are told in any case."""
         self._state, self._message = outcome
-        answered = await self.events.tell(self._state_event())
+        answered = await self.events.tell_end(self._state_event())
         if self._archiving is not None:
             if answered:
                 await asyncio.wait({self._archiving}, timeout=_REDIS_S)
@@ -295,7 +329,7 @@ class RunDriver:
         if answered and (bus := self._redis.bus) is not None:
             try:
                 async with asyncio.timeout(_REDIS_S):
-                    await bus.runs.set_state(*outcome)
+                    await bus.runs.set_state(*outcome, self._epoch)
             except (BusError, TimeoutError) as error:
                 log.warning("the end of %s could not be written to its record: %s", self.run_id, error)
                 return False

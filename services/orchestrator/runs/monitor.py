@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from dapo.bus import BusError
+from dapo.bus.parts.registry import HEARTBEAT_TTL_S
 from dapo.bus.roles import OrchestratorBus
 from dapo.contracts.events import Alert, ServiceChanged
 from dapo.host.storage import EXIT_CODE
@@ -42,7 +43,7 @@ class HealthMonitor:
     A generator or a verifier is started alone; all ranks of the learner together, since none can go on without the
     others. Such a unit has a RestartBudget.
 
-    State: which workers were heard, since when they are silent, the budgets and the restarts that are due; none of it
+    State: since when workers run, which of them were heard, since when they are silent, the budgets and the restarts that are due; none of it
     outlives the process.
     """
 
@@ -56,6 +57,7 @@ class HealthMonitor:
         self._spec = restarts
         self._may_end: frozenset[Role] = frozenset()
         self._proven = False
+        self._began: dict[str, float] = {}
         self._heard: set[str] = set()
         self._silent_since: dict[str, float] = {}
         self._listened_s = -math.inf
@@ -128,6 +130,7 @@ class HealthMonitor:
                 self.restarts += 1
                 for worker in restart.worker_ids:
                     self._heard.discard(worker)
+                    self._began.pop(worker, None)
                     self._silent_since.pop(worker, None)
                     await self._events.tell(ServiceChanged(worker_id=worker, state="restarted"))
 
@@ -157,7 +160,10 @@ class HealthMonitor:
             self._silent_since = dict.fromkeys(self._silent_since, now_s)
             return
         alive: set[str] = set().union(*beating)
-        self._heard |= alive
+        # Of a worker that has just been started, the last heartbeat may be its predecessor's.
+        for status in statuses:
+            self._began.setdefault(status.worker_id, now_s)
+        self._heard |= {worker for worker in alive if now_s - self._began.get(worker, now_s) > HEARTBEAT_TTL_S}
         self._silent_since = {worker: self._silent_since.get(worker, now_s) for worker in sorted(self._heard - alive)}
 
 

@@ -15,3 +15,8 @@ class RunOutcome(NamedTuple):
     def but(self, trouble: str) -> "RunOutcome":
         """Failed, whatever it was before: something of the end went wrong, too."""
         return RunOutcome("failed", f"{self.message}\n{trouble}".strip())
+
+
+STOPPED = RunOutcome("stopped", "stopped on request")
+INTERRUPTED = RunOutcome("stopped", "the run service was shut down")
+"""A service that starts again takes such a run up."""

@@ -1,20 +1,27 @@
 """RunService: the runs of this process. REST and gRPC are two faces of this one implementation."""
 
 import asyncio
+import logging
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from dapo.bus import BusError
 from dapo.host.storage import in_words
-from dapo.records.identity import RunDirError, RunIdentity
-from dapo.spec.load import missing_inputs, parse_spec, unfit_inputs
+from dapo.records.folder import RunFolder
+from dapo.records.identity import RunDirError, RunIdentity, read_identity
+from dapo.spec.load import load_spec, missing_inputs, parse_spec, unfit_inputs
 from dapo.spec.problem import SpecError
 from dapo.v1 import run_pb2 as pb
 from services.orchestrator.launch.launcher import Launcher
 from services.orchestrator.records.recorder import Recorder
 from services.orchestrator.runs.driver import RunDriver
 from services.orchestrator.runs.events import WatchedEvent
+from services.orchestrator.runs.outcome import INTERRUPTED
+from services.orchestrator.runs.resumption import changes, has_succeeded, run_folders, was_interrupted
+
+log = logging.getLogger(__name__)
 
 
 class RunNotFound(LookupError):
@@ -46,11 +53,16 @@ class RunService:
     """Creates, shows, stops and watches runs; REST and gRPC are its two faces.
 
     Parts: a driver for each run, and the launcher that they share, which sees to it that runs do not share a GPU.
-    Without `redis_url` each run gets an embedded Valkey of its own. Restart: runs end with this process, and what they
-    have written stays.
+    Without `redis_url` each run gets an embedded Valkey of its own.
+    Restart: which runs there are is told by their folders below `state_dir`; `take_up` goes on with those that a
+    service before this one did not bring to an end.
     """
 
-    def __init__(self, launcher: Launcher, *, state_dir: Path, redis_url: str | None = None) -> None:
+    def __init__(
+        self, launcher: Launcher, *, state_dir: Path, redis_url: str | None = None, takes_up: bool = True
+    ) -> None:
+        """`takes_up`: its runs are such that a later service goes on with them."""
+        self._takes_up = takes_up
         self._launcher = launcher
         self._state_dir = state_dir
         self._redis_url = redis_url
@@ -72,7 +84,7 @@ class RunService:
         run_id = new_run_id(spec.name, now)
         try:
             folder = self._below(run_dir) if run_dir else (self._state_dir / "runs" / run_id).resolve()
-            identity = RunIdentity(run_id, now.isoformat(timespec="milliseconds"))
+            identity = RunIdentity(run_id, now.isoformat(timespec="milliseconds"), self._takes_up)
             recorder = Recorder.create(folder, spec, identity)
         except (RunDirError, OSError) as error:
             asked = self._state_dir / (run_dir or f"runs/{run_id}")
@@ -81,6 +93,74 @@ class RunService:
         self._runs[run_id] = driver
         driver.start()
         return driver.snapshot()
+
+    async def take_up(self) -> None:
+        """Go on with the runs of an earlier service that nobody stopped. What cannot go on is told in the log."""
+        for folder in await asyncio.to_thread(run_folders, self._state_dir.resolve()):
+            try:
+                if was_interrupted(folder):
+                    await self._go_on(folder, ())
+            except (SpecError, RunConflict, RunDirError, OSError) as error:
+                log.error("the run in %s does not go on: %s", folder, error)
+
+    async def resume(self, run_id: str = "", run_dir: str = "", overrides: Sequence[str] = ()) -> pb.Run:
+        """Go on with a run that has ended, perhaps with another spec: `overrides` as in `load_spec`.
+
+        It is named by its id or by its folder below the service's. Raises RunNotFound, SpecError for a spec that the
+        run cannot go on with, BadField for a folder elsewhere, RunConflict where it goes on already, has no step left
+        or its folder cannot be used, ServiceStopping.
+        """
+        if self._stopping:
+            raise ServiceStopping("the service is shutting down: it takes no run")
+        if bool(run_id) == bool(run_dir):
+            raise BadField("id", "name the run by its id or by its run_dir, one of the two")
+        folder = self._below(run_dir) if run_dir else await self._folder(run_id)
+        return (await self._go_on(folder, overrides)).snapshot()
+
+    async def _folder(self, run_id: str) -> Path:
+        if (driver := self._runs.get(run_id)) is not None:
+            return driver.run_dir
+        for folder in await asyncio.to_thread(run_folders, self._state_dir.resolve()):
+            if read_identity(folder).run_id == run_id:
+                return folder
+        raise RunNotFound(f"there is no run {run_id!r} in this service or below {self._state_dir.resolve()}")
+
+    async def _go_on(self, folder: Path, overrides: Sequence[str]) -> RunDriver:
+        try:
+            run_id = read_identity(folder).run_id
+            driver = self._runs.get(run_id)
+            if driver is not None and not driver.over:
+                raise RunConflict(f"run {run_id} goes on already")
+            previous = load_spec(RunFolder(folder).spec)
+            spec = load_spec(RunFolder(folder).spec, overrides)
+            changes(previous, spec)
+            if problems := [*missing_inputs(spec), *unfit_inputs(spec)]:
+                raise SpecError(problems)
+            if has_succeeded(folder) and spec.training.steps <= previous.training.steps:
+                raise RunConflict(
+                    f"run {run_id} has done its {previous.training.steps} steps: to go beyond them, set training.steps"
+                )
+            recorder = Recorder.reopen(folder, spec)
+            driver = RunDriver(spec, recorder, self._launcher, redis_url=self._redis_url, previous=previous)
+            driver.events.reopen()
+        except (RunDirError, OSError) as error:
+            raise RunConflict(f"run_dir {folder}: {in_words(error, folder)}") from error
+        self._runs[run_id] = driver
+        driver.start()
+        return driver
+
+    async def purge(self, run_id: str) -> None:
+        """Delete what a run that has ended holds in Redis; its folder stays. It can go on from a checkpoint only.
+
+        Raises RunNotFound, RunConflict where it has not ended or Redis refuses.
+        """
+        driver = self._find(run_id)
+        if not driver.over:
+            raise RunConflict(f"run {run_id} goes on: stop it first")
+        try:
+            await driver.purge()
+        except (BusError, OSError) as error:
+            raise RunConflict(f"run {run_id} could not be purged: {error}") from error
 
     def _below(self, run_dir: str) -> Path:
         """The folder itself, links followed: who may start runs may not write wherever the service may. Raises BadField
@@ -113,9 +193,10 @@ class RunService:
         return list(await asyncio.gather(*(driver.read() for driver in list(self._runs.values()))))
 
     async def stop(self, run_id: str) -> pb.Run:
-        """End the run's processes and return once they are gone; a run that has ended stays as it is."""
+        """Have the learner write a checkpoint, within `checkpoint.on_stop_s`, then end the run's processes and return
+        once they are gone. A run that has ended stays as it is."""
         driver = self._find(run_id)
-        await driver.stop()
+        await driver.stop(save=True)
         return await driver.read()
 
     def watch(self, run_id: str, after: str = "") -> AsyncIterator[WatchedEvent]:
@@ -127,6 +208,6 @@ class RunService:
             raise BadField("after", f"{after!r} is not an event id: give the id of the last event seen") from error
 
     async def close(self) -> None:
-        """Stop every run."""
+        """Stop every run, at once; a service that starts again takes them up."""
         self._stopping = True
-        await asyncio.gather(*(driver.stop() for driver in self._runs.values()))
+        await asyncio.gather(*(driver.stop(INTERRUPTED) for driver in self._runs.values()))

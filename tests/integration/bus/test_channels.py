@@ -21,7 +21,7 @@ def test_the_record_of_a_run(valkey: EmbeddedValkey) -> None:
         with pytest.raises(BusError, match="exists with another spec"):
             await bus.runs.create('{"a": 2}', "runs/y", "2026-01-02")
         assert await bus.runs.spec() == '{"a": 1}'
-        await bus.runs.set_state("failed", "the learner died")
+        await bus.runs.set_state("failed", "the learner died", await bus.lease.acquire("orchestrator"))
         record = await bus.runs.read()
         assert (record["state"], record["message"], record["run_dir"]) == ("failed", "the learner died", "runs/x")
 

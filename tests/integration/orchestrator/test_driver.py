@@ -14,7 +14,7 @@ import pytest
 from dapo.bus import BusError
 from dapo.bus.server.embedded import EmbeddedValkey
 from dapo.contracts.events import ServiceChanged
-from services.orchestrator.runs import driver as driver_module
+from services.orchestrator.runs import completion
 from tests.support.disks import fill, small_disk
 from tests.support.orchestrator.control import PROMPTS, STEPS, make_spec
 from tests.support.orchestrator.launcher import FakeLauncher
@@ -54,7 +54,7 @@ def test_a_worker_that_fails_after_the_last_checkpoint_fails_no_run(valkey: Embe
 def test_a_stop_in_the_last_second_leaves_a_run_what_it_has_become(
     valkey: EmbeddedValkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commit: bool, state: str
 ) -> None:
-    monkeypatch.setattr(driver_module, "_LOG_POLL_S", 60.0)
+    monkeypatch.setattr(completion, "_POLL_S", 60.0)
 
     async def play(stage: Stage) -> None:
         bus = await stage.bus()

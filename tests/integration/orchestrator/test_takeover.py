@@ -55,7 +55,7 @@ async def live(bus: Bus, spec: RunSpec, seen: Seen) -> bool:
     first = not (seen.run_dir / "spec.yaml").exists()
     recorder = Recorder.create(seen.run_dir, spec, IDENTITY) if first else Recorder.reopen(seen.run_dir, spec)
     try:
-        await make_controller(bus, spec, recorder, seen).run()
+        await make_controller(bus, spec, recorder, seen).run(await bus.lease.acquire("orchestrator"))
     except BusUnavailable:
         return False
     return True
@@ -158,7 +158,7 @@ def test_at_every_moment_a_successor_would_know_what_the_orchestrator_knows(
         working = (workers.generate("generator-0", 1), workers.verify(), workers.learn())
         tasks = [asyncio.create_task(work) for work in working]
         try:
-            await asyncio.wait_for(controller.run(), 60)
+            await asyncio.wait_for(controller.run(await bus.lease.acquire("orchestrator")), 60)
         finally:
             for task in tasks:
                 task.cancel()

@@ -170,7 +170,7 @@ async def run_control(url: str, run_id: str, spec: RunSpec, workers: Workers, se
     recorder = Recorder.create(seen.run_dir, spec, RunIdentity(run_id, "2026-01-02T03:04:05.000+00:00"))
     seen.rows = recorder.rows
     controller = make_controller(bus, spec, recorder, seen)
-    control = asyncio.create_task(controller.run())
+    control = asyncio.create_task(controller.run(await bus.lease.acquire("orchestrator")))
     learner = asyncio.create_task(workers.learn())
     background = [
         asyncio.create_task(work)
