@@ -6,7 +6,7 @@
 Each generator is killed (kill -9, and its engine with it) as if it had a half-life of so many seconds; the run service
 starts another in its place, after a second. Each run has as many steps as take about --seconds in peace.
 
-Engines are simulated: 20 ms a token whatever the load, 8 responses at a time, 100 tokens in the mean, 2 s to start
+Engines are simulated: 50 ms a token whatever the load, 8 responses at a time, 100 tokens in the mean, 2 s to start
 beside what the process itself takes. So generation is what limits the run; all else is real, as in chaos.py, and the
 same audit is made of each run. `lost` counts tokens of responses that were never accepted, less those that the run in
 peace lost (at its end), for each kill.
@@ -36,7 +36,7 @@ from benchmarks.survival.audit import Promise
 from benchmarks.survival.strikes import victims
 from dapo.host.files import write_json
 
-_ENGINE = {"step_s": 0.02, "mean_tokens": 100.0, "max_running": 8, "start_s": 2.0}
+_ENGINE = {"step_s": 0.05, "mean_tokens": 100.0, "max_running": 8, "start_s": 2.0}
 _GROUP, _PROMPTS = 4, 8
 
 
