@@ -76,7 +76,7 @@ class RunDriver:
         self._recorder = recorder
         self._launcher = launcher
         self._placement = Placement(launcher, self.events)
-        self._redis = RunRedis(run_id, recorder.run_dir, spec.resources.redis, redis_url)
+        self._redis = RunRedis(run_id, recorder.run_dir, spec.resources, redis_url)
         self._began = time.monotonic()
         self._state = "starting"
         self._message = ""

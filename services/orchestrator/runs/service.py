@@ -188,7 +188,7 @@ class RunService:
             raise RunConflict(f"run {run_id} goes on: stop it first")
         folder = await self._folder(run_id)
         try:
-            resources = load_spec(RunFolder(folder).spec).resources.redis
+            resources = load_spec(RunFolder(folder).spec).resources
             await RunRedis(run_id, folder, resources, self._redis_url).purge()
         except (SpecError, BusError, OSError) as error:
             raise RunConflict(f"run {run_id} could not be purged: {error}") from error
