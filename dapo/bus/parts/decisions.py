@@ -57,6 +57,8 @@ class Decided(NamedTuple):
     """Batches cut; the mark at the end of the log counts as one."""
     trained: int
     """Batches whose step was recorded."""
+    base: int
+    """Steps that the run had done where a checkpoint put it: nothing is reported of them."""
     cut_metrics: dict[int, dict[str, Any]]
     """What was measured of the newest batches, by number."""
     evaluations: dict[str, Any]
@@ -125,6 +127,7 @@ class Decisions(Part):
             ending=Ending(**json.loads(ending)) if ending else None,
             cut=int(log.get(b"next", 0)),
             trained=int(log.get(b"trained", -1)) + 1,
+            base=int(log.get(b"base", 0)),
             cut_metrics={int(number): json.loads(data) for number, data in cuts.items()},
             evaluations=json.loads(evaluations) if evaluations else {},
         )
@@ -181,13 +184,12 @@ class Decisions(Part):
         """Put a run where it stood at a checkpoint of `step` steps (None: at its beginning): of what Redis holds of it
         nothing stays but its record, its events, its dead letters and its epochs. Raises Fenced.
 
-        A call that was cut short is made again: until its end the log says less than the checkpoint.
+        A call that was cut short is made again: until its end the log says that less was trained than nothing.
         """
-        await self._script("begin_at", epoch, 0, "", "", "", "", 0)
+        await self._script("begin_at", epoch, -1, "", "", "", "", 0)
         keys = self._keys
         await self._unlink_all(but=(keys.run, keys.events, keys.dead, keys.log, keys.epoch("")))
-        if frontier is None:
-            return
+        frontier = frontier or Frontier("", "", "", "", {}, {}, {})
         for chunk in chunks(sorted(frontier.resting.items()), _CHUNK):
             fields = [part for pair in chunk for part in pair]
             await self._write_as("orchestrator", epoch, "HSET", keys.resting, *fields)

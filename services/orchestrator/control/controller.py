@@ -130,6 +130,8 @@ class Controller:
     async def _take_up(self) -> None:
         """Go on where an orchestrator before this one has left the run, if there was one."""
         decided = await self._bus.decisions.read()
+        # Rows may be missing, after a power cut; of the steps that a checkpoint covers no report comes any more.
+        self._steps_done = max(self._steps_done, decided.base)
         for kept in decided.history:
             self._keep_rate.observe(kept)
         open_groups, passed = await self._known(decided.open_groups), await self._known(decided.passed)
@@ -293,7 +295,7 @@ class Controller:
 
     async def _finish_step(self, report: pb.StepReport) -> None:
         self._pacing.trained(report.batch)
-        self._steps_done += 1
+        self._steps_done = report.batch + 1
         reported = dict(report.metrics)
         now_s = time.monotonic()
         measured = self._meter.measure(await self._bus.weights.members(), now_s)

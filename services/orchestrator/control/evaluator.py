@@ -109,7 +109,9 @@ class Evaluator:
         for passed in range(first, step + 1):
             if self._settings and self._is_due(passed):
                 await self._begin_or_wait(passed)
-                await self._save()
+        if self._settings and first <= step:
+            # Also where none was due: another spec may have them due at other steps, and may not look back.
+            await self._save()
 
     async def end_with(self, step: int) -> None:
         """The run's last version is that of `step`, which may be served already."""

@@ -104,10 +104,11 @@ class Recorder:
     def rewind(self, steps: int) -> None:
         """Forget what came after so many steps, because it comes again. Raises OSError."""
         folder = self._folder
-        self.rows = keep_json_lines(folder.metrics, lambda row: row["step"] <= steps)
-        self.evaluations = keep_json_lines(folder.evaluations, lambda row: row["step"] <= steps)
         # Samples carry the version at which their group was issued; those of version `steps` are of the next step.
         self.samples.rewind(steps)
+        self.evaluations = keep_json_lines(folder.evaluations, lambda row: row["step"] <= steps)
+        # Last: as long as it has more, a start that was cut short here rewinds again.
+        self.rows = keep_json_lines(folder.metrics, lambda row: row["step"] <= steps)
 
     def write_provenance(self, value: Mapping[str, Any]) -> None:
         write_json(self._folder.provenance, value)

@@ -21,12 +21,15 @@ _FIXED = (
     "sampling.group_size",
     "sampling.max_response_tokens",
     "algorithm.advantage_estimator",
+    "algorithm.reference_refresh_steps",
+    "evaluation.sets",
+    "evaluation.exclude_from_training",
     "training.prompts_per_step",
     "asynchrony.max_staleness",
     "resources.redis.payload_url",
 )
-"""Fields and sections on which what there is depends: weights and optimizer states, the order of the data, and groups
-that wait for a batch. All others may change from one start to the next."""
+"""Fields and sections on which what there is depends: weights and optimizer states, the order of the data (evaluation
+sets take prompts out of it), and groups that wait for a batch. All others may change from one start to the next."""
 
 
 class Change(NamedTuple):
@@ -77,10 +80,14 @@ async def take_up(bus: OrchestratorBus, recorder: Recorder, previous: RunSpec, s
     behind it. Raises SpecError for a spec with less steps than were cut, CheckpointError where there is no way on.
     """
     found = await asyncio.to_thread(find_newest, RunFolder(recorder.run_dir).checkpoints)
+    if found.checkpoint is None and found.damage:
+        raise CheckpointError(f"no checkpoint is whole: {'; '.join(found.damage)}. Restore one, or start a new run")
     start = found.checkpoint.manifest.step if found.checkpoint is not None else 0
     decided = await bus.decisions.read()
     cut = min(decided.cut, previous.training.steps)
     reason = _reason_to_rewind(decided, start, previous, spec, len(recorder.rows))
+    if reason is None and start < decided.trained and not await _reaches_back(bus, start):
+        reason = f"the batches behind step {start} have left the log"
     if reason is None and await _lost_a_batch(bus):
         reason = "Redis has lost the responses of a batch"
     if reason is None:
@@ -110,6 +117,12 @@ def _reason_to_rewind(decided: Decided, start: int, previous: RunSpec, spec: Run
     if ended and spec.training.steps > previous.training.steps:
         return f"it had ended at step {previous.training.steps}"
     return None
+
+
+async def _reaches_back(bus: OrchestratorBus, step: int) -> bool:
+    """Whether a learner that has done so many steps finds the next batch in the log."""
+    first = await bus.batches.read(-1, block_s=0, count=1)
+    return bool(first) and first[0].batch <= step
 
 
 async def _lost_a_batch(bus: OrchestratorBus) -> bool:

@@ -66,9 +66,6 @@ class Learner:
         return None
 
 
-Then = Callable[[Path], Awaitable[None]]
-
-
 class Story:
     """What was trained and issued over all starts of a run."""
 
@@ -83,11 +80,12 @@ class Story:
         *,
         step: int = 0,
         last: int | None = None,
+        at_last: Callable[[Bus], Awaitable[None]] | None = None,
         previous: RunSpec | None = None,
         mixed: int | None = None,
     ) -> Stage:
-        """Train from `step` to the end, or to `last` and stop the run there. `mixed`: groups with greater numbers are
-        uniform."""
+        """Train from `step` to the end, or to `last` and stop the run there, after `at_last`. `mixed`: groups with
+        greater numbers are uniform."""
 
         async def play(stage: Stage) -> None:
             bus = await stage.bus()
@@ -100,6 +98,8 @@ class Story:
                     await eventually(lambda: stage.states()[-1] in ("succeeded", "failed"))
                 else:
                     await eventually(lambda: stage.driver.snapshot().step == last)
+                    if at_last is not None:
+                        await at_last(bus)
                     await stage.driver.stop()
                 self.tell(learner, workers)
             await bus.close()
@@ -160,6 +160,49 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path: Path
     stage = story.start(spec, step=4, previous=spec)
     assert "from the checkpoint of step 4" in resumed(stage)
     assert "weights: 5 bytes, the manifest says 100" in resumed(stage)
+    story.check(STEPS)
+
+
+def test_where_the_log_does_not_reach_back_to_a_whole_checkpoint_that_one_wins(tmp_path: Path) -> None:
+    """Memory was crowded, so the log began at the newest; and that is damaged."""
+    story, spec = Story(tmp_path / "run"), make_spec(tmp_path, staleness=STALENESS)
+
+    async def free(bus: Bus) -> None:
+        await bus.batches.commit_checkpoint(5, await bus.lease.acquire("learner"))
+
+    story.start(spec, last=6, at_last=free)
+    (newest,) = RunFolder(story.folder).checkpoints.glob("step-000006*")
+    (newest / "weights").write_bytes(b"short")
+    stage = story.start(spec, step=4, previous=spec)
+    assert resumed(stage).startswith("the run goes on from the checkpoint of step 4")
+    assert "the batches behind step 4 have left the log" in resumed(stage)
+    story.check(STEPS)
+
+
+def test_a_run_whose_last_rows_are_lost_comes_to_its_end(tmp_path: Path) -> None:
+    """A power cut may take rows that a checkpoint on disk covers."""
+    story, spec = Story(tmp_path / "run"), make_spec(tmp_path, staleness=STALENESS)
+    story.start(spec, last=6)
+    shutil.rmtree(RunFolder(story.folder).redis)
+    path = RunFolder(story.folder).metrics
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:4]))
+    assert story.start(spec, step=6, previous=spec).states()[-1] == "succeeded"
+    assert [row["step"] for row in read_json_lines(path)] == [1, 2, 3, 4, 7, 8, 9, 10]
+
+
+def test_a_start_that_was_cut_short_while_it_put_a_run_back_is_made_again(tmp_path: Path) -> None:
+    story, spec = Story(tmp_path / "run"), make_spec(tmp_path, staleness=STALENESS)
+
+    async def half(bus: Bus) -> None:
+        epoch = await bus.lease.acquire("orchestrator")
+        await bus.control_server.script("begin_at", bus.keys.prefix, epoch, -1, "", "", "", "", 0)
+
+    story.start(spec, last=1, at_last=half)
+    for path in (RunFolder(story.folder).metrics, RunFolder(story.folder).evaluations):
+        path.write_text("")
+    stage = story.start(spec, previous=spec)
+    assert resumed(stage).startswith("the run goes on from its beginning")
+    assert stage.states()[-1] == "succeeded"
     story.check(STEPS)
 
 

@@ -5,7 +5,7 @@ local refused = fence("orchestrator", ARGV[1])
 if refused then return refused end
 local log = prefix .. "log"
 redis.call("DEL", log, prefix .. "history", prefix .. "evaluating", prefix .. "ledger", prefix .. "again")
-redis.call("HSET", log, "next", ARGV[2], "trained", string.format("%.0f", tonumber(ARGV[2]) - 1))
+redis.call("HSET", log, "base", ARGV[2], "next", ARGV[2], "trained", string.format("%.0f", tonumber(ARGV[2]) - 1))
 if ARGV[3] ~= "" then redis.call("HSET", log, "issued", ARGV[3]) end
 if ARGV[4] ~= "" then redis.call("HSET", log, "evaluated", ARGV[4]) end
 if ARGV[5] ~= "" then redis.call("SET", prefix .. "evaluating", ARGV[5]) end
