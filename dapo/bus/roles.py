@@ -24,6 +24,7 @@ goes beyond its own, and nothing checks it at run time.
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from dapo.bus.failures import FailureReason
 from dapo.bus.parts.decisions import Decided, Frontier
 from dapo.bus.parts.groups import Outcome, Refill
 from dapo.bus.parts.records import GroupRecord
@@ -86,7 +87,7 @@ class FailsGroups(Protocol):
     async def fail(
         self,
         group_id: str,
-        reason: str,
+        reason: FailureReason,
         detail: str = "",
         *,
         stream: str | None = None,

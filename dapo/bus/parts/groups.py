@@ -1,9 +1,10 @@
 """Groups: from the issue of a prompt to the decision about its scored responses."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from enum import StrEnum
 
 from dapo.bus.errors import BusError
+from dapo.bus.failures import FailureReason
 from dapo.bus.keys import PROMPTS
 from dapo.bus.ledger import SETTLED, GroupState
 from dapo.bus.parts.dead_letters import DeadLetters
@@ -11,12 +12,14 @@ from dapo.bus.parts.decisions import HISTORY
 from dapo.bus.parts.garbage import Garbage
 from dapo.bus.parts.part import Context, Part, chunks, new_nonce
 from dapo.bus.parts.payloads import Payloads
-from dapo.bus.parts.records import GroupRecord, parse_record, parse_task, read_hashes
+from dapo.bus.parts.records import GroupFacts, GroupRecord, parse_facts, parse_record, parse_task, read_hashes
 from dapo.bus.parts.streams import Delivery
 from dapo.v1 import messages_pb2 as pb
 
 _MOST_REFILLS = 3
 """Of one index; more is no accident."""
+_SCANNED = 500
+"""Keys looked at in one step of a scan."""
 _CHUNK = 64
 """Items of one script call: short enough (about 1 ms) not to hold up the server."""
 
@@ -155,7 +158,8 @@ class Groups(Part):
         Its payloads, as far as they exist, are deleted, its delivery is acknowledged.
         """
         lost = pb.Completion.FromString(delivery.data)
-        arguments = (lost.group_id, lost.index, delivery.data, delivery.message_id, _MOST_REFILLS)
+        source = (lost.generator_id or "unknown", lost.attempt)
+        arguments = (lost.group_id, lost.index, delivery.data, delivery.message_id, _MOST_REFILLS, *source)
         outcome = Refill((await self._script("refill", new_nonce(), *arguments)).decode())
         if outcome == Refill.REFILLED:
             await self._payloads.delete([lost.payload_key, lost.text_key])
@@ -164,7 +168,7 @@ class Groups(Part):
     async def fail(
         self,
         group_id: str,
-        reason: str,
+        reason: FailureReason,
         detail: str = "",
         *,
         stream: str | None = None,
@@ -189,6 +193,23 @@ class Groups(Part):
         """Raises UnknownGroup."""
         found = await read_hashes(self._context, group_ids)
         return [parse_record(self._context.run_id, group_id, fields) for group_id, fields in found]
+
+    async def facts(self, group_id: str) -> GroupFacts:
+        """Raises UnknownGroup."""
+        ((_, fields),) = await read_hashes(self._context, [group_id])
+        return parse_facts(self._context.run_id, group_id, fields)
+
+    async def all_facts(self) -> AsyncIterator[GroupFacts]:
+        """Of every group that has a record, in no order."""
+        start, client, cursor = len(self._keys.group("")), self._control.client, 0
+        while True:
+            cursor, keys = await self._control.run(client.scan, cursor, match=self._keys.group("*"), count=_SCANNED)
+            found = await read_hashes(self._context, [key.decode()[start:] for key in keys]) if keys else []
+            for group_id, fields in found:
+                if fields:
+                    yield parse_facts(self._context.run_id, group_id, fields)
+            if not cursor:
+                return
 
     async def settle(self, delivery: Delivery | None, group_id: str, state: str, reason: str, epoch: int) -> Outcome:
         """Decides about a group (kept, filtered, evaluated, surplus or stale) and acknowledges its `scored` entry.

@@ -3,17 +3,20 @@
 import asyncio
 from collections.abc import Awaitable, Collection
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 
 from dapo.bus.errors import BusError, BusUnavailable, NoConsumerGroup
+from dapo.bus.failures import FailureReason
 from dapo.bus.keys import COMPLETIONS, GROUP_ID, READERS
 from dapo.bus.parts.dead_letters import DeadLetters
 from dapo.bus.parts.part import Context, Part
 from dapo.bus.parts.registry import HEARTBEAT_TTL_S, Registry
 from dapo.bus.server.connection import BLOCK_SLICE_S, block
 from dapo.v1 import messages_pb2 as pb
+
+_LOOKED_AT = 5_000
 
 Entry = tuple[bytes, int, int, dict[bytes, bytes]]
 """Message id, deliveries, losses, fields."""
@@ -29,6 +32,19 @@ class Delivery(NamedTuple):
     """How often the entry (of a prompt: its group) was delivered, from 1."""
     losses: int = 0
     """Of a prompt: deliveries in a row whose generator or engine was lost before a response was written."""
+
+
+class Holder(NamedTuple):
+    """In whose hands an entry of a group is."""
+
+    stream: str
+    response: int | None
+    """Index of the one that waits for its grade."""
+    worker_id: str
+    """Empty: nobody has read it yet."""
+    alive: bool
+    held_s: float
+    """Since it was handed to the worker, or written to the stream."""
 
 
 @dataclass
@@ -114,6 +130,36 @@ class Streams(Part):
         if (stream, worker_id) in self._started:
             await self._hand_back(stream, worker_id, False)
 
+    async def holders(self, stream: str, group_id: str, since_ms: int) -> list[Holder]:
+        """Who holds the entries of a group that were written at `since_ms` (Unix time) or later; those of the next
+        5,000 entries, for whoever asks after a group."""
+        key, role, client = self._keys.stream(stream), READERS[stream], self._control.client
+        entries = await self._control.run(client.xrange, key, f"{since_ms}-0", "+", count=_LOOKED_AT)
+        wanted = group_id.encode()
+        own = [(entry, fields) for entry, fields in entries if wanted in (fields.get(b"data"), fields.get(b"group"))]
+        pipeline = client.pipeline(transaction=False)
+        for entry, _ in own:
+            pipeline.xpending_range(key, role, entry, entry, 1)
+        pipeline.time()
+        # Where nobody has read the stream yet, there is no consumer group and each reply is an error.
+        *pending, (seconds, micros) = await self._control.run(pipeline.execute, False)
+        now_ms = seconds * 1000 + micros // 1000
+        return [
+            await self._holder(stream, entry, fields, found if isinstance(found, list) else [], now_ms)
+            for (entry, fields), found in zip(own, pending, strict=True)
+        ]
+
+    async def _holder(
+        self, stream: str, entry: bytes, fields: dict[bytes, bytes], pending: list[dict[str, Any]], now_ms: int
+    ) -> Holder:
+        index = pb.Completion.FromString(fields[b"data"]).index if stream == COMPLETIONS else None
+        if not pending:
+            return Holder(stream, index, "", False, (now_ms - int(entry.partition(b"-")[0])) / 1000)
+        worker_id, _, instance = pending[0]["consumer"].decode().rpartition("/")
+        beat = await self._control.run(self._control.client.get, self._keys.heartbeat(READERS[stream], worker_id))
+        alive = beat is not None and beat.decode() == instance
+        return Holder(stream, index, worker_id, alive, pending[0]["time_since_delivered"] / 1000)
+
     async def _hand_back(self, stream: str, worker_id: str, lost: bool, *message_ids: str) -> None:
         await self._script("hand_back", stream, worker_id, self._context.instance, int(lost), *message_ids)
 
@@ -190,7 +236,7 @@ class Streams(Part):
             else:
                 group = fields.get(b"group", b"")
                 group_id = group.decode() if GROUP_ID.fullmatch(group) else ""
-                await self._dead_letters.file(group_id, "malformed", fault, stream, message_id, data)
+                await self._dead_letters.file(group_id, FailureReason.MALFORMED, fault, stream, message_id, data)
         return sound
 
 

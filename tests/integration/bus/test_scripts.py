@@ -94,7 +94,7 @@ async def refill(bus: Bus) -> Arguments:
     await issue(bus, 1, size=2)
     await generate(bus, await bus.streams.consume("prompts", "generator-0", count=1, block_s=0))
     lost, _ = await bus.streams.consume("completions", "verifier-0", count=2, block_s=0)
-    return NONCE, group_id(0), 0, lost.data, lost.message_id, 3
+    return NONCE, group_id(0), 0, lost.data, lost.message_id, 3, "generator-0", 0
 
 
 async def settle_group(bus: Bus) -> Arguments:

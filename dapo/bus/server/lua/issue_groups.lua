@@ -11,7 +11,7 @@ for at = 3, #ARGV, 5 do
   if redis.call("HSETNX", group, "state", "issued") == 1 then
     local entry = redis.call("XADD", prefix .. ARGV[2], "*", "data", id)
     redis.call("HSET", group, "reason", "", "size", ARGV[at + 1], "issued_version", ARGV[at + 2],
-      "task", ARGV[at + 3], "stream", ARGV[2], "entry", entry, "attempts", 1)
+      "task", ARGV[at + 3], "stream", ARGV[2], "entry", entry, "attempts", 1, "trail", mark_of("issued"))
     redis.call("ZADD", prefix .. "open", position == "" and 1 or 0, id)
     if position == "" then
       redis.call("HSET", prefix .. "log", "evaluated", id)
