@@ -17,18 +17,20 @@
 | weights    | members, version       | member, read commands,  |                    | members,            |
 |            |                        | reply, version, forget  |                    | command, publish    |
 
+Questions about a run are answered through a QuestionBus, which only reads.
+
 What a method does is told by the part that has it (dapo/bus/parts). The views are types: mypy refuses a service that
 goes beyond its own, and nothing checks it at run time.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from dapo.bus.failures import FailureReason
 from dapo.bus.parts.decisions import Decided, Frontier
 from dapo.bus.parts.groups import Outcome, Refill
-from dapo.bus.parts.records import GroupRecord
-from dapo.bus.parts.streams import Delivery
+from dapo.bus.parts.records import GroupFacts, GroupRecord
+from dapo.bus.parts.streams import Delivery, Holder
 from dapo.bus.server.outage import Outage
 from dapo.contracts.events import Event
 from dapo.v1 import messages_pb2 as pb
@@ -281,3 +283,29 @@ class LearnerBus(Protocol):
     def decisions(self) -> SeesFrontier: ...
     @property
     def weights(self) -> LearnerWeights: ...
+
+
+# -- questions about a run
+
+
+class KnowsGroups(Protocol):
+    async def facts(self, group_id: str) -> GroupFacts: ...
+    def all_facts(self) -> AsyncIterator[GroupFacts]: ...
+
+
+class KnowsHolders(Protocol):
+    async def holders(self, stream: str, group_id: str, since_ms: int) -> list[Holder]: ...
+
+
+class KnowsDeadLetters(Protocol):
+    async def read(self, count: int = ...) -> list[dict[str, str]]: ...
+    async def find(self, letter_id: str) -> dict[str, str] | None: ...
+
+
+class QuestionBus(Protocol):
+    @property
+    def groups(self) -> KnowsGroups: ...
+    @property
+    def streams(self) -> KnowsHolders: ...
+    @property
+    def dead_letters(self) -> KnowsDeadLetters: ...
