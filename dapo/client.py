@@ -99,6 +99,16 @@ class RunClient:
         """End the run; returns once its processes are gone. Raises RefusedRequest where there is none of that id."""
         return self._run("POST", f"/v1/runs/{run_id}/stop")
 
+    def explain(self, run_id: str, group_id: str) -> dict[str, Any]:
+        """What is known of a group, as dapo.records.explanations.GroupExplanation has it. Raises RefusedRequest where
+        there is no record of it."""
+        return self._ask("GET", f"/v1/runs/{run_id}/groups/{group_id}")
+
+    def dead_letters(self, run_id: str, count: int = 100) -> list[dict[str, Any]]:
+        """What was taken out of circulation, the newest first, as dapo.records.group_archive.DeadLetter has it."""
+        found: list[dict[str, Any]] = self._ask("GET", f"/v1/runs/{run_id}/dead-letters?count={count}")["letters"]
+        return found
+
     def events(self, run_id: str) -> Iterator[RunEvent]:
         """All events of the run from the first on, then each as it comes, until the run ends.
 
@@ -115,13 +125,16 @@ class RunClient:
             raise ServiceError(f"the run service went away: {error}") from error
 
     def _run(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Run:
+        return cast(Run, self._ask(method, path, body))
+
+    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         try:
             response = self._http.request(method, path, json=body)
         except httpx.HTTPError as error:
             raise ServiceError(f"the run service does not answer: {error}") from error
         if response.is_error:
             raise _error(response)
-        return cast(Run, response.json())
+        return cast(dict[str, Any], response.json())
 
 
 def _error(response: httpx.Response) -> ServiceError:

@@ -113,6 +113,7 @@ def _run(
     attempt.run = run = client.create(dump_yaml(spec), str(run_dir) if run_dir else "")
     folder = Path(run["run_dir"])
     service.move_log(RunFolder(folder).logs / "orchestrator.log")
+    service.say_where(RunFolder(folder).service)
     console.print(f"run {run['id']} in {folder}", highlight=False, soft_wrap=True)
     with make_display(console, spec.training.steps) as display:
         try:

@@ -1,4 +1,4 @@
-"""The `dapo runs` commands: what runs have written, read from their folders."""
+"""The `dapo runs` commands: what runs have written, and what their services know."""
 
 from pathlib import Path
 from typing import Annotated
@@ -63,6 +63,44 @@ def samples(
                 prompt=prompt,
             )
             show_groups(run_dir, set_name, wanted, last, limit or _GROUPS, full=full, as_json=as_json)
+    except OSError as error:
+        fail(str(error))
+
+
+_Run = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, or its id with --url.")]
+_Url = Annotated[str | None, typer.Option("--url", envvar="DAPO_URL", help="Run service, e.g. http://127.0.0.1:8400.")]
+
+
+@runs.command()
+def why(
+    run: _Run,
+    group: Annotated[str, typer.Argument(help="Id of a group, e.g. g0000000012 or g12.")],
+    url: _Url = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Explain a group: where it is, who holds it, what became of it and why."""
+    from dapo.cli.runs.where import find_run, full_group_id
+    from dapo.cli.runs.why import show_why
+
+    try:
+        show_why(find_run(run, url), full_group_id(group), as_json=as_json)
+    except OSError as error:
+        fail(str(error))
+
+
+@runs.command("dead-letters")
+def dead_letters(
+    run: _Run,
+    url: _Url = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="The newest so many.")] = 100,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON line a letter.")] = False,
+) -> None:
+    """List what was taken out of circulation, and why."""
+    from dapo.cli.runs.where import find_run
+    from dapo.cli.runs.why import show_dead_letters
+
+    try:
+        show_dead_letters(find_run(run, url), limit, as_json=as_json)
     except OSError as error:
         fail(str(error))
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from dapo.records.group_archive import DeadLetter
 from dapo.v1 import run_pb2 as pb
 
 
@@ -27,6 +28,10 @@ class RunList(BaseModel):
     runs: list[RunView]
 
 
+class DeadLetterList(BaseModel):
+    letters: list[DeadLetter]
+
+
 class FieldProblem(BaseModel):
     field: str
     value: Any = None
@@ -34,7 +39,9 @@ class FieldProblem(BaseModel):
 
 
 class ErrorDetail(BaseModel):
-    code: str = Field(description="invalid_spec, invalid_request, not_found, conflict, stopping or unauthorised.")
+    code: str = Field(
+        description="invalid_spec, invalid_request, not_found, conflict, stopping, no_answer or unauthorised."
+    )
     message: str
     problems: list[FieldProblem] = []
 

@@ -24,6 +24,7 @@ from services.orchestrator.runs.events import RunEvents
 from services.orchestrator.runs.inputs import Inputs, input_problems, open_inputs
 from services.orchestrator.runs.monitor import HealthMonitor
 from services.orchestrator.runs.outcome import RunFailed, RunOutcome
+from services.orchestrator.runs.questions import Questions
 from services.orchestrator.runs.redis import RunRedis
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class RunDriver:
         self._launcher = launcher
         self._workloads = plan_workloads(spec)
         self._redis = RunRedis(run_id, recorder.run_dir, spec.resources.redis, redis_url)
+        self.questions = Questions(self._redis, recorder.run_dir)
         self._began = time.monotonic()
         self._state = "starting"
         self._message = ""
@@ -234,6 +236,7 @@ class RunDriver:
             except LaunchError as error:
                 outcome = outcome.but(str(error))
             await self._read_ledger()
+            await self.questions.keep()
             try:
                 await self._write_files(outcome)
             except OSError as error:

@@ -2,11 +2,14 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from dapo.bus.keys import GROUP_ID
 from dapo.host.storage import in_words
+from dapo.records.explanations import GroupExplanation
+from dapo.records.group_archive import DeadLetter
 from dapo.records.identity import RunDirError, RunIdentity
 from dapo.spec.load import missing_inputs, parse_spec, unfit_inputs
 from dapo.spec.problem import SpecError
@@ -125,6 +128,17 @@ class RunService:
             return events.watch(after)
         except ValueError as error:
             raise BadField("after", f"{after!r} is not an event id: give the id of the last event seen") from error
+
+    async def explain(self, run_id: str, group_id: str) -> GroupExplanation:
+        """What is known of a group. Raises RunNotFound, BadField, GroupNotFound, NoAnswer."""
+        questions = self._find(run_id).questions
+        if not GROUP_ID.fullmatch(group_id.encode()):
+            raise BadField("group", f"{group_id!r} is no group id: g or e (of an evaluation) and ten digits")
+        return await questions.explain(group_id)
+
+    async def dead_letters(self, run_id: str, count: int) -> Sequence[DeadLetter]:
+        """What was taken out of circulation, the newest first. Raises RunNotFound, NoAnswer."""
+        return await self._find(run_id).questions.dead_letters(count)
 
     async def close(self) -> None:
         """Stop every run."""
