@@ -109,6 +109,11 @@ class RunClient:
         found: list[dict[str, Any]] = self._ask("GET", f"/v1/runs/{run_id}/dead-letters?count={count}")["letters"]
         return found
 
+    def requeue(self, run_id: str, group_id: str) -> None:
+        """Have the prompt of a failed group issued once more, as a new group. Raises RefusedRequest, which says why
+        that cannot be."""
+        self._ask("POST", f"/v1/runs/{run_id}/groups/{group_id}/requeue")
+
     def events(self, run_id: str) -> Iterator[RunEvent]:
         """All events of the run from the first on, then each as it comes, until the run ends.
 

@@ -34,6 +34,7 @@ class Keys:
         self.passed = self.prefix + "passed"
         self.drained = self.prefix + "drained"
         self.again = self.prefix + "again"
+        self.requeued = self.prefix + "requeued"
         self.history = self.prefix + "history"
         self.cuts = self.prefix + "cuts"
         self.evaluating = self.prefix + "evaluating"

@@ -27,7 +27,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from dapo.bus.failures import FailureReason
-from dapo.bus.parts.decisions import Decided, Frontier
+from dapo.bus.parts.decisions import Decided, Frontier, IssuedPrompt
 from dapo.bus.parts.groups import Outcome, Refill
 from dapo.bus.parts.records import GroupFacts, GroupRecord
 from dapo.bus.parts.streams import Delivery, Holder
@@ -125,6 +125,7 @@ class OrchestratorRuns(WorkerRuns, Protocol):
 
 
 class OrchestratorGroups(Protocol):
+    async def facts(self, group_id: str) -> GroupFacts: ...
     async def issue(self, tasks: Sequence[pb.PromptTask], epoch: int, *, stream: str = ...) -> None: ...
     async def read_many(self, group_ids: Sequence[str]) -> list[GroupRecord]: ...
     async def settle(
@@ -151,6 +152,7 @@ class OrchestratorBatches(ReadsBatches, Protocol):
 
 class OrchestratorDecisions(Protocol):
     async def read(self) -> Decided: ...
+    async def requeue(self, prompt: IssuedPrompt, epoch: int) -> None: ...
     async def save_evaluations(self, standing: Mapping[str, Any], epoch: int) -> None: ...
     async def begin_at(self, step: int, frontier: Frontier | None, epoch: int) -> None: ...
 

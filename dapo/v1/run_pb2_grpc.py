@@ -127,7 +127,7 @@ class RunServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RequeueGroup(self, request, context):
-        """Has the prompt of a group that failed issued once more, as a new group. ALREADY_EXISTS says why it cannot be.
+        """Has the prompt of a group that failed issued once more, as a new group. FAILED_PRECONDITION says why it cannot be.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -27,6 +27,8 @@ class Decided(NamedTuple):
     """The one with the greatest number that was issued; None before the first."""
     again: list[IssuedPrompt]
     """Prompts before that one which are to be issued once more, oldest first."""
+    requeued: list[IssuedPrompt]
+    """Failed groups whose prompts are to be issued once more, as new groups; by id."""
     last_evaluation_group: str | None
     open_groups: list[str]
     """Those for training that are issued, generated, scored or kept."""
@@ -66,8 +68,9 @@ class Frontier(NamedTuple):
 class Decisions(Part):
     """What is written elsewhere, by issues, settlements and cuts, each in the script that takes effect.
 
-    Keys: `log` (batches, and the newest prompt of each kind), `open`, `passed`, `drained`, `history`, `cuts`, and two
-    that are written here: `evaluating`, and `again`, prompts to issue once more.
+    Keys: `log` (batches, and the newest prompt of each kind), `open`, `passed`, `drained`, `history`, `cuts`, and three
+    that are written here: `evaluating`, `again`, prompts to issue once more under their old ids, and `requeued`, failed
+    groups to issue once more as new ones.
     Promise: what is read is the state after some whole number of the orchestrator's decisions, while no other
     orchestrator decides; workers may go on meanwhile.
     Restart: all of it is in Redis; where that is lost, a checkpoint's Frontier brings it back (`begin_at`).
@@ -78,16 +81,19 @@ class Decisions(Part):
         pipeline = self._control.client.pipeline(transaction=True)
         pipeline.hgetall(keys.log)
         pipeline.hgetall(keys.again)
+        pipeline.hgetall(keys.requeued)
         pipeline.zrange(keys.open, 0, 0, byscore=True)
         pipeline.zrange(keys.open, 1, 1, byscore=True)
         pipeline.smembers(keys.passed)
         pipeline.lrange(keys.history, 0, -1)
         pipeline.hgetall(keys.cuts)
         pipeline.get(keys.evaluating)
-        log, again, training, evaluating, passed, history, cuts, evaluations = await self._control.run(pipeline.execute)
+        found = await self._control.run(pipeline.execute)
+        log, again, requeued, training, evaluating, passed, history, cuts, evaluations = found
         return Decided(
             last_prompt=_prompt(log[b"issued"]) if b"issued" in log else None,
             again=[_prompt(group_id + b" " + place) for group_id, place in sorted(again.items())],
+            requeued=[_prompt(group_id + b" " + place) for group_id, place in sorted(requeued.items())],
             last_evaluation_group=log[b"evaluated"].decode() if b"evaluated" in log else None,
             open_groups=[group_id.decode() for group_id in training],
             open_evaluation_groups=[group_id.decode() for group_id in evaluating],
@@ -102,6 +108,12 @@ class Decisions(Part):
     async def save_evaluations(self, standing: Mapping[str, Any], epoch: int) -> None:
         """What the evaluator needs to go on with. Raises Fenced."""
         await self._write_as("orchestrator", epoch, "SET", self._keys.evaluating, json.dumps(standing))
+
+    async def requeue(self, prompt: IssuedPrompt, epoch: int) -> None:
+        """Note that the prompt of a failed group is to be issued once more; its issue takes the note away. Raises
+        Fenced."""
+        place = f"{prompt.epoch} {prompt.cursor}"
+        await self._write_as("orchestrator", epoch, "HSET", self._keys.requeued, prompt.group_id, place)
 
     async def frontier(self, step: int) -> Frontier:
         """For the checkpoint of `step` finished steps. For the learner, which has recorded them all."""

@@ -71,6 +71,7 @@ class Groups(Part):
                     raise ValueError(f"group {task.group_id!r}: group_size is {task.group_size}, must be at least 1")
                 call += (task.group_id, task.group_size, task.issued_version, task.SerializeToString())
                 call.append("" if task.evaluation else f"{task.epoch} {task.cursor}")
+                call.append(task.requeued_from)
             calls.append(call)
         await self._control.scripts("issue_groups", self._keys.prefix, calls)
 

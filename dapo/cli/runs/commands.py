@@ -94,13 +94,20 @@ def dead_letters(
     url: _Url = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="The newest so many.")] = 100,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line a letter.")] = False,
+    group: Annotated[
+        str | None, typer.Option("--requeue", metavar="GROUP", help="Issue this failed group's prompt once more.")
+    ] = None,
 ) -> None:
-    """List what was taken out of circulation, and why."""
-    from dapo.cli.runs.where import find_run
-    from dapo.cli.runs.why import show_dead_letters
+    """List what was taken out of circulation, and why; or have a failed group's prompt issued once more."""
+    from dapo.cli.runs.where import find_run, full_group_id
+    from dapo.cli.runs.why import requeue, show_dead_letters
 
+    _exclude({"--requeue": group is not None, "--json": as_json})
     try:
-        show_dead_letters(find_run(run, url), limit, as_json=as_json)
+        if group is not None:
+            requeue(find_run(run, url), full_group_id(group))
+        else:
+            show_dead_letters(find_run(run, url), limit, as_json=as_json)
     except OSError as error:
         fail(str(error))
 

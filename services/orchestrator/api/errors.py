@@ -5,6 +5,7 @@ from typing import NamedTuple
 import grpc
 
 from dapo.spec.problem import SpecError
+from services.orchestrator.control.issuer import NotRequeued
 from services.orchestrator.runs.questions import GroupNotFound, NoAnswer
 from services.orchestrator.runs.service import BadField, RunConflict, RunNotFound, ServiceStopping
 
@@ -26,6 +27,7 @@ ERRORS: dict[type[Exception], ErrorKind] = {
     RunNotFound: ErrorKind("not_found", 404, grpc.StatusCode.NOT_FOUND),
     GroupNotFound: ErrorKind("not_found", 404, grpc.StatusCode.NOT_FOUND),
     RunConflict: ErrorKind("conflict", 409, grpc.StatusCode.ALREADY_EXISTS),
+    NotRequeued: ErrorKind("conflict", 409, grpc.StatusCode.FAILED_PRECONDITION),
     ServiceStopping: ErrorKind("stopping", 503, grpc.StatusCode.UNAVAILABLE),
     NoAnswer: ErrorKind("no_answer", 503, grpc.StatusCode.UNAVAILABLE),
     Unauthorised: ErrorKind("unauthorised", 401, grpc.StatusCode.UNAUTHENTICATED),

@@ -60,6 +60,10 @@ class RunServicer(run_pb2_grpc.RunServiceServicer):
         letters = await self._answer(self._service.dead_letters(request.id, request.count or _LETTERS), context)
         return pb.ListDeadLettersResponse(letters=[pb.DeadLetter(**letter.model_dump()) for letter in letters])
 
+    async def RequeueGroup(self, request: pb.RequeueGroupRequest, context: Any) -> pb.RequeueGroupResponse:  # noqa: N802
+        await self._answer(self._service.requeue(request.id, request.group), context)
+        return pb.RequeueGroupResponse()
+
     async def WatchRun(self, request: pb.WatchRunRequest, context: Any) -> AsyncIterator[pb.RunEvent]:  # noqa: N802
         try:
             events = self._service.watch(request.id, request.after)

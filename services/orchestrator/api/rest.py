@@ -19,6 +19,7 @@ from services.orchestrator.api.schemas import (
     ErrorBody,
     ErrorDetail,
     FieldProblem,
+    Requeued,
     RunList,
     RunView,
     view,
@@ -99,6 +100,12 @@ def _answer_questions(app: FastAPI, service: RunService, guarded: dict[str, Any]
     async def list_dead_letters(run_id: str, count: Annotated[int, Query(ge=1, le=10_000)] = 100) -> DeadLetterList:
         """What was taken out of circulation, the newest first."""
         return DeadLetterList(letters=list(await service.dead_letters(run_id, count)))
+
+    @app.post("/v1/runs/{run_id}/groups/{group_id}/requeue", status_code=status.HTTP_202_ACCEPTED, **guarded)
+    async def requeue_group(run_id: str, group_id: str) -> Requeued:
+        """Have the prompt of a failed group issued once more, as a new group; the failed one stays failed."""
+        await service.requeue(run_id, group_id)
+        return Requeued(group=group_id)
 
 
 def _handle_errors(app: FastAPI) -> None:

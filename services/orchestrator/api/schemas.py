@@ -32,6 +32,10 @@ class DeadLetterList(BaseModel):
     letters: list[DeadLetter]
 
 
+class Requeued(BaseModel):
+    group: str = Field(description="The failed group. The one that issues its prompt once more is its requeued_as.")
+
+
 class FieldProblem(BaseModel):
     field: str
     value: Any = None

@@ -17,6 +17,7 @@ from dapo.v1 import run_pb2 as pb
 from services.orchestrator.control.alerts import ControllerError
 from services.orchestrator.control.controller import Controller
 from services.orchestrator.control.evaluator import Evaluator
+from services.orchestrator.control.issuer import NotRequeued
 from services.orchestrator.launch.launcher import Launcher, LaunchError, RunTarget
 from services.orchestrator.records.provenance import provenance
 from services.orchestrator.records.recorder import Recorder
@@ -24,7 +25,7 @@ from services.orchestrator.runs.events import RunEvents
 from services.orchestrator.runs.inputs import Inputs, input_problems, open_inputs
 from services.orchestrator.runs.monitor import HealthMonitor
 from services.orchestrator.runs.outcome import RunFailed, RunOutcome
-from services.orchestrator.runs.questions import Questions
+from services.orchestrator.runs.questions import Questions, answering
 from services.orchestrator.runs.redis import RunRedis
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class RunDriver:
         self._ledger: dict[str, int] = {}
         self._issued = 0
         self._stopping = False
+        self._controller: Controller | None = None
         self._monitor: HealthMonitor | None = None
         self._provenance: asyncio.Future[None] | None = None
         self._archiving: asyncio.Task[None] | None = None
@@ -100,6 +102,13 @@ class RunDriver:
         """The run with its ledger of this moment, or of the last at which Redis answered."""
         await self._read_ledger()
         return self.snapshot()
+
+    async def requeue(self, group_id: str) -> None:
+        """Have the prompt of a failed group issued once more. Raises NotRequeued, GroupNotFound, NoAnswer."""
+        if self._controller is None or self._redis.bus is None:
+            raise NotRequeued(f"group {group_id} is not issued once more: the run is {self._state}")
+        async with answering():
+            await self._controller.requeue(group_id)
 
     async def _read_ledger(self) -> None:
         if (bus := self._redis.bus) is not None:
@@ -142,7 +151,7 @@ class RunDriver:
     async def _control(self, bus: OrchestratorBus, inputs: Inputs) -> None:
         restarts = self._spec.resources.restarts
         self._monitor = monitor = HealthMonitor(bus, self._launcher, self.events, self.run_id, restarts)
-        controller = self._make_controller(bus, inputs, monitor)
+        self._controller = controller = self._make_controller(bus, inputs, monitor)
         try:
             async with asyncio.TaskGroup() as tasks:
                 keepers = [tasks.create_task(monitor.run()), tasks.create_task(self._redis.keep(self.events.emit))]

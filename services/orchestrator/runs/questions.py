@@ -49,12 +49,12 @@ class Questions:
     async def explain(self, group_id: str) -> GroupExplanation:
         """Raises GroupNotFound, NoAnswer."""
         if (bus := self._redis.bus) is not None:
-            async with _answering():
-                try:
+            try:
+                async with answering():
                     facts = await bus.groups.facts(group_id)
                     return await _explain(bus, facts, await _holders(bus, facts))
-                except UnknownGroup:
-                    pass  # It may be in the file of an earlier end of the run.
+            except GroupNotFound:
+                pass  # It may be in the file of an earlier end of the run.
         try:
             found = await asyncio.to_thread(read_archived_group, self._run_dir, group_id)
         except (ValueError, OSError) as error:
@@ -68,7 +68,7 @@ class Questions:
     async def dead_letters(self, count: int) -> list[DeadLetter]:
         """The newest first. Raises NoAnswer."""
         if (bus := self._redis.bus) is not None:
-            async with _answering():
+            async with answering():
                 return [dead_letter(letter) for letter in await bus.dead_letters.read(count)]
         try:
             return (await asyncio.to_thread(read_dead_letters, self._run_dir))[: -count - 1 : -1]
@@ -91,12 +91,13 @@ class Questions:
 
 
 @asynccontextmanager
-async def _answering() -> AsyncIterator[None]:
+async def answering() -> AsyncIterator[None]:
+    """Of what Redis is asked: waits a few seconds at most. Raises GroupNotFound, NoAnswer."""
     try:
         async with asyncio.timeout(_ANSWER_S):
             yield
-    except UnknownGroup:
-        raise
+    except UnknownGroup as error:
+        raise GroupNotFound(str(error)) from error
     except (BusError, TimeoutError) as error:
         raise NoAnswer(f"the run's Redis does not answer: {error or f'{_ANSWER_S:.0f} s passed'}") from error
 

@@ -131,16 +131,27 @@ class RunService:
 
     async def explain(self, run_id: str, group_id: str) -> GroupExplanation:
         """What is known of a group. Raises RunNotFound, BadField, GroupNotFound, NoAnswer."""
-        questions = self._find(run_id).questions
-        if not GROUP_ID.fullmatch(group_id.encode()):
-            raise BadField("group", f"{group_id!r} is no group id: g or e (of an evaluation) and ten digits")
-        return await questions.explain(group_id)
+        return await self._find(run_id).questions.explain(_checked(group_id))
 
     async def dead_letters(self, run_id: str, count: int) -> Sequence[DeadLetter]:
         """What was taken out of circulation, the newest first. Raises RunNotFound, NoAnswer."""
         return await self._find(run_id).questions.dead_letters(count)
 
+    async def requeue(self, run_id: str, group_id: str) -> None:
+        """Have the prompt of a failed group issued once more, as a new group.
+
+        Raises RunNotFound, BadField, GroupNotFound, NotRequeued, NoAnswer.
+        """
+        await self._find(run_id).requeue(_checked(group_id))
+
     async def close(self) -> None:
         """Stop every run."""
         self._stopping = True
         await asyncio.gather(*(driver.stop() for driver in self._runs.values()))
+
+
+def _checked(group_id: str) -> str:
+    """Raises BadField for what is no group id."""
+    if not GROUP_ID.fullmatch(group_id.encode()):
+        raise BadField("group", f"{group_id!r} is no group id: g or e (of an evaluation) and ten digits")
+    return group_id

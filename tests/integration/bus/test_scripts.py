@@ -64,7 +64,7 @@ async def hand_back(bus: Bus) -> Arguments:
 
 async def issue_groups(bus: Bus) -> Arguments:
     epoch, task = await issue(bus, 1), make_task(7)
-    return epoch, "prompts", task.group_id, task.group_size, 0, task.SerializeToString(), "0 7"
+    return epoch, "prompts", task.group_id, task.group_size, 0, task.SerializeToString(), "0 7", group_id(0)
 
 
 async def write_completions(bus: Bus) -> Arguments:

@@ -14,6 +14,7 @@ import uvicorn
 from typer.testing import CliRunner, Result
 
 from dapo.bus import Bus
+from dapo.bus.failures import FailureReason
 from dapo.bus.server.embedded import EmbeddedValkey
 from dapo.cli.main import app
 from dapo.records.explanations import GroupExplanation
@@ -131,6 +132,37 @@ def test_an_open_group_tells_what_it_waits_for_and_who_has_it(
         assert (answer.group, answer.state) == (group_id(0), "generated")
         over_grpc = GroupExplanation.model_validate_json(answer.data)
         assert over_grpc.responses == (await one.explain(0)).responses
+
+    play(spec, tmp_path, valkey.url, act)
+
+
+def test_a_failed_group_is_issued_once_more_on_request(valkey: EmbeddedValkey, spec: dict, tmp_path: Path) -> None:
+    async def act(one: Scene) -> None:
+        await publish(one)
+        await one.bus.groups.fail(group_id(0), FailureReason.GRADER_FAILED, "response 2: judge: timeout")
+        refused = await one.dapo("dead-letters", one.run_id, "--requeue", "g1", "--url", one.url)
+        assert (refused.exit_code, "only a failed one is" in refused.output) == (2, True)
+        done = await one.dapo("dead-letters", one.run_id, "--requeue", "g0", "--url", one.url)
+        assert done.exit_code == 0, done.output
+        await one.bus.groups.fail(group_id(1), FailureReason.GRADER_FAILED, "makes room")
+        for _ in range(1_000):
+            if (failed := await one.explain(0)).requeued_as:
+                break
+            await asyncio.sleep(0.03)
+        new = await one.explain(int(failed.requeued_as[1:]))
+        assert (new.row_id, new.requeued_from, new.state) == (failed.row_id, group_id(0), "issued")
+        assert (
+            f"Its prompt was issued once more, as {new.group_id}."
+            in (await one.dapo("why", one.run_id, "g0", "--url", one.url)).output
+        )
+        again = await one.http.post(f"/v1/runs/{one.run_id}/groups/{group_id(0)}/requeue")
+        assert (again.status_code, again.json()["error"]["code"]) == (409, "conflict")
+        with pytest.raises(grpc.RpcError) as caught:
+            await one.stub.RequeueGroup(run_pb2.RequeueGroupRequest(id=one.run_id, group=group_id(0)))
+        assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+        await one.service.stop(one.run_id)
+        ended = await one.dapo("dead-letters", one.run_id, "--requeue", "g0", "--url", one.url)
+        assert (ended.exit_code, "the run is stopped" in ended.output) == (2, True)
 
     play(spec, tmp_path, valkey.url, act)
 
