@@ -23,7 +23,7 @@ What a method does is told by the part that has it (dapo/bus/parts). The views a
 goes beyond its own, and nothing checks it at run time.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from dapo.bus.failures import FailureReason
@@ -292,7 +292,7 @@ class LearnerBus(Protocol):
 
 class KnowsGroups(Protocol):
     async def facts(self, group_id: str) -> GroupFacts: ...
-    def all_facts(self) -> AsyncIterator[GroupFacts]: ...
+    async def stored(self) -> list[tuple[str, dict[bytes, bytes]]]: ...
 
 
 class KnowsHolders(Protocol):

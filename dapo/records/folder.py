@@ -53,7 +53,7 @@ class RunFolder:
     @property
     def groups(self) -> Path:
         """What is known of its groups, written at the end (dapo/records/group_archive.py)."""
-        return self.path / "groups.jsonl.gz"
+        return self.path / "groups.pb.gz"
 
     @property
     def dead_letters(self) -> Path:

@@ -1,20 +1,25 @@
-"""What is known of a run's groups once its Redis is gone: RUN_DIR/groups.jsonl.gz and RUN_DIR/dead_letters.jsonl.
+"""What is known of a run's groups once its Redis is gone: RUN_DIR/groups.pb.gz and RUN_DIR/dead_letters.jsonl.
 
 Written at the run's end from the records in Redis, which are those of open groups and of the last 4,096 settled ones.
 """
 
 import gzip
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from io import BytesIO
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from google.protobuf.message import DecodeError
+from google.protobuf.proto import parse_length_prefixed, serialize_length_prefixed
+from pydantic import BaseModel, ConfigDict
 
 from dapo.bus.failures import explain_failure
+from dapo.bus.parts.records import parse_facts
 from dapo.host.files import replacing, write_text
-from dapo.records.explanations import GroupExplanation, iso
+from dapo.records.explanations import GroupExplanation, explain, iso
 from dapo.records.folder import RunFolder
 from dapo.records.json_lines import read_json_lines
+from dapo.v1 import messages_pb2 as pb
 
 _MOST = 8_192
 """Groups in the file; of a run that went on after an end, those of before stay as far as there is room."""
@@ -50,41 +55,44 @@ def dead_letter(fields: dict[str, str]) -> DeadLetter:
     )
 
 
-def write_group_archive(run_dir: Path, groups: Iterable[GroupExplanation]) -> None:
-    """Add the groups to those of an earlier end of the run, which they replace. Raises OSError."""
+def write_group_archive(run_dir: Path, groups: Iterable[tuple[str, Mapping[bytes, bytes]]]) -> None:
+    """Add the records of the groups, as the bus has them, to those of an earlier end, which they replace. Raises
+    OSError."""
     path = RunFolder(run_dir).groups
-    lines = dict(_lines(path)) if path.exists() else {}
-    for group in groups:
-        lines.pop(group.group_id, None)
-        lines[group.group_id] = group.model_dump_json().encode() + b"\n"
-    with replacing(path) as scratch, gzip.open(scratch, "wb", _LEVEL) as file:
-        file.writelines(list(lines.values())[-_MOST:])
+    try:
+        records = {one.group_id: one for one in _read(path)}
+    except ValueError:
+        records = {}  # What is damaged is of no use any more.
+    for group_id, fields in groups:
+        named = {name.decode(): value for name, value in fields.items()}
+        records[group_id] = pb.StoredGroup(group_id=group_id, fields=named)
+    data = BytesIO()
+    for _, record in sorted(records.items())[-_MOST:]:
+        serialize_length_prefixed(record, data)
+    with replacing(path) as scratch:
+        scratch.write_bytes(gzip.compress(data.getbuffer(), _LEVEL))
 
 
 def read_archived_group(run_dir: Path, group_id: str) -> GroupExplanation | None:
-    """None where the file, or the group in it, is not there. Raises ValueError for one that cannot be read, OSError."""
-    path = RunFolder(run_dir).groups
-    if not path.exists():
-        return None
-    for found, line in _lines(path):
-        if found == group_id:
-            try:
-                return GroupExplanation.model_validate_json(line)
-            except ValidationError as error:
-                raise ValueError(f"{path} has group {group_id} in a form that this release does not read") from error
+    """None where the file, or the group in it, is not there. Raises ValueError for a file that is damaged, OSError."""
+    for one in _read(RunFolder(run_dir).groups):
+        if one.group_id == group_id:
+            facts = parse_facts(run_dir.name, group_id, {name.encode(): value for name, value in one.fields.items()})
+            letters = {letter.id: letter.model_dump() for letter in read_dead_letters(run_dir)}
+            return explain(facts, letters.get(facts.letter_id), [])
     return None
 
 
-def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Group id and line. A file that was cut short ends early."""
-    start = b'{"group_id":"'
-    with gzip.open(path, "rb") as file:
-        try:
-            for line in file:
-                if line.startswith(start) and line.endswith(b"\n"):
-                    yield line[len(start) :].partition(b'"')[0].decode(), line
-        except (EOFError, zlib.error, gzip.BadGzipFile):
-            return
+def _read(path: Path) -> Iterator[pb.StoredGroup]:
+    """None where there is no file. Raises ValueError for one that is damaged, OSError."""
+    if not path.exists():
+        return
+    try:
+        data = BytesIO(gzip.decompress(path.read_bytes()))
+        while (one := parse_length_prefixed(pb.StoredGroup, data)) is not None:
+            yield one
+    except (EOFError, zlib.error, gzip.BadGzipFile, DecodeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def write_dead_letters(run_dir: Path, letters: Iterable[DeadLetter]) -> None:

@@ -339,3 +339,18 @@ class Member(_message.Message):
     evaluates: bool
     devices: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, generator_id: _Optional[str] = ..., version: _Optional[_Union[Version, _Mapping]] = ..., tensor_parallel: _Optional[int] = ..., state: _Optional[str] = ..., generated_tokens: _Optional[int] = ..., busy_s: _Optional[float] = ..., up_s: _Optional[float] = ..., running: _Optional[int] = ..., base_weights: _Optional[str] = ..., evaluates: _Optional[bool] = ..., devices: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class StoredGroup(_message.Message):
+    __slots__ = ("group_id", "fields")
+    class FieldsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: bytes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
+    GROUP_ID_FIELD_NUMBER: _ClassVar[int]
+    FIELDS_FIELD_NUMBER: _ClassVar[int]
+    group_id: str
+    fields: _containers.ScalarMap[str, bytes]
+    def __init__(self, group_id: _Optional[str] = ..., fields: _Optional[_Mapping[str, bytes]] = ...) -> None: ...

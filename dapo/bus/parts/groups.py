@@ -1,6 +1,6 @@
 """Groups: from the issue of a prompt to the decision about its scored responses."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 
 from dapo.bus.errors import BusError
@@ -200,17 +200,16 @@ class Groups(Part):
         ((_, fields),) = await read_hashes(self._context, [group_id])
         return parse_facts(self._context.run_id, group_id, fields)
 
-    async def all_facts(self) -> AsyncIterator[GroupFacts]:
-        """Of every group that has a record, in no order."""
+    async def stored(self) -> list[tuple[str, dict[bytes, bytes]]]:
+        """Every group that has a record, with the record as `parse_facts` reads it; by id."""
+        everything: dict[str, dict[bytes, bytes]] = {}
         start, client, cursor = len(self._keys.group("")), self._control.client, 0
         while True:
             cursor, keys = await self._control.run(client.scan, cursor, match=self._keys.group("*"), count=_SCANNED)
-            found = await read_hashes(self._context, [key.decode()[start:] for key in keys]) if keys else []
-            for group_id, fields in found:
-                if fields:
-                    yield parse_facts(self._context.run_id, group_id, fields)
+            if keys:
+                everything |= dict(await read_hashes(self._context, [key.decode()[start:] for key in keys]))
             if not cursor:
-                return
+                return [(group_id, fields) for group_id, fields in sorted(everything.items()) if fields]
 
     async def settle(self, delivery: Delivery | None, group_id: str, state: str, reason: str, epoch: int) -> Outcome:
         """Decides about a group (kept, filtered, evaluated, surplus or stale) and acknowledges its `scored` entry.

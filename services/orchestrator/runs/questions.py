@@ -83,8 +83,7 @@ class Questions:
             letters = await self.dead_letters(_LETTERS)
             await asyncio.to_thread(write_dead_letters, self._run_dir, letters[::-1])
             async with asyncio.timeout(_KEEPING_S):
-                groups = [await _explain(bus, facts, []) async for facts in bus.groups.all_facts()]
-            groups.sort(key=lambda group: group.happenings[0].at if group.happenings else "")
+                groups = await bus.groups.stored()
             await asyncio.to_thread(write_group_archive, self._run_dir, groups)
         except (NoAnswer, BusError, TimeoutError, OSError, ValueError) as error:
             log.warning("what is known of the groups is not kept in %s: %s", self._run_dir, error)

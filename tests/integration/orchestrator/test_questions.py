@@ -238,7 +238,7 @@ def test_after_the_end_the_folder_answers(valkey: EmbeddedValkey, spec: dict, tm
         assert [json.loads(line) for line in by_line.splitlines()] == letters
 
         # Without the archive the samples tell what they can, and the rest is said to be unknown.
-        (one.folder / "groups.jsonl.gz").unlink()
+        (one.folder / "groups.pb.gz").unlink()
         shown = await one.dapo("why", folder, "g0")
         assert "It is among the run's samples" in shown.output
         assert "2 of 4 correct" in shown.output
