@@ -86,10 +86,9 @@ def _losses(group: GroupExplanation) -> Iterator[str]:
         yield f"It issues the prompt of {group.requeued_from} once more, which failed."
     counts = Counter(one.what for one in group.happenings)
     if group.deliveries > 1:
-        yield (
-            f"Its prompt was delivered {group.deliveries} times ({counts['handed_back']} handed back, "
-            f"{counts['claimed']} taken over from the dead, {counts['refilled']} for lost responses)."
-        )
+        causes = {"handed_back": "handed back", "claimed": "taken over from the dead", "refilled": "for lost responses"}
+        told = ", ".join(f"{counts[what]} {words}" for what, words in causes.items() if counts[what])
+        yield f"Its prompt was delivered {group.deliveries} times" + (f" ({told})." if told else ".")
     elif counts["claimed"]:
         yield f"{_count(counts['claimed'], 'time')} a worker that had some of it died and another took over."
     retried = [one for one in group.responses if one.retry > 1]
