@@ -29,7 +29,7 @@ from services.generator.engine.server import (
 from services.generator.jobs import request_id
 from services.generator.membership import parse_version, version_name
 from services.generator.tokens import PromptError, check_length
-from services.generator.writer import FinishedResponse, build_payload
+from services.generator.writer import FinishedResponse, build_completion, build_payload
 
 
 def event(ids: list[int], finish: dict[str, Any] | None = None, **meta: Any) -> dict[str, Any]:
@@ -338,3 +338,14 @@ def test_only_stop_strings_need_a_tokenizer_in_the_engine() -> None:
     )
     for spec, needed in ((make_spec(), False), (stopping, True)):
         assert ("--skip-tokenizer-init" in server_flags(spec, device="cuda", port=1, pool=None)) != needed
+
+
+def test_a_completion_repeats_the_spans_of_its_payload() -> None:
+    """The payload is deleted long before anybody asks which weights sampled the response."""
+    spans = [Span("1.3", 0, 2), Span("1.4", 2, 3)]
+    finished = FinishedResponse("g0000000001", 0, 0, [7], StreamedResponse("r", [1, 2, 3], [-0.5] * 3, spans, "stop"))
+    payload = build_payload(finished)
+    names = {"payload_key": "p", "text_key": "t", "generator_id": "generator-0", "prompt_end": ""}
+    completion = build_completion(finished, payload, **names)
+    assert [(span.version.step, span.start, span.end) for span in completion.spans] == [(3, 0, 2), (4, 2, 3)]
+    assert (completion.version_min, completion.version_max) == (3, 4)
