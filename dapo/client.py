@@ -8,7 +8,7 @@ with RunClient("http://127.0.0.1:8400", token) as client:
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypedDict, cast
 
@@ -91,37 +91,66 @@ class RunClient:
         """
         return self._run("POST", "/v1/runs", {"spec": spec_yaml, "run_dir": run_dir})
 
+    def resume(self, run_id: str = "", run_dir: str = "", overrides: Sequence[str] = ()) -> Run:
+        """Go on with a run that has ended, named by its id or its folder, and return it while it starts.
+
+        `overrides` change fields of its spec, e.g. "training.steps=100". Raises RefusedRequest where there is no such
+        run, it has not ended, or it cannot go on with such a spec.
+        """
+        return self._run("POST", "/v1/runs/resume", {"id": run_id, "run_dir": run_dir, "set": list(overrides)})
+
+    def list(self) -> "list[Run]":
+        """All runs of the service, oldest first."""
+        return cast("list[Run]", self._answer("GET", "/v1/runs").json()["runs"])
+
+    def scale(self, run_id: str, *, generators: int | None = None, verifiers: int | None = None) -> Run:
+        """Have so many generators or verifiers; None: as many as there are.
+
+        Returns once the others are started or gone. Raises RefusedRequest where the run does not go on or there is no
+        room for them.
+        """
+        body = {"generators": generators, "verifiers": verifiers}
+        return self._run("POST", f"/v1/runs/{run_id}/scale", body)
+
+    def purge(self, run_id: str) -> None:
+        """Delete what a run that has ended holds in Redis. Raises RefusedRequest where there is none of that id, or it
+        goes on."""
+        self._answer("POST", f"/v1/runs/{run_id}/purge")
+
     def get(self, run_id: str) -> Run:
         """The run as it is now. Raises RefusedRequest where there is none of that id."""
         return self._run("GET", f"/v1/runs/{run_id}")
 
     def stop(self, run_id: str) -> Run:
-        """End the run; returns once its processes are gone. Raises RefusedRequest where there is none of that id."""
-        return self._run("POST", f"/v1/runs/{run_id}/stop")
+        """Have a checkpoint written (`checkpoint.on_stop_s`), then end the run; returns once its processes are gone.
+
+        Waits without limit: the service has its own. Raises RefusedRequest where there is none of that id.
+        """
+        return self._run("POST", f"/v1/runs/{run_id}/stop", timeout=httpx.Timeout(_CONNECT_S, read=None))
 
     def explain(self, run_id: str, group_id: str) -> dict[str, Any]:
         """What is known of a group, as dapo.records.explanations.GroupExplanation has it. Raises RefusedRequest where
         there is no record of it."""
-        return self._ask("GET", f"/v1/runs/{run_id}/groups/{group_id}")
+        return cast(dict[str, Any], self._answer("GET", f"/v1/runs/{run_id}/groups/{group_id}").json())
 
-    def dead_letters(self, run_id: str, count: int = 100) -> list[dict[str, Any]]:
+    def dead_letters(self, run_id: str, count: int = 100) -> Sequence[dict[str, Any]]:
         """What was taken out of circulation, the newest first, as dapo.records.group_archive.DeadLetter has it."""
-        found: list[dict[str, Any]] = self._ask("GET", f"/v1/runs/{run_id}/dead-letters?count={count}")["letters"]
-        return found
+        found = self._answer("GET", f"/v1/runs/{run_id}/dead-letters?count={count}").json()
+        return cast(Sequence[dict[str, Any]], found["letters"])
 
     def requeue(self, run_id: str, group_id: str) -> None:
         """Have the prompt of a failed group issued once more, as a new group. Raises RefusedRequest, which says why
         that cannot be."""
-        self._ask("POST", f"/v1/runs/{run_id}/groups/{group_id}/requeue")
+        self._answer("POST", f"/v1/runs/{run_id}/groups/{group_id}/requeue")
 
-    def events(self, run_id: str) -> Iterator[RunEvent]:
-        """All events of the run from the first on, then each as it comes, until the run ends.
+    def events(self, run_id: str, after: str = "") -> Iterator[RunEvent]:
+        """The events of the run behind the one with id `after` ("": all), then each as it comes, until the run ends.
 
         Raises RefusedRequest where there is none of that id, ServiceError where the service goes away.
         """
-        timeout = httpx.Timeout(_CONNECT_S, read=None)
+        timeout, wanted = httpx.Timeout(_CONNECT_S, read=None), {"after": after}
         try:
-            with self._http.stream("GET", f"/v1/runs/{run_id}/events", timeout=timeout) as response:
+            with self._http.stream("GET", f"/v1/runs/{run_id}/events", params=wanted, timeout=timeout) as response:
                 if response.is_error:
                     response.read()
                     raise _error(response)
@@ -129,17 +158,29 @@ class RunClient:
         except httpx.HTTPError as error:
             raise ServiceError(f"the run service went away: {error}") from error
 
-    def _run(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Run:
-        return cast(Run, self._ask(method, path, body))
+    def _run(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        timeout: httpx.Timeout | None = None,
+    ) -> Run:
+        return cast(Run, self._answer(method, path, body, timeout).json())
 
-    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def _answer(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        timeout: httpx.Timeout | None = None,
+    ) -> httpx.Response:
         try:
-            response = self._http.request(method, path, json=body)
+            response = self._http.request(method, path, json=body, timeout=timeout or self._http.timeout)
         except httpx.HTTPError as error:
             raise ServiceError(f"the run service does not answer: {error}") from error
         if response.is_error:
             raise _error(response)
-        return cast(dict[str, Any], response.json())
+        return response
 
 
 def _error(response: httpx.Response) -> ServiceError:

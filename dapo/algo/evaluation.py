@@ -1,4 +1,4 @@
-"""Measures of an evaluation: avg@k, pass@k and maj@k with bootstrap intervals. Pure.
+"""Measures of an evaluation: avg@k, pass@k and maj@k with bootstrap intervals; and when they end a run. Pure.
 
 A *problem* is one prompt with n responses. Every measure is first one number in [0, 1] a problem and then the mean over
 problems. Intervals are 95 % percentile bootstrap intervals over problems (Efron 1979): whole problems are resampled,
@@ -12,6 +12,8 @@ from math import comb
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from dapo.spec.tree.evaluation import EarlyStoppingSpec
 
 _CONFIDENCE = 0.95
 _RESAMPLES = 2_000
@@ -178,3 +180,32 @@ def measure(problems: Sequence[JudgedProblem], *, majority: bool = True) -> Eval
         response_length_mean=sum(response.tokens for response in responses) / len(responses),
         truncated_share=sum(response.truncated for response in responses) / len(responses),
     )
+
+
+def reason_to_stop(rule: EarlyStoppingSpec, rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """Early stopping (Prechelt, 1998): why the run should end after these evaluations; None if it should not.
+
+    `rows` are those of evaluations.jsonl, oldest first. Where several give a reason, the first of them does. Those in
+    which every problem failed do not count.
+    """
+    best: tuple[float, int] | None = None
+    waited = 0
+    for row in rows:
+        if row["set"] != rule.set or row["avg_at_k"] is None:
+            continue
+        value, step = row["avg_at_k"]["value"], row["step"]
+        if rule.threshold is not None and value >= rule.threshold:
+            return (
+                f"{rule.set} has reached avg@{row['samples']} = {value:.4f} at step {step} "
+                f"(evaluation.early_stopping.threshold = {rule.threshold:g})"
+            )
+        if best is None or value > best[0] + rule.min_delta:
+            best, waited = (value, step), 0
+            continue
+        waited += 1
+        if rule.patience is not None and waited >= rule.patience:
+            return (
+                f"{rule.set} has not risen above avg@{row['samples']} = {best[0]:.4f} of step {best[1]} up to step "
+                f"{step} (evaluation.early_stopping.patience = {rule.patience})"
+            )
+    return None

@@ -71,6 +71,17 @@ class Pacing:
         self._cut, self._trained, self._version = cut, max(trained, version), version
         self._in_flight, self._ready, self._passed = dict(in_flight), dict(ready), dict(passed)
 
+    def end_after(self, steps: int) -> None:
+        """The run has only so many batches, fewer than was said. Raises ValueError where more are cut."""
+        if not self._cut <= steps <= self._steps:
+            raise ValueError(f"the run cannot end after {steps} of {self._steps} batches: {self._cut} are cut")
+        self._steps = steps
+
+    @property
+    def steps(self) -> int:
+        """Batches of the whole run."""
+        return self._steps
+
     @property
     def version(self) -> int:
         """The newest version that every generator serves."""
@@ -90,6 +101,10 @@ class Pacing:
         return len(self._ready)
 
     @property
+    def batches_cut(self) -> int:
+        return self._cut
+
+    @property
     def cut_untrained(self) -> int:
         """Batches cut and not yet trained on."""
         return self._cut - self._trained
@@ -104,11 +119,13 @@ class Pacing:
         """The run's last batch is trained on."""
         return self._trained == self._steps
 
-    def admissible(self) -> int:
-        """How many prompts may be issued now, at the current version."""
+    def admissible(self, *, for_next_alone: bool = False) -> int:
+        """How many prompts may be issued now, at the current version. `for_next_alone`: for the next batch, none ahead
+        of it."""
         if self.all_cut:
             return 0
-        usable_batches = min(self._version + self._staleness + 1, self._steps) - self._cut
+        ahead = 0 if for_next_alone else self._staleness
+        usable_batches = min(self._version + ahead + 1, self._steps) - self._cut
         rate = self._keep_rate.upper(self._confidence)
         wanted = usable_batches * self._size - len(self._ready) - rate * len(self._in_flight)
         return max(0, floor(wanted / rate + _ROUNDING))

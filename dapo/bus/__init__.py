@@ -3,7 +3,7 @@
 from dapo.bus.bus import Bus
 from dapo.bus.errors import BusError, BusFull, BusUnavailable, Fenced, LedgerError, UnknownGroup
 from dapo.bus.ledger import GroupState
-from dapo.bus.parts.groups import Outcome, Refill
+from dapo.bus.parts.groups import Outcome, Refill, Settlement
 from dapo.bus.parts.payloads import RETRIES, attempt_number
 from dapo.bus.parts.records import GroupRecord
 from dapo.bus.parts.streams import Delivery
@@ -21,6 +21,7 @@ __all__ = [
     "LedgerError",
     "Outcome",
     "Refill",
+    "Settlement",
     "UnknownGroup",
     "attempt_number",
 ]

@@ -82,6 +82,7 @@ class Bus:
             await control.load_scripts()
             if payload is not control:
                 await payload.check()
+                await payload.load_scripts()
         except BaseException:
             await bus.close()
             raise

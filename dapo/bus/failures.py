@@ -15,6 +15,7 @@ class FailureReason(StrEnum):
     GRADER_UNAVAILABLE = "grader_unavailable"
     PAYLOAD_MISSING = "payload_missing"
     PAYLOAD_UNUSABLE = "payload_unusable"
+    STALLED = "stalled"
 
 
 _SENTENCES: dict[FailureReason, str] = {
@@ -27,6 +28,7 @@ _SENTENCES: dict[FailureReason, str] = {
     FailureReason.GRADER_UNAVAILABLE: "the grader was out of reach for too long",
     FailureReason.PAYLOAD_MISSING: "the text of a response was lost before its grade, after all refills of its index",
     FailureReason.PAYLOAD_UNUSABLE: "a response's tokens were lost or unusable, so its batch was trained without it",
+    FailureReason.STALLED: "whoever had it got nowhere with it, and restarts did not help: the run went on without it",
 }
 
 HOPELESS = frozenset({FailureReason.PROMPT_EMPTY, FailureReason.PROMPT_TOO_LONG, FailureReason.PROMPT_REFUSED})

@@ -8,6 +8,11 @@ EVALUATIONS = "evaluations"
 COMPLETIONS = "completions"
 SCORED = "scored"
 
+CHECKPOINT_WANTED = "checkpoint-wanted"
+"""What an orchestrator announces that waits for a checkpoint before it stops; with it the mark of its wish."""
+CHECKPOINT_WRITTEN = "checkpoint-written"
+"""What the learner announces then: the same mark."""
+
 READERS = {PROMPTS: "generator", EVALUATIONS: "generator", COMPLETIONS: "verifier", SCORED: "orchestrator"}
 """Stream -> the role that consumes it, which is also the name of its consumer group."""
 
@@ -36,13 +41,18 @@ class Keys:
         self.again = self.prefix + "again"
         self.requeued = self.prefix + "requeued"
         self.history = self.prefix + "history"
+        self.uniform = self.prefix + "uniform"
+        self.resting = self.prefix + "resting"
         self.cuts = self.prefix + "cuts"
         self.evaluating = self.prefix + "evaluating"
+        self.ending = self.prefix + "ending"
         self.batches = self.prefix + "batches"
         self.steps = self.prefix + "steps"
         self.members = self.prefix + "members"
         self.version = self.prefix + "version"
         self.sync = self.prefix + "sync"
+        self.payload_bytes = self.prefix + "payload_bytes"
+        self.blobs = (self.prefix + "p:", self.prefix + "t:")
 
     def stream(self, name: str) -> str:
         """Key of a consumed stream. Raises ValueError for any other name."""

@@ -30,7 +30,8 @@ class EmbeddedService:
         self._log = logs / f".orchestrator-{os.getpid()}.log"
         self._notice: Path | None = None
         self.token = secrets.token_urlsafe(24)
-        command = python_command("services.orchestrator", "--die-with-parent", "--state-dir", str(state_dir))
+        options = ("--die-with-parent", "--leave-runs", "--state-dir", str(state_dir))
+        command = python_command("services.orchestrator", *options)
         env = child_environment({**SAFE_PATH, TOKEN_VARIABLE: self.token})
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(

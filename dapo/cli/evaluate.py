@@ -160,6 +160,7 @@ def _build(tree: dict[str, Any], options: EvaluationOptions) -> RunSpec:
     """The spec of a run that only evaluates: no training steps, no learner."""
     evaluation: dict[str, Any] = {**tree.get("evaluation", {}), "at_start": True, "every_steps": None}
     evaluation["dedicated_generator"] = False
+    evaluation.pop("early_stopping", None)
     if options.temperature == 0:
         # One greedy response and no nucleus, whatever the run or the protocol has.
         options = options._replace(samples=options.samples or 1, top_p=options.top_p or 1.0)
@@ -189,6 +190,7 @@ def _build(tree: dict[str, Any], options: EvaluationOptions) -> RunSpec:
         "data": data,
         "evaluation": evaluation,
         "training": {**tree.get("training", {}), "steps": 0},
+        "checkpoint": {**tree.get("checkpoint", {}), "keep_best": None},
     }
     try:
         return build_spec(changed, options.overrides)

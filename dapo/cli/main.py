@@ -70,11 +70,14 @@ def main(
 
 @app.command()
 def train(
-    spec: Annotated[Path, typer.Argument(help="RunSpec as YAML, e.g. examples/reverse.yaml.")],
+    spec: Annotated[Path | None, typer.Argument(help="RunSpec as YAML, e.g. examples/reverse.yaml.")] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a field, e.g. training.steps=10.")
     ] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/<id>.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN_DIR", help="Go on with the run in this folder, in place of a spec.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved spec and what would be started.")
     ] = False,
@@ -82,9 +85,16 @@ def train(
     """Train a model as a spec says, with the whole platform on this machine."""
     from dapo.cli import train as command
 
-    resolved = command.resolve(spec, overrides or [])
+    if (spec is None) == (resume is None):
+        fail("give a spec to start a run, or --resume RUN_DIR to go on with one")
+    if resume is not None and run_dir is not None:
+        fail("--resume and --run-dir exclude each other: a run goes on in its own folder")
+    changes = overrides or []
+    resolved = command.resolve_resumed(resume, changes) if resume is not None else command.resolve(spec, changes)
     if dry_run:
         command.dry_run(resolved)
+    elif resume is not None:
+        command.resume(resolved, resume, changes)
     else:
         command.train(resolved, run_dir)
 

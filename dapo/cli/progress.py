@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from dapo.contracts import events
 from dapo.contracts.events import (
     Alert,
     EvaluationFinished,
@@ -61,9 +62,17 @@ class Waiting:
         self._workers: dict[str, tuple[str, str]] = {}
         self._stepped = False
         self._evaluation = ""
+        self.standstill = ""
+        """What the run waits for though it is well under way; empty while it gets on."""
 
     def update(self, event: Event) -> None:
+        if isinstance(event, StateChanged | StepFinished):
+            self.standstill = ""
         match event:
+            case Alert(cause=events.WAITING):
+                self.standstill = event.message
+            case Alert(cause=events.WAITING_OVER):
+                self.standstill = ""
             case StateChanged():
                 self._state = event.state
             case ServiceChanged():
@@ -79,6 +88,8 @@ class Waiting:
     @property
     def text(self) -> str:
         """Empty while the run trains."""
+        if self.standstill:
+            return self.standstill
         if self._evaluation and self._state in ("running", "draining"):
             return self._evaluation
         if self._state == "draining":
@@ -145,6 +156,8 @@ class Display(Protocol):
 def warning_of(event: Event) -> str | None:
     """The line by which people are told of what they should know though the run goes on; None for other events."""
     match event:
+        case Alert(cause="resumed" | "stopping"):
+            return event.message
         case Alert():
             return f"alert: {event.message}"
         case ServiceChanged(state="ended", message=str(what)):
@@ -226,8 +239,10 @@ class LiveDisplay:
         elif isinstance(event, StepFinished):
             self._row = event.row
             self._pace.update(event.row["step"], time.monotonic())
-            left = self._pace.left_s()
-            self._bar.update(self._task, completed=event.row["step"], left="–" if left is None else duration(left))
+            self._bar.update(self._task, completed=event.row["step"])
+        # While the run stands still nobody knows when it ends.
+        left = None if self._waiting.standstill else self._pace.left_s()
+        self._bar.update(self._task, left="–" if left is None else duration(left))
 
     def _render(self) -> RenderableType:
         columns = [Column(heading) for heading, _, _ in _COLUMNS]

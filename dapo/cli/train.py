@@ -2,7 +2,7 @@
 
 import json
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -17,6 +17,8 @@ from dapo.client import RefusedRequest, Run, RunClient, ServiceError
 from dapo.contracts.events import known_event
 from dapo.host.storage import in_words
 from dapo.records.folder import RunFolder
+from dapo.records.identity import RunDirError, read_identity
+from dapo.records.json_lines import read_json_lines
 from dapo.spec.checks.all import find_warnings
 from dapo.spec.load import dump_yaml, load_spec, missing_inputs, show_yaml, unfit_inputs
 from dapo.spec.preview import format_preview, preview
@@ -27,12 +29,22 @@ _INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _ENDED = ("succeeded", "failed", "stopped")
 
 
-def resolve(path: Path, overrides: list[str]) -> RunSpec:
+def resolve(path: Path | None, overrides: list[str]) -> RunSpec:
     """The spec with its overrides; leaves with exit code 2 and one line a problem where it is refused."""
+    assert path is not None
     try:
         return load_spec(path, overrides)
     except SpecError as error:
         fail(str(error))
+
+
+def resolve_resumed(run_dir: Path, overrides: list[str]) -> RunSpec:
+    """The spec of the run in a folder, with overrides; leaves with exit code 2 where there is none."""
+    try:
+        read_identity(run_dir)
+    except (RunDirError, OSError) as error:
+        fail(in_words(error))
+    return resolve(RunFolder(run_dir).spec, overrides)
 
 
 def require_inputs(spec: RunSpec) -> None:
@@ -72,6 +84,17 @@ class _Attempt:
 def train(spec: RunSpec, run_dir: Path | None) -> Finished:
     """Run the spec to its end, showing progress; leaves with 1 where the run fails and 130 where it was stopped by an
     interrupt. One that had succeeded by then has succeeded. Interrupts are ignored from then on, until the next run."""
+    run_dir = run_dir.resolve() if run_dir else None
+    return _drive(spec, run_dir, lambda client: client.create(dump_yaml(spec), str(run_dir) if run_dir else ""))
+
+
+def resume(spec: RunSpec, run_dir: Path, overrides: list[str]) -> Finished:
+    """Go on with the run in a folder; as `train`. `spec` is its own with the overrides."""
+    folder = run_dir.resolve()
+    return _drive(spec, folder, lambda client: client.resume(run_dir=str(folder), overrides=overrides))
+
+
+def _drive(spec: RunSpec, run_dir: Path | None, start: Callable[[RunClient], Run]) -> Finished:
     require_inputs(spec)
     require_torch("training on this machine")
     for number in _INTERRUPTS:
@@ -80,14 +103,13 @@ def train(spec: RunSpec, run_dir: Path | None) -> Finished:
     for warning in find_warnings(spec):
         console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     attempt = _Attempt()
-    run_dir = run_dir.resolve() if run_dir else None
     state_dir, logs = (run_dir.parent, run_dir.parent) if run_dir else (Path(), Path("runs"))
     try:
         with (
             EmbeddedService(state_dir, logs) as service,
             RunClient(service.url, service.token) as client,
         ):
-            _run(attempt, service, client, spec, run_dir, console)
+            _run(attempt, service, client, spec, run_dir, start, console)
     except RefusedRequest as error:
         fail(str(error))
     except ServiceError as error:
@@ -108,25 +130,34 @@ def _run(
     client: RunClient,
     spec: RunSpec,
     run_dir: Path | None,
+    start: Callable[[RunClient], Run],
     console: Console,
 ) -> None:
-    attempt.run = run = client.create(dump_yaml(spec), str(run_dir) if run_dir else "")
+    seen = _last_event(run_dir)
+    attempt.run = run = start(client)
     folder = Path(run["run_dir"])
     service.move_log(RunFolder(folder).logs / "orchestrator.log")
     service.say_where(RunFolder(folder).service)
     console.print(f"run {run['id']} in {folder}", highlight=False, soft_wrap=True)
     with make_display(console, spec.training.steps) as display:
         try:
-            _follow(client, run["id"], display)
+            _follow(client, run["id"], display, seen)
             attempt.run = client.get(run["id"])
         except KeyboardInterrupt:
             attempt.interrupted = True
-            display.note("stopping…")
+            display.note("stopping: a checkpoint is written first… (Ctrl-C again: at once)")
             attempt.run = client.stop(run["id"])
 
 
-def _follow(client: RunClient, run_id: str, display: Display) -> None:
-    for sent in client.events(run_id):
+def _last_event(run_dir: Path | None) -> str:
+    """Id of the newest event of an earlier start; "" where there is none."""
+    path = RunFolder(run_dir).events if run_dir is not None else None
+    rows = read_json_lines(path) if path is not None and path.exists() else []
+    return rows[-1]["id"] if rows else ""
+
+
+def _follow(client: RunClient, run_id: str, display: Display, seen: str) -> None:
+    for sent in client.events(run_id, seen):
         if (event := known_event(sent.kind, sent.data)) is not None:
             display.event(event)
 
@@ -160,10 +191,12 @@ def _report(end: Run, summary: Mapping[str, Any] | None, folder: Path, console: 
     lines = []
     if end["state"] in _ENDED:
         lines.append(f"run {end['id']} {end['state']}")
-    if end["message"] and end["state"] == "failed":
+    if end["message"] and end["state"] in ("succeeded", "failed"):
         lines[0] += f": {end['message']}"
     lines += summary_lines(summary) if summary else []
     lines.append(f"run folder  {folder}")
+    if end["state"] in ("failed", "stopped"):
+        lines.append(f"go on       dapo train --resume {folder}")
     curves = RunFolder(folder).curves
     if curves.exists():
         lines.append(f"curves      {curves}")
@@ -184,6 +217,8 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     if summary["ledger"]:
         states = ", ".join(f"{count} {state}" for state, count in summary["ledger"].items() if count)
         lines.append(f"groups      {sum(summary['ledger'].values())} issued: {states}")
+    if summary.get("rested_prompts"):
+        lines.append(f"rested      {summary['rested_prompts']} prompts were left out of later epochs")
     if summary.get("restarts"):
         lines.append(f"restarts    {summary['restarts']} (RUN_DIR/events.jsonl says of what and why)")
     return lines

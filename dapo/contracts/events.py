@@ -13,6 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 log = logging.getLogger(__name__)
 
 
+WAITING, WAITING_OVER = "waiting", "waiting_over"
+"""Causes of the alerts that the run stands still, and that it goes on."""
+
+
 class UnknownEvent(ValueError):
     """An event of a kind, or with fields, that this release does not know."""
 
@@ -31,7 +35,7 @@ class StateChanged(_Event):
     kind: Literal["state"] = "state"
     state: str
     message: str = ""
-    """Why it failed or was stopped."""
+    """Why it failed, was stopped, or ended before its last step."""
 
 
 class StepFinished(_Event):

@@ -110,7 +110,7 @@ class Dataset:
             original, its_gold = first.setdefault(prompt, (number, gold))
             rows += original != number
             if gold != its_gold:
-                conflicts.append(Conflict(self._row_id(number), self._row_id(original)))
+                conflicts.append(Conflict(self.row_id(number), self.row_id(original)))
         return Duplicates(rows, conflicts)
 
     def deduplicated(self) -> "Dataset":
@@ -132,7 +132,8 @@ class Dataset:
             for index, gold in enumerate(part.golds):
                 yield part.hash(index), gold
 
-    def _row_id(self, row: int) -> str:
+    def row_id(self, row: int) -> str:
+        """Where that row stands, without reading it."""
         part, index = self._find(row)
         return part.source.row_id(part.numbers[index])
 

@@ -1,11 +1,14 @@
 """How much Redis memory a run's payloads take. Pure arithmetic on the spec.
 
 Payloads of a batch stay in Redis until a checkpoint covers it and another one follows (with `checkpoint.keep_last` 1:
-until it is covered), so at worst twice `checkpoint.every_steps` trained batches lie there together with the batch in
-training and the `max_staleness` batches that generation may be ahead.
+until it is covered), so at worst twice `checkpoint.every_steps` trained batches lie there together with the groups of
+`max_staleness` + 1 batches that are on their way. Of those, pacing issues 1/p for each that dynamic sampling keeps;
+what it filters goes as soon as it is graded. The keep rate p is not known before: `asynchrony.expected_keep_rate`.
 """
 
 from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
 
 from dapo.spec.tree.run import RunTree
 
@@ -29,7 +32,11 @@ class PayloadBudget:
     step: int
     intervals: int
     """Between checkpoints, whose batches are held."""
-    steps_held: int
+    trained_held: int
+    """Trained batches that wait for a checkpoint."""
+    ahead: int
+    """Batches whose groups are on their way or in training."""
+    keep_rate: float
     needed: int
     limit: int
 
@@ -43,7 +50,8 @@ class PayloadBudget:
             f"({self.prompt_tokens} + {self.response_tokens}) × {ID_BYTES} + "
             f"{self.response_tokens} × ({LOGPROB_BYTES} + {TEXT_BYTES}) = {self.completion} bytes; "
             f"× {self.completions_per_step} completions = {format_bytes(self.step)} a step; "
-            f"× {self.steps_held} steps ({self.intervals} × checkpoint.every_steps + asynchrony.max_staleness + 1) "
+            f"× ({self.trained_held} steps ({self.intervals} × checkpoint.every_steps) + {self.ahead} "
+            f"(asynchrony.max_staleness + 1) / {self.keep_rate:g} (asynchrony.expected_keep_rate)) "
             f"= {format_bytes(self.needed)}"
         )
 
@@ -54,10 +62,14 @@ def payload_budget(spec: RunTree) -> PayloadBudget:
     completion = (prompt + response) * ID_BYTES + response * (LOGPROB_BYTES + TEXT_BYTES)
     completions = spec.training.prompts_per_step * spec.sampling.group_size
     intervals = min(2, spec.checkpoint.keep_last)
-    held = intervals * spec.checkpoint.every_steps + spec.asynchrony.max_staleness + 1
+    trained, ahead = intervals * spec.checkpoint.every_steps, spec.asynchrony.max_staleness + 1
+    keep_rate = spec.asynchrony.expected_keep_rate if spec.algorithm.dynamic_sampling else 1.0
     step = completions * completion
+    needed = ceil(step * (trained + ahead / Fraction(keep_rate)))
     limit = spec.resources.redis.memory_mib * MIB
-    return PayloadBudget(prompt, response, completion, completions, step, intervals, held, step * held, limit)
+    return PayloadBudget(
+        *(prompt, response, completion, completions, step, intervals, trained, ahead, keep_rate, needed, limit)
+    )
 
 
 def server_memory_mib(memory_mib: int) -> int:

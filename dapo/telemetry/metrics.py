@@ -45,6 +45,9 @@ METRICS: tuple[Metric, ...] = (
     Metric("effective_prompts", "prompts", "Groups of that batch with both correct and wrong responses: those in "
            "which accuracy gives a gradient", "orchestrator"),
     Metric("keep_rate", "share", "Groups kept by dynamic sampling among those graded for the step", "orchestrator"),
+    Metric("rested_prompts", "prompts", "Prompts that epochs have left out so far because they rest "
+           "(algorithm.rest_uniform_after); groups issued and these are all places of the data's order up to there",
+           "orchestrator"),
     Metric("staleness_mean", "versions", "Version trained on minus version issued at, mean over the batch's groups",
            "orchestrator"),
     Metric("staleness_max", "versions", "The same, at most", "orchestrator"),

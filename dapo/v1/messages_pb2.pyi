@@ -222,7 +222,7 @@ class TrainBatch(_message.Message):
     def __init__(self, batch: _Optional[int] = ..., groups: _Optional[_Iterable[_Union[TrainGroup, _Mapping]]] = ..., end: _Optional[bool] = ...) -> None: ...
 
 class StepReport(_message.Message):
-    __slots__ = ("batch", "version", "metrics", "fingerprint")
+    __slots__ = ("batch", "version", "metrics", "fingerprint", "ranks")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -234,11 +234,13 @@ class StepReport(_message.Message):
     VERSION_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    RANKS_FIELD_NUMBER: _ClassVar[int]
     batch: int
     version: Version
     metrics: _containers.ScalarMap[str, float]
     fingerprint: str
-    def __init__(self, batch: _Optional[int] = ..., version: _Optional[_Union[Version, _Mapping]] = ..., metrics: _Optional[_Mapping[str, float]] = ..., fingerprint: _Optional[str] = ...) -> None: ...
+    ranks: int
+    def __init__(self, batch: _Optional[int] = ..., version: _Optional[_Union[Version, _Mapping]] = ..., metrics: _Optional[_Mapping[str, float]] = ..., fingerprint: _Optional[str] = ..., ranks: _Optional[int] = ...) -> None: ...
 
 class TensorSpec(_message.Message):
     __slots__ = ("name", "dtype", "shape")

@@ -59,6 +59,36 @@ class CreateRunRequest(_message.Message):
     run_dir: str
     def __init__(self, spec: _Optional[str] = ..., run_dir: _Optional[str] = ...) -> None: ...
 
+class ResumeRunRequest(_message.Message):
+    __slots__ = ("id", "run_dir", "set")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    RUN_DIR_FIELD_NUMBER: _ClassVar[int]
+    SET_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    run_dir: str
+    set: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, id: _Optional[str] = ..., run_dir: _Optional[str] = ..., set: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ScaleRunRequest(_message.Message):
+    __slots__ = ("id", "generators", "verifiers")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    GENERATORS_FIELD_NUMBER: _ClassVar[int]
+    VERIFIERS_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    generators: int
+    verifiers: int
+    def __init__(self, id: _Optional[str] = ..., generators: _Optional[int] = ..., verifiers: _Optional[int] = ...) -> None: ...
+
+class PurgeRunRequest(_message.Message):
+    __slots__ = ("id",)
+    ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    def __init__(self, id: _Optional[str] = ...) -> None: ...
+
+class PurgeRunResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class GetRunRequest(_message.Message):
     __slots__ = ("id",)
     ID_FIELD_NUMBER: _ClassVar[int]

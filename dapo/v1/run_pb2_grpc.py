@@ -49,10 +49,25 @@ class RunServiceStub:
                 request_serializer=dapo_dot_v1_dot_run__pb2.ListRunsRequest.SerializeToString,
                 response_deserializer=dapo_dot_v1_dot_run__pb2.ListRunsResponse.FromString,
                 _registered_method=True)
+        self.ResumeRun = channel.unary_unary(
+                '/dapo.v1.RunService/ResumeRun',
+                request_serializer=dapo_dot_v1_dot_run__pb2.ResumeRunRequest.SerializeToString,
+                response_deserializer=dapo_dot_v1_dot_run__pb2.Run.FromString,
+                _registered_method=True)
+        self.ScaleRun = channel.unary_unary(
+                '/dapo.v1.RunService/ScaleRun',
+                request_serializer=dapo_dot_v1_dot_run__pb2.ScaleRunRequest.SerializeToString,
+                response_deserializer=dapo_dot_v1_dot_run__pb2.Run.FromString,
+                _registered_method=True)
         self.StopRun = channel.unary_unary(
                 '/dapo.v1.RunService/StopRun',
                 request_serializer=dapo_dot_v1_dot_run__pb2.StopRunRequest.SerializeToString,
                 response_deserializer=dapo_dot_v1_dot_run__pb2.Run.FromString,
+                _registered_method=True)
+        self.PurgeRun = channel.unary_unary(
+                '/dapo.v1.RunService/PurgeRun',
+                request_serializer=dapo_dot_v1_dot_run__pb2.PurgeRunRequest.SerializeToString,
+                response_deserializer=dapo_dot_v1_dot_run__pb2.PurgeRunResponse.FromString,
                 _registered_method=True)
         self.WatchRun = channel.unary_stream(
                 '/dapo.v1.RunService/WatchRun',
@@ -98,8 +113,29 @@ class RunServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ResumeRun(self, request, context):
+        """Goes on with a run that has ended, perhaps with a changed spec.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ScaleRun(self, request, context):
+        """More generators or verifiers join beside the training, those that leave hand back their work.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StopRun(self, request, context):
-        """Drains nothing: ends the run's processes within seconds.
+        """Drains nothing: has a checkpoint written (checkpoint.on_stop_s), then ends the run's processes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PurgeRun(self, request, context):
+        """Deletes what a run that has ended holds in Redis; it can go on from a checkpoint only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -151,10 +187,25 @@ def add_RunServiceServicer_to_server(servicer, server):
                     request_deserializer=dapo_dot_v1_dot_run__pb2.ListRunsRequest.FromString,
                     response_serializer=dapo_dot_v1_dot_run__pb2.ListRunsResponse.SerializeToString,
             ),
+            'ResumeRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeRun,
+                    request_deserializer=dapo_dot_v1_dot_run__pb2.ResumeRunRequest.FromString,
+                    response_serializer=dapo_dot_v1_dot_run__pb2.Run.SerializeToString,
+            ),
+            'ScaleRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ScaleRun,
+                    request_deserializer=dapo_dot_v1_dot_run__pb2.ScaleRunRequest.FromString,
+                    response_serializer=dapo_dot_v1_dot_run__pb2.Run.SerializeToString,
+            ),
             'StopRun': grpc.unary_unary_rpc_method_handler(
                     servicer.StopRun,
                     request_deserializer=dapo_dot_v1_dot_run__pb2.StopRunRequest.FromString,
                     response_serializer=dapo_dot_v1_dot_run__pb2.Run.SerializeToString,
+            ),
+            'PurgeRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.PurgeRun,
+                    request_deserializer=dapo_dot_v1_dot_run__pb2.PurgeRunRequest.FromString,
+                    response_serializer=dapo_dot_v1_dot_run__pb2.PurgeRunResponse.SerializeToString,
             ),
             'WatchRun': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchRun,
@@ -269,6 +320,60 @@ class RunService:
             _registered_method=True)
 
     @staticmethod
+    def ResumeRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dapo.v1.RunService/ResumeRun',
+            dapo_dot_v1_dot_run__pb2.ResumeRunRequest.SerializeToString,
+            dapo_dot_v1_dot_run__pb2.Run.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScaleRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dapo.v1.RunService/ScaleRun',
+            dapo_dot_v1_dot_run__pb2.ScaleRunRequest.SerializeToString,
+            dapo_dot_v1_dot_run__pb2.Run.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def StopRun(request,
             target,
             options=(),
@@ -285,6 +390,33 @@ class RunService:
             '/dapo.v1.RunService/StopRun',
             dapo_dot_v1_dot_run__pb2.StopRunRequest.SerializeToString,
             dapo_dot_v1_dot_run__pb2.Run.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PurgeRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dapo.v1.RunService/PurgeRun',
+            dapo_dot_v1_dot_run__pb2.PurgeRunRequest.SerializeToString,
+            dapo_dot_v1_dot_run__pb2.PurgeRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -165,5 +165,5 @@ class CompletionWriter:
                     alerted = now
                     message = f"{self._id}: {len(completions)} completions wait for {now - since:.0f} s: {error}"
                     log.warning("%s", message)
-                    await self._bus.runs.emit(Alert(worker_id=self._id, message=message))
+                    await self._bus.runs.emit(Alert(cause="redis_full", worker_id=self._id, message=message))
                 await asyncio.sleep(_FULL_PAUSE_S)

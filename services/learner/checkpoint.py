@@ -1,18 +1,20 @@
 """What a checkpoint is made of, and how all ranks write and read it together.
 
-    checkpoints/step-000020.e3/shards/…      DeepSpeed's files: the policy's parameters and optimizer state
+    checkpoints/step-000020.e3/policy/…      the policy's fp32 weights and optimizer state (services/learner/state.py)
     checkpoints/step-000020.e3/value/…       the same of the value network, where there is one
     checkpoints/step-000020.e3/reference.pt  the reference model, where it is refreshed
     checkpoints/step-000020.e3/rng-rank0.pt  random states, one file a rank
     checkpoints/step-000020.e3/hf/…          the model in Hugging Face format, LoRA merged
     checkpoints/step-000020.e3/adapter/…     the LoRA adapter in PEFT's format, where there is one
 
-Names, manifest and marker are those of dapo/records/checkpoints.py. DeepSpeed's own `latest` is not written: it can
-name missing shards.
+Names, manifest and marker are those of dapo/records/checkpoints.py. DeepSpeed's own form is not used: it can only be
+read by as many ranks and at the stage that wrote it, and the one it can be converted to knows no stage 0.
 """
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
@@ -27,13 +29,15 @@ from dapo.records.evaluations import best_step, read_evaluations
 from dapo.records.folder import RunFolder
 from dapo.spec import RunSpec
 from services.learner.model.lora import Rounding, ServedWeight, write_adapter
+from services.learner.state import read_state, write_state
+from services.learner.step.engine import LearnerEngine
 from services.learner.step.trainer import Trainer
 
 MODEL = "hf"
 ADAPTER = "adapter"
 MERGING = "merging.json"
 """Beside the adapter: how much of it is left in the merged model (Rounding)."""
-_SHARDS = "shards"
+_POLICY = "policy"
 _VALUE = "value"
 _REFERENCE = "reference.pt"
 
@@ -43,8 +47,9 @@ class CheckpointStore:
 
     All ranks call `write` and `load` together; rank 0 alone calls `mark`, which makes a written checkpoint count, and
     `prune`. A crash at any moment leaves the marked checkpoints whole: what has no marker does not exist. A directory
-    is written once, by the epoch that made it. Everything of it survives a restart; it is read back only with the same
-    number of ranks, ZeRO stage and dtype.
+    is written once, by the epoch that made it. Everything of it survives a restart. It is read back with any number of
+    ranks and any ZeRO stage, and with the same dtype; random states of ranks that did not write it are derived
+    (`_derived_seed`).
     """
 
     def __init__(self, run_dir: Path, spec: RunSpec, trainer: Trainer) -> None:
@@ -84,13 +89,14 @@ class CheckpointStore:
         if self.ranks.leads:
             # It must not be there: nobody writes into what another process has made.
             directory.mkdir(parents=True)
+            for name, _ in self._networks():
+                (directory / name).mkdir()
         dist.barrier()
-        self.engine.deepspeed.save_checkpoint(str(directory), tag=_SHARDS, save_latest=False)
-        if self.value is not None:
-            self.value.deepspeed.save_checkpoint(str(directory), tag=_VALUE, save_latest=False)
+        for name, engine in self._networks():
+            write_state(directory / name, engine)
         if self.reference is not None and self.ranks.leads:
             torch.save(self.reference.state_dict(), directory / _REFERENCE)
-        torch.save(_rng_state(), directory / f"rng-rank{self.ranks.rank}.pt")
+        torch.save(_rng_state(), self._rng_path(directory))
         self._write_model(directory)
         dist.barrier()
         if self.ranks.leads:
@@ -152,25 +158,39 @@ class CheckpointStore:
     def load(self, checkpoint: Checkpoint) -> None:
         """Go on from it; the older ones stay. Raises CheckpointError where this run cannot continue it."""
         directory, manifest = checkpoint
-        wanted = {
-            "world_size": self.ranks.world_size,
-            "zero_stage": self.engine.zero_stage,
-            "dtype": self.spec.model.dtype,
-        }
-        for name, value in wanted.items():
-            if getattr(manifest, name) != value:
-                raise CheckpointError(
-                    f"checkpoint {directory.name} was written with {name} {getattr(manifest, name)}, this learner has "
-                    f"{value}; start it as the checkpoint was written"
-                )
-        self.engine.deepspeed.load_checkpoint(str(directory), tag=_SHARDS, load_lr_scheduler_states=False)
-        if self.value is not None:
-            self.value.deepspeed.load_checkpoint(str(directory), tag=_VALUE, load_lr_scheduler_states=False)
+        if manifest.dtype != self.spec.model.dtype:
+            raise CheckpointError(
+                f"checkpoint {directory.name} was written with model.dtype {manifest.dtype}, this learner has "
+                f"{self.spec.model.dtype}; start it as the checkpoint was written"
+            )
+        if not (directory / _POLICY).is_dir():
+            raise CheckpointError(
+                f"checkpoint {directory.name} holds the optimizer's state in the form of an older release of dapo; go "
+                f"on with that release, or start a new run from the model in {directory / MODEL}"
+            )
+        for name, engine in self._networks():
+            read_state(directory / name, engine)
         if self.reference is not None:
             self.reference.load_state_dict(torch.load(directory / _REFERENCE, map_location="cpu", weights_only=True))
-        _set_rng_state(torch.load(directory / f"rng-rank{self.ranks.rank}.pt", weights_only=True))
+        if self.ranks.rank < manifest.world_size:
+            _set_rng_state(torch.load(self._rng_path(directory), weights_only=True))
+        else:
+            torch.manual_seed(_derived_seed(manifest.seed, manifest.step, self.ranks.rank))
         marked = [path.name for path in checkpoints.list_marked(self.root)]
         self.kept = marked[marked.index(directory.name) :]
+
+    def _networks(self) -> list[tuple[str, LearnerEngine[Any]]]:
+        """By the names of their folders."""
+        return [(_POLICY, self.engine)] + ([(_VALUE, self.value)] if self.value is not None else [])
+
+    def _rng_path(self, directory: Path) -> Path:
+        return directory / f"rng-rank{self.ranks.rank}.pt"
+
+
+def _derived_seed(seed: int, step: int, rank: int) -> int:
+    """Of a rank that the checkpoint has no random states of: a number of 64 bits that only depends on these three, by
+    NumPy's SeedSequence."""
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0])
 
 
 def _rng_state() -> dict[str, torch.Tensor]:

@@ -119,8 +119,8 @@ class LearnerLoop:
             log.info("goes on behind step %d; published so far: %d", self.step, self.catch_up_step)
         found = fingerprint(self.trainer.engine)
         if self.ranks.leads:
-            self.replay = Replay(self.bus, self.control, self.step)
-            self.replay.loaded(self.step, found)
+            self.replay = Replay(self.bus, self.control, self.step, self.ranks.world_size)
+            self.replay.loaded(self.step, found, self.saving.loaded_ranks)
             limit = _BUCKETS_IN_FLIGHT if self.trainer.engine.zero_stage == 3 else 0
             self.publisher = Publisher(
                 *(self.bus, self.epoch, self.spec.weight_sync, self.buckets.specs(), limit),
@@ -154,6 +154,8 @@ class LearnerLoop:
         assert self.publisher is not None
         if self.step >= self.catch_up_step and self.control.call(self.publisher.waiting(self.step)):
             return [Action.PUBLISH, 0]
+        if self.step >= self.catch_up_step and self.saving.is_wanted(self.step):
+            return [Action.CHECKPOINT, 0]
         started = time.monotonic()
         batches = self.control.call(self.bus.batches.read(self.step - 1, block_s=_WAIT_S, count=1))
         self._waited_s += time.monotonic() - started
@@ -205,7 +207,13 @@ class LearnerLoop:
 
     def _record(self, batch: pb.TrainBatch, metrics: dict[str, float], fingerprint_after: str) -> None:
         version = pb.Version(incarnation=self.epoch, step=self.step)
-        report = pb.StepReport(batch=batch.batch, version=version, metrics=metrics, fingerprint=fingerprint_after)
+        report = pb.StepReport(
+            batch=batch.batch,
+            version=version,
+            metrics=metrics,
+            fingerprint=fingerprint_after,
+            ranks=self.ranks.world_size,
+        )
         groups = [group.group_id for group in batch.groups]
         self.control.call(self.bus.batches.record_step(report, groups, self.epoch))
 

@@ -2,6 +2,7 @@
 
 import logging
 
+from dapo.bus.keys import CHECKPOINT_WANTED, CHECKPOINT_WRITTEN
 from dapo.bus.roles import LearnerBus
 from dapo.contracts.events import Alert
 from dapo.records.checkpoints import (
@@ -21,8 +22,10 @@ from services.learner.distributed import Ranks, broadcast_ints
 log = logging.getLogger(__name__)
 
 _CROWDED_SHARE = 0.7
-"""Share of the Redis memory budget from which payloads are freed early."""
+"""Share of the run's memory budget from which payloads are freed early."""
 _NONE = -1
+_ANSWER_S = 600.0
+"""How long it stays said that a checkpoint was written for somebody who waits."""
 
 
 class Saving:
@@ -46,8 +49,11 @@ class Saving:
         self._epoch = 0
         self._released_step = 0
         self._told_of_release = False
+        self._granted: str | None = None
         self.step: int | None = None
         """Of the newest checkpoint."""
+        self.loaded_ranks = ranks.world_size
+        """How many wrote the checkpoint that `resume` has loaded."""
 
     # -- start
 
@@ -66,8 +72,15 @@ class Saving:
         step, source = broadcast_ints(self._find(published) if self._ranks.leads else [0, 0])
         if step == _NONE:
             return 0
-        self._store.load(read_whole(self._store.root / directory_name(step, source)))
+        checkpoint = read_whole(self._store.root / directory_name(step, source))
+        self._store.load(checkpoint)
         self.step = step
+        self.loaded_ranks = checkpoint.manifest.world_size
+        if self.loaded_ranks != self._ranks.world_size:
+            written, now = self.loaded_ranks, self._ranks.world_size
+            log.info(
+                "%s was written with ranks: %d, it goes on with ranks: %d", checkpoint.directory.name, written, now
+            )
         return step
 
     def _find(self, published: int) -> list[int]:
@@ -101,6 +114,18 @@ class Saving:
         if self._ranks.leads:
             due = int(step % self._spec.checkpoint.every_steps == 0 or self.must_free(step))
         return bool(broadcast_ints([due])[0])
+
+    def is_wanted(self, step: int) -> bool:
+        """On rank 0: whether somebody who is about to stop the run waits for a checkpoint of `step`, which is not
+        written yet. Who waits for one that is there is told so."""
+        wish = self._control.call(self._bus.registry.find(CHECKPOINT_WANTED))
+        if wish is None or self._granted == wish:
+            return False
+        if (self.step or 0) < step:
+            return True
+        self._granted = wish
+        self._control.call(self._bus.registry.announce(CHECKPOINT_WRITTEN, wish, _ANSWER_S))
+        return False
 
     def must_free(self, step: int) -> bool:
         """On rank 0: whether memory is crowded by payloads that a checkpoint of `step` would free.
@@ -150,8 +175,9 @@ class Saving:
         self._store.prune(self._epoch)
 
     def finish(self, step: int) -> None:
-        """On all ranks, at the end of the log: a checkpoint of the last step, and nothing left in the log."""
-        if self.step != step:
+        """On all ranks, at the end of the log: a checkpoint of the last step (where anything was trained), and nothing
+        left in the log."""
+        if step and self.step != step:
             self.save(step)
         if self._ranks.leads:
             self._release(step)

@@ -57,6 +57,9 @@ def _arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="Redis or Valkey for all runs (default: REDIS_URL); without one each run embeds a Valkey",
     )
     parser.add_argument("--state-dir", type=Path, default=Path(), help="runs/<id> are made under this directory")
+    parser.add_argument(
+        "--leave-runs", action="store_true", help="go on with no run of an earlier service, nor have a later one do so"
+    )
     parser.add_argument("--ready-file", type=Path, help="where to write the line that says it is ready")
     parser.add_argument("--die-with-parent", action="store_true", help="stop when the parent process ends")
     return parser.parse_args(arguments)
@@ -83,7 +86,8 @@ async def serve(arguments: argparse.Namespace, token: str | None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     launcher = LocalLauncher(DeviceAllocator(visible_cuda_devices()))
-    service = RunService(launcher, state_dir=arguments.state_dir, redis_url=arguments.redis_url)
+    takes_up = not arguments.leave_runs
+    service = RunService(launcher, state_dir=arguments.state_dir, redis_url=arguments.redis_url, takes_up=takes_up)
     listener = _listen(arguments.host, arguments.port)
     grpc_server, grpc_port = await start_grpc(service, arguments.host, arguments.grpc_port, token)
     config = uvicorn.Config(create_app(service, token), log_config=None, access_log=False, timeout_graceful_shutdown=5)
@@ -91,6 +95,8 @@ async def serve(arguments: argparse.Namespace, token: str | None) -> None:
     serving = asyncio.create_task(rest.serve(sockets=[listener]))
     ready = {"host": arguments.host, "port": listener.getsockname()[1], "grpc_port": grpc_port, "pid": os.getpid()}
     await rest.listening.wait()
+    if takes_up:
+        await service.take_up()
     log.info("REST on %(host)s:%(port)d, gRPC on %(host)s:%(grpc_port)d", ready)
     _announce(json.dumps(ready), arguments.ready_file)
     stop = asyncio.create_task(stopping.wait())

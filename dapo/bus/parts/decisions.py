@@ -2,14 +2,16 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from dapo.bus.ledger import FINAL, GroupState
-from dapo.bus.parts.part import Part
+from dapo.bus.parts.part import Part, chunks
 from dapo.v1 import messages_pb2 as pb
 
 HISTORY = 512
 """Settled groups of which is known whether they were kept; the newest."""
+_CHUNK = 1000
+"""Rows of one write."""
 
 
 class IssuedPrompt(NamedTuple):
@@ -18,6 +20,17 @@ class IssuedPrompt(NamedTuple):
     group_id: str
     epoch: int
     cursor: int
+
+
+class Ending(NamedTuple):
+    """A run ends before its last step, as on its last step: what is cut is trained, the last checkpoint is written."""
+
+    steps: int
+    """Batches that it has."""
+    state: Literal["succeeded", "failed"]
+    """What becomes of it."""
+    message: str
+    """Why."""
 
 
 class Decided(NamedTuple):
@@ -29,6 +42,8 @@ class Decided(NamedTuple):
     """Prompts before that one which are to be issued once more, oldest first."""
     requeued: list[IssuedPrompt]
     """Failed groups whose prompts are to be issued once more, as new groups; by id."""
+    repeats: int
+    """Groups that were issued so: they have a number, and no place of their own in the data."""
     last_evaluation_group: str | None
     open_groups: list[str]
     """Those for training that are issued, generated, scored or kept."""
@@ -37,6 +52,11 @@ class Decided(NamedTuple):
     """Groups that were filtered or became surplus, and which no batch has named yet as passed over for it."""
     history: list[bool]
     """Whether the newest groups were kept, oldest first."""
+    uniform: dict[str, int]
+    """Groups that were filtered since the last that was kept, by reason."""
+    resting: dict[str, str]
+    """What settlements have remembered of rows of the data, by their ids."""
+    ending: Ending | None
     cut: int
     """Batches cut; the mark at the end of the log counts as one."""
     trained: int
@@ -48,7 +68,10 @@ class Decided(NamedTuple):
 
 
 class Frontier(NamedTuple):
-    """What a checkpoint must know of the decisions, so that a run can go on from it alone. Of JSON types."""
+    """What a checkpoint must know of the decisions, so that a run can go on from it alone. Of JSON types.
+
+    Not of it are the end of the run and the streak of uniform groups that may have been its reason: whoever has a run
+    go on has mended that."""
 
     issued: str
     """Id, epoch and cursor of the newest prompt, with spaces between; empty before the first."""
@@ -63,14 +86,20 @@ class Frontier(NamedTuple):
     unsettled: dict[str, str]
     """Epoch and cursor of each prompt whose group is not settled, or settled only by the end of the run, or in a batch
     that the checkpoint does not cover."""
+    requeued: dict[str, str]
+    """Epoch and cursor of each failed group's prompt that is to be issued once more, as a new group."""
+    repeats: int
+    """Groups that were issued so."""
+    resting: dict[str, str]
+    """What settlements have remembered of rows of the data, by their ids."""
 
 
 class Decisions(Part):
     """What is written elsewhere, by issues, settlements and cuts, each in the script that takes effect.
 
-    Keys: `log` (batches, and the newest prompt of each kind), `open`, `passed`, `drained`, `history`, `cuts`, and three
-    that are written here: `evaluating`, `again`, prompts to issue once more under their old ids, and `requeued`, failed
-    groups to issue once more as new ones.
+    Keys: `log` (batches, the newest prompt of each kind, `repeats`), `open`, `passed`, `drained`, `history`, `uniform`,
+    `resting`, `cuts`, and four that are written here: `evaluating`, `ending`, `again`, prompts to issue once more under
+    their old ids, and `requeued`, failed groups to issue once more as new ones.
     Promise: what is read is the state after some whole number of the orchestrator's decisions, while no other
     orchestrator decides; workers may go on meanwhile.
     Restart: all of it is in Redis; where that is lost, a checkpoint's Frontier brings it back (`begin_at`).
@@ -88,17 +117,24 @@ class Decisions(Part):
         pipeline.lrange(keys.history, 0, -1)
         pipeline.hgetall(keys.cuts)
         pipeline.get(keys.evaluating)
+        pipeline.hgetall(keys.uniform)
+        pipeline.hgetall(keys.resting)
+        pipeline.get(keys.ending)
         found = await self._control.run(pipeline.execute)
-        log, again, requeued, training, evaluating, passed, history, cuts, evaluations = found
+        log, again, requeued, training, evaluating, passed, history, cuts, evaluations, uniform, resting, ending = found
         return Decided(
             last_prompt=_prompt(log[b"issued"]) if b"issued" in log else None,
             again=[_prompt(group_id + b" " + place) for group_id, place in sorted(again.items())],
             requeued=[_prompt(group_id + b" " + place) for group_id, place in sorted(requeued.items())],
+            repeats=int(log.get(b"repeats", 0)),
             last_evaluation_group=log[b"evaluated"].decode() if b"evaluated" in log else None,
             open_groups=[group_id.decode() for group_id in training],
             open_evaluation_groups=[group_id.decode() for group_id in evaluating],
             passed=sorted(group_id.decode() for group_id in passed),
             history=[flag == b"1" for flag in history],
+            uniform={reason.decode(): int(count) for reason, count in uniform.items()},
+            resting=_texts(resting),
+            ending=Ending(**json.loads(ending)) if ending else None,
             cut=int(log.get(b"next", 0)),
             trained=int(log.get(b"trained", -1)) + 1,
             cut_metrics={int(number): json.loads(data) for number, data in cuts.items()},
@@ -108,6 +144,10 @@ class Decisions(Part):
     async def save_evaluations(self, standing: Mapping[str, Any], epoch: int) -> None:
         """What the evaluator needs to go on with. Raises Fenced."""
         await self._write_as("orchestrator", epoch, "SET", self._keys.evaluating, json.dumps(standing))
+
+    async def end(self, ending: Ending, epoch: int) -> None:
+        """For the orchestrator that takes over before the run has come to that end. Raises Fenced."""
+        await self._write_as("orchestrator", epoch, "SET", self._keys.ending, json.dumps(ending._asdict()))
 
     async def requeue(self, prompt: IssuedPrompt, epoch: int) -> None:
         """Note that the prompt of a failed group is to be issued once more; its issue takes the note away. Raises
@@ -127,12 +167,13 @@ class Decisions(Part):
         pipeline.smembers(keys.drained)
         pipeline.xrange(keys.batches, f"{step + 1}-0", "+")
         pipeline.hgetall(keys.again)
+        pipeline.hgetall(keys.requeued)
+        pipeline.hgetall(keys.resting)
         found = await self._control.run(pipeline.execute)
-        log, evaluating, history, ledger, open_groups, drained, batches, again = found
+        log, evaluating, history, ledger, open_groups, drained, batches, again, requeued, resting = found
         untrained = [pb.TrainBatch.FromString(fields[b"data"]) for _, fields in batches]
         ids = {group.group_id for batch in untrained for group in batch.groups}
         ids |= {group_id.decode() for group_id in (*open_groups, *drained)}
-        places = {group_id.decode(): place.decode() for group_id, place in again.items()}
         # Those that only the end has made surplus come again, so they do not count as settled.
         counts = {state: int(ledger.get(state.encode(), 0)) for state in FINAL}
         counts[GroupState.SURPLUS] -= len(drained)
@@ -142,7 +183,10 @@ class Decisions(Part):
             evaluating=(evaluating or b"").decode(),
             history="".join(flag.decode() for flag in history),
             ledger={state.value: count for state, count in counts.items() if count},
-            unsettled=places | await self._places(sorted(ids)),
+            unsettled=_texts(again) | await self._places(sorted(ids)),
+            requeued=_texts(requeued),
+            repeats=int(log.get(b"repeats", 0)),
+            resting=_texts(resting),
         )
 
     async def _places(self, group_ids: Sequence[str]) -> dict[str, str]:
@@ -159,15 +203,23 @@ class Decisions(Part):
 
         A call that was cut short is made again: until its end the log says less than the checkpoint.
         """
-        await self._script("begin_at", epoch, 0, "", "", "", "", 0)
+        await self._script("begin_at", epoch, 0, "", "", "", "", 0, 0)
         keys = self._keys
         await self._unlink_all(but=(keys.run, keys.events, keys.dead, keys.log, keys.epoch("")))
         if frontier is None:
             return
+        for key, texts in ((keys.resting, frontier.resting), (keys.requeued, frontier.requeued)):
+            for chunk in chunks(sorted(texts.items()), _CHUNK):
+                fields = [part for pair in chunk for part in pair]
+                await self._write_as("orchestrator", epoch, "HSET", key, *fields)
         counts = [part for pair in frontier.ledger.items() for part in pair]
         places = [part for pair in sorted(frontier.unsettled.items()) for part in pair]
-        heads = (frontier.issued, frontier.evaluated, frontier.evaluating, frontier.history)
+        heads = (frontier.issued, frontier.evaluated, frontier.evaluating, frontier.history, frontier.repeats)
         await self._script("begin_at", epoch, step, *heads, len(frontier.ledger), *counts, *places)
+
+
+def _texts(stored: Mapping[bytes, bytes]) -> dict[str, str]:
+    return {name.decode(): text.decode() for name, text in stored.items()}
 
 
 def _prompt(stored: bytes) -> IssuedPrompt:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from enum import StrEnum
+from typing import NamedTuple
 
 from dapo.bus.errors import BusError
 from dapo.bus.failures import FailureReason
@@ -38,6 +39,20 @@ class Refill(StrEnum):
     """The group is closed, or the response is graded or withdrawn already: nothing is to be done."""
     EXHAUSTED = "exhausted"
     """Its index was refilled three times before, so nothing was done: the caller fails the group."""
+
+
+class Settlement(NamedTuple):
+    """What the orchestrator has decided about a group: kept, filtered, evaluated, surplus or stale."""
+
+    group_id: str
+    state: str
+    reason: str = ""
+    delivery: Delivery | None = None
+    """Its entry on `scored`, which is acknowledged."""
+    row: str = ""
+    """Id of the row of the data of which something is to be remembered with this; empty for none."""
+    remembered: str = ""
+    """What; empty to forget it."""
 
 
 class Groups(Part):
@@ -212,18 +227,25 @@ class Groups(Part):
                 return [(group_id, fields) for group_id, fields in sorted(everything.items()) if fields]
 
     async def settle(self, delivery: Delivery | None, group_id: str, state: str, reason: str, epoch: int) -> Outcome:
-        """Decides about a group (kept, filtered, evaluated, surplus or stale) and acknowledges its `scored` entry.
+        """As `settle_many`, for one."""
+        return (await self.settle_many([Settlement(group_id, state, reason, delivery)], epoch))[0]
 
-        Raises Fenced, LedgerError when the group's state does not allow it, ValueError for another state.
+    async def settle_many(self, settlements: Sequence[Settlement], epoch: int) -> list[Outcome]:
+        """Decides about groups and acknowledges their `scored` entries, one after the other in this order.
+
+        Raises Fenced, LedgerError for the first whose state does not allow it (the others are settled all the same),
+        ValueError, with nothing settled, for a state that is no settlement.
         """
-        if state not in SETTLED:
-            raise ValueError(f"group {group_id}: cannot be settled as {state!r}; use {', '.join(sorted(SETTLED))}")
-        message_id = delivery.message_id if delivery else ""
-        call = (new_nonce(), epoch, group_id, state, reason, message_id, HISTORY)
-        reply = await self._script("settle_group", *call)
-        if state != GroupState.KEPT:
-            await self._garbage.sweep([group_id])
-        return Outcome(reply.decode())
+        calls: list[Sequence[str | int]] = []
+        for group_id, state, reason, delivery, row, remembered in settlements:
+            if state not in SETTLED:
+                raise ValueError(f"group {group_id}: cannot be settled as {state!r}; use {', '.join(sorted(SETTLED))}")
+            message_id = delivery.message_id if delivery else ""
+            calls.append((new_nonce(), epoch, group_id, state, reason, message_id, HISTORY, row, remembered))
+        replies = await self._control.scripts("settle_group", self._keys.prefix, calls)
+        if useless := [one.group_id for one in settlements if one.state != GroupState.KEPT]:
+            await self._garbage.sweep(useless)
+        return [Outcome(reply.decode()) for reply in replies]
 
     async def open_ids(self) -> list[str]:
         """Ids of the groups that are issued, generated, scored or kept, in order of issue."""

@@ -15,6 +15,10 @@ from dapo.v1 import messages_pb2 as pb
 T = TypeVar("T")
 M = TypeVar("M", pb.WeightCommand, pb.WeightReply, pb.StepReport)
 
+KEY_BYTES = 128
+"""What a payload's key takes beside its blob, about: its name, its entry and the allocator's rounding."""
+_BLOBS = 1024
+"""Payloads deleted in one step."""
 _SCANNED = 1000
 """Keys looked at in one step of a scan."""
 _MESSAGES = 100
@@ -100,17 +104,23 @@ class Part:
 
     async def _unlink_all(self, *, but: Sequence[str]) -> None:
         """Deletes the run's keys on all its servers, except those that begin with one of `but`."""
-        lasting = tuple(prefix.encode() for prefix in but)
+        lasting = tuple(prefix.encode() for prefix in (*but, self._keys.payload_bytes))
+        blobs = tuple(prefix.encode() for prefix in self._keys.blobs)
         for server in self._context.servers:
             cursor = 0
             while True:
                 cursor, found = await server.run(
                     server.client.scan, cursor, match=f"{self._keys.prefix}*", count=_SCANNED
                 )
-                if gone := [key for key in found if not key.startswith(lasting)]:
+                await self._delete_blobs(server, [key for key in found if key.startswith(blobs)])
+                if gone := [key for key in found if not key.startswith((*lasting, *blobs))]:
                     await server.run(server.client.unlink, *gone)
                 if not cursor:
                     break
+
+    async def _delete_blobs(self, server: Server, keys: Sequence[str | bytes]) -> None:
+        calls = [(KEY_BYTES, *chunk) for chunk in chunks(keys, _BLOBS)]
+        await server.scripts("delete_payloads", self._keys.prefix, calls)
 
     async def _write(self, command: str, *args: Argument) -> Any:
         """A small write that must succeed even where memory is full (see scripts.SMALL_WRITES)."""

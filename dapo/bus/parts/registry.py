@@ -61,9 +61,13 @@ class Lease(Part):
         is also greater than `above`."""
         return int(await self._script("acquire_epoch", new_nonce(), role, above))
 
+    async def newest(self, role: str) -> int:
+        """The epoch of whoever took the role over last; 0 where nobody did."""
+        return int(await self._control.run(self._control.client.get, self._keys.epoch(role)) or 0)
+
     async def check(self, role: str, epoch: int) -> None:
         """Before an effect outside the server, which cannot be fenced by itself. Raises Fenced."""
-        newest = int(await self._control.run(self._control.client.get, self._keys.epoch(role)) or 0)
+        newest = await self.newest(role)
         if newest != epoch:
             raise Fenced(
                 f"{role} epoch {epoch}, newest {newest}: another process has taken this role over; this one must stop"

@@ -16,7 +16,8 @@ class Runs(Part):
     """The run itself: what it was asked to do, how it stands, what happened.
 
     Keys: `run`, a hash of spec, run_dir, created_at, state, message; `events`, a stream of about 10,000 entries.
-    Promises: a spec is written once and never replaced by another; events have one order, that of their ids.
+    Promises: a spec is written once, and replaced only by the orchestrator with which the run goes on; events have one
+    order, that of their ids.
     Restart: all of it is in Redis and outlives the run's end.
     """
 
@@ -26,6 +27,11 @@ class Runs(Part):
         if not created and await self.spec() != spec_json:
             raise BusError(f"run {self._context.run_id!r} exists with another spec: choose another run id")
         await self._write("HSET", self._keys.run, "run_dir", run_dir, "created_at", created_at)
+
+    async def renew(self, spec_json: str, run_dir: str, created_at: str, epoch: int) -> None:
+        """Writes the record of a run that goes on, perhaps with a changed spec. Raises Fenced."""
+        fields = ("spec", spec_json, "run_dir", run_dir, "created_at", created_at)
+        await self._write_as("orchestrator", epoch, "HSET", self._keys.run, *fields)
 
     async def spec(self) -> str:
         """The RunSpec as JSON. Raises BusError for a run that was never created."""
@@ -37,8 +43,10 @@ class Runs(Part):
             )
         return spec.decode()
 
-    async def set_state(self, state: str, message: str = "") -> None:
-        await self._write("HSET", self._keys.run, "state", state, "message", message)
+    async def set_state(self, state: str, message: str, epoch: int) -> None:
+        """Raises Fenced."""
+        fields = ("state", state, "message", message)
+        await self._write_as("orchestrator", epoch, "HSET", self._keys.run, *fields)
 
     async def read(self) -> dict[str, str]:
         """Fields spec, run_dir, created_at, state, message, as far as they are set."""

@@ -150,8 +150,9 @@ class Server:
         text = str(error)
         if isinstance(error, OutOfMemoryError):
             raise BusFull(
-                f"The server at {self.shown} has reached its memory limit and refused a write; nothing was lost. Raise"
-                " resources.redis.memory_mib (maxmemory), or checkpoint more often to free payloads"
+                f"The server at {self.shown} has reached its own memory limit (maxmemory), of all that is stored there,"
+                " and refused a write; nothing was lost. Raise it (an embedded server's follows"
+                " resources.redis.memory_mib), or checkpoint more often to free payloads"
             ) from error
         if isinstance(error, (RedisConnectionError, RedisTimeoutError, OSError)):
             raise BusUnavailable(

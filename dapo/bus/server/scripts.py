@@ -47,6 +47,8 @@ SCRIPTS = {
         Script("record_step", True, "a step that was recorded is left alone"),
         Script("commit_checkpoint", True, "marking a group and trimming to a number change nothing the second time"),
         Script("retire_groups", True, "only a group that is marked is retired, and that takes the mark"),
+        Script("put_payloads", True, "a blob in its own place takes no more than before", when_full=False),
+        Script("delete_payloads", True, "what is gone takes nothing"),
         Script("begin_at", True, "it puts whole values in the place of others"),
         Script("set_version", True, "it sets a value"),
     )

@@ -1,1 +1,1 @@
-"""`dapo runs`: what runs have written, read from their folders."""
+"""`dapo runs`: runs as their service has them, and what they have written."""

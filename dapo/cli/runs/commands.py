@@ -1,4 +1,4 @@
-"""The `dapo runs` commands: what runs have written, and what their services know."""
+"""The `dapo runs` commands: of runs as their service has them, and of what they have written."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,8 +6,15 @@ from typing import Annotated
 import typer
 
 from dapo.cli.errors import fail
+from dapo.cli.runs import remote
+from dapo.cli.runs.where import RunName, Url, find_run, full_group_id
 
-runs = typer.Typer(no_args_is_help=True, help="Look into runs.")
+runs = typer.Typer(no_args_is_help=True, help="Steer runs and look into them.")
+runs.command("list")(remote.list_runs)
+runs.command()(remote.resume)
+runs.command()(remote.scale)
+runs.command()(remote.stop)
+runs.command()(remote.purge)
 _GROUPS = 4
 _PROMPTS = 30
 
@@ -67,19 +74,14 @@ def samples(
         fail(str(error))
 
 
-_Run = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, or its id with --url.")]
-_Url = Annotated[str | None, typer.Option("--url", envvar="DAPO_URL", help="Run service, e.g. http://127.0.0.1:8400.")]
-
-
 @runs.command()
 def why(
-    run: _Run,
+    run: RunName,
     group: Annotated[str, typer.Argument(help="Id of a group, e.g. g0000000012 or g12.")],
-    url: _Url = None,
+    url: Url = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Explain a group: where it is, who holds it, what became of it and why."""
-    from dapo.cli.runs.where import find_run, full_group_id
     from dapo.cli.runs.why import show_why
 
     try:
@@ -90,8 +92,8 @@ def why(
 
 @runs.command("dead-letters")
 def dead_letters(
-    run: _Run,
-    url: _Url = None,
+    run: RunName,
+    url: Url = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="The newest so many.")] = 100,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line a letter.")] = False,
     group: Annotated[
@@ -99,7 +101,6 @@ def dead_letters(
     ] = None,
 ) -> None:
     """List what was taken out of circulation, and why; or have a failed group's prompt issued once more."""
-    from dapo.cli.runs.where import find_run, full_group_id
     from dapo.cli.runs.why import requeue, show_dead_letters
 
     _exclude({"--requeue": group is not None, "--json": as_json})

@@ -8,10 +8,9 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from dapo.cli.errors import RUN_ERROR, fail
+from dapo.cli.errors import fail
 from dapo.cli.runs.samples import print_group, print_json
 from dapo.cli.runs.where import RunPlace
-from dapo.client import RefusedRequest, ServiceError
 from dapo.records.explained import elapsed, steps_of, summary, what_happened
 from dapo.records.explanations import GroupExplanation, GroupResponse
 from dapo.records.folder import RunFolder
@@ -149,14 +148,7 @@ def show_dead_letters(place: RunPlace, count: int, *, as_json: bool) -> None:
 
 def requeue(place: RunPlace, group_id: str) -> None:
     """Have a failed group's prompt issued once more; leaves with a message where that is refused."""
-    if not place.url:
-        fail(f"only the service of a run that goes on issues prompts, and {place.folder} names none: give its --url")
-    try:
-        place.ask(lambda client, run_id: client.requeue(run_id, group_id))
-    except RefusedRequest as error:
-        fail(str(error))
-    except ServiceError as error:
-        fail(f"{place.url}: {error}", RUN_ERROR)
+    place.ask(lambda client, run_id: client.requeue(run_id, group_id))
     typer.echo(f"the prompt of {group_id} is issued once more as soon as there is room; `dapo runs why` tells as what")
 
 

@@ -6,12 +6,12 @@ A problem refuses the spec; a warning is shown and the run goes on.
 from collections.abc import Callable, Iterator
 
 from dapo.spec.checks.data import data, unused_template_arguments
-from dapo.spec.checks.evaluation import best_checkpoint, evaluation
+from dapo.spec.checks.evaluation import best_checkpoint, early_stopping, evaluation
 from dapo.spec.checks.graders import graders
 from dapo.spec.checks.metrics import reflection_patterns
 from dapo.spec.checks.model import model_path
 from dapo.spec.checks.no_effect import fields_without_effect
-from dapo.spec.checks.resources import devices, payload_memory
+from dapo.spec.checks.resources import devices, payload_memory, stall_deadline
 from dapo.spec.checks.reward import reward_values
 from dapo.spec.checks.sampling import batch_division, distribution, group_size
 from dapo.spec.checks.training import training_course, training_memory, weight_deadlines
@@ -31,11 +31,13 @@ _PROBLEMS: tuple[Check, ...] = (
     graders,
     evaluation,
     best_checkpoint,
+    early_stopping,
     fields_without_effect,
     training_course,
     training_memory,
     weight_deadlines,
     devices,
+    stall_deadline,
     payload_memory,
     reflection_patterns,
 )

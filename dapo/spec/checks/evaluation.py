@@ -27,7 +27,7 @@ def evaluation(spec: RunTree) -> Iterator[Problem]:
             f"the generators hold sequences for sampling.max_response_tokens = {longest}. Set at most {longest}",
         )
     yield from _greedy(spec)
-    has_sets = bool(wanted.sets or spec.data.held_out_share)
+    has_sets = bool(_sets(spec))
     if wanted.every_steps is not None and not has_sets:
         yield Problem(
             "evaluation.every_steps",
@@ -47,10 +47,8 @@ def best_checkpoint(spec: RunTree) -> Iterator[Problem]:
     name, period = spec.checkpoint.keep_best, spec.evaluation.every_steps
     if name is None:
         return
-    sets = [*spec.evaluation.sets, *([HELD_OUT] if spec.data.held_out_share else [])]
-    if name not in sets:
-        there = f"Those there are: {', '.join(sets)}" if sets else "Give evaluation.sets or data.held_out_share"
-        yield Problem("checkpoint.keep_best", name, f"is no set that is evaluated. {there}")
+    if name not in _sets(spec):
+        yield _no_such_set(spec, "checkpoint.keep_best", name)
     elif period is None or period % spec.checkpoint.every_steps:
         yield Problem(
             "checkpoint.keep_best",
@@ -58,6 +56,36 @@ def best_checkpoint(spec: RunTree) -> Iterator[Problem]:
             "compares checkpoints whose step was evaluated. Set evaluation.every_steps to checkpoint.every_steps = "
             f"{spec.checkpoint.every_steps} or a multiple of it",
         )
+
+
+def early_stopping(spec: RunTree) -> Iterator[Problem]:
+    section, rule = "evaluation.early_stopping", spec.evaluation.early_stopping
+    if rule.set is None:
+        for name in rule.model_fields_set - {"set"}:
+            value = getattr(rule, name)
+            if value != type(rule).model_fields[name].default:
+                yield Problem(f"{section}.{name}", str(value), f"has no effect without a set. Give {section}.set")
+        return
+    if rule.set not in _sets(spec):
+        yield _no_such_set(spec, f"{section}.set", rule.set)
+    elif rule.threshold is None and rule.patience is None:
+        yield Problem(f"{section}.set", rule.set, f"ends no run by itself. Give {section}.threshold, .patience or both")
+    elif spec.evaluation.every_steps is None:
+        yield Problem(f"{section}.set", rule.set, "is not evaluated while the run goes on. Give evaluation.every_steps")
+    if rule.min_delta and rule.patience is None:
+        yield Problem(
+            f"{section}.min_delta", str(rule.min_delta), f"has no effect without patience. Give {section}.patience"
+        )
+
+
+def _sets(spec: RunTree) -> list[str]:
+    return [*spec.evaluation.sets, *([HELD_OUT] if spec.data.held_out_share else [])]
+
+
+def _no_such_set(spec: RunTree, field: str, name: str) -> Problem:
+    sets = _sets(spec)
+    there = f"Those there are: {', '.join(sets)}" if sets else "Give evaluation.sets or data.held_out_share"
+    return Problem(field, name, f"is no set that is evaluated. {there}")
 
 
 def _greedy(spec: RunTree) -> Iterator[Problem]:

@@ -66,6 +66,18 @@ def _reasons(spec: RunTree) -> Iterator[_Reason]:
         ("algorithm.advantage_std", "algorithm.advantage_std_ddof", "algorithm.advantage_epsilon"),
     )
     yield _Reason(
+        not algorithm.dynamic_sampling,
+        "algorithm.dynamic_sampling = false: every group is trained on",
+        "algorithm.dynamic_sampling: true",
+        ("algorithm.max_uniform_batches", "algorithm.rest_uniform_after"),
+    )
+    yield _Reason(
+        algorithm.rest_uniform_after is None,
+        "algorithm.rest_uniform_after = null: no prompt rests",
+        "algorithm.rest_uniform_after, e.g. 2",
+        ("algorithm.rest_epochs",),
+    )
+    yield _Reason(
         not grouped and algorithm.kl_coefficient == 0,
         "algorithm.kl_coefficient = 0",
         "algorithm.kl_coefficient, e.g. 0.05",
@@ -82,6 +94,12 @@ def _reasons(spec: RunTree) -> Iterator[_Reason]:
         "algorithm.overlong_filtering takes truncated responses out of the loss, and gae knows no group",
         "algorithm.overlong_filtering: false",
         ("algorithm.truncated_reward",),
+    )
+    yield _Reason(
+        not algorithm.dynamic_sampling,
+        "algorithm.dynamic_sampling = false: every group is kept",
+        "algorithm.dynamic_sampling: true",
+        tuple(f"asynchrony.{name}" for name in ("keep_rate_confidence", "low_keep_rate_alert", "expected_keep_rate")),
     )
     yield _Reason(
         spec.model.dtype == "float32",

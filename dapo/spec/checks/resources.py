@@ -32,6 +32,23 @@ def devices(spec: RunTree) -> Iterator[Problem]:
         )
 
 
+def stall_deadline(spec: RunTree) -> Iterator[Problem]:
+    """What has a shorter deadline of its own must come to it before its holder is started again."""
+    restarts, generator = spec.resources.restarts, spec.resources.generator
+    shorter = {
+        "resources.restarts.wait_alert_s": restarts.wait_alert_s,
+        "resources.generator.request_silence_s": generator.request_silence_s,
+        "resources.generator.start_deadline_s": generator.start_deadline_s,
+    }
+    field = max(shorter, key=lambda name: shorter[name])
+    if restarts.stall_s < shorter[field]:
+        yield Problem(
+            "resources.restarts.stall_s",
+            f"{restarts.stall_s:g}",
+            f"is less than {field} = {shorter[field]:g}, which comes first. Set at least {shorter[field]:g}",
+        )
+
+
 def payload_memory(spec: RunTree) -> Iterator[Problem]:
     budget = payload_budget(spec)
     # Without training no payload waits for a checkpoint.

@@ -67,6 +67,14 @@ class AlgorithmSpec(Section):
     """Added to the standard deviation before dividing."""
     dynamic_sampling: bool = True
     """Train only on groups whose raw accuracy is neither 0 nor 1, and refill what was filtered."""
+    max_uniform_batches: int | None = Field(default=20, ge=1)
+    """Dynamic sampling: so many batches' worth of groups (× `training.prompts_per_step`), all of them filtered and none
+    kept in between, end the run as failed, with its last checkpoint; none: never. Two batches' worth are an alert."""
+    rest_uniform_after: int | None = Field(default=None, ge=1)
+    """Dynamic sampling: a prompt that came back all correct, or all wrong, so many times in a row rests. It is left out
+    of the next `rest_epochs` epochs, then asked again, and rests again after one more such group; none: none rests."""
+    rest_epochs: int = Field(default=1, ge=1, le=100)
+    """Epochs for which a prompt rests."""
     soft_overlong_punishment: bool = True
     """Add the length penalty of `reward.overlong_buffer_tokens` to the reward."""
     overlong_filtering: bool = False

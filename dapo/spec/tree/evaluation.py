@@ -47,6 +47,20 @@ class EvaluationSet(SourceSpec):
         return inherit({}, value)
 
 
+class EarlyStoppingSpec(Section):
+    """A run ends as on its last step, before `training.steps`, once its evaluations say so: it has then succeeded."""
+
+    set: SourceName | None = None
+    """The evaluation set that decides (`held-out` is one); none: no early stopping."""
+    threshold: float | None = Field(default=None, gt=0, le=1)
+    """End once avg@k is at least this."""
+    patience: int | None = Field(default=None, ge=1)
+    """End after so many evaluations in a row whose avg@k is not above the best before them, that of the base model
+    included."""
+    min_delta: float = Field(default=0.0, ge=0, lt=1)
+    """patience: an evaluation must be better than the best by more than this to count as one."""
+
+
 class EvaluationSpec(Section):
     sets: dict[SourceName, EvaluationSet] = Field(default={})
     """Prompts to evaluate on, by name; beside them the rows that `data.held_out_share` keeps back, as `held-out`."""
@@ -72,6 +86,7 @@ class EvaluationSpec(Section):
     prompts_in_flight: int | None = Field(default=None, gt=0)
     """Prompts of an evaluation that are generated at a time beside the training; none: a quarter of
     `training.prompts_per_step`. Without training beside them they are limited by the generators alone."""
+    early_stopping: EarlyStoppingSpec = EarlyStoppingSpec()
 
     @model_validator(mode="before")
     @classmethod

@@ -60,7 +60,8 @@ class RedisResources(Section):
     payload_url: RedisUrl | None = None
     """Another server for payloads; none keeps them beside the streams."""
     memory_mib: int = Field(default=32768, ge=16)
-    """Memory budget for payloads. A spec whose payloads cannot fit is refused; above 85 % no prompts are issued.
+    """Memory budget for the run's own payloads. A spec whose payloads cannot fit is refused; above 85 % no prompts are
+    issued while a batch is in training, and otherwise those for one batch.
 
     An embedded Valkey gets a quarter and 64 MiB more, for the streams and the ledger; give your own server as much."""
     outage_s: float = Field(default=120.0, ge=0)
@@ -83,6 +84,14 @@ class RestartSpec(Section):
     """No pause before a restart is longer."""
     silence_s: float = Field(default=30.0, gt=0)
     """A process that runs but has sent no heartbeat for so long is ended and started again."""
+    wait_alert_s: float = Field(default=15.0, gt=0)
+    """Once nothing has moved for so long (and for five median steps), it is told what the run waits for, and who has
+    it. Before the first step has shown how long steps take, the learner has twenty times as long."""
+    stall_s: float = Field(default=3600.0, gt=0)
+    """Once nothing has moved for so long (and for five median steps), whoever holds the run up is ended and started
+    again, three times for one step at most; then a group that is held up is failed, again three times; then the run.
+
+    Must be longer than the longest step. A response of which tokens come is no standstill, however long it gets."""
 
 
 class ResourcesSpec(Section):

@@ -120,6 +120,11 @@ class AsynchronySpec(Section):
     """Confidence of the upper bound on the keep rate that paces admission."""
     low_keep_rate_alert: float = Field(default=0.05, ge=0, lt=1)
     """An alert is raised while the measured keep rate lies below; the run goes on."""
+    expected_keep_rate: float = Field(default=0.5, gt=0, le=1)
+    """Share of groups that dynamic sampling is expected to keep, for the memory check alone: pacing measures its own.
+
+    Groups on their way are counted as if all their responses were there, so 0.5 also covers a rate of 0.25 at which
+    half of them are."""
 
 
 class WeightSyncSpec(Section):
@@ -146,6 +151,8 @@ class CheckpointSpec(Section):
     keep_best: str | None = None
     """Name of an evaluation set: the checkpoint with the highest avg@k there is kept, too. An evaluation counts if it
     is over before its checkpoint is `keep_last` checkpoints old; null: none."""
+    on_stop_s: float = Field(default=60.0, ge=0)
+    """A stop on request waits so long for a checkpoint of the step that is being trained; 0 does not ask for one."""
 
 
 class MetricsSpec(Section):

@@ -83,7 +83,7 @@ class LearnerEngine(Generic[Model]):
     """A network and its optimizer on one rank, by DeepSpeed. All ranks call every method in the same order.
 
     It owns the parameters, the fp32 optimizer state and the gradients; under ZeRO 3 each rank holds a part of them.
-    CheckpointStore saves and restores them.
+    CheckpointStore saves and restores them (services/learner/state.py).
     """
 
     def __init__(self, module: Model, spec: RunSpec, ranks: Ranks) -> None:
@@ -94,7 +94,7 @@ class LearnerEngine(Generic[Model]):
         self.spec = spec.optimizer
         config = deepspeed_config(spec, ranks.world_size)
         self.zero_stage: int = config["zero_optimization"]["stage"]
-        optimizer = torch.optim.AdamW(
+        self.adamw = torch.optim.AdamW(
             parameter_groups(module, self.spec.weight_decay),
             lr=self.spec.learning_rate,
             betas=self.spec.betas,
@@ -102,9 +102,9 @@ class LearnerEngine(Generic[Model]):
         )
         self._norm = 0.0
         if self.zero_stage == 0:
-            optimizer.register_step_pre_hook(self._clip)
+            self.adamw.register_step_pre_hook(self._clip)
         self.deepspeed, self.optimizer, _, _ = deepspeed.initialize(
-            model=module, optimizer=optimizer, config=config, dist_init_required=False
+            model=module, optimizer=self.adamw, config=config, dist_init_required=False
         )
 
     def _clip(self, *_: object) -> None:

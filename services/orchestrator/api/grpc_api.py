@@ -47,6 +47,22 @@ class RunServicer(run_pb2_grpc.RunServiceServicer):
     async def ListRuns(self, request: pb.ListRunsRequest, context: Any) -> pb.ListRunsResponse:  # noqa: N802
         return pb.ListRunsResponse(runs=await self._service.list())
 
+    async def ResumeRun(self, request: pb.ResumeRunRequest, context: Any) -> pb.Run:  # noqa: N802
+        return await self._answer(self._service.resume(request.id, request.run_dir, list(request.set)), context)
+
+    async def ScaleRun(self, request: pb.ScaleRunRequest, context: Any) -> pb.Run:  # noqa: N802
+        generators = request.generators if request.HasField("generators") else None
+        verifiers = request.verifiers if request.HasField("verifiers") else None
+        call = self._service.scale(request.id, generators=generators, verifiers=verifiers)
+        return await self._answer(call, context)
+
+    async def PurgeRun(self, request: pb.PurgeRunRequest, context: Any) -> pb.PurgeRunResponse:  # noqa: N802
+        try:
+            await self._service.purge(request.id)
+        except _KNOWN as error:
+            await _fail(context, error)
+        return pb.PurgeRunResponse()
+
     async def StopRun(self, request: pb.StopRunRequest, context: Any) -> pb.Run:  # noqa: N802
         return await self._answer(self._service.stop(request.id), context)
 
@@ -66,7 +82,7 @@ class RunServicer(run_pb2_grpc.RunServiceServicer):
 
     async def WatchRun(self, request: pb.WatchRunRequest, context: Any) -> AsyncIterator[pb.RunEvent]:  # noqa: N802
         try:
-            events = self._service.watch(request.id, request.after)
+            events = await self._service.watch(request.id, request.after)
         except _KNOWN as error:
             await _fail(context, error)
         async for event in events:

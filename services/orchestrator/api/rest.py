@@ -20,8 +20,10 @@ from services.orchestrator.api.schemas import (
     ErrorDetail,
     FieldProblem,
     Requeued,
+    ResumeRun,
     RunList,
     RunView,
+    ScaleRun,
     view,
 )
 from services.orchestrator.runs.events import WatchedEvent
@@ -64,6 +66,11 @@ def create_app(service: RunService, token: str | None) -> FastAPI:
         text = body.spec if isinstance(body.spec, str) else json.dumps(body.spec)
         return view(await service.create(text, body.run_dir))
 
+    @app.post("/v1/runs/resume", **guarded)
+    async def resume_run(body: ResumeRun) -> RunView:
+        """Go on with a run that has ended, perhaps with a changed spec."""
+        return view(await service.resume(body.id, body.run_dir, body.set))
+
     @app.get("/v1/runs", **guarded)
     async def list_runs() -> RunList:
         """All runs of this service, oldest first."""
@@ -76,13 +83,23 @@ def create_app(service: RunService, token: str | None) -> FastAPI:
 
     @app.post("/v1/runs/{run_id}/stop", **guarded)
     async def stop_run(run_id: str) -> RunView:
-        """End the run's processes within seconds; answers once they are gone."""
+        """Have a checkpoint written (checkpoint.on_stop_s) and end the run's processes; answers once they are gone."""
         return view(await service.stop(run_id))
+
+    @app.post("/v1/runs/{run_id}/scale", **guarded)
+    async def scale_run(run_id: str, body: ScaleRun) -> RunView:
+        """Have so many generators or verifiers: more join beside the training, those that leave hand back work."""
+        return view(await service.scale(run_id, generators=body.generators, verifiers=body.verifiers))
+
+    @app.post("/v1/runs/{run_id}/purge", status_code=status.HTTP_204_NO_CONTENT, **guarded)
+    async def purge_run(run_id: str) -> None:
+        """Delete what a run that has ended holds in Redis; it can go on from a checkpoint only."""
+        await service.purge(run_id)
 
     @app.get("/v1/runs/{run_id}/events", response_class=StreamingResponse, **guarded)
     async def watch_run(run_id: str, after: Annotated[str, Query()] = "") -> StreamingResponse:
         """Events (state, step, service, alert, evaluation) after the id `after`, then live, until the run ends."""
-        events = service.watch(run_id, after)
+        events = await service.watch(run_id, after)
         return StreamingResponse(_encode(events), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
 
     _answer_questions(app, service, guarded)

@@ -13,6 +13,17 @@ class CreateRun(BaseModel):
     run_dir: str = Field("", description="Folder of the run, below the service's directory; empty: runs/<id>.")
 
 
+class ResumeRun(BaseModel):
+    id: str = Field("", description="The run's id, if it is not named by run_dir.")
+    run_dir: str = Field("", description="Its folder, below the service's directory.")
+    set: list[str] = Field([], description="Fields of the spec to change, e.g. training.steps=100.")
+
+
+class ScaleRun(BaseModel):
+    generators: int | None = Field(None, description="Generators that there shall be; null: as many as there are.")
+    verifiers: int | None = Field(None, description="The same of verifiers.")
+
+
 class RunView(BaseModel):
     id: str
     state: str = Field(description="starting, running, draining, succeeded, failed or stopped.")

@@ -4,25 +4,28 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Literal
 
 from dapo.algo.batches import ScoredGroup, build_batch
-from dapo.algo.dynamic_sampling import KeepRate, is_informative
+from dapo.algo.dynamic_sampling import KeepRate
+from dapo.algo.evaluation import reason_to_stop
 from dapo.algo.pacing import Cut, Issue, Pacing
 from dapo.algo.statistics import summarise_batch, summarise_graded
-from dapo.bus import Delivery, GroupRecord, Outcome
+from dapo.bus import Delivery, GroupRecord
 from dapo.bus.ledger import RUN_COMPLETE
+from dapo.bus.parts.decisions import Ending
 from dapo.bus.roles import OrchestratorBus
-from dapo.contracts.events import Emit, StepFinished
+from dapo.contracts.events import Alert, Emit, StepFinished
 from dapo.data import Dataset
 from dapo.spec.run import RunSpec
 from dapo.v1 import messages_pb2 as pb
 from services.orchestrator.control.alerts import RunAlerts
 from services.orchestrator.control.evaluator import Evaluator
-from services.orchestrator.control.inbox import ROLE, Inbox, Item, Memory, Published, Scored, Step
+from services.orchestrator.control.inbox import Inbox, Item, Memory, Published, Scored, Step
 from services.orchestrator.control.issuer import NotRequeued, PromptIssuer, number_of
+from services.orchestrator.control.settler import Settler
 from services.orchestrator.control.step_metrics import GeneratorMeter, learner_idle
 from services.orchestrator.records.recorder import Recorder
-from services.orchestrator.records.samples import make_sample
 
 log = logging.getLogger(__name__)
 
@@ -33,22 +36,24 @@ _IN_FLIGHT = frozenset({"issued", "generated", "scored"})
 
 class Controller:
     """Steers one run; `run` returns once the learner has reported the last step and the last evaluation is over.
+    The last step may come before `training.steps`: `ending` then says why.
 
     Parts:
     - Inbox: follows Redis and puts what is new into one queue, which one task (`_steer`) empties, so decisions are
       taken in one place and in order;
     - `_pacing` (dapo.algo.pacing): how many prompts may be issued, and when a batch is due;
     - `_issuer` (PromptIssuer): prompts from the data to the bus;
+    - `_settler` (Settler): scored groups, kept or filtered;
     - `_evaluator` (Evaluator): its groups and versions are handed to it;
-    - `_alerts` (RunAlerts): what a person should be told; `_recorder`: metrics.jsonl and samples.jsonl.
+    - `_alerts` (RunAlerts): what a person should be told, and whether there is no hope; `_recorder`: metrics.jsonl.
     The decisions themselves are dapo.algo's; every write carries this orchestrator's fencing epoch.
 
     Invariants: each scored group is settled once, as kept or filtered on raw correctness; batches are cut in order,
     each group into one batch at most; after the last batch what is still open is closed as surplus, nothing is issued.
 
     Restart: what was decided is in Redis, written in the script that took effect, and `_take_up` builds pacing, keep
-    rate, frontier, ready groups and the metrics of unfinished steps from it; rows that are written are in
-    metrics.jsonl. In memory alone are the rates since the last row.
+    rate, frontier, ready groups, the metrics of unfinished steps and an early end from it; rows that are written are
+    in metrics.jsonl. In memory alone are the rates since the last row.
 
     Waits without limit for what the inbox brings; at least once a second it brings the memory in use.
     """
@@ -79,9 +84,11 @@ class Controller:
             keep_rate=keep_rate,
             confidence=spec.asynchrony.keep_rate_confidence,
         )
-        self._issuer = PromptIssuer(bus, spec, dataset, self._pacing, emit)
         self._keep_rate = keep_rate
-        self._alerts = RunAlerts(spec, keep_rate, emit)
+        self._settler = Settler(bus, spec, recorder.samples)
+        self._issuer = PromptIssuer(bus, spec, dataset, self._pacing, self._settler.resting, emit)
+        self._alerts = RunAlerts(spec, keep_rate, self._settler.streak, emit)
+        self.ending: Ending | None = None
         self._epoch = 0
         self._version: int | None = None
         self._ready: dict[str, ScoredGroup] = {}
@@ -96,15 +103,16 @@ class Controller:
     @property
     def trained(self) -> bool:
         """The learner has reported its last step."""
-        return self._steps_done >= self._spec.training.steps
+        return self._steps_done >= self._pacing.steps
 
     @property
     def _evaluates_only(self) -> bool:
         return self._spec.training.steps == 0
 
-    async def run(self) -> None:
-        """Raises BusError when Redis fails or this orchestrator is fenced off, ControllerError when all groups fail."""
-        self._epoch = await self._bus.lease.acquire(ROLE)
+    async def run(self, epoch: int) -> None:
+        """`epoch`: the orchestrator's. Raises BusError when Redis fails or this orchestrator is fenced off,
+        ControllerError for other data than the run's."""
+        self._epoch = epoch
         await self._take_up()
         inbox = Inbox(self._bus, self._emit, evaluates_only=self._evaluates_only, steps_done=self._steps_done)
         steering = asyncio.create_task(self._steer(inbox.items))
@@ -121,7 +129,7 @@ class Controller:
 
     async def requeue(self, group_id: str) -> None:
         """Issue the prompt of a failed group once more, as a new group. Raises NotRequeued, BusError."""
-        if self._draining or self._version is None:
+        if self._pacing.all_cut or self._version is None:
             raise NotRequeued(f"group {group_id} is not issued once more: the run issues no prompts at this time")
         await self._issuer.requeue(await self._bus.groups.facts(group_id), self._epoch)
 
@@ -131,23 +139,28 @@ class Controller:
         for kept in decided.history:
             self._keep_rate.observe(kept)
         open_groups, passed = await self._known(decided.open_groups), await self._known(decided.passed)
+        self._settler.take_up(decided)
+        self.ending = decided.ending
+        if self.ending is not None:
+            self._pacing.end_after(self.ending.steps)
         self._ready = {record.group_id: _scored(record) for record in open_groups if record.state == "kept"}
         self._passed = {record.group_id: _scored(record) for record in passed}
         version = await self._bus.weights.published_version()
         self._pacing.take_up(
-            cut=min(decided.cut, self._spec.training.steps),
+            cut=min(decided.cut, self._pacing.steps),
             trained=decided.trained,
             version=version.step if version is not None else 0,
             in_flight=_issues(record for record in open_groups if record.state in _IN_FLIGHT),
             ready=_issues(record for record in open_groups if record.state == "kept"),
             passed=_issues(passed),
         )
-        if decided.last_prompt is not None:
-            self._issuer.take_up(decided.last_prompt, decided.again, decided.requeued)
+        self._issuer.take_up(decided)
         self._cut_metrics = decided.cut_metrics
         await self._pass_over(self._pacing.expired())
         recorded = [(row["step"], row["set"]) for row in self._recorder.evaluations]
         await self._evaluator.take_up(self._epoch, decided, recorded)
+        if self.ending is not None:
+            await self._end_evaluations(self.ending)
 
     async def _known(self, group_ids: Sequence[str]) -> list[GroupRecord]:
         found: list[GroupRecord] = []
@@ -165,7 +178,7 @@ class Controller:
             await self._evaluator.issue(training=not (self.trained or self._draining))
         if not self._evaluates_only:
             # Not before: a generator whose engine is lost while it evaluates needs the learner for its weights.
-            await self._bus.batches.cut(pb.TrainBatch(batch=self._spec.training.steps, end=True), self._epoch)
+            await self._bus.batches.cut(pb.TrainBatch(batch=self._pacing.steps, end=True), self._epoch)
 
     async def _handle(self, item: Item) -> None:
         match item:
@@ -188,60 +201,49 @@ class Controller:
         await self._evaluator.begin_if_due(step)
 
     async def _judge(self, deliveries: list[Delivery]) -> None:
-        """Settle scored groups as kept or filtered; failed ones make room for others."""
+        """Settle scored groups; failed ones make room for others."""
         records = await self._bus.groups.read_many([delivery.data.decode() for delivery in deliveries])
         pairs = list(zip(deliveries, records, strict=True))
         for start in range(0, len(pairs), _SETTLED_AT_ONCE):
-            await asyncio.gather(*(self._settle(*pair) for pair in pairs[start : start + _SETTLED_AT_ONCE]))
+            await self._settle(pairs[start : start + _SETTLED_AT_ONCE])
         await self._alerts.check_keep_rate()
+        hopeless = await self._alerts.check_hopeless()
+        if hopeless and not self._pacing.all_cut:
+            await self._end_early("failed", hopeless)
 
-    async def _settle(self, delivery: Delivery, record: GroupRecord) -> None:
-        group_id = record.task.group_id
-        if record.task.evaluation:
-            await self._evaluator.take(delivery, record)
-            return
-        if record.state == "failed":
-            await self._bus.groups.settle(delivery, group_id, "surplus", "failed", self._epoch)
-            # A predecessor may have learnt of it: its successor finds no such group open.
-            if self._pacing.is_in_flight(group_id):
-                self._pacing.failed(group_id)
-            await self._alerts.group_failed(group_id, record.reason)
-            return
-        kept = not self._spec.algorithm.dynamic_sampling or is_informative([grade.correct for grade in record.grades])
-        state, reason = ("kept", "") if kept else ("filtered", _uniform(record.grades))
-        await self._keep_samples(record, state)
-        if await self._bus.groups.settle(delivery, group_id, state, reason, self._epoch) != Outcome.WRITTEN:
-            return
-        self._alerts.group_graded()
-        group = _scored(record)
-        if kept:
-            self._ready[group_id] = group
-            self._pacing.kept(group_id)
-        else:
-            self._passed[group_id] = group
-            self._pacing.dropped(group_id)
-
-    async def _keep_samples(self, record: GroupRecord, outcome: str) -> None:
-        """Some groups of each step for people to read, before the payloads of a filtered one are deleted."""
-        archive = self._recorder.samples
-        if archive.wants(record.task.issued_version, outcome):
-            texts = await self._bus.payloads.get([grade.completion.text_key for grade in record.grades])
-            try:
-                archive.add(make_sample(record, texts, outcome))
-            except OSError as error:
-                log.warning("group %s is not kept in samples.jsonl: %s", record.group_id, error)
+    async def _settle(self, pairs: Sequence[tuple[Delivery, GroupRecord]]) -> None:
+        await asyncio.gather(*(self._evaluator.take(*pair) for pair in pairs if pair[1].task.evaluation))
+        training = [pair for pair in pairs if not pair[1].task.evaluation]
+        for record, state in await self._settler.settle(training, self._epoch):
+            group_id = record.group_id
+            if state == "failed":
+                # A predecessor may have learnt of it: its successor finds no such group open.
+                if self._pacing.is_in_flight(group_id):
+                    self._pacing.failed(group_id)
+                await self._alerts.group_failed(group_id, record.reason)
+                continue
+            self._alerts.group_graded()
+            if state == "kept":
+                self._ready[group_id] = _scored(record)
+                self._pacing.kept(group_id)
+            else:
+                self._passed[group_id] = _scored(record)
+                self._pacing.dropped(group_id)
 
     async def _advance(self) -> None:
-        """Cut every batch that is due, then issue what pacing admits."""
+        """Cut every batch that is due; then end where nothing follows, or issue what pacing admits."""
         if self._version is None or self._draining:
             return
         while (cut := self._pacing.cut()) is not None:
             await self._cut(cut)
+        rule = self._spec.evaluation.early_stopping
+        if not self._pacing.all_cut and (why := reason_to_stop(rule, self._recorder.evaluations)):
+            await self._end_early("succeeded", why)
         if self._pacing.all_cut:
             await self._drain()
         elif self._issuer.waiting:
             await self._issuer.send(self._epoch)
-        elif not self._must_hold_back() and (count := self._pacing.admissible()) > 0:
+        elif not self._evaluator.holds_training and (count := self._admissible()) > 0:
             await self._issuer.issue(count, self._version, self._epoch)
 
     async def _cut(self, cut: Cut) -> None:
@@ -264,9 +266,28 @@ class Controller:
             reason = RUN_COMPLETE if self._pacing.all_cut else "too old for any later batch"
             await self._bus.groups.settle(None, group_id, "surplus", reason, self._epoch)
 
-    def _must_hold_back(self) -> bool:
-        """Without a batch in training no step, and so no checkpoint, would ever free memory: then the run goes on."""
-        return self._evaluator.holds_training or (self._alerts.crowded and self._pacing.cut_untrained > 0)
+    def _admissible(self) -> int:
+        """While memory is crowded, a batch in training comes first: its checkpoint frees memory. Without one only more
+        prompts lead to a step, so those that the next batch wants are issued."""
+        if not self._alerts.crowded:
+            return self._pacing.admissible()
+        return 0 if self._pacing.cut_untrained else self._pacing.admissible(for_next_alone=True)
+
+    async def _end_early(self, state: Literal["succeeded", "failed"], why: str) -> None:
+        """No batch follows those that are cut: they are trained, and the last checkpoint is written, as at any end."""
+        steps = self._pacing.batches_cut
+        self.ending = ending = Ending(steps, state, why)
+        await self._bus.decisions.end(ending, self._epoch)
+        self._pacing.end_after(steps)
+        when = f"with step {steps}" if steps else "before its first step"
+        await self._emit(Alert(cause="ends_early", message=f"the run ends {when}: {why}"))
+        await self._end_evaluations(ending)
+
+    async def _end_evaluations(self, ending: Ending) -> None:
+        if ending.state == "succeeded":
+            await self._evaluator.end_with(ending.steps)
+        else:
+            await self._evaluator.give_up("the run has failed")
 
     async def _drain(self) -> None:
         """The last batch is cut: close what is still on its way."""
@@ -290,6 +311,7 @@ class Controller:
             **measured,
             **reported,
             "learner_idle": learner_idle(reported),
+            "rested_prompts": self._issuer.rested,
             "evaluations": self._evaluator.fresh(),
             "ledger": await self._bus.groups.ledger(),
         }
@@ -305,7 +327,3 @@ def _scored(record: GroupRecord) -> ScoredGroup:
 
 def _issues(records: Iterable[GroupRecord]) -> dict[str, Issue]:
     return {record.group_id: Issue(record.task.issued_version, number_of(record.group_id)) for record in records}
-
-
-def _uniform(grades: list[pb.Grade]) -> str:
-    return "all correct" if all(grade.correct for grade in grades) else "all wrong"

@@ -62,6 +62,7 @@ class Evaluator:
         self._current: VersionEvaluation | None = None
         self._next: int | None = None
         self._newest = -1
+        self._last_step = spec.training.steps
         self._fresh: dict[str, dict[str, float]] = {}
         self._finishing: asyncio.Task[None] | None = None
         self._told_s = 0.0
@@ -110,6 +111,22 @@ class Evaluator:
                 await self._begin_or_wait(passed)
                 await self._save()
 
+    async def end_with(self, step: int) -> None:
+        """The run's last version is that of `step`, which may be served already."""
+        self._last_step = step
+        under_way = [self._next, self._current.step if self._current is not None else None]
+        if self._settings and step <= self._newest and step not in under_way and self._is_due(step):
+            await self._begin_or_wait(step)
+            await self._save()
+
+    async def give_up(self, why: str) -> None:
+        """Evaluate nothing more, and leave what is under way."""
+        self._settings, self._next = [], None
+        await self.close()
+        if self._current is not None:
+            await self._bus.groups.close(list(self._current.in_flight), why, self._epoch)
+            self._current = None
+
     async def _begin_or_wait(self, step: int) -> None:
         if self._current is None:
             await self._begin(step)
@@ -120,9 +137,9 @@ class Evaluator:
         self._next = step
 
     def _is_due(self, step: int) -> bool:
-        evaluation, last = self._spec.evaluation, self._spec.training.steps
-        if step == last:
-            return evaluation.at_end or last == 0
+        evaluation = self._spec.evaluation
+        if step == self._last_step:
+            return evaluation.at_end or self._spec.training.steps == 0
         if step == 0:
             return evaluation.at_start
         return evaluation.every_steps is not None and step % evaluation.every_steps == 0

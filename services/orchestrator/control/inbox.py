@@ -40,10 +40,10 @@ class Published(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """Redis' memory was looked at."""
+    """The memory in use was looked at."""
 
     used: int
-    """Bytes, of the payload server."""
+    """Bytes that the run's payloads take."""
 
 
 Item = Scored | Step | Published | Memory

@@ -1,13 +1,13 @@
 """Prompts for training, from the data to the bus."""
 
 from collections import deque
-from collections.abc import Sequence
 
+from dapo.algo.dynamic_sampling import Resting
 from dapo.algo.frontier import Frontier, FrontierItem
 from dapo.algo.pacing import Pacing
 from dapo.bus import BusError, BusFull, GroupState
 from dapo.bus.failures import HOPELESS, explain_failure
-from dapo.bus.parts.decisions import IssuedPrompt
+from dapo.bus.parts.decisions import Decided, IssuedPrompt
 from dapo.bus.parts.records import GroupFacts
 from dapo.bus.roles import OrchestratorBus
 from dapo.contracts.events import Alert, Emit
@@ -25,37 +25,49 @@ class PromptIssuer:
     """Draws rows from the frontier (seeded shuffle, epochs) and issues them as groups, whose ids it numbers.
 
     A prompt that was drawn is issued once, in order: where Redis is full it waits here, pacing counts it as issued, and
-    nothing else is drawn before it is gone. Restart: the position of the newest prompt is in Redis, written with its
-    issue, and `take_up` goes on behind it; prompts that wait are drawn again, the same. Where Redis was lost, those
-    that the checkpoint calls unsettled come first, under their old numbers.
+    nothing else is drawn before it is gone. Rows that rest are left out, and the places of the order that were left out
+    are known from the newest prompt's place and number. The prompt of a failed group that is asked for comes next, as a
+    new group (`requeue`). Restart: its position is in Redis, written with its issue, and
+    `take_up` goes on behind it; prompts that wait are drawn again. Where Redis was lost, those that the checkpoint
+    calls unsettled come first, under their old numbers.
     """
 
-    def __init__(self, bus: OrchestratorBus, spec: RunSpec, dataset: Dataset, pacing: Pacing, emit: Emit) -> None:
+    def __init__(
+        self, bus: OrchestratorBus, spec: RunSpec, dataset: Dataset, pacing: Pacing, resting: Resting, emit: Emit
+    ) -> None:
         self._bus = bus
         self._spec = spec
         self._dataset = dataset
         self._pacing = pacing
+        self._resting = resting
         self._emit = emit
         self._frontier = Frontier(dataset.parts, seed=spec.seed, shuffle=spec.data.shuffle)
         self._drawn = 0
+        self._repeats = 0
         self._again: deque[tuple[int, FrontierItem]] = deque()
         self._requeued: dict[str, FrontierItem] = {}
         self._asked: set[str] = set()
         self._waiting: list[pb.PromptTask] = []
         self._told_full = False
 
-    def take_up(self, last: IssuedPrompt, again: Sequence[IssuedPrompt], requeued: Sequence[IssuedPrompt] = ()) -> None:
+    def take_up(self, decided: Decided) -> None:
         """Issue those of `again`, then the `requeued`, then go on behind the prompt that was issued last. Raises
         ControllerError where the data has no such positions."""
+        last = decided.last_prompt
+        if last is None:
+            return
+        frontier, spec = self._frontier, self._spec
         try:
-            self._again = deque((number_of(one.group_id), self._frontier.item(one.epoch, one.cursor)) for one in again)
-            self._asked = {one.group_id for one in requeued}
-            self._requeued = {one.group_id: self._frontier.item(one.epoch, one.cursor) for one in requeued}
-            state = self._frontier.behind(last.epoch, last.cursor)
-            parts, spec = self._dataset.parts, self._spec
-            self._frontier = Frontier(parts, seed=spec.seed, shuffle=spec.data.shuffle, state=state)
+            self._again = deque(
+                (number_of(one.group_id), frontier.item(one.epoch, one.cursor)) for one in decided.again
+            )
+            self._requeued = {one.group_id: frontier.item(one.epoch, one.cursor) for one in decided.requeued}
+            state = frontier.behind(last.epoch, last.cursor)
+            self._frontier = Frontier(self._dataset.parts, seed=spec.seed, shuffle=spec.data.shuffle, state=state)
         except ValueError as error:
             raise ControllerError(f"the run cannot go on behind prompt {last.group_id}: {error}") from error
+        self._asked = set(self._requeued)
+        self._repeats = decided.repeats
         self._drawn = number_of(last.group_id) + 1
 
     async def requeue(self, facts: GroupFacts, epoch: int) -> None:
@@ -82,6 +94,13 @@ class PromptIssuer:
         self._requeued[task.group_id] = item
 
     @property
+    def rested(self) -> int:
+        """Places of the data's order that were left out so far: with the prompts issued they are all up to here. A
+        failed group's prompt that was issued once more has no place of its own."""
+        epoch, cursor = self._frontier.state()
+        return epoch * len(self._frontier) + cursor - (self._drawn - self._repeats)
+
+    @property
     def waiting(self) -> bool:
         """Prompts were drawn that Redis did not take yet."""
         return bool(self._waiting)
@@ -99,7 +118,7 @@ class PromptIssuer:
             await self._bus.groups.issue(self._waiting, epoch)
         except BusFull as error:
             if not self._told_full:
-                await self._emit(Alert(message=f"prompts wait until memory is free: {error}"))
+                await self._emit(Alert(cause="redis_full", message=f"prompts wait until memory is free: {error}"))
             self._told_full = True
         else:
             self._waiting, self._told_full = [], False
@@ -111,8 +130,9 @@ class PromptIssuer:
         elif self._requeued:
             failed = next(iter(self._requeued))
             number, item = self._drawn, self._requeued.pop(failed)
+            self._repeats += 1
         else:
-            number, item = self._drawn, self._frontier.next()
+            number, item = self._drawn, self._next()
         self._drawn = max(self._drawn, number + 1)
         row = self._dataset[item.row]
         return pb.PromptTask(
@@ -127,6 +147,13 @@ class PromptIssuer:
             issued_version=version,
             requeued_from=failed,
         )
+
+    def _next(self) -> FrontierItem:
+        """The next whose row does not rest; there is one within `rest_epochs` + 1 epochs."""
+        while True:
+            item = self._frontier.next()
+            if not self._resting.rests(self._dataset.row_id(item.row), item.epoch):
+                return item
 
 
 def refusal(facts: GroupFacts) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Self
 from dapo.host.files import append_line, write_json, write_text
 from dapo.records.curves import plot_run
 from dapo.records.folder import RunFolder
-from dapo.records.identity import RunDirError, RunIdentity, read_identity, write_identity
+from dapo.records.identity import FolderLock, RunDirError, RunIdentity, read_identity, write_identity
 from dapo.records.json_lines import keep_json_lines
 from dapo.records.samples import Sample
 from dapo.spec.load import dump_yaml
@@ -39,7 +39,8 @@ class Recorder:
 
     Lines are whole or not there; files that are replaced are replaced in one step.
 
-    Restart: `reopen` goes on with the files of the folder, from which `rows` and `evaluations` are read.
+    Restart: `reopen` goes on with the files of the folder, from which `rows` and `evaluations` are read. While it is
+    open no other process of this machine can open it; the kernel sees to it when this one dies.
     """
 
     def __init__(self, run_dir: Path, spec: RunSpec, identity: RunIdentity) -> None:
@@ -51,6 +52,14 @@ class Recorder:
         self.samples = SampleArchive(run_dir, spec.metrics.sample_groups_per_step)
         self.rows: list[dict[str, Any]] = []
         self.evaluations: list[dict[str, Any]] = []
+        self.elapsed_before_s = 0.0
+        """Until the last step of an earlier start."""
+        self._lock: FolderLock | None = None
+
+    def close(self) -> None:
+        """Others may go on with the folder."""
+        if self._lock is not None:
+            self._lock.release()
 
     @classmethod
     def create(cls, run_dir: Path, spec: RunSpec, identity: RunIdentity) -> Self:
@@ -63,6 +72,7 @@ class Recorder:
                 "it away"
             )
         write_identity(run_dir, identity)
+        recorder._lock = FolderLock(run_dir)
         write_text(RunFolder(run_dir).spec, dump_yaml(spec))
         RunFolder(run_dir).metrics.touch()
         return recorder
@@ -72,16 +82,24 @@ class Recorder:
         """Raises RunDirError when the folder holds no run or what it holds cannot be read, OSError."""
         folder = RunFolder(run_dir)
         recorder = cls(run_dir, spec, read_identity(run_dir))
+        recorder._lock = FolderLock(run_dir)
         try:
             recorder.rows = keep_json_lines(folder.metrics)
             recorder.evaluations = keep_json_lines(folder.evaluations)
             recorder.samples.reopen()
         except ValueError as error:
+            recorder.close()
             raise RunDirError(str(error)) from error
         write_text(folder.spec, dump_yaml(spec))
+        recorder.elapsed_before_s = recorder.rows[-1]["time_s"] if recorder.rows else 0.0
         folder.metrics.touch()
         folder.summary.unlink(missing_ok=True)
         return recorder
+
+    def keep_spec(self, spec: RunSpec) -> None:
+        """The run goes on with it. Raises OSError."""
+        self._spec = spec
+        write_text(self._folder.spec, dump_yaml(spec))
 
     def rewind(self, steps: int) -> None:
         """Forget what came after so many steps, because it comes again. Raises OSError."""
@@ -143,6 +161,7 @@ class Recorder:
             "step_s_mean": mean_of(self.rows, "step_s"),
             "generated_tokens": self.rows[-1].get("generated_tokens", 0) if self.rows else 0,
             "issued_groups": issued,
+            "rested_prompts": self.rows[-1].get("rested_prompts", 0) if self.rows else 0,
             "restarts": restarts,
             "ledger": dict(ledger),
         }

@@ -3,37 +3,44 @@
 import asyncio
 import logging
 import time
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
 
-from dapo.bus import BusError
+from dapo.bus import BusError, Fenced
 from dapo.bus.roles import OrchestratorBus
-from dapo.contracts.events import Alert, ServiceChanged, StateChanged
+from dapo.contracts.events import Alert, StateChanged
 from dapo.data import DatasetError
 from dapo.errors import first_leaf
-from dapo.host.storage import in_words, probe
+from dapo.host.storage import in_words
+from dapo.records.checkpoints import CheckpointError
+from dapo.spec.problem import SpecError
 from dapo.spec.run import RunSpec
-from dapo.spec.workloads import plan_workloads
 from dapo.v1 import run_pb2 as pb
 from services.orchestrator.control.alerts import ControllerError
 from services.orchestrator.control.controller import Controller
 from services.orchestrator.control.evaluator import Evaluator
+from services.orchestrator.control.inbox import ROLE
 from services.orchestrator.control.issuer import NotRequeued
+from services.orchestrator.control.watchdog import Watchdog
 from services.orchestrator.launch.launcher import Launcher, LaunchError, RunTarget
 from services.orchestrator.records.provenance import provenance
 from services.orchestrator.records.recorder import Recorder
+from services.orchestrator.runs.completion import save_first, wait_until_complete, was_complete
+from services.orchestrator.runs.ending import settled, tell_end
 from services.orchestrator.runs.events import RunEvents
 from services.orchestrator.runs.inputs import Inputs, input_problems, open_inputs
 from services.orchestrator.runs.monitor import HealthMonitor
-from services.orchestrator.runs.outcome import RunFailed, RunOutcome
+from services.orchestrator.runs.outcome import STOPPED, RunFailed, RunOutcome, at_its_end, disk_first
+from services.orchestrator.runs.placement import Placement
 from services.orchestrator.runs.questions import Questions, answering
 from services.orchestrator.runs.redis import RunRedis
+from services.orchestrator.runs.resumption import changes, take_up
 
 log = logging.getLogger(__name__)
 
 _REDIS_S = 5.0
 """How long one answer of a Redis that may be gone is waited for."""
-_LOG_POLL_S = 0.2
-_EXPECTED = (RunFailed, BusError, ControllerError, DatasetError, LaunchError, OSError)
+_EXPECTED = (RunFailed, BusError, ControllerError, DatasetError, LaunchError, SpecError, CheckpointError, OSError)
 
 
 class RunDriver:
@@ -48,28 +55,41 @@ class RunDriver:
     Promises: it ends in `succeeded`, `failed` or `stopped`, with the run's files written and no worker left. A stop may
     come at any moment of the first three phases.
 
-    Restart: nothing of it survives. The run's record, ledger, batch log and events are in Redis, the files in its
-    folder; see docs/architecture.md.
+    Restart: its run goes on with a new driver that is told the spec of before (`previous`): what was decided is in
+    Redis, or else in the newest checkpoint (resumption.py). A driver whose run another one has taken over ends its own
+    workers, and writes nothing.
     """
 
-    def __init__(self, spec: RunSpec, recorder: Recorder, launcher: Launcher, *, redis_url: str | None) -> None:
-        """`redis_url`: of the service's server, for a spec that names none; None: the run embeds a Valkey."""
+    def __init__(
+        self,
+        spec: RunSpec,
+        recorder: Recorder,
+        launcher: Launcher,
+        *,
+        redis_url: str | None,
+        previous: RunSpec | None = None,
+    ) -> None:
+        """`redis_url`: of the service's server, for a spec that names none; None: the run embeds a Valkey. `previous`:
+        the run goes on, and this was its spec."""
         self.run_id = run_id = recorder.identity.run_id
         self.events = RunEvents(recorder.run_dir)
         self._spec = spec
+        self._previous = previous
         self._recorder = recorder
         self._launcher = launcher
-        self._workloads = plan_workloads(spec)
+        self._placement = Placement(launcher, self.events)
         self._redis = RunRedis(run_id, recorder.run_dir, spec.resources.redis, redis_url)
-        self.questions = Questions(self._redis, recorder.run_dir)
+        self.questions = Questions(recorder.run_dir, self._redis)
         self._began = time.monotonic()
         self._state = "starting"
         self._message = ""
         self._ledger: dict[str, int] = {}
         self._issued = 0
-        self._stopping = False
-        self._controller: Controller | None = None
+        self._epoch = 0
+        self._stopping: RunOutcome | None = None
+        self._saving: asyncio.Task[None] | None = None
         self._monitor: HealthMonitor | None = None
+        self._controller: Controller | None = None
         self._provenance: asyncio.Future[None] | None = None
         self._archiving: asyncio.Task[None] | None = None
         self._work: asyncio.Task[None] | None = None
@@ -79,12 +99,27 @@ class RunDriver:
         self._work = asyncio.create_task(self._to_the_end(), name=f"run {self.run_id}")
         self._driving = asyncio.create_task(self._drive(self._work), name=f"end of run {self.run_id}")
 
-    async def stop(self) -> None:
-        """End the run if it goes on, and return once it has ended."""
-        if self._work is not None and self._driving is not None:
-            self._stopping |= not self._work.done()
-            self._work.cancel()
-            await asyncio.wait({self._driving})
+    @property
+    def run_dir(self) -> Path:
+        return self._recorder.run_dir
+
+    @property
+    def over(self) -> bool:
+        return self._driving is not None and self._driving.done()
+
+    async def stop(self, outcome: RunOutcome = STOPPED, *, save: bool = False) -> None:
+        """End the run if it goes on, and return once it has ended. `save`: first the learner writes a checkpoint,
+        within `checkpoint.on_stop_s`; another call without it does not wait for that."""
+        if self._work is None or self._driving is None:
+            return
+        bus, within_s = self._redis.bus, self._spec.checkpoint.on_stop_s
+        if save and self._saving is None and self._state == "running" and bus is not None and within_s:
+            self._saving = asyncio.create_task(save_first(bus, self.events, within_s))
+            await asyncio.wait({self._saving, self._work}, return_when=asyncio.FIRST_COMPLETED)
+        if self._stopping is None and not self._work.done():
+            self._stopping = outcome
+        self._work.cancel()
+        await asyncio.wait({self._driving})
 
     def snapshot(self) -> pb.Run:
         return pb.Run(
@@ -124,44 +159,66 @@ class RunDriver:
     async def _to_the_end(self) -> None:
         inputs = await asyncio.to_thread(open_inputs, self._spec)
         bus = await self._provision(inputs)
-        await self._launch()
+        await self._place()
         await self._control(bus, inputs)
 
     async def _provision(self, inputs: Inputs) -> OrchestratorBus:
         bus = await self._redis.open()
-        await bus.runs.create(
-            self._spec.model_dump_json(), str(self._recorder.run_dir), self._recorder.identity.created_at
-        )
+        self._epoch = await bus.lease.acquire(ROLE)
+        news: list[str] = []
+        if self._previous is None:
+            await bus.runs.create(*self._record())
+        else:
+            await bus.runs.renew(*self._record(), self._epoch)
+            news = [await take_up(bus, self._recorder, self._previous, self._spec, self._epoch)]
+            news += [f"changed: {change}" for change in changes(self._previous, self._spec)]
         self.events.open(bus)
         self._archiving = asyncio.create_task(self.events.archive())
         await self._set_state("starting")
+        for message in news:
+            await self.events.emit(Alert(cause="resumed", message=message))
         for problem in input_problems(inputs):
             await self.events.emit(Alert(message=problem))
         self._provenance = asyncio.ensure_future(asyncio.to_thread(self._write_provenance, inputs))
         return bus
 
-    async def _launch(self) -> None:
+    def _record(self) -> tuple[str, str, str]:
+        return self._spec.model_dump_json(), str(self.run_dir), self._recorder.identity.created_at
+
+    async def _place(self) -> None:
         payload_url = self._spec.resources.redis.payload_url
-        target = RunTarget(self.run_id, self._redis.url, payload_url, self._recorder.run_dir)
-        await self._launcher.apply(target, self._workloads)
-        for workload in self._workloads:
-            for worker_id in workload.worker_ids:
-                await self.events.emit(ServiceChanged(worker_id=worker_id, role=workload.role, state="launched"))
+        await self._placement.place(RunTarget(self.run_id, self._redis.url, payload_url, self.run_dir), self._spec)
+
+    async def scale(self, replicas: Mapping[str, int]) -> None:
+        """Have so many workers of a role, `generator` or `verifier`: more join while training goes on, those that leave
+        hand back what they hold. Raises RunFailed where the run does not go on, LaunchError."""
+        bus = self._redis.bus
+        if bus is None or self._state not in ("running", "draining"):
+            raise RunFailed(f"run {self.run_id} is {self._state}: it is scaled while it runs")
+        resources = self._spec.resources
+        changed = {role: getattr(resources, role).model_copy(update={"replicas": n}) for role, n in replicas.items()}
+        self._spec = self._spec.model_copy(update={"resources": resources.model_copy(update=changed)})
+        self._recorder.keep_spec(self._spec)
+        await bus.runs.renew(*self._record(), self._epoch)
+        await self._place()
 
     async def _control(self, bus: OrchestratorBus, inputs: Inputs) -> None:
         restarts = self._spec.resources.restarts
         self._monitor = monitor = HealthMonitor(bus, self._launcher, self.events, self.run_id, restarts)
         self._controller = controller = self._make_controller(bus, inputs, monitor)
+        watchdog = Watchdog(bus, self._spec, self.events.emit, monitor.replace)
         try:
             async with asyncio.TaskGroup() as tasks:
-                keepers = [tasks.create_task(monitor.run()), tasks.create_task(self._redis.keep(self.events.emit))]
-                await controller.run()
-                await self._last_checkpoint(bus, monitor)
+                keeping = (monitor.run(), self._redis.keep(self.events.emit), watchdog.run())
+                keepers = [tasks.create_task(keeper) for keeper in keeping]
+                await controller.run(self._epoch)
+                if self._spec.training.steps:
+                    await wait_until_complete(bus, monitor)
                 for keeper in keepers:
                     keeper.cancel()
         except* RunFailed:
             # The log decides: a worker that fails once the last checkpoint is committed fails no run.
-            if self._state != "draining" or not await self._was_complete(bus):
+            if self._state != "draining" or not await was_complete(bus):
                 raise
 
     def _make_controller(self, bus: OrchestratorBus, inputs: Inputs, monitor: HealthMonitor) -> Controller:
@@ -181,37 +238,10 @@ class RunDriver:
             change_state=change_state,
         )
 
-    async def _last_checkpoint(self, bus: OrchestratorBus, monitor: HealthMonitor) -> None:
-        """Return once only the end mark is left in the batch log: a checkpoint covers whatever was trained."""
-        if not self._spec.training.steps:
-            return
-        while True:
-            # Asked first: a learner that commits and leaves between the two questions has done its work.
-            left = await monitor.has_left("learner")
-            if await self._is_complete(bus):
-                return
-            if left:
-                raise RunFailed("the learner ended before its last checkpoint was written")
-            await asyncio.sleep(_LOG_POLL_S)
-
-    async def _was_complete(self, bus: OrchestratorBus) -> bool:
-        """As `_is_complete`; no, where Redis does not answer."""
-        try:
-            async with asyncio.timeout(_REDIS_S):
-                return await self._is_complete(bus)
-        except (BusError, TimeoutError):
-            return False
-
-    @staticmethod
-    async def _is_complete(bus: OrchestratorBus) -> bool:
-        """Whether nothing but the end mark is left in the batch log."""
-        left = await bus.batches.read(-1, block_s=0)
-        return bool(left) and left[0].end
-
     async def _set_state(self, state: str, message: str = "") -> None:
         self._state, self._message = state, message
         if (bus := self._redis.bus) is not None:
-            await bus.runs.set_state(state, message)
+            await bus.runs.set_state(state, message, self._epoch)
         await self.events.emit(self._state_event())
 
     def _state_event(self) -> StateChanged:
@@ -232,14 +262,18 @@ class RunDriver:
         if error := finish.exception():
             log.error("the end of %s went wrong", self.run_id, exc_info=error)
             self._state, self._message = "failed", f"the run could not be ended in order: {error!r}"
-            await self.events.tell(self._state_event())
+            await self.events.tell_end(self._state_event())
         self.events.close()
+        self._recorder.close()
 
     async def _finish(self, work: "asyncio.Task[None]") -> None:
         """Each step is taken whatever became of the one before."""
         answered = succeeded = False
         try:
             outcome = await self._outcome(work)
+            if await self._was_taken_over(work):
+                await self._leave(outcome)
+                return
             try:
                 await self._launcher.stop(self.run_id)
             except LaunchError as error:
@@ -251,71 +285,56 @@ class RunDriver:
             except OSError as error:
                 outcome = outcome.but(f"summary.json cannot be written: {in_words(error)}")
             succeeded = outcome.state == "succeeded"
-            answered = await self._tell_end(outcome)
+            self._state, self._message = outcome
+            answered = await tell_end(outcome, self.events, self._archiving, self._redis.bus, self._epoch)
         finally:
             self.events.leave()
             await self._redis.close(succeeded=succeeded, answers=answered)
+
+    async def _was_taken_over(self, work: "asyncio.Task[None]") -> bool:
+        """Not so where Redis has lost what it knew, and with it this orchestrator's epoch."""
+        error, bus = None if work.cancelled() else work.exception(), self._redis.bus
+        if error is None or bus is None or not isinstance(first_leaf(error), Fenced):
+            return False
+        try:
+            async with asyncio.timeout(_REDIS_S):
+                return await bus.lease.newest(ROLE) > self._epoch
+        except (BusError, TimeoutError):
+            return False
+
+    async def _leave(self, outcome: RunOutcome) -> None:
+        """Another orchestrator drives the run now: nothing of it is this one's any more, but its workers."""
+        log.error("%s: %s", self.run_id, outcome.message)
+        self._state, self._message = outcome
+        await self._launcher.stop(self.run_id)
 
     async def _outcome(self, work: "asyncio.Task[None]") -> RunOutcome:
         if work.cancelled():
             # A stop that comes when a checkpoint covers all that was trained takes nothing back.
             bus = self._redis.bus
-            complete = self._state == "draining" and bus is not None and await self._was_complete(bus)
-            return RunOutcome("succeeded") if complete else RunOutcome("stopped", "stopped on request")
-        error = work.exception()
-        if error is None:
-            return RunOutcome("succeeded")
-        if self._stopping:
-            return RunOutcome("stopped", "stopped on request")
-        error = first_leaf(error)
+            complete = self._state == "draining" and bus is not None and await was_complete(bus)
+            return at_its_end(self._controller) if complete else self._stopping or STOPPED
+        if (raised := work.exception()) is None:
+            return at_its_end(self._controller)
+        if self._stopping is not None:
+            return self._stopping
+        error = first_leaf(raised)
         if isinstance(error, _EXPECTED):
-            words = await self._redis.failure() or in_words(error, self._recorder.run_dir)
-            return RunOutcome("failed", await asyncio.to_thread(self._disk_first, words))
+            words = await self._redis.failure() or in_words(error, self.run_dir)
+            return RunOutcome("failed", await asyncio.to_thread(disk_first, words, self.run_dir))
         log.error("run %s failed", self.run_id, exc_info=error)
         return RunOutcome("failed", f"internal error: {error!r} (the service's log has the traceback)")
 
-    def _disk_first(self, words: str) -> str:
-        """Where the run's disk takes nothing more, that is why whatever failed has failed."""
-        refused = probe(self._recorder.run_dir)
-        if refused is None or in_words(refused).partition(":")[0] in words.partition("\n")[0]:
-            return words
-        return f"{in_words(refused)}\n{words.partition(chr(10))[0]}"
-
     async def _write_files(self, outcome: RunOutcome) -> None:
         if self._provenance is not None:
-            await _done(self._provenance, "provenance.json could not be written")
+            await settled(self._provenance, "provenance.json could not be written")
         summary = self._recorder.summary(
             state=outcome.state,
             message=outcome.message,
             ledger=self._ledger,
             issued=self._issued,
             restarts=self._monitor.restarts if self._monitor is not None else 0,
-            elapsed_s=time.monotonic() - self._began,
+            elapsed_s=self._recorder.elapsed_before_s + time.monotonic() - self._began,
         )
         self._recorder.write_summary(summary)
-        await _done(asyncio.ensure_future(asyncio.to_thread(self._recorder.draw)), "curves.png could not be drawn")
-
-    async def _tell_end(self, outcome: RunOutcome) -> bool:
-        """Whether Redis took it; watchers are told in any case."""
-        self._state, self._message = outcome
-        answered = await self.events.tell(self._state_event())
-        if self._archiving is not None:
-            if answered:
-                await asyncio.wait({self._archiving}, timeout=_REDIS_S)
-            self._archiving.cancel()
-            await _done(self._archiving, "the events could not be archived")
-        if answered and (bus := self._redis.bus) is not None:
-            try:
-                async with asyncio.timeout(_REDIS_S):
-                    await bus.runs.set_state(*outcome)
-            except (BusError, TimeoutError) as error:
-                log.warning("the end of %s could not be written to its record: %s", self.run_id, error)
-                return False
-        return answered
-
-
-async def _done(work: "asyncio.Future[Any]", trouble: str) -> None:
-    """Wait for work whose failure is only logged."""
-    await asyncio.wait({work})
-    if not work.cancelled() and (error := work.exception()):
-        log.error("%s: %s", trouble, in_words(error), exc_info=error)
+        await settled(asyncio.ensure_future(asyncio.to_thread(self._recorder.draw)), "curves.png could not be drawn")

@@ -14,7 +14,7 @@ from dapo.bus.roles import OrchestratorBus
 from dapo.contracts.events import Event, StateChanged, known_event
 from dapo.host.files import append_line
 from dapo.records.folder import RunFolder
-from dapo.records.json_lines import read_json_lines
+from dapo.records.json_lines import keep_json_lines, read_json_lines
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,13 @@ def position(event_id: str) -> Position:
     return int(match[1]), int(match[2] or 0)
 
 
+def past_events(run_dir: Path) -> "RunEvents":
+    """Of a run that has ended, as they were archived."""
+    events = RunEvents(run_dir)
+    events.close()
+    return events
+
+
 class RunEvents:
     """Where the events of a run are written and read.
 
@@ -62,7 +69,13 @@ class RunEvents:
         self._opened = asyncio.Event()
         self._over = asyncio.Event()
         self._archived = position("0")
+        self._ending = False
         self._late: list[WatchedEvent] = []
+
+    def reopen(self) -> None:
+        """Go on behind what is archived of an earlier start. Raises ValueError, OSError."""
+        rows = keep_json_lines(self._path)
+        self._archived = position(rows[-1]["id"] if rows else "")
 
     def open(self, bus: OrchestratorBus) -> None:
         """The stream is there."""
@@ -77,6 +90,11 @@ class RunEvents:
         """Onto the stream. Raises BusError."""
         assert self._bus is not None, "the run's Redis is not open yet"
         await self._bus.runs.emit(event)
+
+    async def tell_end(self, event: StateChanged) -> bool:
+        """As `tell`; watches end with it."""
+        self._ending = True
+        return await self.tell(event)
 
     async def tell(self, event: Event) -> bool:
         """Like `emit`, for what watchers must hear: at the end, where Redis is gone. Returns whether Redis took it."""
@@ -101,7 +119,7 @@ class RunEvents:
             try:
                 async for event in self._stream(self._archived):
                     self._keep(event)
-                    ended = event.ends_the_run
+                    ended = self._ends(event)
             except OSError as error:
                 log.error("%s cannot be written, trying again: %s", self._path, error)
                 await asyncio.sleep(_PAUSE_S)
@@ -152,8 +170,12 @@ class RunEvents:
             for event in (WatchedEvent(*one) for one in found):
                 seen = position(event.id)
                 yield event
-                if event.ends_the_run:
+                if self._ends(event):
                     return
+
+    def _ends(self, event: WatchedEvent) -> bool:
+        """Whether it is the last; the end of an earlier start is not."""
+        return self._ending and event.ends_the_run
 
     def _keep(self, event: WatchedEvent) -> None:
         """All of a line or, where it cannot be written, nothing."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from dapo.bus import BusError
+from dapo.bus.parts.registry import HEARTBEAT_TTL_S
 from dapo.bus.roles import OrchestratorBus
 from dapo.contracts.events import Alert, ServiceChanged
 from dapo.host.storage import EXIT_CODE
@@ -42,8 +43,8 @@ class HealthMonitor:
     A generator or a verifier is started alone; all ranks of the learner together, since none can go on without the
     others. Such a unit has a RestartBudget.
 
-    State: which workers were heard, since when they are silent, the budgets and the restarts that are due; none of it
-    outlives the process.
+    State: since when workers run, which of them were heard, since when they are silent, the budgets and the restarts
+    that are due; none of it outlives the process.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class HealthMonitor:
         self._spec = restarts
         self._may_end: frozenset[Role] = frozenset()
         self._proven = False
+        self._began: dict[str, float] = {}
         self._heard: set[str] = set()
         self._silent_since: dict[str, float] = {}
         self._listened_s = -math.inf
@@ -95,6 +97,14 @@ class HealthMonitor:
             await self._start_due()
             await asyncio.sleep(_POLL_S)
 
+    async def replace(self, role: Role, worker_ids: Collection[str], reason: str) -> None:
+        """Start workers of the role again (none named: all) that run but do not get on. Raises RunFailed."""
+        statuses = await self._launcher.observe(self._run_id)
+        for status in statuses:
+            named = status.worker_id in worker_ids if worker_ids else status.role == role
+            if named and _unit(status) not in self._due:
+                await self._plan_restart(status, f"{status.worker_id} does not get on: {reason}", statuses)
+
     async def _act(self, judgement: Judgement, statuses: Sequence[WorkerStatus], told: Collection[str]) -> None:
         status, action, reason = judgement
         if _unit(status) in self._due:
@@ -128,6 +138,7 @@ class HealthMonitor:
                 self.restarts += 1
                 for worker in restart.worker_ids:
                     self._heard.discard(worker)
+                    self._began.pop(worker, None)
                     self._silent_since.pop(worker, None)
                     await self._events.tell(ServiceChanged(worker_id=worker, state="restarted"))
 
@@ -157,7 +168,10 @@ class HealthMonitor:
             self._silent_since = dict.fromkeys(self._silent_since, now_s)
             return
         alive: set[str] = set().union(*beating)
-        self._heard |= alive
+        # Of a worker that has just been started, the last heartbeat may be its predecessor's.
+        for status in statuses:
+            self._began.setdefault(status.worker_id, now_s)
+        self._heard |= {worker for worker in alive if now_s - self._began.get(worker, now_s) > HEARTBEAT_TTL_S}
         self._silent_since = {worker: self._silent_since.get(worker, now_s) for worker in sorted(self._heard - alive)}
 
 

@@ -42,13 +42,18 @@ class Questions:
     """What a run knows of its groups and dead letters. Reads only; at the end `keep` writes what there is to the run's
     folder, from which later questions are answered."""
 
-    def __init__(self, redis: RunRedis, run_dir: Path) -> None:
-        self._redis = redis
+    def __init__(self, run_dir: Path, redis: RunRedis | None = None) -> None:
+        """`redis`: None for a run of an earlier service, of which only the folder can tell."""
         self._run_dir = run_dir
+        self._redis = redis
+
+    @property
+    def _bus(self) -> QuestionBus | None:
+        return self._redis.bus if self._redis is not None else None
 
     async def explain(self, group_id: str) -> GroupExplanation:
         """Raises GroupNotFound, NoAnswer."""
-        if (bus := self._redis.bus) is not None:
+        if (bus := self._bus) is not None:
             try:
                 async with answering():
                     facts = await bus.groups.facts(group_id)
@@ -67,7 +72,7 @@ class Questions:
 
     async def dead_letters(self, count: int) -> list[DeadLetter]:
         """The newest first. Raises NoAnswer."""
-        if (bus := self._redis.bus) is not None:
+        if (bus := self._bus) is not None:
             async with answering():
                 return [dead_letter(letter) for letter in await bus.dead_letters.read(count)]
         try:
@@ -77,7 +82,7 @@ class Questions:
 
     async def keep(self) -> None:
         """Write what is known to the run's folder. Where that fails, it is only logged."""
-        if (bus := self._redis.bus) is None:
+        if (bus := self._bus) is None:
             return
         try:
             letters = await self.dead_letters(_LETTERS)

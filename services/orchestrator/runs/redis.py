@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import logging
+import secrets
 import shutil
 from pathlib import Path
 
@@ -24,8 +25,8 @@ _RESTARTS = 5
 class RunRedis:
     """Provides the run's bus and takes it down again.
 
-    An embedded Valkey keeps its data in RUN_DIR/redis, which goes only when the run has succeeded. On a server of
-    others the run's record, events, ledger and dead letters stay behind, and nothing on one for payloads alone.
+    What a run has in Redis goes only when it has succeeded, or when it is purged: an embedded Valkey's data in
+    RUN_DIR/redis, and on a server of others all but record, events, ledger and dead letters.
     """
 
     def __init__(self, run_id: str, run_dir: Path, resources: RedisResources, default_url: str | None) -> None:
@@ -54,8 +55,13 @@ class RunRedis:
             self._valkey = EmbeddedValkey(self._folder, server_memory_mib(self._resources.memory_mib))
             self._start = asyncio.ensure_future(asyncio.to_thread(self._valkey.start))
             await asyncio.shield(self._start)
+        # Of two starts of a run in one process the second must see what the first has left as a dead consumer's.
         self.bus = await Bus.connect(
-            self.url, self._run_id, payload_url=self._resources.payload_url, outage_s=self._resources.outage_s
+            self.url,
+            self._run_id,
+            payload_url=self._resources.payload_url,
+            instance=secrets.token_hex(6),
+            outage_s=self._resources.outage_s,
         )
         return self.bus
 
@@ -86,7 +92,7 @@ class RunRedis:
         """`answers`: the server answered a moment ago, so that a server of others can be cleaned."""
         if self.bus is not None:
             bus, self.bus = self.bus, None
-            if answers and (self._valkey is None or self._resources.payload_url):
+            if succeeded and answers and (self._valkey is None or self._resources.payload_url):
                 await self._clean(bus)
             await bus.close()
         if self._valkey is not None and self._start is not None:
@@ -95,6 +101,16 @@ class RunRedis:
             await asyncio.to_thread(self._valkey.stop)
             if succeeded:
                 await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+
+    async def purge(self) -> None:
+        """Delete all that the run has in Redis; for one that has ended. Raises BusError, OSError."""
+        if self._external is not None or self._resources.payload_url:
+            bus = await self.open()
+            try:
+                await bus.runs.delete()
+            finally:
+                await self.close(succeeded=True, answers=False)
+        await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 
     async def _clean(self, bus: Bus) -> None:
         try:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from dapo.bus import Bus, BusError
+from dapo.bus.parts.part import KEY_BYTES
 from dapo.bus.server.embedded import EmbeddedValkey
 from dapo.contracts.events import StateChanged, StepFinished
 from dapo.v1 import messages_pb2 as pb
@@ -21,7 +22,7 @@ def test_the_record_of_a_run(valkey: EmbeddedValkey) -> None:
         with pytest.raises(BusError, match="exists with another spec"):
             await bus.runs.create('{"a": 2}', "runs/y", "2026-01-02")
         assert await bus.runs.spec() == '{"a": 1}'
-        await bus.runs.set_state("failed", "the learner died")
+        await bus.runs.set_state("failed", "the learner died", await bus.lease.acquire("orchestrator"))
         record = await bus.runs.read()
         assert (record["state"], record["message"], record["run_dir"]) == ("failed", "the learner died", "runs/x")
 
@@ -96,9 +97,10 @@ def test_payloads_come_back_in_the_order_asked_for(valkey: EmbeddedValkey) -> No
         await bus.payloads.put(blobs)
         wanted = [*reversed(blobs), bus.payloads.text_key("g0000000000", 0, 1)]
         assert await bus.payloads.get(wanted) == [*reversed(blobs.values()), None]
-        assert await bus.payloads.used_bytes() > 30_000
+        assert await bus.payloads.used_bytes() == 300 * (100 + KEY_BYTES)
         await bus.payloads.delete(wanted)
         assert await bus.payloads.get(wanted) == [None] * 301
+        assert await bus.payloads.used_bytes() == 0
         await bus.payloads.put({})
         await bus.payloads.delete([])
         assert await bus.payloads.get([]) == []

@@ -103,6 +103,10 @@ def test_a_server_that_evicts_is_refused_with_the_cure(tmp_path: Path, policy: s
             connect(server.url)
 
 
+async def memory(bus: Bus) -> dict[str, int]:
+    return await bus.control_server.client.info("memory")
+
+
 def test_a_full_server_refuses_new_work_and_can_still_be_drained(tmp_path: Path) -> None:
     async def scenario(bus: Bus) -> None:
         epoch, learner = await make_kept(bus, 2), await bus.lease.acquire("learner")
@@ -116,11 +120,13 @@ def test_a_full_server_refuses_new_work_and_can_still_be_drained(tmp_path: Path)
                 await bus.payloads.put(blob)
                 blobs.update(blob)
 
-        with pytest.raises(BusFull, match=r"memory limit.*resources\.redis\.memory_mib"):
+        assert await bus.payloads.refuses() == ""
+        with pytest.raises(BusFull, match=r"memory limit \(maxmemory\).*resources\.redis\.memory_mib"):
             await fill()
         assert blobs
         # The refused blob itself is gone again, so there is a little room: take it away.
-        await bus.control_server.client.config_set("maxmemory", await bus.payloads.used_bytes() - (1 << 19))
+        await bus.control_server.client.config_set("maxmemory", (await memory(bus))["used_memory"] - (1 << 19))
+        assert await bus.payloads.refuses() == small.url
         assert [len(blob or b"") for blob in await bus.payloads.get(list(blobs))] == [1 << 18] * len(blobs)
 
         with pytest.raises(BusFull):
@@ -131,7 +137,7 @@ def test_a_full_server_refuses_new_work_and_can_still_be_drained(tmp_path: Path)
             await bus.groups.write_completions([make_completion(bus, group_id(9), 0)])
 
         await bus.registry.beat("generator", "generator-0")
-        await bus.runs.set_state("running")
+        await bus.runs.set_state("running", "", await bus.lease.acquire("orchestrator"))
         await bus.runs.emit(Alert(message="memory is full"))
         await bus.batches.cut(make_batch(bus, 0, [0]), epoch)
         await bus.batches.record_step(pb.StepReport(batch=0), [group_id(0)], learner)

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from dapo.bus import RETRIES, Bus, BusError, Delivery, LedgerError, Outcome, UnknownGroup, attempt_number
+from dapo.bus import RETRIES, Bus, BusError, Delivery, LedgerError, Outcome, Settlement, UnknownGroup, attempt_number
 from dapo.bus.server.embedded import EmbeddedValkey
 from dapo.v1 import messages_pb2 as pb
 from tests.support.bus import (
@@ -156,6 +156,29 @@ def test_a_crash_between_payload_and_script_leaves_no_trace(valkey: EmbeddedValk
         assert await stored_payloads(bus) == set(), "what the dead attempts stored is deleted with the group"
 
     drive(valkey.url, scenario, buses=3)
+
+
+def test_many_groups_are_settled_in_the_order_given_and_uniform_ones_counted_since_the_last_kept(
+    valkey: EmbeddedValkey,
+) -> None:
+    async def scenario(bus: Bus) -> None:
+        epoch, scored = await make_scored(bus, 40)
+        reasons = ["all wrong", "", "all correct", "all wrong", "all wrong"] * 8
+        wanted = [
+            Settlement(one.data.decode(), "filtered" if reason else "kept", reason, one)
+            for one, reason in zip(scored, reasons, strict=True)
+        ]
+        with pytest.raises(ValueError, match="cannot be settled as 'trained'"):
+            await bus.groups.settle_many([*wanted[:3], wanted[3]._replace(state="trained")], epoch)
+        assert (await bus.groups.ledger())["scored"] == 40
+        assert await bus.groups.settle_many(wanted, epoch) == [Outcome.WRITTEN] * 40
+        decided = await bus.decisions.read()
+        assert decided.history == [reason == "" for reason in reasons]
+        assert decided.uniform == {"all correct": 1, "all wrong": 2}
+        assert await bus.groups.settle_many(wanted[-2:], epoch) == [Outcome.DUPLICATE] * 2
+        assert (await bus.decisions.read()).uniform == decided.uniform
+
+    drive(valkey.url, scenario)
 
 
 @pytest.mark.parametrize("state", ["filtered", "surplus", "stale"])

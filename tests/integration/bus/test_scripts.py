@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from dapo.bus import Bus, BusUnavailable, Outcome
+from dapo.bus.parts.part import KEY_BYTES
 from dapo.bus.server.connection import Argument
 from dapo.bus.server.embedded import EmbeddedValkey
 from dapo.bus.server.scripts import SCRIPTS
@@ -99,7 +100,7 @@ async def refill(bus: Bus) -> Arguments:
 
 async def settle_group(bus: Bus) -> Arguments:
     epoch, (scored,) = await make_scored(bus, 1)
-    return NONCE, epoch, group_id(0), "filtered", "all wrong", scored.message_id, 100
+    return NONCE, epoch, group_id(0), "filtered", "all wrong", scored.message_id, 100, "d.jsonl:1", "1 -1 all wrong"
 
 
 async def close_groups(bus: Bus) -> Arguments:
@@ -131,18 +132,32 @@ async def commit_checkpoint(bus: Bus) -> Arguments:
 async def retire_groups(bus: Bus) -> Arguments:
     epoch, _ = await make_scored(bus, 3)
     for number in range(3):
-        arguments = (f"nonce-{number}", epoch, group_id(number), "filtered", "", "", 100)
+        arguments = (f"nonce-{number}", epoch, group_id(number), "filtered", "", "", 100, "", "")
         await bus.control_server.script("settle_group", bus.keys.prefix, *arguments)
     return 1, *map(group_id, range(3))
 
 
 async def begin_at(bus: Bus) -> Arguments:
     epoch = await issue(bus, 1)
-    return epoch, 3, "g0000000012 1 5", "e0000000003", "{}", "101", 1, "trained", 12, "g0000000009", "1 2"
+    return epoch, 3, "g0000000012 1 5", "e0000000003", "{}", "101", 2, 1, "trained", 12, "g0000000009", "1 2"
 
 
 async def set_version(bus: Bus) -> Arguments:
     return await bus.lease.acquire("learner"), pb.Version(incarnation=1, step=3).SerializeToString()
+
+
+async def put_payloads(bus: Bus) -> Arguments:
+    """One blob in the place of another, one that is new, one that is empty."""
+    first, second, third = (bus.payloads.payload_key(group_id(0), index, 0) for index in range(3))
+    await bus.payloads.put({first: b"longer than the next", second: b"y"})
+    return KEY_BYTES, first, b"short", third, b"z", bus.payloads.text_key(group_id(0), 2, 0), b""
+
+
+async def delete_payloads(bus: Bus) -> Arguments:
+    """Two of three, and one that is not there."""
+    keys = [bus.payloads.payload_key(group_id(0), index, 0) for index in range(4)]
+    await bus.payloads.put({keys[0]: b"x", keys[1]: b"", keys[2]: b"z"})
+    return KEY_BYTES, keys[0], keys[1], keys[3]
 
 
 SCENARIOS: dict[str, Callable[[Bus], Awaitable[Arguments]]] = {
@@ -150,7 +165,7 @@ SCENARIOS: dict[str, Callable[[Bus], Awaitable[Arguments]]] = {
     for one in (
         *(small_write, fenced_write, append, acquire_epoch, claim, hand_back, issue_groups, write_completions),
         *(write_grades, fail_group, refill, settle_group, close_groups, cut_batch, record_step, commit_checkpoint),
-        *(retire_groups, begin_at, set_version),
+        *(retire_groups, begin_at, set_version, put_payloads, delete_payloads),
     )
 }
 

@@ -248,3 +248,27 @@ def test_roles_and_streams_must_match(valkey: EmbeddedValkey) -> None:
             await bus.streams.consume("grades", "verifier-0", count=1, block_s=0)
 
     drive(valkey.url, scenario)
+
+
+def test_who_has_the_oldest_entry_of_an_open_group(valkey: EmbeddedValkey) -> None:
+    async def scenario(bus: Bus) -> None:
+        assert await bus.streams.oldest("prompts") is None
+        await issue(bus, 3, size=1)
+        assert await bus.streams.oldest("prompts") == (group_id(0), "", 0.0)
+        first, second = await bus.streams.consume("prompts", "generator-0", count=2, block_s=0)
+        held = await bus.streams.oldest("prompts")
+        assert held is not None
+        assert held[:2] == (group_id(0), "generator-0")
+        assert 0 <= held.for_s < 60
+        await generate(bus, [first])
+        held = await bus.streams.oldest("prompts")
+        assert held is not None
+        assert held[:2] == (group_id(1), "generator-0")
+        await generate(bus, [second])
+        assert await bus.streams.oldest("prompts") == (group_id(2), "", 0.0)
+        assert await bus.streams.oldest("completions") == (group_id(0), "", 0.0)
+        await bus.groups.fail(group_id(0), "stalled")
+        assert await bus.streams.oldest("completions") == (group_id(1), "", 0.0)
+        assert await bus.streams.length("completions") == 2
+
+    drive(valkey.url, scenario)

@@ -1,12 +1,13 @@
 """The control loop over real Valkey; generator, verifier and learner are scripted and speak through the bus."""
 
+import re
+
 import pytest
 
 from dapo.bus import Bus
 from dapo.bus.parts.groups import Groups
 from dapo.bus.server.embedded import EmbeddedValkey
 from dapo.v1 import messages_pb2 as pb
-from services.orchestrator.control.alerts import ControllerError
 from tests.support.orchestrator.control import GROUP, PROMPTS, STEPS, Seen, make_spec, run_scripted, some_uniform
 
 
@@ -94,9 +95,17 @@ def test_failed_groups_are_replaced_and_told(valkey, tmp_path):
 
 
 def test_a_run_whose_groups_all_fail_gives_up_in_words(valkey, tmp_path):
+    """It ends as any other, so that what was trained comes into a checkpoint."""
     spec = make_spec(tmp_path, staleness=1)
-    with pytest.raises(ControllerError, match=r"the last \d+ groups all failed.*'prompt_too_long'"):
-        run_scripted(valkey, "hopeless", spec, some_uniform, fail=lambda group_id: True)
+    workers, seen = run_scripted(
+        *(valkey, "hopeless", spec, lambda _, index: index == 0), fail=lambda group_id: int(group_id[1:]) >= 3 * PROMPTS
+    )
+    assert seen.ending is not None
+    assert (seen.ending.state, seen.ending.steps) == ("failed", len(workers.batches))
+    assert re.match(r"the last \d+ groups all failed.*'prompt_too_long'", seen.ending.message)
+    assert 0 < len(workers.batches) < STEPS
+    assert seen.ledger["trained"] == len(workers.batches) * PROMPTS
+    assert seen.open == []
 
 
 def test_a_low_keep_rate_is_an_alert_and_the_run_goes_on(valkey, tmp_path):
@@ -152,22 +161,29 @@ def test_prompts_that_a_full_server_refused_are_issued_later_and_once(tmp_path):
     assert rows == [divmod(position, 23) for position in range(len(rows))], "no row is left out or comes twice"
 
 
+def ballast(bus: Bus, count: int) -> dict[str, bytes]:
+    """So many MiB of payloads that no checkpoint frees."""
+    return {bus.payloads.payload_key("ballast", index, 0): bytes(1 << 20) for index in range(count)}
+
+
 def test_while_memory_is_short_no_prompt_is_issued_that_can_wait_for_a_step(tmp_path, monkeypatch):
+    """Of 40 groups the first issue is at most 27, so that others are wanted after the alert."""
+    monkeypatch.setattr("services.orchestrator.control.inbox._MEMORY_POLL_S", 0.01)
     issues: list[tuple[int, int]] = []
     spec = make_spec(tmp_path, staleness=4, memory_mib=16)
     issue = Groups.issue
 
     async def react(bus: Bus, kind: str, data: dict) -> None:
         if data.get("state") == "running":
-            await bus.payloads.put(
-                {bus.payloads.payload_key("ballast", index, 0): bytes(1 << 20) for index in range(15)}
-            )
-        elif "no new prompts" in data.get("message", ""):
+            await bus.payloads.put(ballast(bus, 15))
+        elif data.get("kind") == "memory_budget":
             monkeypatch.setattr(Groups, "issue", watched)
 
     async def watched(groups: Groups, tasks: list[pb.PromptTask], epoch: int) -> None:
-        cut, trained = await groups._control.client.hmget(groups._keys.log, "next", "trained")
-        issues.append((int(cut or 0), int(trained or -1) + 1))
+        # A batch is trained once its version is served: the step is recorded a moment later.
+        client, keys = groups._control.client, groups._keys
+        cut, version = await client.hget(keys.log, "next"), await client.get(keys.version)
+        issues.append((int(cut or 0), pb.Version.FromString(version).step))
         await issue(groups, tasks, epoch)
 
     with EmbeddedValkey(tmp_path / "valkey", 64) as server:
@@ -175,4 +191,44 @@ def test_while_memory_is_short_no_prompt_is_issued_that_can_wait_for_a_step(tmp_
     assert len(alerts_with(seen, "above 85% of resources.redis.memory_mib = 16")) == 1
     assert seen.ledger["trained"] == STEPS * PROMPTS
     assert issues
-    assert all(cut == trained for cut, trained in issues), issues
+    assert all(cut == version for cut, version in issues), issues
+
+
+@pytest.mark.parametrize("staleness", [0, 4])
+def test_a_run_whose_budget_stays_full_goes_on_batch_by_batch(tmp_path, monkeypatch, staleness):
+    """No batch is in training and fewer groups are ready than a batch has: nothing else would ever free memory."""
+    monkeypatch.setattr("services.orchestrator.control.inbox._MEMORY_POLL_S", 0.01)
+    on_their_way: list[int] = []
+    issue = Groups.issue
+
+    async def react(bus: Bus, kind: str, data: dict) -> None:
+        if data.get("state") == "running":
+            await bus.payloads.put(ballast(bus, 17))
+        elif data.get("kind") == "memory_budget":
+            monkeypatch.setattr(Groups, "issue", watched)
+
+    async def watched(groups: Groups, tasks: list[pb.PromptTask], epoch: int) -> None:
+        await issue(groups, tasks, epoch)
+        on_their_way.append(await groups._control.client.zcard(groups._keys.open))
+
+    spec = make_spec(tmp_path, staleness=staleness, memory_mib=16)
+    with EmbeddedValkey(tmp_path / "valkey", 64) as server:
+        _, seen = run_scripted(server, "full-budget", spec, lambda group_id, index: index == 0, react, learn_s=0.1)
+    assert seen.ledger["trained"] == STEPS * PROMPTS
+    assert on_their_way
+    assert max(on_their_way) <= PROMPTS, "prompts were issued ahead of the next batch"
+
+
+def test_the_payloads_of_another_run_on_the_server_hold_nothing_back(tmp_path, monkeypatch):
+    monkeypatch.setattr("services.orchestrator.control.inbox._MEMORY_POLL_S", 0.01)
+
+    async def react(bus: Bus, kind: str, data: dict) -> None:
+        if data.get("state") == "running":
+            other = Bus(bus.control_server, bus.payload_server, "other", "process0")
+            await other.payloads.put(ballast(other, 20))
+
+    spec = make_spec(tmp_path, staleness=1, memory_mib=16)
+    with EmbeddedValkey(tmp_path / "valkey", 64) as server:
+        _, seen = run_scripted(server, "beside", spec, some_uniform, react, learn_s=0.05)
+    assert seen.ledger["trained"] == STEPS * PROMPTS
+    assert alerts_with(seen, "resources.redis.memory_mib") == []

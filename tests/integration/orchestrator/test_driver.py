@@ -6,17 +6,14 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
 
-import psutil
 import pytest
 
 from dapo.bus import BusError
 from dapo.bus.server.embedded import EmbeddedValkey
-from dapo.contracts.events import ServiceChanged
-from services.orchestrator.runs import driver as driver_module
+from services.orchestrator.runs import completion
 from tests.support.disks import fill, small_disk
-from tests.support.orchestrator.control import PROMPTS, STEPS, make_spec
+from tests.support.orchestrator.control import STEPS, make_spec
 from tests.support.orchestrator.launcher import FakeLauncher
 from tests.support.orchestrator.stage import RUN, Stage, learn_to_the_end, run_stage, services
 from tests.support.waiting import eventually
@@ -54,7 +51,7 @@ def test_a_worker_that_fails_after_the_last_checkpoint_fails_no_run(valkey: Embe
 def test_a_stop_in_the_last_second_leaves_a_run_what_it_has_become(
     valkey: EmbeddedValkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commit: bool, state: str
 ) -> None:
-    monkeypatch.setattr(driver_module, "_LOG_POLL_S", 60.0)
+    monkeypatch.setattr(completion, "_POLL_S", 60.0)
 
     async def play(stage: Stage) -> None:
         bus = await stage.bus()
@@ -224,109 +221,3 @@ def test_of_workers_that_end_together_the_one_that_was_killed_is_named(valkey: E
 
 def order(event_id: str) -> tuple[int, ...]:
     return tuple(map(int, event_id.split("-")))
-
-
-def test_a_silent_worker_is_told_of_once(valkey: EmbeddedValkey, tmp_path: Path) -> None:
-    async def play(stage: Stage) -> None:
-        bus = await stage.bus()
-        await bus.registry.beat("verifier", "verifier-0", ttl_s=1.5)
-        await eventually(stage.alerts)
-        await asyncio.sleep(2)
-        await bus.close()
-        await stage.driver.stop()
-
-    stage = run_stage(make_spec(tmp_path, staleness=1), tmp_path / "run", play, url=valkey.url)
-    assert stage.alerts() == ["verifier-0 sends no heartbeat"]
-    assert stage.states()[-1] == "stopped"
-
-
-def test_an_embedded_valkey_that_is_killed_comes_back_and_the_run_trains_to_its_end(tmp_path: Path) -> None:
-    """Killed again and again, while scripted services generate, grade and train."""
-
-    async def play(stage: Stage) -> None:
-        learning = asyncio.create_task(learn_to_the_end(stage, commit=True))
-        for number in range(1, 4):
-            await eventually(lambda number=number: stage.steps() >= number)
-            port = urlsplit(stage.launcher.applied[0][0].redis_url).port
-            (server,) = [one for one in psutil.Process().children() if f":{port}" in " ".join(one.cmdline())]
-            server.kill()
-            await eventually(lambda number=number: any(f"(restart {number} of 5)" in one for one in stage.alerts()))
-        await learning
-
-    stage = run_stage(make_spec(tmp_path, staleness=1), tmp_path / "run", play, url=None)
-    assert stage.states()[-1] == "succeeded"
-    assert stage.alerts()[0].startswith(
-        "the embedded Valkey was ended by signal 9, and was started again with its data"
-    )
-    ledger = stage.summary()["ledger"]
-    assert ledger["trained"] == STEPS * PROMPTS
-    assert stage.summary()["issued_groups"] == sum(ledger.values())
-    assert stage.steps() == STEPS
-
-
-def started_again(stage: Stage) -> list[str]:
-    events = (event for _, event in stage.seen if isinstance(event, ServiceChanged))
-    return [event.message for event in events if event.state == "ended" and event.message is not None]
-
-
-def test_workers_that_end_are_started_again_and_the_run_goes_on_to_its_end(
-    valkey: EmbeddedValkey, tmp_path: Path
-) -> None:
-    async def play(stage: Stage) -> None:
-        bus = await stage.bus()
-        await eventually(lambda: stage.states() == ["starting"])
-        stage.launcher.end(RUN, "verifier-0", -9)
-        async with services(bus) as workers:
-            learning = asyncio.create_task(workers.learn())
-            await eventually(lambda: stage.states()[-1:] == ["running"])
-            stage.launcher.end(RUN, "generator-0", 1)
-            stage.launcher.end(RUN, "learner-1", -6)
-            await eventually(lambda: len(stage.launcher.restarted) == 3)
-            await learning
-            await bus.batches.commit_checkpoint(STEPS - 1, await bus.lease.acquire("learner"))
-            await eventually(lambda: stage.states()[-1] in ("succeeded", "failed"))
-        await bus.close()
-
-    resources = {"learner": {"ranks": 2}, "restarts": {"pause_s": 0.1}}
-    spec = make_spec(tmp_path, staleness=1, tree={"resources": resources})
-    stage = run_stage(spec, tmp_path / "run", play, url=valkey.url)
-    assert stage.states()[-1] == "succeeded"
-    assert sorted(stage.launcher.restarted) == [["generator-0"], ["learner-0", "learner-1"], ["verifier-0"]]
-    assert sorted(started_again(stage)) == [
-        "generator-0 exited with code 1; generator-0 is started again in 0.1 s (restart 1 of 5)",
-        "learner-1 was ended by signal 6; all 2 ranks of the learner are started again in 0.1 s (restart 1 of 5)",
-        "verifier-0 was ended by signal 9; verifier-0 is started again in 0.1 s (restart 1 of 5)",
-    ]
-    assert stage.summary()["restarts"] == 3
-
-
-def test_a_worker_that_ends_again_and_again_ends_the_run(valkey: EmbeddedValkey, tmp_path: Path) -> None:
-    async def play(stage: Stage) -> None:
-        await (await stage.bus()).close()
-        for restarts in range(3):
-            stage.launcher.end(RUN, "verifier-0", -9)
-            await eventually(lambda: len(stage.launcher.restarted) > restarts or stage.states()[-1] == "failed")  # noqa: B023
-
-    spec = make_spec(tmp_path, staleness=1, tree={"resources": {"restarts": {"pause_s": 0.1, "limit": 2}}})
-    stage = run_stage(spec, tmp_path / "run", play, url=valkey.url)
-    assert stage.states() == ["starting", "failed"]
-    message = stage.summary()["message"]
-    assert message.startswith(
-        "verifier-0 was ended by signal 9, after 2 restarts within 600 s\nend of log of verifier-0:"
-    )
-
-
-def test_a_frozen_worker_is_told_of_and_then_started_again(valkey: EmbeddedValkey, tmp_path: Path) -> None:
-    async def play(stage: Stage) -> None:
-        bus = await stage.bus()
-        await bus.registry.beat("verifier", "verifier-0", ttl_s=1.5)
-        await eventually(lambda: stage.launcher.restarted)
-        await bus.close()
-        await stage.driver.stop()
-
-    spec = make_spec(tmp_path, staleness=1, tree={"resources": {"restarts": {"pause_s": 0.1, "silence_s": 2.0}}})
-    stage = run_stage(spec, tmp_path / "run", play, url=valkey.url)
-    assert stage.launcher.restarted == [["verifier-0"]]
-    assert stage.alerts() == ["verifier-0 sends no heartbeat"]
-    (words,) = started_again(stage)
-    assert words.startswith("verifier-0 sent no heartbeat for 2 s; verifier-0 is started again")

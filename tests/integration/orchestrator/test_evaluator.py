@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from dapo.algo.evaluation import reason_to_stop
 from dapo.bus import Bus
 from dapo.bus.server.embedded import EmbeddedValkey
 from dapo.data import DatasetError
@@ -23,12 +24,19 @@ def valkey(tmp_path_factory):
         yield server
 
 
-def evaluated(tmp_path: Path, prefix: str = "q", training: dict[str, Any] | None = None, **evaluation: Any):
+def evaluated(
+    tmp_path: Path,
+    prefix: str = "q",
+    training: dict[str, Any] | None = None,
+    algorithm: dict[str, Any] | None = None,
+    **evaluation: Any,
+):
     """Spec of a run with one set of six problems of its own."""
     path = tmp_path / "problems.jsonl"
     path.write_text("".join(json.dumps({"prompt": f"{prefix}{i}", "answer": f"a{i}"}) + "\n" for i in range(PROBLEMS)))
     settings = {"sets": {"exam": {"path": str(path), "grader": "exact"}}, "samples": SAMPLES, **evaluation}
-    return make_spec(tmp_path, staleness=1, tree={"evaluation": settings, "training": training or {}})
+    tree = {"evaluation": settings, "training": training or {}}
+    return make_spec(tmp_path, staleness=1, tree=tree, **(algorithm or {}))
 
 
 def mixed(group_id: str, index: int) -> bool:
@@ -190,3 +198,37 @@ def test_data_that_evaluation_sets_use_up_is_refused_in_words(valkey, tmp_path):
     spec = spec.model_copy(update={"data": spec.data.model_copy(update={"path": spec.evaluation.sets["exam"].path})})
     with pytest.raises(DatasetError, match=r"evaluation\.exclude_from_training to false"):
         run_scripted(valkey, "used-up", spec, mixed)
+
+
+RULE = {"set": "exam", "patience": 1}
+
+
+def test_evaluations_that_do_not_rise_end_the_run_as_on_its_last_step(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    spec = evaluated(tmp_path, every_steps=1, prompts_in_flight=6, early_stopping=RULE)
+    workers, seen = run_scripted(valkey, "patience", spec, mixed, learn_s=0.5)
+    ending = seen.ending
+    assert ending is not None
+    assert ending.state == "succeeded"
+    assert ending.message.startswith("exam has not risen above avg@3 = 0.6667 of step 0 up to step ")
+    # What was cut by then is trained, and its last version evaluated.
+    assert 1 <= ending.steps < STEPS
+    assert len(workers.batches) == ending.steps == len(seen.rows)
+    rows = read_evaluations(seen.run_dir)
+    assert rows[-1]["step"] == ending.steps
+    assert (rows[-1]["version_min"], rows[-1]["version_max"]) == (ending.steps, ending.steps)
+    assert seen.open == []
+    assert sum(seen.ledger.values()) == seen.issued
+    assert seen.states == ["running", "draining"]
+    # Who goes on from the same evaluations, with nothing decided, decides the same.
+    assert reason_to_stop(spec.evaluation.early_stopping, rows) == ending.message
+
+
+def test_a_base_model_that_is_good_enough_is_not_trained(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    spec = evaluated(tmp_path, every_steps=5, early_stopping={"set": "exam", "threshold": 0.6})
+    workers, seen = run_scripted(valkey, "good", spec, mixed)
+    assert seen.ending is not None
+    assert (seen.ending.state, seen.ending.steps) == ("succeeded", 0)
+    assert "exam has reached avg@3 = 0.6667 at step 0" in seen.ending.message
+    assert workers.batches == []
+    assert [row["step"] for row in read_evaluations(seen.run_dir)] == [0]
+    assert seen.open == []

@@ -43,7 +43,7 @@ def test_watchers_see_all_events_during_the_run_and_after_it(valkey: EmbeddedVal
         for step in range(3):
             await events.emit(StepFinished(row={"step": step}))
         second = asyncio.create_task(collect(events))
-        assert await events.tell(StateChanged(state="succeeded", message=""))
+        assert await events.tell_end(StateChanged(state="succeeded", message=""))
         await archive
         events.close()
         seen = await first
@@ -86,7 +86,7 @@ def test_what_redis_does_not_take_comes_last(tmp_path: Path) -> None:
         live = asyncio.create_task(collect(events))
         await asyncio.sleep(0.3)
         server.kill()
-        assert not await events.tell(StateChanged(state="failed", message="Redis is gone"))
+        assert not await events.tell_end(StateChanged(state="failed", message="Redis is gone"))
         archive.cancel()
         events.close()
         seen = await live
@@ -102,7 +102,7 @@ def test_a_run_without_redis_tells_its_end(tmp_path: Path) -> None:
         events = RunEvents(tmp_path)
         early = asyncio.create_task(collect(events))
         await asyncio.sleep(0)
-        assert not await events.tell(StateChanged(state="failed", message="no data"))
+        assert not await events.tell_end(StateChanged(state="failed", message="no data"))
         events.close()
         assert [data for _, data in await early] == [{"state": "failed", "message": "no data"}]
 
@@ -116,7 +116,7 @@ def test_a_full_disk_hides_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     async def scenario() -> None:
         events = RunEvents(tmp_path)
         monkeypatch.setattr(events, "_keep", refuse)
-        await events.tell(StateChanged(state="failed", message="full"))
+        await events.tell_end(StateChanged(state="failed", message="full"))
         events.close()
         assert [data for _, data in await collect(events)] == [{"state": "failed", "message": "full"}]
 
@@ -132,7 +132,7 @@ def test_what_the_stream_has_dropped_is_in_the_archive(valkey: EmbeddedValkey, t
         await eventually(lambda: len((tmp_path / "events.jsonl").read_text().splitlines()) == 300)
         await bus.control_server.client.xtrim(bus.keys.events, maxlen=10, approximate=False)
         watching = asyncio.create_task(collect(events))
-        await events.tell(StateChanged(state="stopped"))
+        await events.tell_end(StateChanged(state="stopped"))
         await archive
         events.close()
         assert [data.get("step") for _, data in await watching] == [*range(300), None]
@@ -159,7 +159,7 @@ def test_an_archive_that_could_not_be_written_for_a_while_is_whole(
         archive = asyncio.create_task(events.archive())
         for step in range(3):
             await events.emit(StepFinished(row={"step": step}))
-        await events.tell(StateChanged(state="stopped"))
+        await events.tell_end(StateChanged(state="stopped"))
         await archive
         events.close()
         assert [data.get("step") for _, data in await collect(events)] == [0, 1, 2, None]

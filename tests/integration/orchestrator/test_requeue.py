@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dapo.algo.dynamic_sampling import KeepRate
+from dapo.algo.dynamic_sampling import KeepRate, Resting
 from dapo.algo.pacing import Pacing
 from dapo.bus import Bus
 from dapo.bus.failures import FailureReason
@@ -34,11 +34,10 @@ class Life:
             raise AssertionError(event)
 
         pacing = Pacing(prompts_per_step=4, max_staleness=1, steps=10, keep_rate=KeepRate())
-        self.issuer = PromptIssuer(self.bus, self.spec, self.dataset, pacing, emit)
+        resting = Resting(None, 1)
+        self.issuer = PromptIssuer(self.bus, self.spec, self.dataset, pacing, resting, emit)
         self.epoch = await self.bus.lease.acquire("orchestrator")
-        decided = await self.bus.decisions.read()
-        if decided.last_prompt is not None:
-            self.issuer.take_up(decided.last_prompt, decided.again, decided.requeued)
+        self.issuer.take_up(await self.bus.decisions.read())
 
     async def issue(self, count: int) -> None:
         await self.issuer.issue(count, 0, self.epoch)
@@ -88,6 +87,7 @@ def test_it_comes_next_under_a_new_number_and_moves_no_other_prompt(
         assert (await bus.decisions.read()).requeued == []
         counts = await bus.groups.ledger()
         assert (counts["failed"], sum(counts.values()), await bus.groups.issued_total()) == (1, 10, 10)
+        assert life.issuer.rested == 0, "no place of the data was left out"
         with pytest.raises(NotRequeued, match=f"that was done before, as {group_id(3)}"):
             await life.requeue(1)
 

@@ -11,12 +11,23 @@ import pytest
 from dapo.bus import Bus, BusUnavailable
 from dapo.bus.server.connection import Argument
 from dapo.bus.server.embedded import EmbeddedValkey
+from dapo.records.evaluations import read_evaluations
 from dapo.records.identity import RunIdentity
 from dapo.records.json_lines import read_json_lines
 from dapo.spec.run import RunSpec
 from services.orchestrator.control.controller import Controller
 from services.orchestrator.records.recorder import Recorder
-from tests.support.orchestrator.control import PROMPTS, STEPS, Seen, Workers, make_controller, make_spec, some_uniform
+from tests.integration.orchestrator.test_evaluator import RULE, evaluated
+from tests.support.orchestrator.control import (
+    PROMPTS,
+    STEPS,
+    Seen,
+    Workers,
+    make_controller,
+    make_spec,
+    mixed_until,
+    some_uniform,
+)
 
 IDENTITY = RunIdentity("taken-over", "2026-01-02T03:04:05.000+00:00")
 
@@ -55,9 +66,11 @@ async def live(bus: Bus, spec: RunSpec, seen: Seen) -> bool:
     first = not (seen.run_dir / "spec.yaml").exists()
     recorder = Recorder.create(seen.run_dir, spec, IDENTITY) if first else Recorder.reopen(seen.run_dir, spec)
     try:
-        await make_controller(bus, spec, recorder, seen).run()
+        await make_controller(bus, spec, recorder, seen).run(await bus.lease.acquire("orchestrator"))
     except BusUnavailable:
         return False
+    finally:
+        recorder.close()
     return True
 
 
@@ -117,10 +130,11 @@ def test_a_run_whose_orchestrator_dies_again_and_again_ends_as_if_it_had_not(
     assert places == [divmod(number, 23) for number in numbers]
 
 
+@pytest.mark.parametrize("algorithm", [{}, {"rest_uniform_after": 1, "max_uniform_batches": 1}])
 def test_at_every_moment_a_successor_would_know_what_the_orchestrator_knows(
-    valkey: EmbeddedValkey, tmp_path: Path
+    valkey: EmbeddedValkey, tmp_path: Path, algorithm: dict[str, Any]
 ) -> None:
-    spec = make_spec(tmp_path, staleness=2)
+    spec = make_spec(tmp_path, staleness=2, **algorithm)
     seen = Seen(tmp_path / "run")
     compared = 0
 
@@ -148,6 +162,8 @@ def test_at_every_moment_a_successor_would_know_what_the_orchestrator_knows(
             assert others == mine
             assert successor._issuer._frontier.state() == controller._issuer._frontier.state()
             assert successor._issuer._drawn == controller._issuer._drawn
+            assert vars(successor._settler.resting) == vars(controller._settler.resting)
+            assert vars(successor._settler.streak) == vars(controller._settler.streak)
             assert {**successor._ready, **successor._passed} == {**controller._ready, **controller._passed}
             for number, metrics in controller._cut_metrics.items():
                 assert successor._cut_metrics[number] == pytest.approx(metrics, nan_ok=True)
@@ -158,7 +174,7 @@ def test_at_every_moment_a_successor_would_know_what_the_orchestrator_knows(
         working = (workers.generate("generator-0", 1), workers.verify(), workers.learn())
         tasks = [asyncio.create_task(work) for work in working]
         try:
-            await asyncio.wait_for(controller.run(), 60)
+            await asyncio.wait_for(controller.run(await bus.lease.acquire("orchestrator")), 60)
         finally:
             for task in tasks:
                 task.cancel()
@@ -167,3 +183,89 @@ def test_at_every_moment_a_successor_would_know_what_the_orchestrator_knows(
 
     asyncio.run(scenario())
     assert compared > 30
+
+
+@pytest.mark.parametrize("why", ["uniform", "evaluations"])
+def test_a_run_whose_orchestrator_dies_again_and_again_ends_early_once(
+    valkey: EmbeddedValkey, tmp_path: Path, why: str
+) -> None:
+    spec, last = make_spec(tmp_path, staleness=1, max_uniform_batches=5), 3 * PROMPTS
+    if why == "evaluations":
+        spec, last = evaluated(tmp_path, every_steps=1, prompts_in_flight=6, early_stopping=RULE), 10**6
+    seen = Seen(tmp_path / "run")
+
+    async def scenario() -> Workers:
+        bus = await Bus.connect(valkey.url, IDENTITY.run_id)
+        await bus.runs.create(spec.model_dump_json(), "", "")
+        workers = Workers(bus, mixed_until(last), learn_s=0.8)
+        tasks = [asyncio.create_task(work) for work in (workers.generate("generator-0", 1), workers.verify())]
+        learning = asyncio.create_task(workers.learn())
+        try:
+            async with asyncio.timeout(90):
+                assert await live_and_die(valkey.url, spec, seen, random.Random(3)) > 3
+                await learning
+        finally:
+            for task in (*tasks, learning):
+                task.cancel()
+            await asyncio.wait({*tasks, learning})
+            seen.ledger, seen.open = await bus.groups.ledger(), await bus.groups.open_ids()
+            seen.issued, seen.ending = await bus.groups.issued_total(), (await bus.decisions.read()).ending
+            await bus.close()
+        return workers
+
+    workers = asyncio.run(scenario())
+    ending = seen.ending
+    assert ending is not None
+    if why == "uniform":
+        assert (ending.state, ending.steps) == ("failed", 3)
+        assert "dynamic sampling finds nothing to train on" in ending.message
+    else:
+        assert ending.state == "succeeded"
+        assert read_evaluations(seen.run_dir)[-1]["step"] == ending.steps < STEPS
+    assert [batch.batch for batch in workers.batches] == list(range(ending.steps))
+    rows = read_json_lines(seen.run_dir / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, ending.steps + 1))
+    assert seen.ledger["trained"] == ending.steps * PROMPTS
+    assert seen.open == []
+    assert sum(seen.ledger.values()) == seen.issued
+
+
+def test_a_decision_to_end_early_binds_the_successor(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    """Though by then there would be something to train on again."""
+    spec = make_spec(tmp_path, staleness=1, max_uniform_batches=3)
+    seen = Seen(tmp_path / "run")
+
+    async def scenario() -> Workers:
+        bus = await Bus.connect(valkey.url, IDENTITY.run_id)
+        await bus.runs.create(spec.model_dump_json(), "", "")
+        workers = Workers(bus, mixed_until(2 * PROMPTS))
+
+        async def die(_: Bus, kind: str, data: dict[str, Any]) -> None:
+            if kind == "alert" and data.get("kind") == "ends_early":
+                workers.correct = mixed_until(10**6)
+                raise BusUnavailable("dead")
+
+        seen.react = die
+        working = (workers.generate("generator-0", 1), workers.verify(), workers.learn())
+        tasks = [asyncio.create_task(work) for work in working]
+        try:
+            async with asyncio.timeout(60):
+                assert not await live(bus, spec, seen)
+                decided = (await bus.decisions.read()).ending
+                assert decided is not None
+                successor = await Bus.connect(valkey.url, IDENTITY.run_id, instance="successor")
+                assert await live(successor, spec, seen)
+                assert (await successor.decisions.read()).ending == decided
+                await successor.close()
+                await tasks[-1]
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            seen.open = await bus.groups.open_ids()
+            await bus.close()
+        return workers
+
+    workers = asyncio.run(scenario())
+    assert [batch.batch for batch in workers.batches] == [0, 1]
+    assert seen.open == []

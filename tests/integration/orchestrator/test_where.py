@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from dapo.cli.embedded import EmbeddedService
 from dapo.cli.main import app
-from dapo.cli.runs.where import find_run, full_group_id
+from dapo.cli.runs.where import DEFAULT_URL, find_run, full_group_id
 from dapo.client import RunClient
 from dapo.records.folder import RunFolder
 
@@ -28,7 +28,7 @@ def test_the_service_of_a_train_is_found_until_it_ends(tmp_path: Path, spec: dic
         assert (place.url, place.token) == (service.url, service.token)
         assert place.ask(lambda client, run_id: client.get(run_id)["run_dir"]) == str(folder)
     assert not notice.exists()
-    assert find_run(str(folder), None).url == ""
+    assert find_run(str(folder), None).url == DEFAULT_URL
     assert "nothing is known of group g0000000003" in why(folder).output
 
 
@@ -40,7 +40,7 @@ def test_a_service_that_was_killed_is_not_waited_for(tmp_path: Path, spec: dict)
     assert asked.exit_code == 2
     assert "nothing is known of group g0000000003" in asked.output
     RunFolder(folder).service.write_text("{")
-    assert find_run(str(folder), None).url == ""
+    assert find_run(str(folder), None).url == DEFAULT_URL
 
 
 def test_a_group_may_be_given_by_its_number() -> None:

@@ -16,6 +16,7 @@ from services.learner.distributed import Ranks
 from services.learner.model.logprobs import LogprobHead
 from services.learner.model.lora import add_lora
 from services.learner.model.policy import PolicyModel
+from services.learner.state import read_state, write_state
 from services.learner.step.batch import collate
 from services.learner.step.engine import LearnerEngine
 from services.learner.step.payloads import TrainingSample
@@ -67,9 +68,11 @@ def run_case(case: dict[str, Any], ranks: Ranks, folder: Path) -> dict[str, Any]
     norms = []
     for number in range(UPDATES):
         if number and case.get("resume"):
-            engine.deepspeed.save_checkpoint(str(folder), tag="shards", save_latest=False)
+            folder.mkdir(exist_ok=True)
+            write_state(folder, engine)
+            torch.distributed.barrier()
             engine = make_engine(case, ranks)
-            engine.deepspeed.load_checkpoint(str(folder), tag="shards", load_lr_scheduler_states=False)
+            read_state(folder, engine)
         norms.append(run_update(engine, number, case.get("packed", False)))
     sent = list(WeightBuckets(engine, bucket_mib=1).flattened(torch.device("cpu")))
     weights = {}

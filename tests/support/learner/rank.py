@@ -3,6 +3,7 @@
 `python rank.py CASES.json OUT.json` with the launcher's environment; each case has a new engine.
 """
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
 from dapo.records.checkpoints import find_newest
 from dapo.spec import RunSpec
@@ -19,6 +21,7 @@ from services.learner.distributed import Ranks
 from services.learner.model.lora import add_lora
 from services.learner.model.policy import PolicyModel, TrainedModel, ValueModel, load_causal
 from services.learner.step.engine import LearnerEngine
+from services.learner.step.fingerprint import fingerprint
 from services.learner.step.payloads import TrainingSample
 from services.learner.step.trainer import Trainer
 from tests.support.learner.meeting import join_on_cpu
@@ -55,26 +58,66 @@ def digest(engine: LearnerEngine[TrainedModel]) -> dict[str, list[float]]:
     return found
 
 
+def optimizer_digest(engine: LearnerEngine[TrainedModel] | None) -> dict[str, str]:
+    """A hash of each parameter's whole fp32 weights, of its moments and of its count of updates: what DeepSpeed itself
+    says of them, gathered from all ranks."""
+    if engine is None:
+        return {}
+    counts = {float(state["step"]) for state in engine.adamw.state.values()}
+    found = {"step": str(counts)}
+    moments = ("exp_avg", "exp_avg_sq") if counts else ()  # None before the first update.
+    if counts and engine.zero_stage in (1, 2):
+        # DeepSpeed links every group behind the first one's first update, when the others have no state yet.
+        engine.optimizer._hp_optimizer_states_linked = False
+        engine.optimizer._lazy_init_hp_params_optimizer_state()
+    for name, parameter in engine.module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if engine.zero_stage == 0:
+            whole = {"fp32": parameter.detach(), **engine.adamw.state.get(parameter, {})}
+        else:
+            whole = {key: safe_get_full_optimizer_state(parameter, key) for key in moments}
+            whole["fp32"] = safe_get_full_fp32_param(parameter)
+        for key in ("fp32", *moments):
+            values = whole[key].reshape(-1) + 0.0  # As a sum over ranks has it: without negative zeros.
+            found[f"{key} {name}"] = hashlib.sha256(values.numpy().tobytes()).hexdigest()
+    return found
+
+
+def state_of(trainer: Trainer) -> dict[str, Any]:
+    """What a checkpoint must give back."""
+    return {
+        "policy": optimizer_digest(trainer.engine),
+        "value": optimizer_digest(trainer.value),
+        "parameters": digest(trainer.engine),
+        "fingerprint": fingerprint(trainer.engine),
+    }
+
+
 def run_case(case: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
-    """Metrics of each batch trained, and a digest of the parameters after the last."""
+    """Metrics of each batch trained, a digest of the parameters after the last, the state when a checkpoint was written
+    and after one was loaded, and this rank's next random number then."""
     spec = RunSpec.model_validate(case["spec"])
-    causal = load_causal(spec.model.path, "float32")
+    causal = load_causal(spec.model.path, spec.model.dtype)
     add_lora(causal, spec.lora, spec.seed)
     bonus = spec.algorithm.entropy_coefficient > 0
     policy = PolicyModel(causal, spec.sampling.temperature, entropy_gradient=bonus)
     engine = LearnerEngine(policy, spec, ranks)
     value = None
     if spec.algorithm.advantage_estimator == "gae":
-        value = LearnerEngine(ValueModel(load_causal(spec.model.path, "float32")), spec, ranks)
-    reference = load_causal(spec.model.path, "float32") if spec.algorithm.needs_reference else None
+        value = LearnerEngine(ValueModel(load_causal(spec.model.path, spec.model.dtype)), spec, ranks)
+    reference = load_causal(spec.model.path, spec.model.dtype) if spec.algorithm.needs_reference else None
     trainer = Trainer(spec, engine, value, reference)
     store = CheckpointStore(Path(case["run_dir"]), spec, trainer)
     first = 0
+    states = {}
     if case.get("resume"):
         checkpoint = find_newest(store.root).checkpoint
         assert checkpoint is not None
         store.load(checkpoint)
         first = checkpoint.manifest.step
+        states["loaded"] = state_of(trainer)
+        states["random"] = all_randoms(ranks)
     metrics = []
     for number in range(first, case["batches"]):
         samples = make_samples(number, case["samples"], engine.module.vocabulary)
@@ -83,6 +126,7 @@ def run_case(case: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
         fetched = {index: sample for index, sample in enumerate(samples) if index not in case.get("lost", [])}
         metrics.append(trainer.train(make_batch(number, samples), lambda records, f=fetched: pick(records, f)))
         if case.get("checkpoint_after") == number + 1:
+            states["saved"] = state_of(trainer)
             directory = store.write(number + 1, epoch=1, frontier=None)
             if ranks.leads:
                 store.mark(directory, epoch=1)
@@ -92,7 +136,15 @@ def run_case(case: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
         "parameters": digest(engine),
         "value": digest(value) if value is not None else {},
         "recomputes": engine.module.causal.is_gradient_checkpointing,
+        **states,
     }
+
+
+def all_randoms(ranks: Ranks) -> list[float]:
+    """The next random number of each rank."""
+    found = [torch.zeros(1) for _ in range(ranks.world_size)]
+    torch.distributed.all_gather(found, torch.rand(1))
+    return [float(one) for one in found]
 
 
 def pick(records: dict[int, pb.TrainSample], samples: dict[int, TrainingSample]) -> dict[int, TrainingSample]:

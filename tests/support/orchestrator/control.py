@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dapo.bus import Bus
+from dapo.bus.parts.decisions import Ending
 from dapo.bus.server.embedded import EmbeddedValkey
 from dapo.contracts.events import Event, StateChanged
 from dapo.records.identity import RunIdentity
@@ -66,6 +67,8 @@ class Workers:
     bus: Bus
     correct: Verdict
     fail: object = staticmethod(lambda group_id: False)
+    silent: object = staticmethod(lambda group_id: False)
+    """Which prompts are never answered."""
     learn_s: float = 0.0
     burst: int = 0
     """Grades are held back until so many groups are generated, then written at once."""
@@ -77,18 +80,24 @@ class Workers:
     async def generate(self, worker_id: str, seed: int) -> None:
         rng = random.Random(seed)
         while True:
-            for delivery in await self.bus.streams.consume("prompts", worker_id, count=2, block_s=0.2):
+            claimed = await self.bus.streams.claim_dead("prompts", "generator", worker_id, count=64)
+            for delivery in claimed or await self.bus.streams.consume("prompts", worker_id, count=2, block_s=0.2):
                 task = await self.bus.groups.read_task(delivery.data.decode())
                 self.issued_at[task.group_id] = task.issued_version
                 self.rows_of[task.group_id] = (task.epoch, task.cursor)
                 await asyncio.sleep(rng.random() * 0.02)
+                if self.silent(task.group_id):
+                    continue
                 if self.fail(task.group_id):
                     await self.bus.groups.fail(task.group_id, "prompt_too_long", stream="prompts", delivery=delivery)
                     continue
-                completions = [self._completion(task, index) for index in range(task.group_size)]
-                await self.bus.payloads.put({c.payload_key: b"x" for c in completions})
-                await self.bus.payloads.put({c.text_key: f"{c.group_id}[{c.index}]".encode() for c in completions})
-                await self.bus.groups.write_completions(completions)
+                await self.answer(task)
+
+    async def answer(self, task: pb.PromptTask) -> None:
+        completions = [self._completion(task, index) for index in range(task.group_size)]
+        await self.bus.payloads.put({c.payload_key: b"x" for c in completions})
+        await self.bus.payloads.put({c.text_key: f"{c.group_id}[{c.index}]".encode() for c in completions})
+        await self.bus.groups.write_completions(completions)
 
     def _completion(self, task: pb.PromptTask, index: int) -> pb.Completion:
         return pb.Completion(
@@ -106,8 +115,9 @@ class Workers:
     async def verify(self) -> None:
         grades = []
         while True:
-            deliveries = await self.bus.streams.consume("completions", "verifier-0", count=64, block_s=0.2)
-            for delivery in deliveries:
+            claimed = await self.bus.streams.claim_dead("completions", "verifier", "verifier-0", count=64)
+            new = await self.bus.streams.consume("completions", "verifier-0", count=64, block_s=0.2)
+            for delivery in [*claimed, *new]:
                 completion = pb.Completion.FromString(delivery.data)
                 correct = self.correct(completion.group_id, completion.index)
                 reward = 1.0 if correct else -1.0
@@ -145,6 +155,7 @@ class Seen:
     ledger: dict[str, int] = field(default_factory=dict)
     issued: int = 0
     open: list[str] = field(default_factory=list)
+    ending: Ending | None = None
 
 
 def make_controller(bus: Bus, spec: RunSpec, recorder: Recorder, seen: Seen) -> Controller:
@@ -170,7 +181,7 @@ async def run_control(url: str, run_id: str, spec: RunSpec, workers: Workers, se
     recorder = Recorder.create(seen.run_dir, spec, RunIdentity(run_id, "2026-01-02T03:04:05.000+00:00"))
     seen.rows = recorder.rows
     controller = make_controller(bus, spec, recorder, seen)
-    control = asyncio.create_task(controller.run())
+    control = asyncio.create_task(controller.run(await bus.lease.acquire("orchestrator")))
     learner = asyncio.create_task(workers.learn())
     background = [
         asyncio.create_task(work)
@@ -186,6 +197,7 @@ async def run_control(url: str, run_id: str, spec: RunSpec, workers: Workers, se
         seen.ledger = await bus.groups.ledger()
         seen.issued = await bus.groups.issued_total()
         seen.open = await bus.groups.open_ids()
+        seen.ending = controller.ending
         await bus.close()
 
 
@@ -210,3 +222,15 @@ def run_scripted(
 def some_uniform(group_id: str, index: int) -> bool:
     """A third of the groups are all wrong, the rest mixed."""
     return int(group_id[1:]) % 3 != 0 and index % 2 == 0
+
+
+def mixed_until(last: int) -> Verdict:
+    """Verdicts: groups up to that number are mixed, of the later ones three are all correct for each that is all
+    wrong."""
+
+    def correct(group_id: str, index: int) -> bool:
+        if group_id[0] == "e" or int(group_id[1:]) <= last:
+            return index % 2 == 0
+        return int(group_id[1:]) % 4 != 0
+
+    return correct

@@ -27,6 +27,7 @@ class Service:
     def __init__(self, folder: Path, **env: str) -> None:
         self.folder = folder
         ready = folder / "ready.json"
+        ready.unlink(missing_ok=True)
         command = [
             sys.executable,
             "-m",

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -34,7 +35,7 @@ class Stage:
         """Once the run is launched."""
         await eventually(lambda: self.launcher.applied)
         target, _ = self.launcher.applied[0]
-        return await Bus.connect(target.redis_url, RUN)
+        return await Bus.connect(target.redis_url, RUN, instance=secrets.token_hex(4))
 
     async def follow(self) -> None:
         async for event in self.driver.events.watch(""):
@@ -59,14 +60,23 @@ class Stage:
 
 
 def run_stage(
-    spec: RunSpec, folder: Path, play: Play, *, url: str | None, launcher: FakeLauncher | None = None
+    spec: RunSpec,
+    folder: Path,
+    play: Play,
+    *,
+    url: str | None,
+    launcher: FakeLauncher | None = None,
+    previous: RunSpec | None = None,
 ) -> Stage:
-    """Plays until the run has ended, by itself or as `play` has it."""
+    """Plays until the run has ended, by itself or as `play` has it. `previous`: the run in the folder goes on."""
 
     async def main() -> Stage:
         placed = launcher or FakeLauncher()
-        recorder = Recorder.create(folder, spec, RunIdentity(RUN, "2026-01-02T03:04:05.000+00:00"))
-        driver = RunDriver(spec, recorder, placed, redis_url=url)
+        identity = RunIdentity(RUN, "2026-01-02T03:04:05.000+00:00")
+        recorder = Recorder.reopen(folder, spec) if previous else Recorder.create(folder, spec, identity)
+        driver = RunDriver(spec, recorder, placed, redis_url=url, previous=previous)
+        if previous:
+            driver.events.reopen()
         stage = Stage(driver, placed, folder)
         driver.start()
         watching = asyncio.create_task(stage.follow())
@@ -83,6 +93,9 @@ def run_stage(
 async def services(bus: Bus) -> AsyncIterator[Workers]:
     """Scripted generator and verifier at work; every other response is right."""
     workers = Workers(bus, lambda group_id, index: index % 2 == 0)
+    for role, worker in (("generator", "generator-0"), ("verifier", "verifier-0")):
+        # What a predecessor of that name has left is a dead one's from now on.
+        await bus.registry.beat(role, worker)
     tasks = [asyncio.create_task(work) for work in (workers.generate("generator-0", 1), workers.verify())]
     try:
         yield workers

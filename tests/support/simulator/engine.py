@@ -3,90 +3,31 @@
 All running requests advance by one token a step, as decoding does; each token belongs to the version that is set
 at that step. Responses depend on the seed and the request id alone. Routes can be told to hang or to fail.
 
-`python -m tests.support.simulator.engine --port 30000` serves one by itself.
+`python -m tests.support.simulator.engine --port 30000` serves one by itself, until its parent ends.
 """
 
 import argparse
 import asyncio
-import hashlib
-import random
+import os
+import signal
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import orjson
 from aiohttp import web
 
 from dapo.host.ports import HOST, free_port
+from dapo.host.processes import die_with_parent
 from services.generator.engine.client import EngineEndpoint
+from tests.support.simulator.responses import SimulatedRequest, SimulatorOptions, sample
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # aiohttp takes 0 for "wait as long as it takes".
 SHUTDOWN_S = 0.01
 GENERATION_ROUTES = frozenset({"/generate", "/v1/loads"})
-
-
-@dataclass(frozen=True)
-class SimulatorOptions:
-    seed: int = 0
-    vocabulary: int = 11
-    """Ids 0 … vocabulary − 1; a response ends with the first of its request's stop tokens."""
-    mean_tokens: float = 8.0
-    """Lengths are geometric with this mean, the stop token included, and cut at the request's maximum."""
-    step_s: float = 0.002
-    start_s: float = 0.0
-    bucket_s: float = 0.0
-    """Time to receive one bucket of weights."""
-    stream_interval: int = 16
-    max_running: int = 1024
-
-
-@dataclass
-class SimulatedRequest:
-    rid: str
-    ids: list[int]
-    stop: bool
-    """Whether the last id is a stop token; otherwise the response is cut by its maximum."""
-    logprobs: list[float]
-    done: int = 0
-    sent: int = 0
-    spans: list[dict[str, Any]] = field(default_factory=list)
-    events: "asyncio.Queue[dict[str, Any]]" = field(default_factory=asyncio.Queue)
-
-    def advance(self, version: str) -> None:
-        if not self.spans or self.spans[-1]["version"] != version:
-            self.spans.append({"version": version, "start": self.done, "end": self.done})
-        self.done += 1
-        self.spans[-1]["end"] = self.done
-
-    def emit(self, finish: dict[str, Any] | None) -> None:
-        window = slice(self.sent, self.done)
-        meta: dict[str, Any] = {
-            "id": self.rid,
-            "finish_reason": finish,
-            "completion_tokens": self.done,
-            "output_token_logprobs": [
-                [logprob, token, None] for logprob, token in zip(self.logprobs[window], self.ids[window], strict=True)
-            ],
-        }
-        if finish is not None:
-            meta["weight_versions"] = self.spans
-        self.events.put_nowait({"output_ids": self.ids[window], "meta_info": meta})
-        self.sent = self.done
-
-
-def sample(options: SimulatorOptions, rid: str, sampling: dict[str, Any]) -> SimulatedRequest:
-    rng = random.Random(hashlib.blake2b(f"{options.seed}/{rid}".encode()).digest())
-    length = 1
-    while length < sampling["max_new_tokens"] and rng.random() > 1 / options.mean_tokens:
-        length += 1
-    stops = sampling["stop_token_ids"]
-    stop = bool(stops) and length < sampling["max_new_tokens"]
-    ids = [rng.randrange(options.vocabulary) for _ in range(length)]
-    if stop:
-        ids[-1] = stops[0]
-    return SimulatedRequest(rid, ids, stop, [-rng.random() for _ in ids])
 
 
 class SimulatedEngine:
@@ -103,6 +44,10 @@ class SimulatedEngine:
         """So many of the next requests vanish: nothing is ever heard of them."""
         self.frozen = False
         """Neither steps nor answers, as a process that was stopped."""
+        self.sampled = 0
+        """Tokens, so far."""
+        self.tell_sampled: Callable[[int], object] = lambda count: None
+        """Called after each step with the tokens sampled so far."""
         self._keys = {True: api_key, False: admin_key}
         self._requests: dict[str, SimulatedRequest] = {}
         self._paused = False
@@ -158,8 +103,12 @@ class SimulatedEngine:
         while True:
             await asyncio.sleep(self.options.step_s)
             if not self._paused and not self.frozen:
-                for request in list(self._requests.values())[: self.options.max_running]:
+                running = list(self._requests.values())[: self.options.max_running]
+                for request in running:
                     self._step(request)
+                if running:
+                    self.sampled += len(running)
+                    self.tell_sampled(self.sampled)
 
     def _step(self, request: SimulatedRequest) -> None:
         request.advance(self.version)
@@ -320,12 +269,17 @@ class SimulatedServer:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=30000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--mean-tokens", type=float, default=SimulatorOptions.mean_tokens)
-    parser.add_argument("--step-s", type=float, default=SimulatorOptions.step_s)
+    parser.add_argument("--options", default="{}", help="fields of SimulatorOptions as a JSON object")
+    parser.add_argument(
+        "--count-in", type=Path, help="write the number of tokens sampled so far to a new file in there"
+    )
     flags = parser.parse_args()
-    options = SimulatorOptions(seed=flags.seed, mean_tokens=flags.mean_tokens, step_s=flags.step_s)
-    web.run_app(SimulatedEngine(options).app(), host=HOST, port=flags.port, access_log=None)
+    die_with_parent(signal.SIGKILL)
+    engine = SimulatedEngine(SimulatorOptions(**orjson.loads(flags.options)))
+    if flags.count_in is not None:
+        file = os.open(flags.count_in / f"{os.getpid()}-{time.time_ns()}", os.O_CREAT | os.O_WRONLY)
+        engine.tell_sampled = lambda count: os.pwrite(file, b"%020d" % count, 0)
+    web.run_app(engine.app(), host=HOST, port=flags.port, access_log=None, print=None, handler_cancellation=True)
 
 
 if __name__ == "__main__":

@@ -128,6 +128,9 @@ class PacedRun(RuleBasedStateMachine):
         assert self.pacing.all_cut == (len(self.cuts) == self.steps)
         assert self.pacing.finished == (self.trained == self.steps)
         assert self.pacing.admissible() == 0 or not self.pacing.all_cut
+        frugal = self.pacing.admissible(for_next_alone=True)
+        assert frugal <= self.pacing.admissible()
+        assert frugal == 0 or self.pacing.ready + self.pacing.in_flight < self.size / _LOWEST_UPPER_BOUND
 
     @invariant()
     def in_flight_is_bounded(self) -> None:
@@ -137,6 +140,8 @@ class PacedRun(RuleBasedStateMachine):
     @invariant()
     def nobody_waits_for_nothing(self) -> None:
         quiet = not self.in_flight and self.pacing.version == len(self.cuts)
+        if quiet and not self.pacing.finished and self.pacing.ready < self.size:
+            assert self.pacing.admissible(for_next_alone=True) > 0, "nor where nothing is issued ahead"
         if quiet and not self.pacing.finished:
             assert self.pacing.admissible() > 0 or self.take_cut()
 

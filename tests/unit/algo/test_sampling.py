@@ -1,4 +1,4 @@
-"""Dynamic sampling, the keep rate and the data frontier."""
+"""Dynamic sampling, the keep rate, prompts that rest and the data frontier."""
 
 import random
 from collections import Counter
@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dapo.algo.dynamic_sampling import _LOWEST_UPPER_BOUND, KeepRate, is_informative
+from dapo.algo.dynamic_sampling import (
+    _LOWEST_UPPER_BOUND,
+    KeepRate,
+    Resting,
+    Uniform,
+    UniformStreak,
+    is_informative,
+    uniform_kind,
+)
 from dapo.algo.frontier import DataPart, Frontier, FrontierState
 from dapo.algo.pacing import Pacing
 from dapo.algo.shaping import shaped_reward
@@ -41,6 +49,97 @@ def test_pitfall_03_a_length_penalty_does_not_make_an_all_wrong_group_informativ
     rewards = [shaped_reward(False, tokens, spec, truncated=False).reward for tokens in (5, 20)]
     assert rewards[0] > rewards[1]
     assert not is_informative([False, False])
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=8))
+def test_a_group_is_of_a_kind_exactly_when_it_is_not_informative(correct: list[bool]) -> None:
+    kind = uniform_kind(correct)
+    assert (kind is None) == is_informative(correct)
+    assert kind is None or (kind is Uniform.CORRECT) == correct[0]
+
+
+def test_a_group_without_a_verdict_is_of_no_kind() -> None:
+    with pytest.raises(ValueError, match="without a verdict"):
+        uniform_kind([])
+
+
+KINDS = st.sampled_from([None, Uniform.CORRECT, Uniform.WRONG])
+
+
+@given(st.lists(KINDS, max_size=60), st.integers(1, 4), st.none() | st.integers(1, 6), st.integers(0, 60))
+def test_a_streak_counts_from_the_last_kept_group_whoever_counts(
+    kinds: list[Uniform | None], size: int, limit: int | None, handed_over: int
+) -> None:
+    streak = UniformStreak(size, limit)
+    for at, kind in enumerate(kinds):
+        if at == handed_over:
+            counts = {str(one): streak.count(one) for one in Uniform}
+            streak = UniformStreak(size, limit)
+            streak.take_up(counts)
+        streak.observe(kind)
+        recent = kinds[: at + 1]
+        after = recent[len(recent) - recent[::-1].index(None) :] if None in recent else recent
+        assert len(streak) == len(after)
+        assert [streak.count(one) for one in Uniform] == [after.count(one) for one in Uniform]
+        assert streak.is_over == (limit is not None and len(after) >= limit * size)
+        assert not (streak.is_long and len(after) < size)
+        if len(after) >= 2 * size:
+            assert streak.is_long == (limit != 1)
+
+
+ROWS = ["d.jsonl:1", "d.jsonl:2"]
+RESULTS = st.lists(st.tuples(st.sampled_from(ROWS), st.integers(0, 2), KINDS), max_size=40)
+"""Row, epochs since the last group, and what became of its group."""
+
+
+@given(RESULTS)
+def test_without_the_rule_nothing_rests_and_nothing_is_remembered(
+    results: list[tuple[str, int, Uniform | None]],
+) -> None:
+    resting = Resting(None, 1)
+    for row, epoch, kind in results:
+        assert resting.observe(row, epoch, kind) is None
+        assert not any(resting.rests(row, later) for later in range(5))
+
+
+@given(RESULTS, st.integers(1, 3), st.integers(1, 3), st.integers(0, 40))
+def test_a_row_rests_after_so_many_of_a_kind_in_a_row_whoever_counts(
+    results: list[tuple[str, int, Uniform | None]], after: int, epochs: int, handed_over: int
+) -> None:
+    resting, stored, epoch = Resting(after, epochs), dict[str, str](), 0
+    seen: dict[str, list[tuple[int, Uniform | None]]] = {row: [] for row in ROWS}
+    for at, (row, passed, kind) in enumerate(results):
+        if at == handed_over:
+            resting = Resting(after, epochs)
+            resting.take_up(stored)
+        epoch += passed
+        remembered = resting.observe(row, epoch, kind)
+        assert remembered is not None
+        stored[row] = remembered
+        if not remembered:
+            del stored[row]
+        seen[row].append((epoch, kind))
+        for one in ROWS:
+            for later in range(epoch + 1, epoch + 6):
+                assert resting.rests(one, later) == should_rest(seen[one], later, after, epochs)
+
+
+def should_rest(seen: list[tuple[int, Uniform | None]], epoch: int, after: int, epochs: int) -> bool:
+    """From the definition: the newest groups of the row, as many as are of one kind, and the epoch of the last."""
+    if not seen or seen[-1][1] is None:
+        return False
+    last_epoch, kind = seen[-1]
+    streak = 0
+    while streak < len(seen) and seen[-1 - streak][1] == kind:
+        streak += 1
+    return streak >= after and epoch <= last_epoch + epochs
+
+
+def test_an_older_group_that_is_settled_last_shortens_no_rest() -> None:
+    resting = Resting(2, 2)
+    for epoch in (0, 2, 1):
+        resting.observe("r", epoch, Uniform.WRONG)
+    assert [resting.rests("r", epoch) for epoch in (3, 4, 5)] == [True, True, False]
 
 
 def test_keep_rate_starts_at_one_and_stays_while_all_are_kept() -> None:

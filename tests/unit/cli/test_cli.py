@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from dapo.cli.main import app
 from dapo.cli.progress import LiveDisplay, Pace, PlainDisplay, Waiting, duration, show
 from dapo.cli.train import summary_lines
-from dapo.contracts.events import Alert, ServiceChanged, StateChanged, StepFinished
+from dapo.contracts.events import WAITING, WAITING_OVER, Alert, ServiceChanged, StateChanged, StepFinished
 from tests.support.paths import REPO
 
 EXAMPLES = sorted((REPO / "examples").glob("*.yaml"))
@@ -136,6 +136,32 @@ def test_what_is_awaited_follows_the_events():
     assert "last steps" in waiting.text
 
 
+def test_a_standstill_is_awaited_until_the_run_goes_on():
+    told = Alert(cause=WAITING, message="step 2 waits 41 s for group g0000000123")
+    for end in (Alert(cause=WAITING_OVER, message="step 2 goes on"), StepFinished(row={"step": 2})):
+        waiting = Waiting(10)
+        waiting.update(StateChanged(state="running"))
+        waiting.update(StepFinished(row={"step": 1}))
+        waiting.update(told)
+        waiting.update(Alert(message="something else"))
+        assert waiting.text == told.message
+        waiting.update(end)
+        assert waiting.text == ""
+
+
+def test_while_a_run_stands_still_no_time_is_left_to_tell():
+    out = io.StringIO()
+    with LiveDisplay(Console(file=out, force_terminal=True, width=120), 10) as display:
+        for step in (1, 2):
+            display.event(StepFinished(row={**ROW, "step": step}))
+        assert display._bar.tasks[0].fields["left"] == "0:00:00"
+        display.event(Alert(cause=WAITING, message="step 3 waits 41 s for the learner"))
+        assert display._bar.tasks[0].fields["left"] == "–"
+        display.event(Alert(cause=WAITING_OVER, message="step 3 goes on"))
+        assert display._bar.tasks[0].fields["left"] == "0:00:00"
+    assert "alert: step 3 waits 41 s for the learner" in out.getvalue()
+
+
 def test_time_left():
     pace = Pace(10)
     pace.update(1, 100.0)
@@ -221,6 +247,7 @@ def test_the_summary_in_words():
     summary = {
         "steps": 60, "steps_total": 60, "elapsed_s": 301.2, "accuracy_start": 0.21, "accuracy_end": None,
         "averaged_steps": 5,
+        "rested_prompts": 17,
         "generated_tokens": 512345, "ledger": {"trained": 3840, "filtered": 500, "failed": 0},
         "evaluations": {"held-out": [
             {"step": 0, "samples": 4, "avg_at_k": {"value": 0.2, "low": 0.1, "high": 0.3}},
@@ -232,4 +259,5 @@ def test_the_summary_in_words():
     assert "held-out: avg@4 0.200 [0.100, 0.300] at step 0 → –" in text
     assert "60 of 60 in 0:05:01" in text
     assert "512,345" in text
+    assert "17 prompts were left out of later epochs" in text
     assert "4340 issued: 3840 trained, 500 filtered" in text

@@ -29,7 +29,6 @@ from services.generator.engine.server import (
 from services.generator.jobs import request_id
 from services.generator.membership import parse_version, version_name
 from services.generator.tokens import PromptError, check_length
-from services.generator.writer import FinishedResponse, build_completion, build_payload
 
 
 def event(ids: list[int], finish: dict[str, Any] | None = None, **meta: Any) -> dict[str, Any]:
@@ -114,13 +113,6 @@ def test_an_event_must_be_an_object_that_tells_of_no_failure(odd: bytes) -> None
 def test_an_event_for_nobody_is_refused(odd: dict[str, Any]) -> None:
     with pytest.raises(EngineError, match="was not asked"):
         addressee(odd, {"r": StreamedResponse("r")})
-
-
-@pytest.mark.parametrize(("token", "version"), [(2**31, "1.0"), (1, "base"), (1, "None")])
-def test_what_a_payload_cannot_hold_is_refused(token: int, version: str) -> None:
-    response = StreamedResponse("r", [token], [-0.5], [Span(version, 0, 1)], "length")
-    with pytest.raises(EngineError, match="request r"):
-        build_payload(FinishedResponse("g", 0, 0, [1], response))
 
 
 def test_what_an_abort_repeats_is_dropped() -> None:
@@ -338,14 +330,3 @@ def test_only_stop_strings_need_a_tokenizer_in_the_engine() -> None:
     )
     for spec, needed in ((make_spec(), False), (stopping, True)):
         assert ("--skip-tokenizer-init" in server_flags(spec, device="cuda", port=1, pool=None)) != needed
-
-
-def test_a_completion_repeats_the_spans_of_its_payload() -> None:
-    """The payload is deleted long before anybody asks which weights sampled the response."""
-    spans = [Span("1.3", 0, 2), Span("1.4", 2, 3)]
-    finished = FinishedResponse("g0000000001", 0, 0, [7], StreamedResponse("r", [1, 2, 3], [-0.5] * 3, spans, "stop"))
-    payload = build_payload(finished)
-    names = {"payload_key": "p", "text_key": "t", "generator_id": "generator-0", "prompt_end": ""}
-    completion = build_completion(finished, payload, **names)
-    assert [(span.version.step, span.start, span.end) for span in completion.spans] == [(3, 0, 2), (4, 2, 3)]
-    assert (completion.version_min, completion.version_max) == (3, 4)

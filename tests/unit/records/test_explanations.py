@@ -55,15 +55,15 @@ def test_a_filtered_group_says_why() -> None:
 def test_a_group_that_waits_says_for_what_and_who_has_it() -> None:
     waiting = facts("issued", (True,), ungraded=[completion(1)], size=4)
     holders = [
-        Holder("prompts", None, "generator-0", True, 12.34),
-        Holder("completions", 1, "verifier-0", False, 90),
+        Holder("prompts", waiting.record.group_id, None, "generator-0", True, 12.34),
+        Holder("completions", waiting.record.group_id, 1, "verifier-0", False, 90),
     ]
     assert words(waiting, None, holders) == (
         "It waits for 2 responses of 4; 1 graded. generator-0 has had its prompt for 12.3 s and is alive. "
         "verifier-0, which has had response #1 for 1.5 min, is dead: another verifier takes over."
     )
     assert explain(waiting, None, holders).missing == (2, 3)
-    unread = [Holder("completions", index, "", False, 3) for index in (2, 1)]
+    unread = [Holder("completions", waiting.record.group_id, index, "", False, 3) for index in (2, 1)]
     assert "No verifier has taken responses #1, #2 yet, for 3.0 s." in words(facts("generated", (True,)), None, unread)
 
 

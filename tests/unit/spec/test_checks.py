@@ -1,6 +1,8 @@
 """Values that do not go together are refused with the field, its value and the cure."""
 
 import dataclasses
+import math
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -52,6 +54,11 @@ REFUSED: list[tuple[dict[str, Any], str, list[str]]] = [
         },
         "algorithm.importance_mode = mask",
         ["importance_cap = null"],
+    ),
+    (
+        {"algorithm__dynamic_sampling": False, "asynchrony__expected_keep_rate": 0.25},
+        "asynchrony.expected_keep_rate = 0.25",
+        ["dynamic_sampling = false", "no effect"],
     ),
     ({"algorithm__gae_gamma": 0.9}, "algorithm.gae_gamma = 0.9", ["advantage_estimator = group", "gae"]),
     ({"algorithm__gae_lambda": 0.9}, "algorithm.gae_lambda = 0.9", ["advantage_estimator = group"]),
@@ -202,7 +209,9 @@ def test_budget_of_the_default_spec_by_hand() -> None:
     budget = payload_budget(spec())
     completion = (2048 + 20480) * 4 + 20480 * 4 + 20480 * 5
     assert budget.completion == completion
-    assert budget.needed == completion * 512 * 16 * (2 * 5 + 1 + 1)
+    assert budget.needed == completion * 512 * 16 * (2 * 5 + (1 + 1) * 2)
+    plain = payload_budget(spec(algorithm__dynamic_sampling=False))
+    assert plain.needed == completion * 512 * 16 * (2 * 5 + 1 + 1)
 
 
 def test_budget_uses_the_expected_length() -> None:
@@ -216,9 +225,10 @@ def test_budget_uses_the_expected_length() -> None:
     stale=st.integers(0, 8),
     length=st.integers(2, 20000),
     memory=st.integers(16, 60000),
+    keep_rate=st.fractions(min_value=Fraction(1, 20), max_value=1, max_denominator=20),
 )
 def test_a_spec_passes_exactly_when_its_payloads_fit(
-    prompts: int, every: int, keep: int, stale: int, length: int, memory: int
+    prompts: int, every: int, keep: int, stale: int, length: int, memory: int, keep_rate: Fraction
 ) -> None:
     fields = {
         "training__prompts_per_step": prompts,
@@ -226,10 +236,12 @@ def test_a_spec_passes_exactly_when_its_payloads_fit(
         "checkpoint__every_steps": every,
         "checkpoint__keep_last": keep,
         "asynchrony__max_staleness": stale,
+        "asynchrony__expected_keep_rate": float(keep_rate),
         "sampling__max_response_tokens": length,
         "reward__overlong_buffer_tokens": 1,
     }
-    needed = (2048 * 4 + length * 13) * prompts * 16 * (min(2, keep) * every + stale + 1)
+    ahead = (stale + 1) / Fraction(float(keep_rate))
+    needed = math.ceil((2048 * 4 + length * 13) * prompts * 16 * (min(2, keep) * every + ahead))
     enough = -(-needed // MIB)
     if needed <= memory * MIB:
         spec(**fields, resources__redis__memory_mib=memory)

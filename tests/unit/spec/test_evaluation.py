@@ -104,6 +104,30 @@ def test_a_set_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert "evaluation.sets.exam.path" in {problem.field for problem in missing_inputs(made)}
 
 
+@pytest.mark.parametrize(
+    ("rule", "says"),
+    [
+        ({"threshold": 0.5}, "evaluation.early_stopping.threshold = 0.5: has no effect without a set"),
+        (
+            {"set": "quiz", "patience": 3},
+            "early_stopping.set = quiz: is no set that is evaluated. Those there are: exam",
+        ),
+        ({"set": "exam"}, "ends no run by itself. Give evaluation.early_stopping.threshold, .patience or both"),
+        ({"set": "exam", "threshold": 0.5, "min_delta": 0.1}, "min_delta = 0.1: has no effect without patience"),
+        ({"set": "exam", "patience": 0}, "evaluation.early_stopping.patience"),
+    ],
+)
+def test_a_rule_for_an_early_end_that_would_do_nothing_is_refused(rule: dict[str, Any], says: str) -> None:
+    sets = {"exam": {"path": "a.jsonl"}}
+    assert says in refused(evaluation={"sets": sets, "every_steps": 10, "early_stopping": rule})
+
+
+def test_a_rule_for_an_early_end_wants_evaluations_on_the_way() -> None:
+    rule = {"set": "held-out", "threshold": 0.9}
+    assert "Give evaluation.every_steps" in refused(evaluation={"early_stopping": rule}, data__held_out_share=0.1)
+    spec(evaluation={"early_stopping": rule, "every_steps": 5}, data__held_out_share=0.1)
+
+
 def test_the_best_checkpoint_is_chosen_by_a_set_that_is_evaluated_where_checkpoints_are() -> None:
     sets = {"exam": {"path": "a.jsonl"}}
     assert "is no set that is evaluated. Give evaluation.sets" in refused(checkpoint__keep_best="exam")

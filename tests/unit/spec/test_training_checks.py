@@ -25,6 +25,14 @@ from tests.support.spec import spec
             {"resources__generator__start_deadline_s": 1800},
             ["weight_sync.no_generator_s = 1200", "1800 + 60 + 120", "Set at least 1980"],
         ),
+        (
+            {"resources__restarts__stall_s": 400},
+            ["resources.restarts.stall_s = 400", "start_deadline_s = 600", "Set at least 600"],
+        ),
+        (
+            {"resources__restarts__wait_alert_s": 4000},
+            ["resources.restarts.stall_s = 3600", "resources.restarts.wait_alert_s = 4000"],
+        ),
         ({"lora__alpha": 16.0}, ["lora.alpha = 16.0", "lora.rank = null", "Set lora.rank"]),
         ({"lora__target_modules": "q_proj"}, ["lora.target_modules = q_proj", "lora.rank = null"]),
         ({"lora__rank": 0}, ["lora.rank"]),

@@ -53,6 +53,14 @@ local function note(id, what)
   end
 end
 
+-- Moves the count of the bytes that the run's payloads take, on the server that holds them. Zero is no key.
+local function count_payloads(change)
+  local key = prefix .. "payload_bytes"
+  if change ~= 0 and redis.call("INCRBY", key, string.format("%.0f", change)) == 0 then
+    redis.call("UNLINK", key)
+  end
+end
+
 -- Puts the prompt of an issued group on its stream for one more delivery. The entry tells its number, as payload keys and
 -- request ids are made of it, and how many deliveries in a row were lost without a response.
 local function put_prompt(id)

@@ -106,7 +106,7 @@ def test_of_a_damaged_newest_checkpoint_the_one_before_is_taken_and_the_log_repl
         first_life = weights(tmp_path)
         latest = newest(tmp_path)
         assert latest is not None
-        harmed = next(latest.directory.joinpath("shards").iterdir())
+        harmed = next(latest.directory.joinpath("policy").iterdir())
         harmed.write_bytes(b"cut short")
 
         processes[:] = await start_ranks(valkey.url, tmp_path, ranks=1)
@@ -125,7 +125,7 @@ def test_of_a_damaged_newest_checkpoint_the_one_before_is_taken_and_the_log_repl
 
         # Now the log has nothing left that an older checkpoint could go on with.
         await bus.weights.publish_version(pb.Version(incarnation=2, step=3), 2)
-        next((tmp_path / "checkpoints" / "step-000003.e2" / "shards").iterdir()).unlink()
+        next((tmp_path / "checkpoints" / "step-000003.e2" / "policy").iterdir()).unlink()
         processes[:] = await start_ranks(valkey.url, tmp_path, ranks=1)
         assert await exit_codes(processes) == [1]
         log = (tmp_path / "learner-0.log").read_text()
@@ -134,6 +134,21 @@ def test_of_a_damaged_newest_checkpoint_the_one_before_is_taken_and_the_log_repl
             "error: CheckpointError: the run has come to step 3 and cannot go on from the checkpoint of step 2, as the "
             "batches behind it have left the log: "
         )
+
+    play(valkey.url, scenario)
+
+
+@pytest.mark.timeout(600)
+def test_a_run_that_ends_before_its_first_batch_has_no_checkpoint(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    save_model(tmp_path / "model", 0)
+
+    async def scenario(bus: Bus, processes: Processes) -> None:
+        epoch, _ = await begin(bus, tmp_path, 1, cut=0)
+        await bus.batches.cut(pb.TrainBatch(batch=0, end=True), epoch)
+        processes += await start_ranks(valkey.url, tmp_path, ranks=1)
+        assert await exit_codes(processes) == [0]
+        assert newest(tmp_path) is None
+        assert not (tmp_path / "checkpoints").exists()
 
     play(valkey.url, scenario)
 

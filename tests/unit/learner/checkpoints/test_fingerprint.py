@@ -8,7 +8,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("deepspeed")
 
 from services.learner.step import fingerprint as module  # noqa: E402
-from services.learner.step.fingerprint import hash_tensors, own_shard  # noqa: E402
+from services.learner.step.fingerprint import chunk_sums, hash_tensors  # noqa: E402
+from services.learner.step.fragments import own_shard, shard_place  # noqa: E402
 
 DTYPES = st.sampled_from([torch.float32, torch.bfloat16, torch.float16])
 SEEDS = st.integers(0, 10_000)
@@ -40,9 +41,9 @@ def test_one_bit_makes_another(count: int, dtype: "torch.dtype", seed: int, data
     assert hash_tensors([changed]) != hash_tensors([tensor])
 
 
-@given(words=st.lists(st.integers(-(2**63), 2**63 - 1), min_size=2, max_size=2, unique=True))
+@given(words=st.lists(st.integers(-(2**31), 2**31 - 1), min_size=2, max_size=2, unique=True))
 def test_two_words_never_agree(words: list[int]) -> None:
-    one, other = (torch.tensor([word]) for word in words)
+    one, other = (torch.tensor([word], dtype=torch.int32) for word in words)
     assert hash_tensors([one]) != hash_tensors([other])
     assert hash_tensors([~one]) != hash_tensors([one])
 
@@ -60,6 +61,20 @@ def test_two_signs_and_two_places_make_another(
     whole = hash_tensors([tensor])
     assert hash_tensors([signs]) != whole
     assert tensor[one] == tensor[other] or hash_tensors([swapped]) != whole
+
+
+@given(count=st.integers(1, 60), dtype=DTYPES, seed=SEEDS, data=st.data())
+def test_stretches_add_up_to_the_whole(count: int, dtype: "torch.dtype", seed: int, data: st.DataObject) -> None:
+    """Wherever ranks cut a parameter, also within a word, and in chunks of four words."""
+    cuts = sorted(data.draw(st.lists(st.integers(0, count), max_size=4)))
+    tensor = values(count, dtype, seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_CHUNK_WORDS", 4)
+        module._multipliers.cache_clear()
+        stretches = zip([0, *cuts], [*cuts, count], strict=True)
+        added = sum(chunk_sums(tensor[start:end], start, count) for start, end in stretches)
+        assert torch.equal(added, chunk_sums(tensor, 0, count))
+    module._multipliers.cache_clear()
 
 
 def test_order_and_every_chunk_count(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,3 +101,4 @@ def test_the_padding_of_a_shard_does_not_count() -> None:
         assert torch.equal(own_shard(parameter, rank), whole[4 * rank : 4 * rank + 4])
     shards[0].ds_numel, parameter.ds_numel, parameter.ds_tensor = 4, 3, shards[0]
     assert own_shard(parameter, 1).numel() == 0
+    assert shard_place(parameter, 1) == (3, 0)

@@ -48,7 +48,7 @@ def test_ctrl_c_stops_the_run_and_leaves_no_process(spec, tmp_path):
     os.kill(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, out + err
-    assert "stopping…" in out
+    assert "stopping: a checkpoint is written first…" in out
     assert json.loads((tmp_path / "run/summary.json").read_text())["state"] == "stopped"
     assert not [entry for entry in members if entry in family([entry.pid])]
 

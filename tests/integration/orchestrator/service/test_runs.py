@@ -9,7 +9,7 @@ import psutil
 from redis import Redis
 
 from dapo.v1 import run_pb2, run_pb2_grpc
-from tests.support.orchestrator.run_service import METADATA, Service, create, events, processes, wait_for
+from tests.support.orchestrator.run_service import METADATA, Service, create, events, wait_for
 
 
 def test_a_run_whose_services_fail_says_which_and_why_and_leaves_nothing(service, channel, spec):
@@ -64,21 +64,6 @@ def test_stop_ends_a_starting_run_and_leaves_no_process(service, spec):
     assert (again.status_code, again.json()["state"]) == (200, "stopped")
 
 
-def test_an_embedded_valkey_that_dies_is_named_with_the_end_of_its_log(service, spec):
-    run = create(service, spec)
-    wait_for(service, 3)
-    (valkey,) = processes(service, "valkey-server")
-    valkey.kill()
-    seen = events(service, run["id"])
-    message = service.http.get(f"/v1/runs/{run['id']}").json()["message"]
-    assert "the embedded Valkey was ended by signal 9" in message
-    assert f"{run['run_dir']}/redis/valkey.log" in message
-    assert "Ready to accept connections" in message
-    assert "Start the server" not in message
-    assert (seen[-1][1], seen[-1][2]["state"]) == ("state", "failed")
-    assert service.family() == []
-
-
 def test_a_full_disk_is_called_one_and_leaves_no_process(service, spec):
     folder = service.folder / "full"
     folder.mkdir()
@@ -91,7 +76,7 @@ def test_a_full_disk_is_called_one_and_leaves_no_process(service, spec):
     assert service.family() == []
 
 
-def test_a_run_on_a_server_of_others_leaves_only_its_record_there(spec, tmp_path, valkey):
+def test_a_run_that_was_stopped_keeps_all_it_has_on_a_server_of_others_until_it_is_purged(spec, tmp_path, valkey):
     service = Service(tmp_path, REDIS_URL=valkey.url)
     try:
         run = create(service, spec)
@@ -99,8 +84,9 @@ def test_a_run_on_a_server_of_others_leaves_only_its_record_there(spec, tmp_path
         assert service.http.post(f"/v1/runs/{run['id']}/stop").json()["state"] == "stopped"
         with Redis.from_url(valkey.url) as client:
             left = {key.decode().removeprefix(f"dapo:{{{run['id']}}}:") for key in client.scan_iter()}
-        assert left <= {"run", "events", "ledger", "dead"}
-        assert {"run", "events"} <= left
+            assert {"run", "events", "epoch:orchestrator"} <= left
+            assert service.http.post(f"/v1/runs/{run['id']}/purge").status_code == 204
+            assert not list(client.scan_iter())
     finally:
         service.close()
 

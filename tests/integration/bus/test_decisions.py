@@ -1,0 +1,45 @@
+"""What a checkpoint keeps of a run's decisions, and how a run is put where it stood, on a real Valkey."""
+
+from dapo.bus import Bus, Settlement
+from dapo.bus.parts.decisions import Ending
+from dapo.bus.server.embedded import EmbeddedValkey
+from tests.support.bus import drive, make_scored
+
+
+def test_a_run_that_goes_on_knows_the_rows_and_not_the_end_that_was_mended(valkey: EmbeddedValkey) -> None:
+    async def scenario(bus: Bus) -> None:
+        epoch, scored = await make_scored(bus, 5)
+        remembered = ["1 -1 all wrong", "2 3 all wrong", "", "1 -1 all correct", "2 5 all correct"]
+        rows = ["d.jsonl:1", "d.jsonl:1", "d.jsonl:2", "d.jsonl:2", "d.jsonl:3"]
+        settlements = [
+            Settlement(one.data.decode(), "filtered", text[5:], one, row, text)
+            for one, row, text in zip(scored, rows, remembered, strict=True)
+        ]
+        await bus.groups.settle_many(settlements, epoch)
+        await bus.decisions.end(Ending(0, "failed", "nothing to train on"), epoch)
+        decided = await bus.decisions.read()
+        known = {"d.jsonl:1": "2 3 all wrong", "d.jsonl:2": "1 -1 all correct", "d.jsonl:3": "2 5 all correct"}
+        assert decided.resting == known
+        assert sum(decided.uniform.values()) == 5
+        assert decided.ending == Ending(0, "failed", "nothing to train on")
+
+        many = {f"d.jsonl:{number}": "1 -1 all wrong" for number in range(10, 2510)}
+        frontier = await bus.decisions.frontier(0)
+        assert frontier.resting == known
+        await bus.decisions.begin_at(0, frontier._replace(resting=known | many), epoch)
+        decided = await bus.decisions.read()
+        assert decided.resting == known | many
+        assert (decided.uniform, decided.ending) == ({}, None)
+        assert decided.last_prompt is not None
+
+    drive(valkey.url, scenario)
+
+
+def test_a_kept_group_lets_its_row_be_forgotten(valkey: EmbeddedValkey) -> None:
+    async def scenario(bus: Bus) -> None:
+        epoch, (first, second) = await make_scored(bus, 2)
+        named = Settlement(first.data.decode(), "filtered", "all wrong", first, "d.jsonl:1", "1 -1 all wrong")
+        await bus.groups.settle_many([named, Settlement(second.data.decode(), "kept", "", second, "d.jsonl:1")], epoch)
+        assert (await bus.decisions.read()).resting == {}
+
+    drive(valkey.url, scenario)

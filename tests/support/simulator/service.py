@@ -1,0 +1,25 @@
+"""`python -m tests.support.simulator.service`: the run service, with engines simulated and all else as it is.
+
+Flags as `python -m services.orchestrator`; the environment of processes.py, which generators inherit.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+
+from dapo.spec.workloads import Workload
+from services.orchestrator import __main__ as service
+from services.orchestrator.launch.launcher import RunTarget
+from services.orchestrator.launch.local import LocalLauncher
+
+_MODULES = {"generator": "tests.support.simulator.worker", "learner": "tests.support.simulator.learner"}
+
+
+class SimulatingLauncher(LocalLauncher):
+    async def apply(self, run: RunTarget, workloads: Sequence[Workload]) -> None:
+        await super().apply(run, [replace(one, module=_MODULES.get(one.role, one.module)) for one in workloads])
+
+
+if __name__ == "__main__":
+    service.LocalLauncher = SimulatingLauncher  # type: ignore[misc]
+    sys.exit(service.main())
