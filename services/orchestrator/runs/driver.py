@@ -25,8 +25,7 @@ from services.orchestrator.control.watchdog import Watchdog
 from services.orchestrator.launch.launcher import Launcher, LaunchError, RunTarget
 from services.orchestrator.records.provenance import provenance
 from services.orchestrator.records.recorder import Recorder
-from services.orchestrator.runs.completion import save_first, wait_until_complete, was_complete
-from services.orchestrator.runs.ending import settled, tell_end
+from services.orchestrator.runs.completion import save_first, settled, tell_end, wait_until_complete, was_complete
 from services.orchestrator.runs.events import RunEvents
 from services.orchestrator.runs.inputs import Inputs, input_problems, open_inputs
 from services.orchestrator.runs.monitor import HealthMonitor
