@@ -14,6 +14,7 @@ from google.protobuf.proto import parse_length_prefixed, serialize_length_prefix
 from pydantic import BaseModel, ConfigDict
 
 from dapo.bus.failures import explain_failure
+from dapo.bus.parts.decisions import Frontier
 from dapo.bus.parts.records import parse_facts
 from dapo.host.files import replacing, write_text
 from dapo.records.explanations import GroupExplanation, explain, iso
@@ -59,18 +60,27 @@ def write_group_archive(run_dir: Path, groups: Iterable[tuple[str, Mapping[bytes
     """Add the records of the groups, as the bus has them, to those of an earlier end, which they replace. Raises
     OSError."""
     path = RunFolder(run_dir).groups
-    try:
-        records = {one.group_id: one for one in _read(path)}
-    except ValueError:
-        records = {}  # What is damaged is of no use any more.
+    records = _known(path)
     for group_id, fields in groups:
         named = {name.decode(): value for name, value in fields.items()}
         records[group_id] = pb.StoredGroup(group_id=group_id, fields=named)
-    data = BytesIO()
-    for _, record in sorted(records.items())[-_MOST:]:
-        serialize_length_prefixed(record, data)
-    with replacing(path) as scratch:
-        scratch.write_bytes(gzip.compress(data.getbuffer(), _LEVEL))
+    _write(path, records)
+
+
+def rewind_group_archive(run_dir: Path, frontier: Frontier | None) -> None:
+    """Forget the groups that were not settled where a run goes on (None: at its beginning), because they come again.
+    Raises OSError."""
+    path = RunFolder(run_dir).groups
+    if frontier is None or not path.exists():
+        path.unlink(missing_ok=True)
+        return
+    newest = {"g": frontier.issued.partition(" ")[0], "e": frontier.evaluated}
+    settled = {
+        group_id: record
+        for group_id, record in _known(path).items()
+        if group_id <= newest[group_id[0]] and group_id not in frontier.unsettled
+    }
+    _write(path, settled)
 
 
 def read_archived_group(run_dir: Path, group_id: str) -> GroupExplanation | None:
@@ -83,8 +93,23 @@ def read_archived_group(run_dir: Path, group_id: str) -> GroupExplanation | None
     return None
 
 
+def _known(path: Path) -> dict[str, pb.StoredGroup]:
+    try:
+        return {one.group_id: one for one in _read(path)}
+    except ValueError:
+        return {}  # What is damaged is of no use any more.
+
+
+def _write(path: Path, records: Mapping[str, pb.StoredGroup]) -> None:
+    data = BytesIO()
+    for _, record in sorted(records.items())[-_MOST:]:
+        serialize_length_prefixed(record, data)
+    with replacing(path) as scratch:
+        scratch.write_bytes(gzip.compress(data.getbuffer(), _LEVEL))
+
+
 def _read(path: Path) -> Iterator[pb.StoredGroup]:
-    """None where there is no file. Raises ValueError for one that is damaged, OSError."""
+    """Nothing where there is no file. Raises ValueError for one that is damaged, OSError."""
     if not path.exists():
         return
     try:

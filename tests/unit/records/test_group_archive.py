@@ -2,12 +2,14 @@
 
 import pytest
 
+from dapo.bus.parts.decisions import Frontier
 from dapo.records import group_archive
 from dapo.records.folder import RunFolder
 from dapo.records.group_archive import (
     dead_letter,
     read_archived_group,
     read_dead_letters,
+    rewind_group_archive,
     write_dead_letters,
     write_group_archive,
 )
@@ -62,6 +64,17 @@ def test_a_damaged_file_is_told_and_then_replaced(tmp_path) -> None:
         read_archived_group(tmp_path, "g0000000001")
     write_group_archive(tmp_path, [stored(1)])
     assert read_archived_group(tmp_path, "g0000000001") is not None
+
+
+def test_a_run_that_is_put_back_forgets_the_groups_that_come_again(tmp_path) -> None:
+    """Else one of them would be told as it was before, once its new record has left Redis."""
+    write_group_archive(tmp_path, [stored(number) for number in (1, 2, 3, 4)])
+    frontier = Frontier("g0000000003 0 3", "", "", "", {}, {"g0000000002": "0 2"}, {}, 0, {})
+    rewind_group_archive(tmp_path, frontier)
+    known = [read_archived_group(tmp_path, f"g{number:010d}") is not None for number in (1, 2, 3, 4)]
+    assert known == [True, False, True, False]
+    rewind_group_archive(tmp_path, None)
+    assert read_archived_group(tmp_path, "g0000000001") is None
 
 
 def test_a_run_that_kept_nothing_knows_nothing(tmp_path) -> None:
