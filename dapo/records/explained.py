@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
+from dapo.algo.progress import seconds
 from dapo.bus.keys import READERS
 from dapo.bus.ledger import RUN_COMPLETE
 from dapo.records.explanations import GroupExplanation, GroupHolder, GroupResponse, Happening
@@ -123,10 +124,6 @@ def elapsed(happenings: Sequence[Happening]) -> list[float]:
     """Seconds from the first to each."""
     times = [datetime.fromisoformat(one.at) for one in happenings]
     return [(time - times[0]).total_seconds() for time in times]
-
-
-def seconds(value: float) -> str:
-    return f"{value:.1f} s" if value < 60 else f"{value / 60:.1f} min"
 
 
 def _count(number: int, noun: str) -> str:

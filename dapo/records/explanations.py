@@ -142,7 +142,7 @@ class GroupExplanation(_Record):
     """Who has what the group waits for, of one that is not settled."""
 
 
-def explain(facts: GroupFacts, letter: dict[str, str] | None, holders: Sequence[Holder]) -> GroupExplanation:
+def explain_group(facts: GroupFacts, letter: dict[str, str] | None, holders: Sequence[Holder]) -> GroupExplanation:
     """`letter`: the dead letter that the facts name, where it is still there."""
     record, task = facts.record, facts.record.task
     responses = [_response(grade.completion, grade) for grade in record.grades]

@@ -17,7 +17,7 @@ from dapo.bus.failures import explain_failure
 from dapo.bus.parts.decisions import Frontier
 from dapo.bus.parts.records import parse_facts
 from dapo.host.files import replacing, write_text
-from dapo.records.explanations import GroupExplanation, explain, iso
+from dapo.records.explanations import GroupExplanation, explain_group, iso
 from dapo.records.folder import RunFolder
 from dapo.records.json_lines import read_json_lines
 from dapo.v1 import messages_pb2 as pb
@@ -89,7 +89,7 @@ def read_archived_group(run_dir: Path, group_id: str) -> GroupExplanation | None
         if one.group_id == group_id:
             facts = parse_facts(run_dir.name, group_id, {name.encode(): value for name, value in one.fields.items()})
             letters = {letter.id: letter.model_dump() for letter in read_dead_letters(run_dir)}
-            return explain(facts, letters.get(facts.letter_id), [])
+            return explain_group(facts, letters.get(facts.letter_id), [])
     return None
 
 

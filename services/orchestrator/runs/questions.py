@@ -11,7 +11,7 @@ from dapo.bus.keys import COMPLETIONS, SCORED
 from dapo.bus.parts.records import GroupFacts
 from dapo.bus.parts.streams import Holder
 from dapo.bus.roles import QuestionBus
-from dapo.records.explanations import GroupExplanation, explain
+from dapo.records.explanations import GroupExplanation, explain_group
 from dapo.records.group_archive import (
     DeadLetter,
     dead_letter,
@@ -107,7 +107,7 @@ async def answering() -> AsyncIterator[None]:
 
 
 async def _explain(bus: QuestionBus, facts: GroupFacts, holders: Sequence[Holder]) -> GroupExplanation:
-    return explain(facts, await bus.dead_letters.find(facts.letter_id) if facts.letter_id else None, holders)
+    return explain_group(facts, await bus.dead_letters.find(facts.letter_id) if facts.letter_id else None, holders)
 
 
 async def _holders(bus: QuestionBus, facts: GroupFacts) -> list[Holder]:

@@ -10,7 +10,7 @@ from dapo.bus.ledger import TRANSITIONS
 from dapo.bus.parts.records import GroupFacts, Mark, parse_facts
 from dapo.bus.parts.streams import Holder
 from dapo.records.explained import elapsed, steps_of, summary, what_happened
-from dapo.records.explanations import GroupExplanation, explain
+from dapo.records.explanations import GroupExplanation, explain_group
 from dapo.v1 import messages_pb2 as pb
 from tests.support.paths import REPO
 from tests.support.samples import record
@@ -36,7 +36,7 @@ def facts(state: str, verdicts=(), *, size=None, ungraded=(), reason="", marks=(
 
 
 def words(found: GroupFacts, letter=None, holders=()) -> str:
-    return " ".join(summary(explain(found, letter, holders)))
+    return " ".join(summary(explain_group(found, letter, holders)))
 
 
 def test_a_trained_group_names_its_step_and_batch() -> None:
@@ -59,10 +59,10 @@ def test_a_group_that_waits_says_for_what_and_who_has_it() -> None:
         Holder("completions", waiting.record.group_id, 1, "verifier-0", False, 90),
     ]
     assert words(waiting, None, holders) == (
-        "It waits for 2 responses of 4; 1 graded. generator-0 has had its prompt for 12.3 s and is alive. "
-        "verifier-0, which has had response #1 for 1.5 min, is dead: another verifier takes over."
+        "It waits for 2 responses of 4; 1 graded. generator-0 has had its prompt for 12 s and is alive. "
+        "verifier-0, which has had response #1 for 90 s, is dead: another verifier takes over."
     )
-    assert explain(waiting, None, holders).missing == (2, 3)
+    assert explain_group(waiting, None, holders).missing == (2, 3)
     unread = [Holder("completions", waiting.record.group_id, index, "", False, 3) for index in (2, 1)]
     assert "No verifier has taken responses #1, #2 yet, for 3.0 s." in words(facts("generated", (True,)), None, unread)
 
@@ -83,7 +83,7 @@ def test_lost_tries_are_counted_and_told() -> None:
         Mark(3_500, "claimed", ["generator-1/b", "generator-2/c"]),
         Mark(4_000, "refilled", ["3", "generator-2", "21"]),
     ]
-    found = explain(facts("scored", (True, False), marks=marks, deliveries=4), None, [])
+    found = explain_group(facts("scored", (True, False), marks=marks, deliveries=4), None, [])
     assert [what_happened(one) for one in found.happenings] == [
         "issued",
         "generator-0 handed the prompt back: its engine was lost",
@@ -96,7 +96,7 @@ def test_lost_tries_are_counted_and_told() -> None:
 
 
 def test_a_response_tells_its_delivery_its_try_and_the_weights_of_its_tokens() -> None:
-    found = explain(facts("generated", ungraded=[completion(0, 12, 3, 4), completion(1, 0, 3)]), None, [])
+    found = explain_group(facts("generated", ungraded=[completion(0, 12, 3, 4), completion(1, 0, 3)]), None, [])
     first, second = found.responses
     assert (first.delivery, first.retry, steps_of(first)) == (2, 3, "3 (0-10), 4 (10-20)")
     assert (second.delivery, second.retry, steps_of(second), second.verdict) == (1, 1, "3", None)
@@ -114,7 +114,7 @@ def test_a_response_tells_its_delivery_its_try_and_the_weights_of_its_tokens() -
 def test_every_group_is_explained(state, verdicts, ungraded, reason, batch, letter) -> None:
     waiting = [completion(len(verdicts) + index) for index in range(ungraded)]
     known = facts(state, verdicts, ungraded=waiting, size=8, reason=reason, batch=batch)
-    found = explain(known, None if letter is None else {"reason": letter, "detail": ""}, [])
+    found = explain_group(known, None if letter is None else {"reason": letter, "detail": ""}, [])
     assert [one.index for one in found.responses] == list(range(len(verdicts) + ungraded))
     assert summary(found)[0].startswith("It ") or state in ("scored", "filtered")
     assert GroupExplanation.model_validate_json(found.model_dump_json()) == found
