@@ -64,7 +64,7 @@ def test_a_group_that_waits_says_for_what_and_who_has_it() -> None:
     )
     assert explain_group(waiting, None, holders).missing == (2, 3)
     unread = [Holder("completions", waiting.record.group_id, index, "", False, 3) for index in (2, 1)]
-    assert "No verifier has taken responses #1, #2 yet, for 3.0 s." in words(facts("generated", (True,)), None, unread)
+    assert "No verifier has taken responses #1, #2 yet, for 3 s." in words(facts("generated", (True,)), None, unread)
 
 
 def test_a_failed_group_tells_its_reason_and_the_letters_detail() -> None:
