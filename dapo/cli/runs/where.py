@@ -31,8 +31,8 @@ _GROUP = re.compile(r"([ge]?)(\d{1,10})")
 
 
 @contextmanager
-def service(url: str, token: str) -> Iterator["RunClient"]:
-    """Its client; leaves with a sentence where it refuses or does not answer."""
+def service(url: str, token: str, beside: str = "") -> Iterator["RunClient"]:
+    """Its client; leaves with a sentence where it refuses or does not answer. `beside`: what else is known then."""
     from dapo.client import RefusedRequest, RunClient, ServiceError
 
     try:
@@ -41,7 +41,7 @@ def service(url: str, token: str) -> Iterator["RunClient"]:
     except RefusedRequest as error:
         fail(str(error))
     except ServiceError as error:
-        fail(f"{error} (at {url}; --url or {URL_VARIABLE} says where it is)", RUN_ERROR)
+        fail(f"{error} (at {url}; --url or {URL_VARIABLE} says where it is){beside}", RUN_ERROR)
 
 
 class RunPlace(NamedTuple):
@@ -55,7 +55,8 @@ class RunPlace(NamedTuple):
 
     def ask(self, question: Callable[["RunClient", str], T]) -> T:
         """The service's answer. Leaves with a message where it refuses or does not answer."""
-        with service(self.url, self.token) as client:
+        beside = "" if self.folder else f", and there is no folder {self.run_id}"
+        with service(self.url, self.token, beside) as client:
             return question(client, self.run_id)
 
     def ask_or(self, question: Callable[["RunClient", str], T], otherwise: Callable[[Path], T]) -> T:
