@@ -18,8 +18,9 @@ from dapo.v1 import messages_pb2 as pb
 from services.generator.engine.client import SamplingParams
 from services.generator.engine.responses import StreamedResponse
 from services.generator.engine.server import SglangServer
+from services.generator.jobs import request_id
 from services.generator.tokens import PromptCodec
-from services.generator.worker import Generator, request_id
+from services.generator.worker import Generator
 from services.learner.loss.policy import kl_k3
 from services.learner.model.policy import PolicyModel, load_causal, masked_ids
 from tests.support.arrays import decode_ids, decode_logprobs
