@@ -24,6 +24,10 @@ class ServiceError(RuntimeError):
     """The run service does not answer, failed at a request, or went away."""
 
 
+class ServiceSilent(ServiceError):
+    """A watched service has said nothing for longer than it ever should: it hangs, or was stopped."""
+
+
 class RefusedRequest(ServiceError):
     """The service refused a request, e.g. an invalid spec or an unknown run; the message is the service's own."""
 
@@ -143,18 +147,21 @@ class RunClient:
         that cannot be."""
         self._answer("POST", f"/v1/runs/{run_id}/groups/{group_id}/requeue")
 
-    def events(self, run_id: str, after: str = "") -> Iterator[RunEvent]:
+    def events(self, run_id: str, after: str = "", *, silence_s: float | None = None) -> Iterator[RunEvent]:
         """The events of the run behind the one with id `after` ("": all), then each as it comes, until the run ends.
 
-        Raises RefusedRequest where there is none of that id, ServiceError where the service goes away.
+        A service says something every ten seconds; with `silence_s` ServiceSilent is raised where it says nothing for
+        so long. Raises RefusedRequest where there is no run of that id, ServiceError where the service goes away.
         """
-        timeout, wanted = httpx.Timeout(_CONNECT_S, read=None), {"after": after}
+        timeout, wanted = httpx.Timeout(_CONNECT_S, read=silence_s), {"after": after}
         try:
             with self._http.stream("GET", f"/v1/runs/{run_id}/events", params=wanted, timeout=timeout) as response:
                 if response.is_error:
                     response.read()
                     raise _error(response)
                 yield from _parse_events(response.iter_lines())
+        except httpx.ReadTimeout as error:
+            raise ServiceSilent(f"the run service has said nothing for {silence_s:g} s") from error
         except httpx.HTTPError as error:
             raise ServiceError(f"the run service went away: {error}") from error
 
@@ -197,6 +204,8 @@ def _parse_events(lines: Iterator[str]) -> Iterator[RunEvent]:
     """The events of a stream of server-sent events."""
     fields: dict[str, str] = {}
     for line in lines:
+        if line.startswith(":"):
+            continue  # a comment: somebody is there
         if line:
             name, _, value = line.partition(": ")
             fields[name] = value

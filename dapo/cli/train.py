@@ -13,7 +13,7 @@ from dapo.cli.children import require_torch
 from dapo.cli.embedded import EmbeddedService
 from dapo.cli.errors import INTERRUPTED, RUN_ERROR, fail
 from dapo.cli.progress import Display, duration, make_display
-from dapo.client import RefusedRequest, Run, RunClient, ServiceError
+from dapo.client import RefusedRequest, Run, RunClient, ServiceError, ServiceSilent
 from dapo.contracts.events import known_event
 from dapo.host.storage import in_words
 from dapo.records.folder import RunFolder
@@ -26,6 +26,9 @@ from dapo.spec.problem import SpecError
 from dapo.spec.run import RunSpec
 
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SILENCE_S = 30.0
+"""A service says something three times as often."""
+_GIVE_UP_S = 600.0
 _ENDED = ("succeeded", "failed", "stopped")
 
 
@@ -157,9 +160,22 @@ def _last_event(run_dir: Path | None) -> str:
 
 
 def _follow(client: RunClient, run_id: str, display: Display, seen: str) -> None:
-    for sent in client.events(run_id, seen):
-        if (event := known_event(sent.kind, sent.data)) is not None:
-            display.event(event)
+    """Raises ServiceSilent where the service says nothing for ten minutes: it has been stopped, and nobody wakes it."""
+    silent_s = 0.0
+    while True:
+        try:
+            for sent in client.events(run_id, seen, silence_s=_SILENCE_S):
+                if silent_s:
+                    display.note("")
+                seen, silent_s = sent.id, 0.0
+                if (event := known_event(sent.kind, sent.data)) is not None:
+                    display.event(event)
+            return
+        except ServiceSilent:
+            silent_s += _SILENCE_S
+            if silent_s >= _GIVE_UP_S:
+                raise
+            display.note(f"the run service has said nothing for {silent_s:.0f} s: it hangs, or was stopped")
 
 
 def _conclude(attempt: _Attempt, console: Console) -> Finished:

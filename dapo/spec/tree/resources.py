@@ -75,7 +75,8 @@ class RestartSpec(Section):
     weights, one that leaves by itself with an error ends the run at once, and so does a full disk at any time."""
 
     limit: int = Field(default=5, ge=0)
-    """Restarts of the same process (of the learner's ranks together) within `window_s`; the next end fails the run."""
+    """Restarts of the same process (of the learner's ranks together) within `window_s`. The next end fails the run, or,
+    of a generator or verifier beside others that run, waits for `longest_pause_s`; 0 always fails it."""
     window_s: float = Field(default=600.0, gt=0)
     """The time over which `limit` counts."""
     pause_s: float = Field(default=1.0, ge=0)

@@ -1,5 +1,6 @@
 """The run service as REST under /v1/runs, with OpenAPI at /docs and events as server-sent events."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any
@@ -29,6 +30,9 @@ from services.orchestrator.api.schemas import (
 from services.orchestrator.runs.events import WatchedEvent
 from services.orchestrator.runs.service import BadField, RunService
 
+_KEEP_ALIVE_S = 10.0
+"""A watcher hears something at least so often."""
+
 
 def _error(kind: ErrorKind, message: str, problems: Sequence[FieldProblem] = ()) -> JSONResponse:
     body = ErrorBody(error=ErrorDetail(code=kind.code, message=message, problems=list(problems)))
@@ -39,8 +43,24 @@ def _error(kind: ErrorKind, message: str, problems: Sequence[FieldProblem] = ())
 
 
 async def _encode(events: AsyncIterator[WatchedEvent]) -> AsyncIterator[bytes]:
-    async for event in events:
-        yield f"id: {event.id}\nevent: {event.event.kind}\ndata: {json.dumps(event.event.data())}\n\n".encode()
+    """With a comment whenever nothing has happened for a while, so that a watcher knows that somebody is there."""
+    waiting: asyncio.Future[WatchedEvent] | None = None
+    try:
+        while True:
+            waiting = waiting or asyncio.ensure_future(anext(events))
+            await asyncio.wait({waiting}, timeout=_KEEP_ALIVE_S)
+            if not waiting.done():
+                yield b": nothing new\n\n"
+                continue
+            try:
+                event = waiting.result()
+            except StopAsyncIteration:
+                return
+            waiting = None
+            yield f"id: {event.id}\nevent: {event.event.kind}\ndata: {json.dumps(event.event.data())}\n\n".encode()
+    finally:
+        if waiting is not None:
+            waiting.cancel()
 
 
 def create_app(service: RunService, token: str | None) -> FastAPI:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from dapo.host.files import append_line, write_json, write_text
+from dapo.host.storage import in_words
 from dapo.records.curves import plot_run
 from dapo.records.folder import RunFolder
 from dapo.records.identity import FolderLock, RunDirError, RunIdentity, read_identity, write_identity
@@ -79,7 +80,7 @@ class Recorder:
 
     @classmethod
     def reopen(cls, run_dir: Path, spec: RunSpec) -> Self:
-        """Raises RunDirError when the folder holds no run or what it holds cannot be read, OSError."""
+        """Raises RunDirError when the folder holds no run or what it holds cannot be used, OSError."""
         folder = RunFolder(run_dir)
         recorder = cls(run_dir, spec, read_identity(run_dir))
         recorder._lock = FolderLock(run_dir)
@@ -87,13 +88,12 @@ class Recorder:
             recorder.rows = keep_json_lines(folder.metrics)
             recorder.evaluations = keep_json_lines(folder.evaluations)
             recorder.samples.reopen()
-        except ValueError as error:
+            folder.metrics.touch()
+            folder.summary.unlink(missing_ok=True)
+        except (ValueError, OSError) as error:
             recorder.close()
-            raise RunDirError(str(error)) from error
-        write_text(folder.spec, dump_yaml(spec))
+            raise RunDirError(in_words(error, run_dir)) from error
         recorder.elapsed_before_s = recorder.rows[-1]["time_s"] if recorder.rows else 0.0
-        folder.metrics.touch()
-        folder.summary.unlink(missing_ok=True)
         return recorder
 
     def keep_spec(self, spec: RunSpec) -> None:

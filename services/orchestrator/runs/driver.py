@@ -77,7 +77,7 @@ class RunDriver:
         self._recorder = recorder
         self._launcher = launcher
         self._placement = Placement(launcher, self.events)
-        self._redis = RunRedis(run_id, recorder.run_dir, spec.resources.redis, redis_url)
+        self._redis = RunRedis(run_id, recorder.run_dir, spec.resources, redis_url)
         self.questions = Questions(recorder.run_dir, self._redis)
         self._began = time.monotonic()
         self._state = "starting"
@@ -168,8 +168,10 @@ class RunDriver:
         if self._previous is None:
             await bus.runs.create(*self._record())
         else:
-            await bus.runs.renew(*self._record(), self._epoch)
             news = [await take_up(bus, self._recorder, self._previous, self._spec, self._epoch)]
+            # Not before: a spec that the run cannot go on with must not be the one that the next start compares with.
+            self._recorder.keep_spec(self._spec)
+            await bus.runs.renew(*self._record(), self._epoch)
             news += [f"changed: {change}" for change in changes(self._previous, self._spec)]
         self.events.open(bus)
         self._archiving = asyncio.create_task(self.events.archive())

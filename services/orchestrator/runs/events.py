@@ -14,6 +14,7 @@ from dapo.bus.roles import OrchestratorBus
 from dapo.contracts.events import Event, StateChanged, known_event
 from dapo.host.files import append_line
 from dapo.records.folder import RunFolder
+from dapo.records.identity import RunDirError
 from dapo.records.json_lines import keep_json_lines, read_json_lines
 
 log = logging.getLogger(__name__)
@@ -73,8 +74,11 @@ class RunEvents:
         self._late: list[WatchedEvent] = []
 
     def reopen(self) -> None:
-        """Go on behind what is archived of an earlier start. Raises ValueError, OSError."""
-        rows = keep_json_lines(self._path)
+        """Go on behind what is archived of an earlier start. Raises RunDirError, OSError."""
+        try:
+            rows = keep_json_lines(self._path)
+        except ValueError as error:
+            raise RunDirError(str(error)) from error
         self._archived = position(rows[-1]["id"] if rows else "")
 
     def open(self, bus: OrchestratorBus) -> None:

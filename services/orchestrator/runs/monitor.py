@@ -41,7 +41,8 @@ class HealthMonitor:
     """Starts workers again that ended or fell silent, tells of it, and ends the run where that does not help.
 
     A generator or a verifier is started alone; all ranks of the learner together, since none can go on without the
-    others. Such a unit has a RestartBudget.
+    others. Such a unit has a RestartBudget; where that is spent the run fails, unless others do the same work: then the
+    unit is started again after the longest pause each time.
 
     State: since when workers run, which of them were heard, since when they are silent, the budgets and the restarts
     that are due; none of it outlives the process.
@@ -120,13 +121,16 @@ class HealthMonitor:
         unit, now_s = _unit(status), time.monotonic()
         budget = self._budgets.setdefault(unit, RestartBudget(self._spec))
         pause_s = budget.spend(now_s)
-        if pause_s is None:
-            before = f", after {budget.used} restarts within {self._spec.window_s:g} s" if budget.used else ""
-            await self._fail(status, reason + before)
         workers = [one.worker_id for one in statuses if _unit(one) == unit]
+        which = f"restart {budget.used} of {self._spec.limit}"
+        if pause_s is None:
+            before = f"{budget.used} restarts within {self._spec.window_s:g} s"
+            if not budget.used or not _has_others(status, statuses):
+                await self._fail(status, f"{reason}, after {before}" if budget.used else reason)
+            pause_s, which = self._spec.longest_pause_s, f"it had {before}; the others go on"
         self._due[unit] = _Restart(workers, now_s + pause_s)
         who = f"{workers[0]} is" if len(workers) == 1 else f"all {len(workers)} ranks of the {unit} are"
-        then = f"{who} started again in {pause_s:g} s (restart {budget.used} of {self._spec.limit})"
+        then = f"{who} started again in {pause_s:g} s ({which})"
         log_tail = await self._launcher.logs(self._run_id, status.worker_id)
         await self._events.tell(_changed(status, "ended", f"{reason}; {then}", log_tail))
 
@@ -173,6 +177,12 @@ class HealthMonitor:
             self._began.setdefault(status.worker_id, now_s)
         self._heard |= {worker for worker in alive if now_s - self._began.get(worker, now_s) > HEARTBEAT_TTL_S}
         self._silent_since = {worker: self._silent_since.get(worker, now_s) for worker in sorted(self._heard - alive)}
+
+
+def _has_others(status: WorkerStatus, statuses: Sequence[WorkerStatus]) -> bool:
+    """Whether another worker does the same work, so that the run goes on without this one."""
+    others = (one for one in statuses if one.role == status.role and _unit(one) != _unit(status))
+    return any(one.state == WorkerState.RUNNING for one in others)
 
 
 def _unit(status: WorkerStatus) -> str:

@@ -1,10 +1,10 @@
 """The Redis of one run: a server of others, or a Valkey of its own in the run's folder."""
 
 import asyncio
-import itertools
 import logging
 import secrets
 import shutil
+import time
 from pathlib import Path
 
 from dapo.bus import Bus, BusError
@@ -12,14 +12,13 @@ from dapo.bus.server.embedded import EmbeddedValkey
 from dapo.contracts.events import Alert, Emit
 from dapo.records.folder import RunFolder
 from dapo.spec.budget import server_memory_mib
-from dapo.spec.tree.resources import RedisResources
+from dapo.spec.tree.resources import ResourcesSpec
+from services.orchestrator.launch.health import RestartBudget
 from services.orchestrator.runs.outcome import RunFailed
 
 log = logging.getLogger(__name__)
 
 _CLEANING_S = 10.0
-_RESTARTS = 5
-"""Of the embedded Valkey, within a run; one that ends more often has a reason that another start does not mend."""
 
 
 class RunRedis:
@@ -29,12 +28,13 @@ class RunRedis:
     RUN_DIR/redis, and on a server of others all but record, events, ledger and dead letters.
     """
 
-    def __init__(self, run_id: str, run_dir: Path, resources: RedisResources, default_url: str | None) -> None:
+    def __init__(self, run_id: str, run_dir: Path, resources: ResourcesSpec, default_url: str | None) -> None:
         """`default_url`: of the service's server, where the spec names none; None: an embedded one is started."""
         self._run_id = run_id
         self._folder = RunFolder(run_dir).redis
-        self._resources = resources
-        self._external = resources.url or default_url
+        self._resources = resources.redis
+        self._restarts = resources.restarts
+        self._external = resources.redis.url or default_url
         self._valkey: EmbeddedValkey | None = None
         self._start: asyncio.Future[EmbeddedValkey] | None = None
         self.bus: Bus | None = None
@@ -68,20 +68,22 @@ class RunRedis:
     async def keep(self, emit: Emit) -> None:
         """Start the embedded Valkey again, at its address and with its data, whenever it has ended. Until cancelled.
 
-        Raises RunFailed when it ends for the sixth time, BusUnavailable when it does not start.
+        At once, since everything waits for it, and as often as `resources.restarts` allows. Raises RunFailed when it
+        ends once more, BusUnavailable when it does not start.
         """
         if self._valkey is None:
             return
-        for restarts in itertools.count(1):
+        budget, spec = RestartBudget(self._restarts), self._restarts
+        while True:
             while (reason := await self.failure()) is None:
                 pass
             log.error("%s", reason)
-            if restarts > _RESTARTS:
-                raise RunFailed(f"after {_RESTARTS} restarts {reason}")
+            if budget.spend(time.monotonic()) is None:
+                raise RunFailed(f"after {budget.used} restarts within {spec.window_s:g} s {reason}")
             self._start = asyncio.ensure_future(asyncio.to_thread(self._valkey.restart))
             await asyncio.shield(self._start)
             what, _, _ = reason.partition("\n")
-            message = f"{what}, and was started again with its data (restart {restarts} of {_RESTARTS})"
+            message = f"{what}, and was started again with its data (restart {budget.used} of {spec.limit})"
             await emit(Alert(cause="redis_restarted", message=message))
 
     async def failure(self) -> str | None:

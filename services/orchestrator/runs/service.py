@@ -154,8 +154,12 @@ class RunService:
                     f"run {run_id} has done its {previous.training.steps} steps: to go beyond them, set training.steps"
                 )
             recorder = Recorder.reopen(folder, spec)
-            driver = RunDriver(spec, recorder, self._launcher, redis_url=self._redis_url, previous=previous)
-            driver.events.reopen()
+            try:
+                driver = RunDriver(spec, recorder, self._launcher, redis_url=self._redis_url, previous=previous)
+                driver.events.reopen()
+            except BaseException:
+                recorder.close()
+                raise
         except (RunDirError, OSError) as error:
             raise RunConflict(f"run_dir {folder}: {in_words(error, folder)}") from error
         self._runs[run_id] = driver
@@ -192,7 +196,7 @@ class RunService:
             raise RunConflict(f"run {run_id} goes on: stop it first")
         folder = await self._folder(run_id)
         try:
-            resources = load_spec(RunFolder(folder).spec).resources.redis
+            resources = load_spec(RunFolder(folder).spec).resources
             await RunRedis(run_id, folder, resources, self._redis_url).purge()
         except (SpecError, BusError, OSError) as error:
             raise RunConflict(f"run {run_id} could not be purged: {error}") from error

@@ -17,7 +17,8 @@ from dapo.v1 import messages_pb2 as pb  # noqa: E402
 from services.generator.engine.client import SamplingParams  # noqa: E402
 from services.generator.engine.responses import StreamedResponse  # noqa: E402
 from services.generator.engine.server import SglangServer  # noqa: E402
-from services.generator.worker import Generator, request_id  # noqa: E402
+from services.generator.jobs import request_id  # noqa: E402
+from services.generator.worker import Generator  # noqa: E402
 from services.learner.model.lora import adapter_weights, add_lora  # noqa: E402
 from tests.support.generator.kit import Learner, make_spec, running  # noqa: E402
 from tests.support.models import ALPHABET, EOS, greedy, save_model, tiny_qwen2, token_logprobs  # noqa: E402

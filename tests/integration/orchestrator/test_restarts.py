@@ -130,6 +130,30 @@ def test_a_worker_that_ends_again_and_again_ends_the_run(valkey: EmbeddedValkey,
     )
 
 
+def test_one_of_two_that_ends_again_and_again_is_started_after_the_longest_pause(
+    valkey: EmbeddedValkey, tmp_path: Path
+) -> None:
+    async def play(stage: Stage) -> None:
+        await (await stage.bus()).close()
+        for restarts in range(4):
+            stage.launcher.end(RUN, "verifier-1", -9)
+            await eventually(lambda restarts=restarts: len(stage.launcher.restarted) > restarts)
+        await stage.driver.stop()
+
+    restarts = {"pause_s": 0.1, "limit": 2, "longest_pause_s": 0.3}
+    spec = make_spec(tmp_path, staleness=1, tree={"resources": {"verifier": {"replicas": 2}, "restarts": restarts}})
+    stage = run_stage(spec, tmp_path / "run", play, url=valkey.url)
+    assert stage.states()[-1] == "stopped"
+    assert (
+        started_again(stage)[2:]
+        == [
+            "verifier-1 was ended by signal 9; verifier-1 is started again in 0.3 s "
+            "(it had 2 restarts within 600 s; the others go on)"
+        ]
+        * 2
+    )
+
+
 @pytest.mark.usefixtures("short_lives")
 def test_a_frozen_worker_is_told_of_and_then_started_again(valkey: EmbeddedValkey, tmp_path: Path) -> None:
     async def play(stage: Stage) -> None:

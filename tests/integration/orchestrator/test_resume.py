@@ -11,6 +11,7 @@ from dapo.bus import Bus
 from dapo.records.checkpoints import Manifest, directory_name, file_sizes, mark, newest_epoch, write_manifest
 from dapo.records.folder import RunFolder
 from dapo.records.json_lines import read_json_lines
+from dapo.spec.load import load_spec
 from dapo.spec.problem import SpecError
 from dapo.spec.run import RunSpec
 from dapo.v1 import messages_pb2 as pb
@@ -184,6 +185,21 @@ def test_a_run_that_ended_early_goes_on_once_its_cause_is_mended(tmp_path: Path,
     assert resumed(stage).startswith("the run goes on from the checkpoint of step 3, and issues ")
     assert ("it had ended early, at step 3" in resumed(stage)) == redis_is_left
     assert stage.states()[-1] == "succeeded"
+    story.check(STEPS)
+
+
+def test_a_spec_that_the_run_cannot_go_on_with_does_not_take_the_place_of_its_own(tmp_path: Path) -> None:
+    story, spec = Story(tmp_path / "run"), make_spec(tmp_path, staleness=STALENESS)
+    story.start(spec, last=5)
+    shorter = make_spec(tmp_path, staleness=STALENESS, tree={"training": {"steps": 3}})
+
+    async def wait(stage: Stage) -> None:
+        await eventually(lambda: stage.states()[-1:] == ["failed"])
+
+    refused = run_stage(shorter, story.folder, wait, url=None, previous=spec)
+    assert refused.summary()["message"].startswith("training.steps = 3: the run has come to step ")
+    assert load_spec(RunFolder(story.folder).spec) == spec
+    assert story.start(spec, step=5, previous=spec).states()[-1] == "succeeded"
     story.check(STEPS)
 
 
