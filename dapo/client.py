@@ -132,6 +132,21 @@ class RunClient:
         """
         return self._run("POST", f"/v1/runs/{run_id}/stop", timeout=httpx.Timeout(_CONNECT_S, read=None))
 
+    def explain(self, run_id: str, group_id: str) -> dict[str, Any]:
+        """What is known of a group, as dapo.records.explanations.GroupExplanation has it. Raises RefusedRequest where
+        there is no record of it."""
+        return cast(dict[str, Any], self._answer("GET", f"/v1/runs/{run_id}/groups/{group_id}").json())
+
+    def dead_letters(self, run_id: str, count: int = 100) -> Sequence[dict[str, Any]]:
+        """What was taken out of circulation, the newest first, as dapo.records.group_archive.DeadLetter has it."""
+        found = self._answer("GET", f"/v1/runs/{run_id}/dead-letters?count={count}").json()
+        return cast(Sequence[dict[str, Any]], found["letters"])
+
+    def requeue(self, run_id: str, group_id: str) -> None:
+        """Have the prompt of a failed group issued once more, as a new group. Raises RefusedRequest, which says why
+        that cannot be."""
+        self._answer("POST", f"/v1/runs/{run_id}/groups/{group_id}/requeue")
+
     def events(self, run_id: str, after: str = "", *, silence_s: float | None = None) -> Iterator[RunEvent]:
         """The events of the run behind the one with id `after` ("": all), then each as it comes, until the run ends.
 

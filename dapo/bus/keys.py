@@ -39,6 +39,7 @@ class Keys:
         self.passed = self.prefix + "passed"
         self.drained = self.prefix + "drained"
         self.again = self.prefix + "again"
+        self.requeued = self.prefix + "requeued"
         self.history = self.prefix + "history"
         self.uniform = self.prefix + "uniform"
         self.resting = self.prefix + "resting"

@@ -17,6 +17,8 @@
 | weights    | members, version       | member, read commands,  |                    | members,            |
 |            |                        | reply, version, forget  |                    | command, publish    |
 
+Questions about a run are answered through a QuestionBus, which only reads.
+
 What a method does is told by the part that has it (dapo/bus/parts). The views are types: mypy refuses a service that
 goes beyond its own, and nothing checks it at run time.
 """
@@ -24,10 +26,11 @@ goes beyond its own, and nothing checks it at run time.
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from dapo.bus.parts.decisions import Decided, Ending, Frontier
+from dapo.bus.failures import FailureReason
+from dapo.bus.parts.decisions import Decided, Ending, Frontier, IssuedPrompt
 from dapo.bus.parts.groups import Outcome, Refill, Settlement
-from dapo.bus.parts.records import GroupRecord
-from dapo.bus.parts.streams import Delivery, Held
+from dapo.bus.parts.records import GroupFacts, GroupRecord
+from dapo.bus.parts.streams import Delivery, Holder
 from dapo.bus.server.outage import Outage
 from dapo.contracts.events import Event
 from dapo.v1 import messages_pb2 as pb
@@ -75,7 +78,7 @@ class ConsumesAndClaims(Consumes, Protocol):
 
 
 class SeesStreams(ConsumesAndClaims, Protocol):
-    async def oldest(self, stream: str) -> Held | None: ...
+    async def oldest(self, stream: str) -> Holder | None: ...
     async def length(self, stream: str) -> int: ...
 
 
@@ -96,7 +99,7 @@ class FailsGroups(Protocol):
     async def fail(
         self,
         group_id: str,
-        reason: str,
+        reason: FailureReason,
         detail: str = "",
         *,
         stream: str | None = None,
@@ -142,6 +145,7 @@ class OrchestratorRuns(WorkerRuns, Protocol):
 
 
 class OrchestratorGroups(FailsGroups, Protocol):
+    async def facts(self, group_id: str) -> GroupFacts: ...
     async def issue(self, tasks: Sequence[pb.PromptTask], epoch: int, *, stream: str = ...) -> None: ...
     async def read_many(self, group_ids: Sequence[str]) -> list[GroupRecord]: ...
     async def settle(
@@ -169,6 +173,7 @@ class OrchestratorBatches(ReadsBatches, Protocol):
 
 class OrchestratorDecisions(Protocol):
     async def read(self) -> Decided: ...
+    async def requeue(self, prompt: IssuedPrompt, epoch: int) -> None: ...
     async def save_evaluations(self, standing: Mapping[str, Any], epoch: int) -> None: ...
     async def end(self, ending: Ending, epoch: int) -> None: ...
     async def begin_at(self, step: int, frontier: Frontier | None, epoch: int) -> None: ...
@@ -302,3 +307,29 @@ class LearnerBus(Protocol):
     def decisions(self) -> SeesFrontier: ...
     @property
     def weights(self) -> LearnerWeights: ...
+
+
+# -- questions about a run
+
+
+class KnowsGroups(Protocol):
+    async def facts(self, group_id: str) -> GroupFacts: ...
+    async def stored(self) -> list[tuple[str, dict[bytes, bytes]]]: ...
+
+
+class KnowsHolders(Protocol):
+    async def holders(self, stream: str, group_id: str, since_ms: int) -> list[Holder]: ...
+
+
+class KnowsDeadLetters(Protocol):
+    async def read(self, count: int = ...) -> list[dict[str, str]]: ...
+    async def find(self, letter_id: str) -> dict[str, str] | None: ...
+
+
+class QuestionBus(Protocol):
+    @property
+    def groups(self) -> KnowsGroups: ...
+    @property
+    def streams(self) -> KnowsHolders: ...
+    @property
+    def dead_letters(self) -> KnowsDeadLetters: ...

@@ -28,6 +28,7 @@ class EmbeddedService:
         where `logs` cannot be written."""
         logs.mkdir(parents=True, exist_ok=True)
         self._log = logs / f".orchestrator-{os.getpid()}.log"
+        self._notice: Path | None = None
         self.token = secrets.token_urlsafe(24)
         options = ("--die-with-parent", "--leave-runs", "--state-dir", str(state_dir))
         command = python_command("services.orchestrator", *options)
@@ -57,6 +58,12 @@ class EmbeddedService:
         self._log.replace(path)
         self._log = path
 
+    def say_where(self, path: Path) -> None:
+        """Write to `path`, for its owner alone, how the service is asked, until it ends. Raises OSError."""
+        self._notice = path
+        with open(path, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            json.dump({"url": self.url, "token": self.token}, file)
+
     def close(self) -> None:
         """Ask it to stop its runs and end; kill it when it does not."""
         if self._process.poll() is None:
@@ -68,6 +75,8 @@ class EmbeddedService:
                 self._process.wait()
         if self._process.stdout is not None:
             self._process.stdout.close()
+        if self._notice is not None:
+            self._notice.unlink(missing_ok=True)
         if self._log.name.startswith("."):
             self._log.unlink(missing_ok=True)
 

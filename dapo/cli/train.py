@@ -140,6 +140,7 @@ def _run(
     attempt.run = run = start(client)
     folder = Path(run["run_dir"])
     service.move_log(RunFolder(folder).logs / "orchestrator.log")
+    service.say_where(RunFolder(folder).service)
     console.print(f"run {run['id']} in {folder}", highlight=False, soft_wrap=True)
     with make_display(console, spec.training.steps) as display:
         try:

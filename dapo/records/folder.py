@@ -51,6 +51,21 @@ class RunFolder:
         return self.path / "evaluations"
 
     @property
+    def groups(self) -> Path:
+        """What is known of its groups, written at the end (dapo/records/group_archive.py)."""
+        return self.path / "groups.pb.gz"
+
+    @property
+    def dead_letters(self) -> Path:
+        """What was taken out of circulation, one a line, written at the end (dapo/records/group_archive.py)."""
+        return self.path / "dead_letters.jsonl"
+
+    @property
+    def service(self) -> Path:
+        """Where the run service of a `dapo train` is asked, while it goes on (dapo/cli/embedded.py)."""
+        return self.path / "service.json"
+
+    @property
     def events(self) -> Path:
         """One line an event, as watchers are told it, under the id of the run's stream in Redis."""
         return self.path / "events.jsonl"

@@ -1,11 +1,19 @@
 """Files of one JSON object a line, as a run writes them."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from dapo.host.files import write_text
+
+_DIGITS = 6
+
+
+def json_number(value: float) -> float | None:
+    """A float32 without the digits that it does not have; None where it is not finite, for JSON has no such numbers."""
+    return round(value, _DIGITS) if math.isfinite(value) else None
 
 
 def keep_json_lines(path: Path, wanted: Callable[[dict[str, Any]], bool] = lambda row: True) -> list[dict[str, Any]]:

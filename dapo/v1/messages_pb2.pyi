@@ -53,7 +53,7 @@ class Sampling(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., max_response_tokens: _Optional[int] = ...) -> None: ...
 
 class PromptTask(_message.Message):
-    __slots__ = ("group_id", "epoch", "cursor", "row_id", "prompt", "gold", "grader", "group_size", "issued_version", "evaluation", "sampling")
+    __slots__ = ("group_id", "epoch", "cursor", "row_id", "prompt", "gold", "grader", "group_size", "issued_version", "evaluation", "sampling", "requeued_from")
     GROUP_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     CURSOR_FIELD_NUMBER: _ClassVar[int]
@@ -65,6 +65,7 @@ class PromptTask(_message.Message):
     ISSUED_VERSION_FIELD_NUMBER: _ClassVar[int]
     EVALUATION_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    REQUEUED_FROM_FIELD_NUMBER: _ClassVar[int]
     group_id: str
     epoch: int
     cursor: int
@@ -76,7 +77,8 @@ class PromptTask(_message.Message):
     issued_version: int
     evaluation: str
     sampling: Sampling
-    def __init__(self, group_id: _Optional[str] = ..., epoch: _Optional[int] = ..., cursor: _Optional[int] = ..., row_id: _Optional[str] = ..., prompt: _Optional[_Union[Prompt, _Mapping]] = ..., gold: _Optional[str] = ..., grader: _Optional[str] = ..., group_size: _Optional[int] = ..., issued_version: _Optional[int] = ..., evaluation: _Optional[str] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ...) -> None: ...
+    requeued_from: str
+    def __init__(self, group_id: _Optional[str] = ..., epoch: _Optional[int] = ..., cursor: _Optional[int] = ..., row_id: _Optional[str] = ..., prompt: _Optional[_Union[Prompt, _Mapping]] = ..., gold: _Optional[str] = ..., grader: _Optional[str] = ..., group_size: _Optional[int] = ..., issued_version: _Optional[int] = ..., evaluation: _Optional[str] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., requeued_from: _Optional[str] = ...) -> None: ...
 
 class VersionSpan(_message.Message):
     __slots__ = ("version", "start", "end")
@@ -115,7 +117,7 @@ class CompletionPayload(_message.Message):
     def __init__(self, prompt_ids: _Optional[bytes] = ..., response_ids: _Optional[bytes] = ..., logprobs: _Optional[bytes] = ..., spans: _Optional[_Iterable[_Union[VersionSpan, _Mapping]]] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., loss_mask: _Optional[bytes] = ...) -> None: ...
 
 class Completion(_message.Message):
-    __slots__ = ("group_id", "index", "attempt", "payload_key", "text_key", "prompt_tokens", "response_tokens", "finish_reason", "version_min", "version_max", "generator_id", "prompt_end")
+    __slots__ = ("group_id", "index", "attempt", "payload_key", "text_key", "prompt_tokens", "response_tokens", "finish_reason", "version_min", "version_max", "generator_id", "prompt_end", "spans")
     GROUP_ID_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -128,6 +130,7 @@ class Completion(_message.Message):
     VERSION_MAX_FIELD_NUMBER: _ClassVar[int]
     GENERATOR_ID_FIELD_NUMBER: _ClassVar[int]
     PROMPT_END_FIELD_NUMBER: _ClassVar[int]
+    SPANS_FIELD_NUMBER: _ClassVar[int]
     group_id: str
     index: int
     attempt: int
@@ -140,7 +143,8 @@ class Completion(_message.Message):
     version_max: int
     generator_id: str
     prompt_end: str
-    def __init__(self, group_id: _Optional[str] = ..., index: _Optional[int] = ..., attempt: _Optional[int] = ..., payload_key: _Optional[str] = ..., text_key: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., response_tokens: _Optional[int] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., version_min: _Optional[int] = ..., version_max: _Optional[int] = ..., generator_id: _Optional[str] = ..., prompt_end: _Optional[str] = ...) -> None: ...
+    spans: _containers.RepeatedCompositeFieldContainer[VersionSpan]
+    def __init__(self, group_id: _Optional[str] = ..., index: _Optional[int] = ..., attempt: _Optional[int] = ..., payload_key: _Optional[str] = ..., text_key: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., response_tokens: _Optional[int] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., version_min: _Optional[int] = ..., version_max: _Optional[int] = ..., generator_id: _Optional[str] = ..., prompt_end: _Optional[str] = ..., spans: _Optional[_Iterable[_Union[VersionSpan, _Mapping]]] = ...) -> None: ...
 
 class Grade(_message.Message):
     __slots__ = ("completion", "correct", "score", "overlong_penalty", "reward", "reason", "extracted", "fingerprint", "repetition", "reflection", "parts", "unclosed_thinking", "answer_class")
@@ -337,3 +341,18 @@ class Member(_message.Message):
     evaluates: bool
     devices: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, generator_id: _Optional[str] = ..., version: _Optional[_Union[Version, _Mapping]] = ..., tensor_parallel: _Optional[int] = ..., state: _Optional[str] = ..., generated_tokens: _Optional[int] = ..., busy_s: _Optional[float] = ..., up_s: _Optional[float] = ..., running: _Optional[int] = ..., base_weights: _Optional[str] = ..., evaluates: _Optional[bool] = ..., devices: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class StoredGroup(_message.Message):
+    __slots__ = ("group_id", "fields")
+    class FieldsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: bytes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
+    GROUP_ID_FIELD_NUMBER: _ClassVar[int]
+    FIELDS_FIELD_NUMBER: _ClassVar[int]
+    group_id: str
+    fields: _containers.ScalarMap[str, bytes]
+    def __init__(self, group_id: _Optional[str] = ..., fields: _Optional[_Mapping[str, bytes]] = ...) -> None: ...

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11\x64\x61po/v1/run.proto\x12\x07\x64\x61po.v1\"\xe5\x01\n\x03Run\x12\n\n\x02id\x18\x01 \x01(\t\x12 \n\x05state\x18\x02 \x01(\x0e\x32\x11.dapo.v1.RunState\x12\x0f\n\x07run_dir\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0c\n\x04step\x18\x05 \x01(\x04\x12\x13\n\x0bsteps_total\x18\x06 \x01(\x04\x12\x12\n\ncreated_at\x18\x07 \x01(\t\x12(\n\x06ledger\x18\x08 \x03(\x0b\x32\x18.dapo.v1.Run.LedgerEntry\x1a-\n\x0bLedgerEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"1\n\x10\x43reateRunRequest\x12\x0c\n\x04spec\x18\x01 \x01(\t\x12\x0f\n\x07run_dir\x18\x02 \x01(\t\"<\n\x10ResumeRunRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07run_dir\x18\x02 \x01(\t\x12\x0b\n\x03set\x18\x03 \x03(\t\"k\n\x0fScaleRunRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x17\n\ngenerators\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x16\n\tverifiers\x18\x03 \x01(\rH\x01\x88\x01\x01\x42\r\n\x0b_generatorsB\x0c\n\n_verifiers\"\x1d\n\x0fPurgeRunRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x12\n\x10PurgeRunResponse\"\x1b\n\rGetRunRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x11\n\x0fListRunsRequest\".\n\x10ListRunsResponse\x12\x1a\n\x04runs\x18\x01 \x03(\x0b\x32\x0c.dapo.v1.Run\"\x1c\n\x0eStopRunRequest\x12\n\n\x02id\x18\x01 \x01(\t\",\n\x0fWatchRunRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\"2\n\x08RunEvent\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\t*\xb2\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12RUN_STATE_STARTING\x10\x01\x12\x15\n\x11RUN_STATE_RUNNING\x10\x02\x12\x16\n\x12RUN_STATE_DRAINING\x10\x03\x12\x17\n\x13RUN_STATE_SUCCEEDED\x10\x04\x12\x14\n\x10RUN_STATE_FAILED\x10\x05\x12\x15\n\x11RUN_STATE_STOPPED\x10\x06\x32\xcb\x03\n\nRunService\x12\x34\n\tCreateRun\x12\x19.dapo.v1.CreateRunRequest\x1a\x0c.dapo.v1.Run\x12.\n\x06GetRun\x12\x16.dapo.v1.GetRunRequest\x1a\x0c.dapo.v1.Run\x12?\n\x08ListRuns\x12\x18.dapo.v1.ListRunsRequest\x1a\x19.dapo.v1.ListRunsResponse\x12\x34\n\tResumeRun\x12\x19.dapo.v1.ResumeRunRequest\x1a\x0c.dapo.v1.Run\x12\x32\n\x08ScaleRun\x12\x18.dapo.v1.ScaleRunRequest\x1a\x0c.dapo.v1.Run\x12\x30\n\x07StopRun\x12\x17.dapo.v1.StopRunRequest\x1a\x0c.dapo.v1.Run\x12?\n\x08PurgeRun\x12\x18.dapo.v1.PurgeRunRequest\x1a\x19.dapo.v1.PurgeRunResponse\x12\x39\n\x08WatchRun\x12\x18.dapo.v1.WatchRunRequest\x1a\x11.dapo.v1.RunEvent0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11\x64\x61po/v1/run.proto\x12\x07\x64\x61po.v1\"\xe5\x01\n\x03Run\x12\n\n\x02id\x18\x01 \x01(\t\x12 \n\x05state\x18\x02 \x01(\x0e\x32\x11.dapo.v1.RunState\x12\x0f\n\x07run_dir\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0c\n\x04step\x18\x05 \x01(\x04\x12\x13\n\x0bsteps_total\x18\x06 \x01(\x04\x12\x12\n\ncreated_at\x18\x07 \x01(\t\x12(\n\x06ledger\x18\x08 \x03(\x0b\x32\x18.dapo.v1.Run.LedgerEntry\x1a-\n\x0bLedgerEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"1\n\x10\x43reateRunRequest\x12\x0c\n\x04spec\x18\x01 \x01(\t\x12\x0f\n\x07run_dir\x18\x02 \x01(\t\"<\n\x10ResumeRunRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07run_dir\x18\x02 \x01(\t\x12\x0b\n\x03set\x18\x03 \x03(\t\"k\n\x0fScaleRunRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x17\n\ngenerators\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x16\n\tverifiers\x18\x03 \x01(\rH\x01\x88\x01\x01\x42\r\n\x0b_generatorsB\x0c\n\n_verifiers\"\x1d\n\x0fPurgeRunRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x12\n\x10PurgeRunResponse\"\x1b\n\rGetRunRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x11\n\x0fListRunsRequest\".\n\x10ListRunsResponse\x12\x1a\n\x04runs\x18\x01 \x03(\x0b\x32\x0c.dapo.v1.Run\"\x1c\n\x0eStopRunRequest\x12\n\n\x02id\x18\x01 \x01(\t\",\n\x0fWatchRunRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\"2\n\x08RunEvent\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\t\"0\n\x13\x45xplainGroupRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\t\">\n\x10GroupExplanation\x12\r\n\x05group\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\t\"3\n\x16ListDeadLettersRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\r\"h\n\nDeadLetter\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x12\x13\n\x0b\x65xplanation\x18\x05 \x01(\t\x12\n\n\x02\x61t\x18\x06 \x01(\t\"?\n\x17ListDeadLettersResponse\x12$\n\x07letters\x18\x01 \x03(\x0b\x32\x13.dapo.v1.DeadLetter\"0\n\x13RequeueGroupRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\t\"\x16\n\x14RequeueGroupResponse*\xb2\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12RUN_STATE_STARTING\x10\x01\x12\x15\n\x11RUN_STATE_RUNNING\x10\x02\x12\x16\n\x12RUN_STATE_DRAINING\x10\x03\x12\x17\n\x13RUN_STATE_SUCCEEDED\x10\x04\x12\x14\n\x10RUN_STATE_FAILED\x10\x05\x12\x15\n\x11RUN_STATE_STOPPED\x10\x06\x32\xb7\x05\n\nRunService\x12\x34\n\tCreateRun\x12\x19.dapo.v1.CreateRunRequest\x1a\x0c.dapo.v1.Run\x12.\n\x06GetRun\x12\x16.dapo.v1.GetRunRequest\x1a\x0c.dapo.v1.Run\x12?\n\x08ListRuns\x12\x18.dapo.v1.ListRunsRequest\x1a\x19.dapo.v1.ListRunsResponse\x12\x34\n\tResumeRun\x12\x19.dapo.v1.ResumeRunRequest\x1a\x0c.dapo.v1.Run\x12\x32\n\x08ScaleRun\x12\x18.dapo.v1.ScaleRunRequest\x1a\x0c.dapo.v1.Run\x12\x30\n\x07StopRun\x12\x17.dapo.v1.StopRunRequest\x1a\x0c.dapo.v1.Run\x12?\n\x08PurgeRun\x12\x18.dapo.v1.PurgeRunRequest\x1a\x19.dapo.v1.PurgeRunResponse\x12\x39\n\x08WatchRun\x12\x18.dapo.v1.WatchRunRequest\x1a\x11.dapo.v1.RunEvent0\x01\x12G\n\x0c\x45xplainGroup\x12\x1c.dapo.v1.ExplainGroupRequest\x1a\x19.dapo.v1.GroupExplanation\x12T\n\x0fListDeadLetters\x12\x1f.dapo.v1.ListDeadLettersRequest\x1a .dapo.v1.ListDeadLettersResponse\x12K\n\x0cRequeueGroup\x12\x1c.dapo.v1.RequeueGroupRequest\x1a\x1d.dapo.v1.RequeueGroupResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,8 +33,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RUN_LEDGERENTRY']._loaded_options = None
   _globals['_RUN_LEDGERENTRY']._serialized_options = b'8\001'
-  _globals['_RUNSTATE']._serialized_start=760
-  _globals['_RUNSTATE']._serialized_end=938
+  _globals['_RUNSTATE']._serialized_start=1172
+  _globals['_RUNSTATE']._serialized_end=1350
   _globals['_RUN']._serialized_start=31
   _globals['_RUN']._serialized_end=260
   _globals['_RUN_LEDGERENTRY']._serialized_start=215
@@ -61,6 +61,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHRUNREQUEST']._serialized_end=705
   _globals['_RUNEVENT']._serialized_start=707
   _globals['_RUNEVENT']._serialized_end=757
-  _globals['_RUNSERVICE']._serialized_start=941
-  _globals['_RUNSERVICE']._serialized_end=1400
+  _globals['_EXPLAINGROUPREQUEST']._serialized_start=759
+  _globals['_EXPLAINGROUPREQUEST']._serialized_end=807
+  _globals['_GROUPEXPLANATION']._serialized_start=809
+  _globals['_GROUPEXPLANATION']._serialized_end=871
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=873
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=924
+  _globals['_DEADLETTER']._serialized_start=926
+  _globals['_DEADLETTER']._serialized_end=1030
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=1032
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=1095
+  _globals['_REQUEUEGROUPREQUEST']._serialized_start=1097
+  _globals['_REQUEUEGROUPREQUEST']._serialized_end=1145
+  _globals['_REQUEUEGROUPRESPONSE']._serialized_start=1147
+  _globals['_REQUEUEGROUPRESPONSE']._serialized_end=1169
+  _globals['_RUNSERVICE']._serialized_start=1353
+  _globals['_RUNSERVICE']._serialized_end=2048
 # @@protoc_insertion_point(module_scope)

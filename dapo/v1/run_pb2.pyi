@@ -128,3 +128,63 @@ class RunEvent(_message.Message):
     kind: str
     data: str
     def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., data: _Optional[str] = ...) -> None: ...
+
+class ExplainGroupRequest(_message.Message):
+    __slots__ = ("id", "group")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    group: str
+    def __init__(self, id: _Optional[str] = ..., group: _Optional[str] = ...) -> None: ...
+
+class GroupExplanation(_message.Message):
+    __slots__ = ("group", "state", "data")
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    group: str
+    state: str
+    data: str
+    def __init__(self, group: _Optional[str] = ..., state: _Optional[str] = ..., data: _Optional[str] = ...) -> None: ...
+
+class ListDeadLettersRequest(_message.Message):
+    __slots__ = ("id", "count")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    count: int
+    def __init__(self, id: _Optional[str] = ..., count: _Optional[int] = ...) -> None: ...
+
+class DeadLetter(_message.Message):
+    __slots__ = ("id", "group", "reason", "detail", "explanation", "at")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    EXPLANATION_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    group: str
+    reason: str
+    detail: str
+    explanation: str
+    at: str
+    def __init__(self, id: _Optional[str] = ..., group: _Optional[str] = ..., reason: _Optional[str] = ..., detail: _Optional[str] = ..., explanation: _Optional[str] = ..., at: _Optional[str] = ...) -> None: ...
+
+class ListDeadLettersResponse(_message.Message):
+    __slots__ = ("letters",)
+    LETTERS_FIELD_NUMBER: _ClassVar[int]
+    letters: _containers.RepeatedCompositeFieldContainer[DeadLetter]
+    def __init__(self, letters: _Optional[_Iterable[_Union[DeadLetter, _Mapping]]] = ...) -> None: ...
+
+class RequeueGroupRequest(_message.Message):
+    __slots__ = ("id", "group")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    group: str
+    def __init__(self, id: _Optional[str] = ..., group: _Optional[str] = ...) -> None: ...
+
+class RequeueGroupResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

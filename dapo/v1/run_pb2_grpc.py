@@ -74,6 +74,21 @@ class RunServiceStub:
                 request_serializer=dapo_dot_v1_dot_run__pb2.WatchRunRequest.SerializeToString,
                 response_deserializer=dapo_dot_v1_dot_run__pb2.RunEvent.FromString,
                 _registered_method=True)
+        self.ExplainGroup = channel.unary_unary(
+                '/dapo.v1.RunService/ExplainGroup',
+                request_serializer=dapo_dot_v1_dot_run__pb2.ExplainGroupRequest.SerializeToString,
+                response_deserializer=dapo_dot_v1_dot_run__pb2.GroupExplanation.FromString,
+                _registered_method=True)
+        self.ListDeadLetters = channel.unary_unary(
+                '/dapo.v1.RunService/ListDeadLetters',
+                request_serializer=dapo_dot_v1_dot_run__pb2.ListDeadLettersRequest.SerializeToString,
+                response_deserializer=dapo_dot_v1_dot_run__pb2.ListDeadLettersResponse.FromString,
+                _registered_method=True)
+        self.RequeueGroup = channel.unary_unary(
+                '/dapo.v1.RunService/RequeueGroup',
+                request_serializer=dapo_dot_v1_dot_run__pb2.RequeueGroupRequest.SerializeToString,
+                response_deserializer=dapo_dot_v1_dot_run__pb2.RequeueGroupResponse.FromString,
+                _registered_method=True)
 
 
 class RunServiceServicer:
@@ -133,6 +148,27 @@ class RunServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainGroup(self, request, context):
+        """What is known of one group: where it is, who holds it, what became of it and why.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDeadLetters(self, request, context):
+        """What was taken out of circulation, the newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RequeueGroup(self, request, context):
+        """Has the prompt of a group that failed issued once more, as a new group. FAILED_PRECONDITION says why it cannot be.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RunServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -175,6 +211,21 @@ def add_RunServiceServicer_to_server(servicer, server):
                     servicer.WatchRun,
                     request_deserializer=dapo_dot_v1_dot_run__pb2.WatchRunRequest.FromString,
                     response_serializer=dapo_dot_v1_dot_run__pb2.RunEvent.SerializeToString,
+            ),
+            'ExplainGroup': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainGroup,
+                    request_deserializer=dapo_dot_v1_dot_run__pb2.ExplainGroupRequest.FromString,
+                    response_serializer=dapo_dot_v1_dot_run__pb2.GroupExplanation.SerializeToString,
+            ),
+            'ListDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDeadLetters,
+                    request_deserializer=dapo_dot_v1_dot_run__pb2.ListDeadLettersRequest.FromString,
+                    response_serializer=dapo_dot_v1_dot_run__pb2.ListDeadLettersResponse.SerializeToString,
+            ),
+            'RequeueGroup': grpc.unary_unary_rpc_method_handler(
+                    servicer.RequeueGroup,
+                    request_deserializer=dapo_dot_v1_dot_run__pb2.RequeueGroupRequest.FromString,
+                    response_serializer=dapo_dot_v1_dot_run__pb2.RequeueGroupResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -393,6 +444,87 @@ class RunService:
             '/dapo.v1.RunService/WatchRun',
             dapo_dot_v1_dot_run__pb2.WatchRunRequest.SerializeToString,
             dapo_dot_v1_dot_run__pb2.RunEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainGroup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dapo.v1.RunService/ExplainGroup',
+            dapo_dot_v1_dot_run__pb2.ExplainGroupRequest.SerializeToString,
+            dapo_dot_v1_dot_run__pb2.GroupExplanation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dapo.v1.RunService/ListDeadLetters',
+            dapo_dot_v1_dot_run__pb2.ListDeadLettersRequest.SerializeToString,
+            dapo_dot_v1_dot_run__pb2.ListDeadLettersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RequeueGroup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dapo.v1.RunService/RequeueGroup',
+            dapo_dot_v1_dot_run__pb2.RequeueGroupRequest.SerializeToString,
+            dapo_dot_v1_dot_run__pb2.RequeueGroupResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from dapo.bus import RETRIES, Delivery, Outcome, attempt_number
+from dapo.bus.failures import FailureReason
 from dapo.bus.roles import GeneratorBus
 from dapo.v1 import messages_pb2 as pb
 from services.generator.engine.client import EngineClient, SamplingParams
@@ -67,7 +68,7 @@ class JobRunner:
         self._sampling = sampling
         self._ready = ready
 
-    async def fail(self, group_id: str, delivery: Delivery, reason: str, detail: str) -> None:
+    async def fail(self, group_id: str, delivery: Delivery, reason: FailureReason, detail: str) -> None:
         log.warning("group %s failed: %s: %s", group_id, reason, detail)
         await self._bus.groups.fail(group_id, reason, detail, stream=self._stream, delivery=delivery)
 
@@ -94,7 +95,7 @@ class JobRunner:
                 await asyncio.sleep(_RETRY_PAUSE_S * (retry + 1))
         if missing:
             detail = f"{RETRIES} tries; the last: {failure}"
-            await self.fail(group_id, job.delivery, "generation_failed", detail)
+            await self.fail(group_id, job.delivery, FailureReason.GENERATION_FAILED, detail)
 
     async def _is_lost(self, engine: EngineClient, error: EngineError) -> bool:
         """Whether the engine that raised `error` is gone, which has it replaced; else it failed this request alone."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from dapo.algo.vocabulary import end_ids, tokenless_ids
+from dapo.bus.failures import FailureReason
 from dapo.data.tokens import PromptEncoder, PromptRefused
 from dapo.v1 import messages_pb2 as pb
 from services.generator.texts import special_ids
@@ -13,7 +14,7 @@ from services.generator.texts import special_ids
 class PromptError(Exception):
     """Nothing can be generated from this prompt. `reason` is what the ledger records."""
 
-    def __init__(self, reason: str, detail: str) -> None:
+    def __init__(self, reason: FailureReason, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
 
@@ -21,9 +22,9 @@ class PromptError(Exception):
 def check_length(prompt_tokens: int, limit: int) -> None:
     """Raises PromptError for a prompt without tokens, or with more than `data.max_prompt_tokens` = limit."""
     if prompt_tokens == 0:
-        raise PromptError("prompt_empty", "the prompt has no tokens")
+        raise PromptError(FailureReason.PROMPT_EMPTY, "the prompt has no tokens")
     if prompt_tokens > limit:
-        raise PromptError("prompt_too_long", f"{prompt_tokens} tokens > data.max_prompt_tokens = {limit}")
+        raise PromptError(FailureReason.PROMPT_TOO_LONG, f"{prompt_tokens} tokens > data.max_prompt_tokens = {limit}")
 
 
 class PromptCodec:
@@ -56,5 +57,5 @@ class PromptCodec:
         """
         [ids] = self._prompts.encode([prompt])
         if isinstance(ids, PromptRefused):
-            raise PromptError("prompt_refused", str(ids)) from ids
+            raise PromptError(FailureReason.PROMPT_REFUSED, str(ids)) from ids
         return ids

@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 
 from dapo.bus import BusError, Delivery
+from dapo.bus.failures import FailureReason
 from dapo.bus.keys import EVALUATIONS, PROMPTS
 from dapo.bus.roles import GeneratorBus
 from dapo.contracts.events import Alert
@@ -214,7 +215,7 @@ class Generator:
             try:
                 if delivery.losses >= _MAX_LOSSES:
                     detail = f"{delivery.losses} times in a row its engine or generator was lost before any response"
-                    raise PromptError("generation_failed", detail)
+                    raise PromptError(FailureReason.GENERATION_FAILED, detail)
                 prompt = self._codec.encode(task.prompt)
                 check_length(len(prompt), self._longest_prompt)
             except PromptError as error:

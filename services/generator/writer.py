@@ -78,6 +78,7 @@ def build_completion(
         version_max=max(steps),
         generator_id=generator_id,
         prompt_end=prompt_end,
+        spans=payload.spans,
     )
 
 

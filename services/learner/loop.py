@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 
+from dapo.bus.failures import FailureReason
 from dapo.bus.roles import LearnerBus
 from dapo.contracts.events import Alert
 from dapo.spec import RunSpec
@@ -232,7 +233,8 @@ class LearnerLoop:
             key = records[index].payload_key
             group, _ = flat_samples(batch)[index]
             log.error("sample %s is left out of the batch: %s", key, problem)
-            self.control.call(self.bus.groups.fail(group.group_id, "payload_unusable", f"{key}: {problem}"))
+            detail, reason = f"{key}: {problem}", FailureReason.PAYLOAD_UNUSABLE
+            self.control.call(self.bus.groups.fail(group.group_id, reason, detail))
         if problems:
             index, problem = next(iter(problems.items()))
             message = f"{len(problems)} of {len(records)} responses are left out of the batch; the first: {problem}"

@@ -12,6 +12,7 @@ from dapo.algo.batches import is_truncated
 from dapo.algo.shaping import shaped_reward
 from dapo.algo.text_statistics import TextStatistics
 from dapo.bus import BusError, BusFull, Delivery, Refill, UnknownGroup
+from dapo.bus.failures import FailureReason
 from dapo.bus.roles import VerifierBus
 from dapo.contracts.events import Alert
 from dapo.contracts.prompts import begun_response, prompt_text
@@ -218,9 +219,9 @@ class Verifier:
         for one in graded:
             item, verdict, grader = one.gradable.item, one.verdict, one.gradable.request.grader
             if verdict.reason == UNAVAILABLE:
-                await self._fail(item, "grader_unavailable", f"{grader}: {verdict.extracted}")
+                await self._fail(item, FailureReason.GRADER_UNAVAILABLE, f"{grader}: {verdict.extracted}")
             elif verdict.failed and self._spec.reward.grader_failure == "fail_group":
-                await self._fail(item, "grader_failed", f"{grader}: {verdict.reason}")
+                await self._fail(item, FailureReason.GRADER_FAILED, f"{grader}: {verdict.reason}")
             else:
                 grades.append((item.delivery, self._grade(item.completion, verdict, one.measured, one.answer_class)))
         await self._bus.groups.write_grades(grades)
@@ -265,7 +266,8 @@ class Verifier:
     async def _refill(self, item: _Item) -> None:
         """Have a response whose text is lost generated again. A closed group no longer has texts."""
         if await self._bus.groups.refill(item.delivery) == Refill.EXHAUSTED:
-            await self._fail(item, "payload_missing", f"no text under {item.completion.text_key}, after all refills")
+            detail = f"no text under {item.completion.text_key}, after all refills"
+            await self._fail(item, FailureReason.PAYLOAD_MISSING, detail)
 
     async def _drop(self, item: _Item) -> None:
         """Acknowledge a completion of a closed group: the bus ignores its grade."""
@@ -273,7 +275,7 @@ class Verifier:
             [(item.delivery, self._grade(item.completion, wrong("group_closed"), None))]
         )
 
-    async def _fail(self, item: _Item, reason: str, detail: str) -> None:
+    async def _fail(self, item: _Item, reason: FailureReason, detail: str) -> None:
         group_id = item.completion.group_id
         log.warning("group %s failed: %s (%s)", group_id, reason, detail)
         await self._bus.groups.fail(

@@ -1,5 +1,8 @@
 """Entries that nobody can process."""
 
+from collections.abc import Mapping
+
+from dapo.bus.failures import FailureReason
 from dapo.bus.parts.part import Part, new_nonce
 
 KEPT = 10_000
@@ -16,7 +19,13 @@ class DeadLetters(Part):
     """
 
     async def file(
-        self, group_id: str, reason: str, detail: str, stream: str = "", message_id: str = "", data: bytes = b""
+        self,
+        group_id: str,
+        reason: FailureReason,
+        detail: str,
+        stream: str = "",
+        message_id: str = "",
+        data: bytes = b"",
     ) -> bytes:
         """Files an entry; fails `group_id`, if any, and acknowledges the message, in one step.
 
@@ -27,8 +36,14 @@ class DeadLetters(Part):
     async def read(self, count: int = 100) -> list[dict[str, str]]:
         """The newest first: id, group, reason, detail, stream, message_id, data (hexadecimal)."""
         found = await self._control.run(self._control.client.xrevrange, self._keys.dead, count=count)
-        letters = []
-        for entry, fields in found:
-            letter = {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
-            letters.append({**letter, "id": entry.decode(), "data": fields[b"data"].hex()})
-        return letters
+        return [_letter(*entry) for entry in found]
+
+    async def find(self, letter_id: str) -> dict[str, str] | None:
+        """The one of that id, unless it has left."""
+        found = await self._control.run(self._control.client.xrange, self._keys.dead, letter_id, letter_id)
+        return _letter(*found[0]) if found else None
+
+
+def _letter(entry: bytes, fields: Mapping[bytes, bytes]) -> dict[str, str]:
+    letter = {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
+    return {**letter, "id": entry.decode(), "data": fields[b"data"].hex()}

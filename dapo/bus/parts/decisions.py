@@ -40,6 +40,10 @@ class Decided(NamedTuple):
     """The one with the greatest number that was issued; None before the first."""
     again: list[IssuedPrompt]
     """Prompts before that one which are to be issued once more, oldest first."""
+    requeued: list[IssuedPrompt]
+    """Failed groups whose prompts are to be issued once more, as new groups; by id."""
+    repeats: int
+    """Groups that were issued so: they have a number, and no place of their own in the data."""
     last_evaluation_group: str | None
     open_groups: list[str]
     """Those for training that are issued, generated, scored or kept."""
@@ -84,15 +88,25 @@ class Frontier(NamedTuple):
     unsettled: dict[str, str]
     """Epoch and cursor of each prompt whose group is not settled, or settled only by the end of the run, or in a batch
     that the checkpoint does not cover."""
+    requeued: dict[str, str]
+    """Epoch and cursor of each failed group's prompt that is to be issued once more, as a new group."""
+    repeats: int
+    """Groups that were issued so."""
     resting: dict[str, str]
     """What settlements have remembered of rows of the data, by their ids."""
+
+
+_BEGINNING = Frontier(
+    issued="", evaluated="", evaluating="", history="", ledger={}, unsettled={}, requeued={}, repeats=0, resting={}
+)
 
 
 class Decisions(Part):
     """What is written elsewhere, by issues, settlements and cuts, each in the script that takes effect.
 
-    Keys: `log` (batches, and the newest prompt of each kind), `open`, `passed`, `drained`, `history`, `uniform`,
-    `resting`, `cuts`, and three that are written here: `evaluating`, `ending`, and `again`, prompts to issue once more.
+    Keys: `log` (batches, the newest prompt of each kind, `repeats`), `open`, `passed`, `drained`, `history`, `uniform`,
+    `resting`, `cuts`, and four that are written here: `evaluating`, `ending`, `again`, prompts to issue once more under
+    their old ids, and `requeued`, failed groups to issue once more as new ones.
     Promise: what is read is the state after some whole number of the orchestrator's decisions, while no other
     orchestrator decides; workers may go on meanwhile.
     Restart: all of it is in Redis; where that is lost, a checkpoint's Frontier brings it back (`begin_at`).
@@ -103,6 +117,7 @@ class Decisions(Part):
         pipeline = self._control.client.pipeline(transaction=True)
         pipeline.hgetall(keys.log)
         pipeline.hgetall(keys.again)
+        pipeline.hgetall(keys.requeued)
         pipeline.zrange(keys.open, 0, 0, byscore=True)
         pipeline.zrange(keys.open, 1, 1, byscore=True)
         pipeline.smembers(keys.passed)
@@ -113,10 +128,12 @@ class Decisions(Part):
         pipeline.hgetall(keys.resting)
         pipeline.get(keys.ending)
         found = await self._control.run(pipeline.execute)
-        log, again, training, evaluating, passed, history, cuts, evaluations, uniform, resting, ending = found
+        log, again, requeued, training, evaluating, passed, history, cuts, evaluations, uniform, resting, ending = found
         return Decided(
             last_prompt=_prompt(log[b"issued"]) if b"issued" in log else None,
             again=[_prompt(group_id + b" " + place) for group_id, place in sorted(again.items())],
+            requeued=[_prompt(group_id + b" " + place) for group_id, place in sorted(requeued.items())],
+            repeats=int(log.get(b"repeats", 0)),
             last_evaluation_group=log[b"evaluated"].decode() if b"evaluated" in log else None,
             open_groups=[group_id.decode() for group_id in training],
             open_evaluation_groups=[group_id.decode() for group_id in evaluating],
@@ -140,6 +157,12 @@ class Decisions(Part):
         """For the orchestrator that takes over before the run has come to that end. Raises Fenced."""
         await self._write_as("orchestrator", epoch, "SET", self._keys.ending, json.dumps(ending._asdict()))
 
+    async def requeue(self, prompt: IssuedPrompt, epoch: int) -> None:
+        """Note that the prompt of a failed group is to be issued once more; its issue takes the note away. Raises
+        Fenced."""
+        place = f"{prompt.epoch} {prompt.cursor}"
+        await self._write_as("orchestrator", epoch, "HSET", self._keys.requeued, prompt.group_id, place)
+
     async def frontier(self, step: int) -> Frontier:
         """For the checkpoint of `step` finished steps. For the learner, which has recorded them all."""
         keys = self._keys
@@ -152,13 +175,13 @@ class Decisions(Part):
         pipeline.smembers(keys.drained)
         pipeline.xrange(keys.batches, f"{step + 1}-0", "+")
         pipeline.hgetall(keys.again)
+        pipeline.hgetall(keys.requeued)
         pipeline.hgetall(keys.resting)
         found = await self._control.run(pipeline.execute)
-        log, evaluating, history, ledger, open_groups, drained, batches, again, resting = found
+        log, evaluating, history, ledger, open_groups, drained, batches, again, requeued, resting = found
         untrained = [pb.TrainBatch.FromString(fields[b"data"]) for _, fields in batches]
         ids = {group.group_id for batch in untrained for group in batch.groups}
         ids |= {group_id.decode() for group_id in (*open_groups, *drained)}
-        places = {group_id.decode(): place.decode() for group_id, place in again.items()}
         # Those that only the end has made surplus come again, so they do not count as settled.
         counts = {state: int(ledger.get(state.encode(), 0)) for state in FINAL}
         counts[GroupState.SURPLUS] -= len(drained)
@@ -168,7 +191,9 @@ class Decisions(Part):
             evaluating=(evaluating or b"").decode(),
             history="".join(flag.decode() for flag in history),
             ledger={state.value: count for state, count in counts.items() if count},
-            unsettled=places | await self._places(sorted(ids)),
+            unsettled=_texts(again) | await self._places(sorted(ids)),
+            requeued=_texts(requeued),
+            repeats=int(log.get(b"repeats", 0)),
             resting=_texts(resting),
         )
 
@@ -186,16 +211,17 @@ class Decisions(Part):
 
         A call that was cut short is made again: until its end the log says that less was trained than nothing.
         """
-        await self._script("begin_at", epoch, -1, "", "", "", "", 0)
+        await self._script("begin_at", epoch, -1, "", "", "", "", 0, 0)
         keys = self._keys
         await self._unlink_all(but=(keys.run, keys.events, keys.dead, keys.log, keys.epoch("")))
-        frontier = frontier or Frontier("", "", "", "", {}, {}, {})
-        for chunk in chunks(sorted(frontier.resting.items()), _CHUNK):
-            fields = [part for pair in chunk for part in pair]
-            await self._write_as("orchestrator", epoch, "HSET", keys.resting, *fields)
+        frontier = frontier or _BEGINNING
+        for key, texts in ((keys.resting, frontier.resting), (keys.requeued, frontier.requeued)):
+            for chunk in chunks(sorted(texts.items()), _CHUNK):
+                fields = [part for pair in chunk for part in pair]
+                await self._write_as("orchestrator", epoch, "HSET", key, *fields)
         counts = [part for pair in frontier.ledger.items() for part in pair]
         places = [part for pair in sorted(frontier.unsettled.items()) for part in pair]
-        heads = (frontier.issued, frontier.evaluated, frontier.evaluating, frontier.history)
+        heads = (frontier.issued, frontier.evaluated, frontier.evaluating, frontier.history, frontier.repeats)
         await self._script("begin_at", epoch, step, *heads, len(frontier.ledger), *counts, *places)
 
 

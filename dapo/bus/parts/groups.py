@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from dapo.bus.errors import BusError
+from dapo.bus.failures import FailureReason
 from dapo.bus.keys import PROMPTS
 from dapo.bus.ledger import SETTLED, GroupState
 from dapo.bus.parts.dead_letters import DeadLetters
@@ -12,12 +13,14 @@ from dapo.bus.parts.decisions import HISTORY
 from dapo.bus.parts.garbage import Garbage
 from dapo.bus.parts.part import Context, Part, chunks, new_nonce
 from dapo.bus.parts.payloads import Payloads
-from dapo.bus.parts.records import GroupRecord, parse_record, parse_task, read_hashes
+from dapo.bus.parts.records import GroupFacts, GroupRecord, parse_facts, parse_record, parse_task, read_hashes
 from dapo.bus.parts.streams import Delivery
 from dapo.v1 import messages_pb2 as pb
 
 _MOST_REFILLS = 3
 """Of one index; more is no accident."""
+_SCANNED = 500
+"""Keys looked at in one step of a scan."""
 _CHUNK = 64
 """Items of one script call: short enough (about 1 ms) not to hold up the server."""
 
@@ -83,6 +86,7 @@ class Groups(Part):
                     raise ValueError(f"group {task.group_id!r}: group_size is {task.group_size}, must be at least 1")
                 call += (task.group_id, task.group_size, task.issued_version, task.SerializeToString())
                 call.append("" if task.evaluation else f"{task.epoch} {task.cursor}")
+                call.append(task.requeued_from)
             calls.append(call)
         await self._control.scripts("issue_groups", self._keys.prefix, calls)
 
@@ -170,7 +174,8 @@ class Groups(Part):
         Its payloads, as far as they exist, are deleted, its delivery is acknowledged.
         """
         lost = pb.Completion.FromString(delivery.data)
-        arguments = (lost.group_id, lost.index, delivery.data, delivery.message_id, _MOST_REFILLS)
+        source = (lost.generator_id or "unknown", lost.attempt)
+        arguments = (lost.group_id, lost.index, delivery.data, delivery.message_id, _MOST_REFILLS, *source)
         outcome = Refill((await self._script("refill", new_nonce(), *arguments)).decode())
         if outcome == Refill.REFILLED:
             await self._payloads.delete([lost.payload_key, lost.text_key])
@@ -179,7 +184,7 @@ class Groups(Part):
     async def fail(
         self,
         group_id: str,
-        reason: str,
+        reason: FailureReason,
         detail: str = "",
         *,
         stream: str | None = None,
@@ -204,6 +209,22 @@ class Groups(Part):
         """Raises UnknownGroup."""
         found = await read_hashes(self._context, group_ids)
         return [parse_record(self._context.run_id, group_id, fields) for group_id, fields in found]
+
+    async def facts(self, group_id: str) -> GroupFacts:
+        """Raises UnknownGroup."""
+        ((_, fields),) = await read_hashes(self._context, [group_id])
+        return parse_facts(self._context.run_id, group_id, fields)
+
+    async def stored(self) -> list[tuple[str, dict[bytes, bytes]]]:
+        """Every group that has a record, with the record as `parse_facts` reads it; by id."""
+        everything: dict[str, dict[bytes, bytes]] = {}
+        start, client, cursor = len(self._keys.group("")), self._control.client, 0
+        while True:
+            cursor, keys = await self._control.run(client.scan, cursor, match=self._keys.group("*"), count=_SCANNED)
+            if keys:
+                everything |= dict(await read_hashes(self._context, [key.decode()[start:] for key in keys]))
+            if not cursor:
+                return [(group_id, fields) for group_id, fields in sorted(everything.items()) if fields]
 
     async def settle(self, delivery: Delivery | None, group_id: str, state: str, reason: str, epoch: int) -> Outcome:
         """As `settle_many`, for one."""

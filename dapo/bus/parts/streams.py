@@ -1,13 +1,14 @@
 """Consuming: consumer groups, acknowledgement by effect, and taking over what dead consumers left."""
 
 import asyncio
-from collections.abc import Awaitable, Collection
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from google.protobuf.message import DecodeError
 
 from dapo.bus.errors import BusError, BusUnavailable, NoConsumerGroup
+from dapo.bus.failures import FailureReason
 from dapo.bus.keys import COMPLETIONS, GROUP_ID, READERS
 from dapo.bus.ledger import OPEN
 from dapo.bus.parts.dead_letters import DeadLetters
@@ -18,6 +19,8 @@ from dapo.v1 import messages_pb2 as pb
 
 _LOOKED_AT = 256
 """Entries at the beginning of a stream."""
+_SEARCHED = 5_000
+"""Entries among which those of one group are looked for."""
 Entry = tuple[bytes, int, int, dict[bytes, bytes]]
 """Message id, deliveries, losses, fields."""
 
@@ -34,14 +37,18 @@ class Delivery(NamedTuple):
     """Of a prompt: deliveries in a row whose generator or engine was lost before a response was written."""
 
 
-class Held(NamedTuple):
-    """An entry, and who has it."""
+class Holder(NamedTuple):
+    """In whose hands an entry is."""
 
+    stream: str
     group_id: str
+    response: int | None
+    """Index of the one that waits for its grade; None: the entry is the whole group's."""
     worker_id: str
-    """Empty where nobody has taken it."""
-    for_s: float
-    """Since it was last delivered."""
+    """Empty: nobody has taken it."""
+    alive: bool
+    held_s: float
+    """Since it was handed to the worker, or written to the stream."""
 
 
 @dataclass
@@ -115,29 +122,50 @@ class Streams(Part):
             await self._outlast()
             return []
 
-    async def oldest(self, stream: str) -> Held | None:
-        """The oldest entry that nobody has done with. One of a closed group, which holds up nobody, is passed over."""
-        key, role = self._keys.stream(stream), READERS[stream]
-        found = await self._control.run(self._control.client.xrange, key, count=_LOOKED_AT)
-        groups = [fields.get(b"group", fields.get(b"data", b"")) for _, fields in found]
+    async def oldest(self, stream: str) -> Holder | None:
+        """Who has the oldest entry that nobody has done with. One of a closed group, which holds up nobody, is passed
+        over."""
+        found = await self._control.run(self._control.client.xrange, self._keys.stream(stream), count=_LOOKED_AT)
         pipeline = self._control.client.pipeline(transaction=False)
-        for group in groups:
-            pipeline.hget(self._keys.group(group.decode(errors="replace")), "state")
+        for _, fields in found:
+            pipeline.hget(self._keys.group(_group_of(fields)), "state")
         states = await self._control.run(pipeline.execute)
-        for (entry, _), group, state in zip(found, groups, states, strict=True):
+        for entry, state in zip(found, states, strict=True):
             if state is not None and state.decode() in OPEN:
-                return await self._held(key, role, entry, group.decode())
+                return (await self._holders(stream, [entry]))[0]
         return None
 
-    async def _held(self, key: str, role: str, entry: bytes, group_id: str) -> Held:
-        try:
-            taken = await self._control.run(self._control.client.xpending_range, key, role, entry, entry, 1)
-        except NoConsumerGroup:  # nobody has read it yet
-            taken = []
-        if not taken:
-            return Held(group_id, "", 0.0)
-        worker_id, _, _ = taken[0]["consumer"].decode().rpartition("/")
-        return Held(group_id, worker_id, taken[0]["time_since_delivered"] / 1000)
+    async def holders(self, stream: str, group_id: str, since_ms: int) -> list[Holder]:
+        """Who holds the entries of a group that were written at `since_ms` (Unix time) or later; those of the next
+        5,000 entries, for whoever asks after a group."""
+        reading, start = self._control.client.xrange, f"{since_ms}-0"
+        found = await self._control.run(reading, self._keys.stream(stream), start, "+", count=_SEARCHED)
+        return await self._holders(stream, [entry for entry in found if _group_of(entry[1]) == group_id])
+
+    async def _holders(self, stream: str, entries: Sequence[tuple[bytes, dict[bytes, bytes]]]) -> list[Holder]:
+        key, role = self._keys.stream(stream), READERS[stream]
+        pipeline = self._control.client.pipeline(transaction=False)
+        for entry, _ in entries:
+            pipeline.xpending_range(key, role, entry, entry, 1)
+        pipeline.time()
+        # Where nobody has read the stream yet, there is no consumer group and each reply is an error.
+        *pending, (seconds, micros) = await self._control.run(pipeline.execute, False)
+        now_ms = seconds * 1000 + micros // 1000
+        return [
+            await self._holder(stream, entry, fields, found if isinstance(found, list) else [], now_ms)
+            for (entry, fields), found in zip(entries, pending, strict=True)
+        ]
+
+    async def _holder(
+        self, stream: str, entry: bytes, fields: dict[bytes, bytes], pending: list[dict[str, Any]], now_ms: int
+    ) -> Holder:
+        group_id, index = _group_of(fields), _index_of(fields) if stream == COMPLETIONS else None
+        if not pending:
+            return Holder(stream, group_id, index, "", False, (now_ms - int(entry.partition(b"-")[0])) / 1000)
+        worker_id, _, instance = pending[0]["consumer"].decode().rpartition("/")
+        beat = await self._control.run(self._control.client.get, self._keys.heartbeat(READERS[stream], worker_id))
+        alive = beat is not None and beat.decode() == instance
+        return Holder(stream, group_id, index, worker_id, alive, pending[0]["time_since_delivered"] / 1000)
 
     async def length(self, stream: str) -> int:
         """Entries that nobody has done with."""
@@ -231,7 +259,7 @@ class Streams(Part):
             else:
                 group = fields.get(b"group", b"")
                 group_id = group.decode() if GROUP_ID.fullmatch(group) else ""
-                await self._dead_letters.file(group_id, "malformed", fault, stream, message_id, data)
+                await self._dead_letters.file(group_id, FailureReason.MALFORMED, fault, stream, message_id, data)
         return sound
 
 
@@ -244,3 +272,16 @@ def _fault(stream: str, data: bytes) -> str | None:
         except DecodeError as error:
             return f"no Completion: {error}"
     return None if GROUP_ID.fullmatch(group) else f"{group[:40]!r} is no group id"
+
+
+def _group_of(fields: Mapping[bytes, bytes]) -> str:
+    """Entries of completions name their group beside the data; the others are its id."""
+    return fields.get(b"group", fields.get(b"data", b"")).decode(errors="replace")
+
+
+def _index_of(fields: Mapping[bytes, bytes]) -> int | None:
+    """None where the completion cannot be read."""
+    try:
+        return pb.Completion.FromString(fields.get(b"data", b"")).index
+    except DecodeError:
+        return None

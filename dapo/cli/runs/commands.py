@@ -7,6 +7,7 @@ import typer
 
 from dapo.cli.errors import fail
 from dapo.cli.runs import remote
+from dapo.cli.runs.where import RunName, Url, find_run, full_group_id
 
 runs = typer.Typer(no_args_is_help=True, help="Steer runs and look into them.")
 runs.command("list")(remote.list_runs)
@@ -69,6 +70,45 @@ def samples(
                 prompt=prompt,
             )
             show_groups(run_dir, set_name, wanted, last, limit or _GROUPS, full=full, as_json=as_json)
+    except OSError as error:
+        fail(str(error))
+
+
+@runs.command()
+def why(
+    run: RunName,
+    group: Annotated[str, typer.Argument(help="Id of a group, e.g. g0000000012 or g12.")],
+    url: Url = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Explain a group: where it is, who holds it, what became of it and why."""
+    from dapo.cli.runs.why import show_why
+
+    try:
+        show_why(find_run(run, url), full_group_id(group), as_json=as_json)
+    except OSError as error:
+        fail(str(error))
+
+
+@runs.command("dead-letters")
+def dead_letters(
+    run: RunName,
+    url: Url = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="The newest so many.")] = 100,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON line a letter.")] = False,
+    group: Annotated[
+        str | None, typer.Option("--requeue", metavar="GROUP", help="Issue this failed group's prompt once more.")
+    ] = None,
+) -> None:
+    """List what was taken out of circulation, and why; or have a failed group's prompt issued once more."""
+    from dapo.cli.runs.why import requeue, show_dead_letters
+
+    _exclude({"--requeue": group is not None, "--json": as_json})
+    try:
+        if group is not None:
+            requeue(find_run(run, url), full_group_id(group))
+        else:
+            show_dead_letters(find_run(run, url), limit, as_json=as_json)
     except OSError as error:
         fail(str(error))
 

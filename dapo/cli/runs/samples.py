@@ -63,9 +63,9 @@ def show_groups(
     console = Console(highlight=False)
     for group in groups:
         if as_json:
-            _print_json(group.sample.model_dump() | {"step": group.step})
+            print_json(group.sample.model_dump() | {"step": group.step})
         else:
-            _print_group(console, group, wanted, full=full)
+            print_group(console, group, wanted, full=full)
     if not groups:
         _note(f"no group in {run_dir} is as asked for")
     _note_unreadable(unreadable)
@@ -87,10 +87,10 @@ def show_comparison(
     if as_json:
         for one in changed_first(prompts)[:limit]:
             cells = {str(step): cell._asdict() for step, cell in one.cells.items()}
-            _print_json(one._asdict() | {"cells": cells, "change": one.change})
+            print_json(one._asdict() | {"cells": cells, "change": one.change})
     elif prompt and len(prompts) == 1:
         for group in groups:
-            _print_group(console, group, wanted, full=True)
+            print_group(console, group, wanted, full=True)
     elif prompts:
         print_answers(console, prompts, limit)
     if not prompts:
@@ -136,7 +136,8 @@ def _require_folder(run_dir: Path) -> None:
         fail(f"there is no run folder {run_dir}; runs of this machine lie under runs/ unless --run-dir said otherwise")
 
 
-def _print_group(console: Console, group: Group, wanted: SampleFilter, *, full: bool) -> None:
+def print_group(console: Console, group: Group, wanted: SampleFilter, *, full: bool) -> None:
+    """With those of its responses that are wanted; `full`: texts are not shortened."""
     step, sample = group
     where = f"step {step} · " + (f"set {sample.set}" if sample.set else sample.outcome)
     count = f"{sample.correct_count} of {len(sample.responses)} correct"
@@ -187,7 +188,7 @@ def _print_block(console: Console, text: str, indent: int, style: str, character
         console.print(Text(textwrap.indent(shown, " " * indent), style), soft_wrap=True)
 
 
-def _print_json(value: Mapping[str, Any]) -> None:
+def print_json(value: Mapping[str, Any]) -> None:
     """In ASCII, so that nothing in it can steer a terminal."""
     typer.echo(json.dumps(value))
 

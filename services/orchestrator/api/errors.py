@@ -5,6 +5,8 @@ from typing import NamedTuple
 import grpc
 
 from dapo.spec.problem import SpecError
+from services.orchestrator.control.issuer import NotRequeued
+from services.orchestrator.runs.questions import GroupNotFound, NoAnswer
 from services.orchestrator.runs.service import BadField, RunConflict, RunNotFound, ServiceStopping
 
 
@@ -23,8 +25,11 @@ ERRORS: dict[type[Exception], ErrorKind] = {
     SpecError: ErrorKind("invalid_spec", 422, grpc.StatusCode.INVALID_ARGUMENT),
     BadField: ErrorKind("invalid_request", 422, grpc.StatusCode.INVALID_ARGUMENT),
     RunNotFound: ErrorKind("not_found", 404, grpc.StatusCode.NOT_FOUND),
+    GroupNotFound: ErrorKind("not_found", 404, grpc.StatusCode.NOT_FOUND),
     RunConflict: ErrorKind("conflict", 409, grpc.StatusCode.ALREADY_EXISTS),
+    NotRequeued: ErrorKind("conflict", 409, grpc.StatusCode.FAILED_PRECONDITION),
     ServiceStopping: ErrorKind("stopping", 503, grpc.StatusCode.UNAVAILABLE),
+    NoAnswer: ErrorKind("no_answer", 503, grpc.StatusCode.UNAVAILABLE),
     Unauthorised: ErrorKind("unauthorised", 401, grpc.StatusCode.UNAUTHENTICATED),
 }
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 import grpc.aio
@@ -17,6 +17,8 @@ from services.orchestrator.runs.service import RunService
 
 _NAME = pb.DESCRIPTOR.services_by_name["RunService"].full_name
 _KNOWN = tuple(ERRORS)
+_LETTERS = 100
+T = TypeVar("T")
 
 
 async def _fail(context: Any, error: Exception) -> NoReturn:
@@ -30,7 +32,7 @@ class RunServicer(run_pb2_grpc.RunServiceServicer):
     def __init__(self, service: RunService) -> None:
         self._service = service
 
-    async def _answer(self, call: Awaitable[pb.Run], context: Any) -> pb.Run:
+    async def _answer(self, call: Awaitable[T], context: Any) -> T:
         try:
             return await call
         except _KNOWN as error:
@@ -63,6 +65,20 @@ class RunServicer(run_pb2_grpc.RunServiceServicer):
 
     async def StopRun(self, request: pb.StopRunRequest, context: Any) -> pb.Run:  # noqa: N802
         return await self._answer(self._service.stop(request.id), context)
+
+    async def ExplainGroup(self, request: pb.ExplainGroupRequest, context: Any) -> pb.GroupExplanation:  # noqa: N802
+        found = await self._answer(self._service.explain(request.id, request.group), context)
+        return pb.GroupExplanation(group=found.group_id, state=found.state, data=found.model_dump_json())
+
+    async def ListDeadLetters(  # noqa: N802
+        self, request: pb.ListDeadLettersRequest, context: Any
+    ) -> pb.ListDeadLettersResponse:
+        letters = await self._answer(self._service.dead_letters(request.id, request.count or _LETTERS), context)
+        return pb.ListDeadLettersResponse(letters=[pb.DeadLetter(**letter.model_dump()) for letter in letters])
+
+    async def RequeueGroup(self, request: pb.RequeueGroupRequest, context: Any) -> pb.RequeueGroupResponse:  # noqa: N802
+        await self._answer(self._service.requeue(request.id, request.group), context)
+        return pb.RequeueGroupResponse()
 
     async def WatchRun(self, request: pb.WatchRunRequest, context: Any) -> AsyncIterator[pb.RunEvent]:  # noqa: N802
         try:

@@ -10,14 +10,17 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 
 import dapo
+from dapo.records.explanations import GroupExplanation
 from dapo.spec.problem import SpecError
 from services.orchestrator.api.access import is_authorised
 from services.orchestrator.api.errors import ERRORS, ErrorKind, Unauthorised, kind_of
 from services.orchestrator.api.schemas import (
     CreateRun,
+    DeadLetterList,
     ErrorBody,
     ErrorDetail,
     FieldProblem,
+    Requeued,
     ResumeRun,
     RunList,
     RunView,
@@ -119,8 +122,27 @@ def create_app(service: RunService, token: str | None) -> FastAPI:
         events = await service.watch(run_id, after)
         return StreamingResponse(_encode(events), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
 
+    _answer_questions(app, service, guarded)
     _handle_errors(app)
     return app
+
+
+def _answer_questions(app: FastAPI, service: RunService, guarded: dict[str, Any]) -> None:
+    @app.get("/v1/runs/{run_id}/groups/{group_id}", **guarded)
+    async def explain_group(run_id: str, group_id: str) -> GroupExplanation:
+        """What is known of a group: where it is, who holds it, what became of it and why."""
+        return await service.explain(run_id, group_id)
+
+    @app.get("/v1/runs/{run_id}/dead-letters", **guarded)
+    async def list_dead_letters(run_id: str, count: Annotated[int, Query(ge=1, le=10_000)] = 100) -> DeadLetterList:
+        """What was taken out of circulation, the newest first."""
+        return DeadLetterList(letters=list(await service.dead_letters(run_id, count)))
+
+    @app.post("/v1/runs/{run_id}/groups/{group_id}/requeue", status_code=status.HTTP_202_ACCEPTED, **guarded)
+    async def requeue_group(run_id: str, group_id: str) -> Requeued:
+        """Have the prompt of a failed group issued once more, as a new group; the failed one stays failed."""
+        await service.requeue(run_id, group_id)
+        return Requeued(group=group_id)
 
 
 def _handle_errors(app: FastAPI) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from dapo.records.group_archive import DeadLetter
 from dapo.v1 import run_pb2 as pb
 
 
@@ -38,6 +39,14 @@ class RunList(BaseModel):
     runs: list[RunView]
 
 
+class DeadLetterList(BaseModel):
+    letters: list[DeadLetter]
+
+
+class Requeued(BaseModel):
+    group: str = Field(description="The failed group. The one that issues its prompt once more is its requeued_as.")
+
+
 class FieldProblem(BaseModel):
     field: str
     value: Any = None
@@ -45,7 +54,9 @@ class FieldProblem(BaseModel):
 
 
 class ErrorDetail(BaseModel):
-    code: str = Field(description="invalid_spec, invalid_request, not_found, conflict, stopping or unauthorised.")
+    code: str = Field(
+        description="invalid_spec, invalid_request, not_found, conflict, stopping, no_answer or unauthorised."
+    )
     message: str
     problems: list[FieldProblem] = []
 

@@ -22,7 +22,7 @@ from dapo.v1 import messages_pb2 as pb
 from services.orchestrator.control.alerts import RunAlerts
 from services.orchestrator.control.evaluator import Evaluator
 from services.orchestrator.control.inbox import Inbox, Item, Memory, Published, Scored, Step
-from services.orchestrator.control.issuer import PromptIssuer, number_of
+from services.orchestrator.control.issuer import NotRequeued, PromptIssuer, number_of
 from services.orchestrator.control.settler import Settler
 from services.orchestrator.control.step_metrics import GeneratorMeter, learner_idle
 from services.orchestrator.records.recorder import Recorder
@@ -127,6 +127,12 @@ class Controller:
             await asyncio.wait({steering, following})
             await self._evaluator.close()
 
+    async def requeue(self, group_id: str) -> None:
+        """Issue the prompt of a failed group once more, as a new group. Raises NotRequeued, BusError."""
+        if self._pacing.all_cut or self._version is None:
+            raise NotRequeued(f"group {group_id} is not issued once more: the run issues no prompts at this time")
+        await self._issuer.requeue(await self._bus.groups.facts(group_id), self._epoch)
+
     async def _take_up(self) -> None:
         """Go on where an orchestrator before this one has left the run, if there was one."""
         decided = await self._bus.decisions.read()
@@ -150,8 +156,7 @@ class Controller:
             ready=_issues(record for record in open_groups if record.state == "kept"),
             passed=_issues(passed),
         )
-        if decided.last_prompt is not None:
-            self._issuer.take_up(decided.last_prompt, decided.again)
+        self._issuer.take_up(decided)
         self._cut_metrics = decided.cut_metrics
         await self._pass_over(self._pacing.expired())
         recorded = [(row["step"], row["set"]) for row in self._recorder.evaluations]
@@ -324,7 +329,3 @@ def _scored(record: GroupRecord) -> ScoredGroup:
 
 def _issues(records: Iterable[GroupRecord]) -> dict[str, Issue]:
     return {record.group_id: Issue(record.task.issued_version, number_of(record.group_id)) for record in records}
-
-
-def _uniform(grades: list[pb.Grade]) -> str:
-    return "all correct" if all(grade.correct for grade in grades) else "all wrong"

@@ -1,13 +1,14 @@
 """Prompts for training, from the data to the bus."""
 
 from collections import deque
-from collections.abc import Sequence
 
 from dapo.algo.dynamic_sampling import Resting
 from dapo.algo.frontier import Frontier, FrontierItem
 from dapo.algo.pacing import Pacing
-from dapo.bus import BusFull
-from dapo.bus.parts.decisions import IssuedPrompt
+from dapo.bus import BusError, BusFull, GroupState
+from dapo.bus.failures import HOPELESS, explain_failure
+from dapo.bus.parts.decisions import Decided, IssuedPrompt
+from dapo.bus.parts.records import GroupFacts
 from dapo.bus.roles import OrchestratorBus
 from dapo.contracts.events import Alert, Emit
 from dapo.data import Dataset
@@ -16,12 +17,17 @@ from dapo.v1 import messages_pb2 as pb
 from services.orchestrator.control.alerts import ControllerError
 
 
+class NotRequeued(RuntimeError):
+    """The prompt of this group is not issued once more; the message says why."""
+
+
 class PromptIssuer:
     """Draws rows from the frontier (seeded shuffle, epochs) and issues them as groups, whose ids it numbers.
 
     A prompt that was drawn is issued once, in order: where Redis is full it waits here, pacing counts it as issued, and
     nothing else is drawn before it is gone. Rows that rest are left out, and the places of the order that were left out
-    are known from the newest prompt's place and number. Restart: its position is in Redis, written with its issue, and
+    are known from the newest prompt's place and number. The prompt of a failed group that is asked for comes next, as a
+    new group (`requeue`). Restart: its position is in Redis, written with its issue, and
     `take_up` goes on behind it; prompts that wait are drawn again. Where Redis was lost, those that the checkpoint
     calls unsettled come first, under their old numbers.
     """
@@ -37,27 +43,62 @@ class PromptIssuer:
         self._emit = emit
         self._frontier = Frontier(dataset.parts, seed=spec.seed, shuffle=spec.data.shuffle)
         self._drawn = 0
+        self._repeats = 0
         self._again: deque[tuple[int, FrontierItem]] = deque()
+        self._requeued: dict[str, FrontierItem] = {}
+        self._asked: set[str] = set()
         self._waiting: list[pb.PromptTask] = []
         self._told_full = False
 
-    def take_up(self, last: IssuedPrompt, again: Sequence[IssuedPrompt]) -> None:
-        """Issue those of `again`, then go on behind the prompt that was issued last. Raises ControllerError where the
-        data has no such positions."""
+    def take_up(self, decided: Decided) -> None:
+        """Issue those of `again`, then the `requeued`, then go on behind the prompt that was issued last. Raises
+        ControllerError where the data has no such positions."""
+        last = decided.last_prompt
+        if last is None:
+            return
+        frontier, spec = self._frontier, self._spec
         try:
-            self._again = deque((number_of(one.group_id), self._frontier.item(one.epoch, one.cursor)) for one in again)
-            state = self._frontier.behind(last.epoch, last.cursor)
-            parts, spec = self._dataset.parts, self._spec
-            self._frontier = Frontier(parts, seed=spec.seed, shuffle=spec.data.shuffle, state=state)
+            self._again = deque(
+                (number_of(one.group_id), frontier.item(one.epoch, one.cursor)) for one in decided.again
+            )
+            self._requeued = {one.group_id: frontier.item(one.epoch, one.cursor) for one in decided.requeued}
+            state = frontier.behind(last.epoch, last.cursor)
+            self._frontier = Frontier(self._dataset.parts, seed=spec.seed, shuffle=spec.data.shuffle, state=state)
         except ValueError as error:
             raise ControllerError(f"the run cannot go on behind prompt {last.group_id}: {error}") from error
+        self._asked = set(self._requeued)
+        self._repeats = decided.repeats
         self._drawn = number_of(last.group_id) + 1
+
+    async def requeue(self, facts: GroupFacts, epoch: int) -> None:
+        """Issue the prompt of a failed group once more, under a new number, before any that is new. The failed group
+        stays failed in the ledger. Asked twice is as asked once.
+
+        Raises NotRequeued, Fenced.
+        """
+        if why := refusal(facts):
+            raise NotRequeued(f"group {facts.record.group_id} is not issued once more: {why}")
+        task = facts.record.task
+        try:
+            item = self._frontier.item(task.epoch, task.cursor)
+        except ValueError as error:
+            raise NotRequeued(f"group {task.group_id} is not issued once more: {error}") from error
+        if task.group_id in self._asked:
+            return
+        self._asked.add(task.group_id)
+        try:
+            await self._bus.decisions.requeue(IssuedPrompt(task.group_id, task.epoch, task.cursor), epoch)
+        except BusError:
+            self._asked.discard(task.group_id)
+            raise
+        self._requeued[task.group_id] = item
 
     @property
     def rested(self) -> int:
-        """Places of the data's order that were left out so far: with the prompts issued they are all up to here."""
+        """Places of the data's order that were left out so far: with the prompts issued they are all up to here. A
+        failed group's prompt that was issued once more has no place of its own."""
         epoch, cursor = self._frontier.state()
-        return epoch * len(self._frontier) + cursor - self._drawn
+        return epoch * len(self._frontier) + cursor - (self._drawn - self._repeats)
 
     @property
     def waiting(self) -> bool:
@@ -83,10 +124,18 @@ class PromptIssuer:
             self._waiting, self._told_full = [], False
 
     def _draw(self, version: int) -> pb.PromptTask:
-        number, item = self._again.popleft() if self._again else (self._drawn, self._next())
+        failed = ""
+        if self._again:
+            number, item = self._again.popleft()
+        elif self._requeued:
+            failed = next(iter(self._requeued))
+            number, item = self._drawn, self._requeued.pop(failed)
+            self._repeats += 1
+        else:
+            number, item = self._drawn, self._next()
         self._drawn = max(self._drawn, number + 1)
         row = self._dataset[item.row]
-        task = pb.PromptTask(
+        return pb.PromptTask(
             group_id=f"g{number:010d}",
             epoch=item.epoch,
             cursor=item.cursor,
@@ -96,8 +145,8 @@ class PromptIssuer:
             grader=row.grader or self._spec.reward.grader,
             group_size=self._spec.sampling.group_size,
             issued_version=version,
+            requeued_from=failed,
         )
-        return task
 
     def _next(self) -> FrontierItem:
         """The next whose row does not rest; there is one within `rest_epochs` + 1 epochs."""
@@ -105,6 +154,20 @@ class PromptIssuer:
             item = self._frontier.next()
             if not self._resting.rests(self._dataset.row_id(item.row), item.epoch):
                 return item
+
+
+def refusal(facts: GroupFacts) -> str:
+    """Why the group's prompt cannot be issued once more; empty: it can."""
+    record = facts.record
+    if record.task.evaluation:
+        return f"it belongs to an evaluation of {record.task.evaluation!r}, which has counted it"
+    if record.state != GroupState.FAILED:
+        return f"it is {record.state}, and only a failed one is"
+    if record.reason in HOPELESS:
+        return f"it would fail again, for {explain_failure(record.reason)}"
+    if facts.requeued_as:
+        return f"that was done before, as {facts.requeued_as}"
+    return ""
 
 
 def number_of(group_id: str) -> int:

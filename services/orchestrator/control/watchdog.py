@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from dapo.algo.progress import Explanation, Level, Oldest, Progress, Reading, Role, Scene, Stage, Wait, explain, seconds
 from dapo.bus import BusError
+from dapo.bus.failures import FailureReason
 from dapo.bus.keys import COMPLETIONS, EVALUATIONS, PROMPTS, SCORED
 from dapo.bus.roles import OrchestratorBus
 from dapo.contracts.events import WAITING, WAITING_OVER, Alert, Emit
@@ -78,7 +79,7 @@ class Watchdog:
             await self._restart(role, explanation.workers, explanation.text)
         elif level == Level.FUTILE and role is not None and group_id is not None:
             self._progress.acted()
-            await self._bus.groups.fail(group_id, "stalled", explanation.text)
+            await self._bus.groups.fail(group_id, FailureReason.STALLED, explanation.text)
         else:
             stall_s = self._spec.resources.restarts.stall_s
             raise ControllerError(
@@ -106,10 +107,10 @@ class Watchdog:
         now = datetime.now()
         oldest: dict[Stage, Oldest] = {}
         for stream, stage in _STAGES:
-            held = await self._bus.streams.oldest(stream)
-            if held is not None and stage not in oldest:
-                since = now - timedelta(seconds=held.for_s) if held.worker_id else None
-                oldest[stage] = Oldest(stage, held.group_id, held.worker_id, since)
+            holder = await self._bus.streams.oldest(stream)
+            if holder is not None and stage not in oldest:
+                since = now - timedelta(seconds=holder.held_s) if holder.worker_id else None
+                oldest[stage] = Oldest(stage, holder.group_id, holder.worker_id, since)
         ledger = await self._bus.groups.ledger()
         wanted = self._spec.training.steps * self._spec.training.prompts_per_step
         return Scene(

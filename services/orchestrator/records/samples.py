@@ -3,7 +3,6 @@
 Nothing here catches OSError: whether a full disk is borne is for the caller to decide, and a run should bear it.
 """
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,13 +13,12 @@ from dapo.bus import GroupRecord
 from dapo.contracts.prompts import prompt_text
 from dapo.host.files import append_line, replacing
 from dapo.records.folder import RunFolder
-from dapo.records.json_lines import keep_json_lines
+from dapo.records.json_lines import json_number, keep_json_lines
 from dapo.records.samples import Sample, SampleResponse, evaluation_path
 from dapo.v1 import messages_pb2 as pb
 
 _MAX_CHARACTERS = 32_768
 """Of a prompt, a gold answer or a response; of a longer one the beginning and the end are kept."""
-_DIGITS = 6
 _LIMIT_BYTES = 64 << 20
 
 
@@ -52,22 +50,17 @@ def _response(grade: pb.Grade, text: bytes | None) -> SampleResponse:
         index=completion.index,
         text=None if text is None else _cut(text.decode(errors="replace")),
         correct=grade.correct,
-        score=_number(grade.score),
+        score=json_number(grade.score),
         reason=grade.reason,
         extracted=_cut(grade.extracted),
         tokens=completion.response_tokens,
         truncated=is_truncated(completion),
-        reward=_number(grade.reward),
-        penalty=_number(grade.overlong_penalty),
+        reward=json_number(grade.reward),
+        penalty=json_number(grade.overlong_penalty),
         version_min=completion.version_min,
         version_max=completion.version_max,
-        parts={name: _number(score) for name, score in sorted(grade.parts.items())},
+        parts={name: json_number(score) for name, score in sorted(grade.parts.items())},
     )
-
-
-def _number(value: float) -> float | None:
-    """A float32 without the digits that it does not have; None where it is not finite."""
-    return round(value, _DIGITS) if math.isfinite(value) else None
 
 
 def _cut(text: str) -> str:

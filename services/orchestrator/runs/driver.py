@@ -20,17 +20,18 @@ from services.orchestrator.control.alerts import ControllerError
 from services.orchestrator.control.controller import Controller
 from services.orchestrator.control.evaluator import Evaluator
 from services.orchestrator.control.inbox import ROLE
+from services.orchestrator.control.issuer import NotRequeued
 from services.orchestrator.control.watchdog import Watchdog
 from services.orchestrator.launch.launcher import Launcher, LaunchError, RunTarget
 from services.orchestrator.records.provenance import provenance
 from services.orchestrator.records.recorder import Recorder
-from services.orchestrator.runs.completion import save_first, wait_until_complete, was_complete
-from services.orchestrator.runs.ending import settled, tell_end
+from services.orchestrator.runs.completion import save_first, settled, tell_end, wait_until_complete, was_complete
 from services.orchestrator.runs.events import RunEvents
 from services.orchestrator.runs.inputs import Inputs, input_problems, open_inputs
 from services.orchestrator.runs.monitor import HealthMonitor
 from services.orchestrator.runs.outcome import STOPPED, RunFailed, RunOutcome, at_its_end, disk_first
 from services.orchestrator.runs.placement import Placement
+from services.orchestrator.runs.questions import Questions, answering
 from services.orchestrator.runs.redis import RunRedis
 from services.orchestrator.runs.resumption import changes, take_up
 
@@ -77,6 +78,7 @@ class RunDriver:
         self._launcher = launcher
         self._placement = Placement(launcher, self.events)
         self._redis = RunRedis(run_id, recorder.run_dir, spec.resources, redis_url)
+        self.questions = Questions(recorder.run_dir, self._redis)
         self._began = time.monotonic()
         self._state = "starting"
         self._message = ""
@@ -134,6 +136,13 @@ class RunDriver:
         """The run with its ledger of this moment, or of the last at which Redis answered."""
         await self._read_ledger()
         return self.snapshot()
+
+    async def requeue(self, group_id: str) -> None:
+        """Have the prompt of a failed group issued once more. Raises NotRequeued, GroupNotFound, NoAnswer."""
+        if self._controller is None or self._redis.bus is None:
+            raise NotRequeued(f"group {group_id} is not issued once more: the run is {self._state}")
+        async with answering():
+            await self._controller.requeue(group_id)
 
     async def _read_ledger(self) -> None:
         if (bus := self._redis.bus) is not None:
@@ -271,6 +280,7 @@ class RunDriver:
             except LaunchError as error:
                 outcome = outcome.but(str(error))
             await self._read_ledger()
+            await self.questions.keep()
             try:
                 await self._write_files(outcome)
             except OSError as error:

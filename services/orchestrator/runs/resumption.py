@@ -8,6 +8,7 @@ from dapo.bus.parts.decisions import Decided, Frontier
 from dapo.bus.roles import OrchestratorBus
 from dapo.records.checkpoints import Checkpoint, CheckpointError, find_newest
 from dapo.records.folder import RunFolder
+from dapo.records.group_archive import rewind_group_archive
 from dapo.spec.problem import Problem, SpecError
 from dapo.spec.run import RunSpec
 from dapo.spec.wording import shown
@@ -99,6 +100,7 @@ async def take_up(bus: OrchestratorBus, recorder: Recorder, previous: RunSpec, s
     frontier = _frontier(found.checkpoint)
     await bus.decisions.begin_at(start, frontier, epoch)
     await asyncio.to_thread(recorder.rewind, start)
+    await asyncio.to_thread(rewind_group_archive, recorder.run_dir, frontier)
     where = f"from the checkpoint of step {start}" if found.checkpoint is not None else "from its beginning"
     again = (
         f", and issues {len(frontier.unsettled)} prompts again" if frontier is not None and frontier.unsettled else ""

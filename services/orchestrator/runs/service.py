@@ -8,8 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dapo.bus import BusError
+from dapo.bus.keys import GROUP_ID
 from dapo.host.storage import in_words
+from dapo.records.explanations import GroupExplanation
 from dapo.records.folder import RunFolder
+from dapo.records.group_archive import DeadLetter
 from dapo.records.identity import RunDirError, RunIdentity, read_identity
 from dapo.spec.load import load_spec, missing_inputs, parse_spec, unfit_inputs
 from dapo.spec.problem import SpecError
@@ -27,6 +30,7 @@ from services.orchestrator.runs.past import (
     run_folders,
     was_interrupted,
 )
+from services.orchestrator.runs.questions import Questions
 from services.orchestrator.runs.redis import RunRedis
 from services.orchestrator.runs.resumption import changes
 
@@ -248,7 +252,36 @@ class RunService:
         except ValueError as error:
             raise BadField("after", f"{after!r} is not an event id: give the id of the last event seen") from error
 
+    async def explain(self, run_id: str, group_id: str) -> GroupExplanation:
+        """What is known of a group, also of one of an earlier service's run.
+
+        Raises RunNotFound, BadField, GroupNotFound, NoAnswer.
+        """
+        return await (await self._questions(run_id)).explain(_checked(group_id))
+
+    async def dead_letters(self, run_id: str, count: int) -> Sequence[DeadLetter]:
+        """What was taken out of circulation, the newest first. Raises RunNotFound, NoAnswer."""
+        return await (await self._questions(run_id)).dead_letters(count)
+
+    async def _questions(self, run_id: str) -> Questions:
+        driver = self._runs.get(run_id)
+        return driver.questions if driver is not None else Questions(await self._folder(run_id))
+
+    async def requeue(self, run_id: str, group_id: str) -> None:
+        """Have the prompt of a failed group issued once more, as a new group.
+
+        Raises RunNotFound, BadField, GroupNotFound, NotRequeued, NoAnswer.
+        """
+        await self._find(run_id).requeue(_checked(group_id))
+
     async def close(self) -> None:
         """Stop every run, at once; a service that starts again takes them up."""
         self._stopping = True
         await asyncio.gather(*(driver.stop(INTERRUPTED) for driver in self._runs.values()))
+
+
+def _checked(group_id: str) -> str:
+    """Raises BadField for what is no group id."""
+    if not GROUP_ID.fullmatch(group_id.encode()):
+        raise BadField("group", f"{group_id!r} is no group id: g or e (of an evaluation) and ten digits")
+    return group_id

@@ -1,9 +1,10 @@
 """What a checkpoint keeps of a run's decisions, and how a run is put where it stood, on a real Valkey."""
 
 from dapo.bus import Bus, Settlement
-from dapo.bus.parts.decisions import Ending
+from dapo.bus.failures import FailureReason
+from dapo.bus.parts.decisions import Ending, IssuedPrompt
 from dapo.bus.server.embedded import EmbeddedValkey
-from tests.support.bus import drive, make_scored
+from tests.support.bus import drive, group_id, issue, make_scored, make_task
 
 
 def test_a_run_that_goes_on_knows_the_rows_and_not_the_end_that_was_mended(valkey: EmbeddedValkey) -> None:
@@ -41,5 +42,31 @@ def test_a_kept_group_lets_its_row_be_forgotten(valkey: EmbeddedValkey) -> None:
         named = Settlement(first.data.decode(), "filtered", "all wrong", first, "d.jsonl:1", "1 -1 all wrong")
         await bus.groups.settle_many([named, Settlement(second.data.decode(), "kept", "", second, "d.jsonl:1")], epoch)
         assert (await bus.decisions.read()).resting == {}
+
+    drive(valkey.url, scenario)
+
+
+def test_a_run_that_goes_on_knows_what_is_to_be_issued_once_more_and_what_was(valkey: EmbeddedValkey) -> None:
+    async def scenario(bus: Bus) -> None:
+        epoch = await issue(bus, 3)
+        for number in (0, 1):
+            await bus.groups.fail(group_id(number), FailureReason.GENERATION_FAILED)
+            await bus.decisions.requeue(IssuedPrompt(group_id(number), 0, number), epoch)
+        repeat = make_task(0)
+        repeat.group_id, repeat.requeued_from = group_id(3), group_id(0)
+        await bus.groups.issue([repeat], epoch)
+        before = await bus.decisions.read()
+        assert before.last_prompt == IssuedPrompt(group_id(3), 0, 2), "the data goes on behind the last new prompt"
+        assert (before.requeued, before.repeats) == ([IssuedPrompt(group_id(1), 0, 1)], 1)
+
+        frontier = await bus.decisions.frontier(0)
+        await bus.decisions.begin_at(0, frontier, epoch)
+        after = await bus.decisions.read()
+        assert after.last_prompt == before.last_prompt
+        assert (after.requeued, after.repeats) == (before.requeued, before.repeats)
+        assert after.again == [IssuedPrompt(group_id(2), 0, 2), IssuedPrompt(group_id(3), 0, 0)]
+        await bus.decisions.begin_at(0, None, epoch)
+        anew = await bus.decisions.read()
+        assert (anew.last_prompt, anew.requeued, anew.repeats) == (None, [], 0)
 
     drive(valkey.url, scenario)

@@ -137,7 +137,7 @@ def test_a_full_server_refuses_new_work_and_can_still_be_drained(tmp_path: Path)
             await bus.groups.write_completions([make_completion(bus, group_id(9), 0)])
 
         await bus.registry.beat("generator", "generator-0")
-        await bus.runs.set_state("running", "", await bus.lease.acquire("orchestrator"))
+        await bus.runs.set_state("running", "", epoch)
         await bus.runs.emit(Alert(message="memory is full"))
         await bus.batches.cut(make_batch(bus, 0, [0]), epoch)
         await bus.batches.record_step(pb.StepReport(batch=0), [group_id(0)], learner)

@@ -65,7 +65,7 @@ async def hand_back(bus: Bus) -> Arguments:
 
 async def issue_groups(bus: Bus) -> Arguments:
     epoch, task = await issue(bus, 1), make_task(7)
-    return epoch, "prompts", task.group_id, task.group_size, 0, task.SerializeToString(), "0 7"
+    return epoch, "prompts", task.group_id, task.group_size, 0, task.SerializeToString(), "0 7", group_id(0)
 
 
 async def write_completions(bus: Bus) -> Arguments:
@@ -95,7 +95,7 @@ async def refill(bus: Bus) -> Arguments:
     await issue(bus, 1, size=2)
     await generate(bus, await bus.streams.consume("prompts", "generator-0", count=1, block_s=0))
     lost, _ = await bus.streams.consume("completions", "verifier-0", count=2, block_s=0)
-    return NONCE, group_id(0), 0, lost.data, lost.message_id, 3
+    return NONCE, group_id(0), 0, lost.data, lost.message_id, 3, "generator-0", 0
 
 
 async def settle_group(bus: Bus) -> Arguments:
@@ -139,7 +139,7 @@ async def retire_groups(bus: Bus) -> Arguments:
 
 async def begin_at(bus: Bus) -> Arguments:
     epoch = await issue(bus, 1)
-    return epoch, 3, "g0000000012 1 5", "e0000000003", "{}", "101", 1, "trained", 12, "g0000000009", "1 2"
+    return epoch, 3, "g0000000012 1 5", "e0000000003", "{}", "101", 2, 1, "trained", 12, "g0000000009", "1 2"
 
 
 async def set_version(bus: Bus) -> Arguments:

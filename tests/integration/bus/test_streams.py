@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from dapo.bus import RETRIES, Bus, attempt_number
+from dapo.bus.failures import FailureReason
 from dapo.bus.parts import streams
 from dapo.bus.server.embedded import EmbeddedValkey
 from tests.support.bus import (
@@ -252,23 +253,24 @@ def test_roles_and_streams_must_match(valkey: EmbeddedValkey) -> None:
 
 def test_who_has_the_oldest_entry_of_an_open_group(valkey: EmbeddedValkey) -> None:
     async def scenario(bus: Bus) -> None:
+        async def holder(stream: str) -> tuple[str, int | None, str, bool]:
+            found = await bus.streams.oldest(stream)
+            assert found is not None
+            assert 0 <= found.held_s < 60
+            return found.group_id, found.response, found.worker_id, found.alive
+
         assert await bus.streams.oldest("prompts") is None
         await issue(bus, 3, size=1)
-        assert await bus.streams.oldest("prompts") == (group_id(0), "", 0.0)
+        assert await holder("prompts") == (group_id(0), None, "", False)
         first, second = await bus.streams.consume("prompts", "generator-0", count=2, block_s=0)
-        held = await bus.streams.oldest("prompts")
-        assert held is not None
-        assert held[:2] == (group_id(0), "generator-0")
-        assert 0 <= held.for_s < 60
+        assert await holder("prompts") == (group_id(0), None, "generator-0", True)
         await generate(bus, [first])
-        held = await bus.streams.oldest("prompts")
-        assert held is not None
-        assert held[:2] == (group_id(1), "generator-0")
+        assert await holder("prompts") == (group_id(1), None, "generator-0", True)
         await generate(bus, [second])
-        assert await bus.streams.oldest("prompts") == (group_id(2), "", 0.0)
-        assert await bus.streams.oldest("completions") == (group_id(0), "", 0.0)
-        await bus.groups.fail(group_id(0), "stalled")
-        assert await bus.streams.oldest("completions") == (group_id(1), "", 0.0)
+        assert await holder("prompts") == (group_id(2), None, "", False)
+        assert await holder("completions") == (group_id(0), 0, "", False)
+        await bus.groups.fail(group_id(0), FailureReason.STALLED)
+        assert await holder("completions") == (group_id(1), 0, "", False)
         assert await bus.streams.length("completions") == 2
 
     drive(valkey.url, scenario)

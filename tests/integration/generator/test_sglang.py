@@ -235,6 +235,7 @@ def test_a_group_is_written_with_payloads_texts_and_versions(shared: Run, models
         assert completion.finish_reason == (pb.FINISH_REASON_STOP if ids[-1] == EOS else pb.FINISH_REASON_LENGTH)
         assert ids.count(EOS) <= 1
         assert text.decode() == "".join(SPELLINGS[i] for i in ids)
+        assert completion.spans == payload.spans
         assert [(span.version.incarnation, span.version.step, span.start, span.end) for span in payload.spans] == [
             (1, 0, 0, len(ids))
         ]

@@ -195,7 +195,7 @@ def test_a_start_that_was_cut_short_while_it_put_a_run_back_is_made_again(tmp_pa
 
     async def half(bus: Bus) -> None:
         epoch = await bus.lease.acquire("orchestrator")
-        await bus.control_server.script("begin_at", bus.keys.prefix, epoch, -1, "", "", "", "", 0)
+        await bus.control_server.script("begin_at", bus.keys.prefix, epoch, -1, "", "", "", "", 0, 0)
 
     story.start(spec, last=1, at_last=half)
     for path in (RunFolder(story.folder).metrics, RunFolder(story.folder).evaluations):

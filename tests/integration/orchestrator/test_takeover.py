@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dapo.bus import Bus, BusUnavailable
+from dapo.bus.failures import FailureReason
 from dapo.bus.server.connection import Argument
 from dapo.bus.server.embedded import EmbeddedValkey
 from dapo.records.evaluations import read_evaluations
@@ -16,6 +17,7 @@ from dapo.records.identity import RunIdentity
 from dapo.records.json_lines import read_json_lines
 from dapo.spec.run import RunSpec
 from services.orchestrator.control.controller import Controller
+from services.orchestrator.control.issuer import NotRequeued
 from services.orchestrator.records.recorder import Recorder
 from tests.integration.orchestrator.test_evaluator import RULE, evaluated
 from tests.support.orchestrator.control import (
@@ -137,6 +139,8 @@ def test_at_every_moment_a_successor_would_know_what_the_orchestrator_knows(
     spec = make_spec(tmp_path, staleness=2, **algorithm)
     seen = Seen(tmp_path / "run")
     compared = 0
+    requeued: set[str] = set()
+    repeated: list[int] = []
 
     async def scenario() -> None:
         bus = await Bus.connect(valkey.url, IDENTITY.run_id)
@@ -147,7 +151,16 @@ def test_at_every_moment_a_successor_would_know_what_the_orchestrator_knows(
         async def advance_and_compare() -> None:
             await advance()
             if not controller._draining:
+                await requeue_failed()
                 await compare(bus, controller)
+
+        async def requeue_failed() -> None:
+            for group_id in [one for one in workers.issued_at if workers.fail(one) and one not in requeued]:
+                try:
+                    await controller.requeue(group_id)
+                except NotRequeued:  # it has not failed yet
+                    continue
+                requeued.add(group_id)
 
         async def compare(bus: Bus, controller: Controller) -> None:
             nonlocal compared
@@ -159,18 +172,24 @@ def test_at_every_moment_a_successor_would_know_what_the_orchestrator_knows(
             # The learner may be ahead of what the orchestrator has heard of it.
             for name in ("_trained", "_version"):
                 assert others.pop(name) >= mine.pop(name)
+            # So may be a group that fails.
+            for known in (mine, others):
+                known["_in_flight"] = {one: at for one, at in known["_in_flight"].items() if not workers.fail(one)}
             assert others == mine
             assert successor._issuer._frontier.state() == controller._issuer._frontier.state()
-            assert successor._issuer._drawn == controller._issuer._drawn
+            for name in ("_drawn", "_requeued", "_repeats", "rested"):
+                assert getattr(successor._issuer, name) == getattr(controller._issuer, name)
             assert vars(successor._settler.resting) == vars(controller._settler.resting)
             assert vars(successor._settler.streak) == vars(controller._settler.streak)
             assert {**successor._ready, **successor._passed} == {**controller._ready, **controller._passed}
             for number, metrics in controller._cut_metrics.items():
                 assert successor._cut_metrics[number] == pytest.approx(metrics, nan_ok=True)
             compared += 1
+            repeated.append(successor._issuer._repeats)
 
         controller._advance = advance_and_compare  # type: ignore[method-assign]
-        workers = Workers(bus, some_uniform)
+        fail = lambda group_id: int(group_id[1:]) % 7 == 5  # noqa: E731
+        workers = Workers(bus, some_uniform, fail=fail, failure=FailureReason.GENERATION_FAILED)
         working = (workers.generate("generator-0", 1), workers.verify(), workers.learn())
         tasks = [asyncio.create_task(work) for work in working]
         try:
@@ -183,6 +202,7 @@ def test_at_every_moment_a_successor_would_know_what_the_orchestrator_knows(
 
     asyncio.run(scenario())
     assert compared > 30
+    assert repeated[-1] > 0, "no prompt was issued once more"
 
 
 @pytest.mark.parametrize("why", ["uniform", "evaluations"])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dapo.bus import Bus
+from dapo.bus.failures import FailureReason
 from dapo.bus.parts.decisions import Ending
 from dapo.bus.server.embedded import EmbeddedValkey
 from dapo.contracts.events import Event, StateChanged
@@ -67,6 +68,7 @@ class Workers:
     bus: Bus
     correct: Verdict
     fail: object = staticmethod(lambda group_id: False)
+    failure: FailureReason = FailureReason.PROMPT_TOO_LONG
     silent: object = staticmethod(lambda group_id: False)
     """Which prompts are never answered."""
     learn_s: float = 0.0
@@ -89,7 +91,7 @@ class Workers:
                 if self.silent(task.group_id):
                     continue
                 if self.fail(task.group_id):
-                    await self.bus.groups.fail(task.group_id, "prompt_too_long", stream="prompts", delivery=delivery)
+                    await self.bus.groups.fail(task.group_id, self.failure, stream="prompts", delivery=delivery)
                     continue
                 await self.answer(task)
 

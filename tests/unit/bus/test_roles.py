@@ -9,6 +9,7 @@ from tests.support.paths import REPO
 
 SNIPPET = """
 from dapo.bus import Bus, Delivery
+from dapo.bus.failures import FailureReason
 from dapo.bus.roles import GeneratorBus, LearnerBus, OrchestratorBus, VerifierBus
 from dapo.v1 import messages_pb2 as pb
 
@@ -29,7 +30,7 @@ async def allowed(
     await generator.groups.write_completions([pb.Completion()])
     await generator.payloads.put({})
     await verifier.groups.write_grades([(delivery, pb.Grade())])
-    await verifier.groups.fail("g", "reason")
+    await verifier.groups.fail("g", FailureReason.GRADER_FAILED)
     await verifier.groups.refill(delivery)
     await verifier.streams.leave("completions", "verifier-0")
     await generator.streams.hand_back("prompts", "generator-0", delivery, lost=True)

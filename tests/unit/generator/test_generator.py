@@ -29,7 +29,6 @@ from services.generator.engine.server import (
 from services.generator.jobs import request_id
 from services.generator.membership import parse_version, version_name
 from services.generator.tokens import PromptError, check_length
-from services.generator.writer import FinishedResponse, build_payload
 
 
 def event(ids: list[int], finish: dict[str, Any] | None = None, **meta: Any) -> dict[str, Any]:
@@ -114,13 +113,6 @@ def test_an_event_must_be_an_object_that_tells_of_no_failure(odd: bytes) -> None
 def test_an_event_for_nobody_is_refused(odd: dict[str, Any]) -> None:
     with pytest.raises(EngineError, match="was not asked"):
         addressee(odd, {"r": StreamedResponse("r")})
-
-
-@pytest.mark.parametrize(("token", "version"), [(2**31, "1.0"), (1, "base"), (1, "None")])
-def test_what_a_payload_cannot_hold_is_refused(token: int, version: str) -> None:
-    response = StreamedResponse("r", [token], [-0.5], [Span(version, 0, 1)], "length")
-    with pytest.raises(EngineError, match="request r"):
-        build_payload(FinishedResponse("g", 0, 0, [1], response))
 
 
 def test_what_an_abort_repeats_is_dropped() -> None:

@@ -12,10 +12,15 @@ local function take(pending, lost)
   local deliveries, losses = pending[4] + 1, 0
   local entry = redis.call("XCLAIM", key, role, self, 0, pending[1])[1]
   if not entry then return end
-  local group = group_key(entry[2][2])
+  -- Entries of completions name their group beside the data; the others are its id.
+  local id = role == "verifier" and entry[2][4] or entry[2][2]
+  local group = group_key(id)
   if role == "generator" and redis.call("EXISTS", group) == 1 then
     deliveries = redis.call("HINCRBY", group, "attempts", 1)
     losses = redis.call("HINCRBY", group, "losses", lost)
+  end
+  if lost == 1 then
+    note(id, "claimed " .. pending[2] .. " " .. self)
   end
   claimed[#claimed + 1] = {entry[1], deliveries, losses, unpack(entry[2])}
 end

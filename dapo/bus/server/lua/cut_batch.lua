@@ -23,6 +23,7 @@ for at = 6, last do
 end
 for at = 6, last do
   move(ARGV[at], "kept", "batched", "batch " .. ARGV[2])
+  redis.call("HSET", group_key(ARGV[at]), "batch", ARGV[2])
 end
 for at = last + 1, #ARGV do
   redis.call("SREM", prefix .. "passed", ARGV[at])

@@ -17,6 +17,7 @@ local function hand_back(message)
   local known = redis.call("HMGET", group, "state", "entry")
   if known[1] == "issued" and known[2] == message then
     redis.call("HINCRBY", group, "losses", ARGV[4])
+    note(fields[2], "handed_back " .. self .. " " .. ARGV[4])
     put_prompt(fields[2])
   end
 end

@@ -29,6 +29,30 @@ local function acknowledge(stream, message_id)
   redis.call("XDEL", prefix .. stream, message_id)
 end
 
+-- A group's trail tells what became of it and when, by this server's clock: a line "<ms> <what> <further words>" for each
+-- mark. Where it grows beyond 4 KB, the first line and the newest ones stay, and those left out are counted.
+local function mark_of(what)
+  local now = redis.call("TIME")
+  return string.format("%s%03d %s\n", now[1], math.floor(now[2] / 1000), what)
+end
+
+local function trail_with(group, what)
+  local trail = (redis.call("HGET", group, "trail") or "") .. mark_of(what)
+  if #trail > 4096 then
+    trail = string.gsub(trail, "^([^\n]*\n)[^\n]*\n", "%1", 1)
+    redis.call("HINCRBY", group, "marks_lost", 1)
+  end
+  return trail
+end
+
+-- Adds a mark to the trail of a group that there is.
+local function note(id, what)
+  local group = group_key(id)
+  if redis.call("EXISTS", group) == 1 then
+    redis.call("HSET", group, "trail", trail_with(group, what))
+  end
+end
+
 -- Moves the count of the bytes that the run's payloads take, on the server that holds them. Zero is no key.
 local function count_payloads(change)
   local key = prefix .. "payload_bytes"
@@ -52,7 +76,7 @@ end
 local function move(id, from, to, reason)
   assert(ALLOWED[from .. ">" .. to], "ledger move refused")
   local group = group_key(id)
-  redis.call("HSET", group, "state", to, "reason", reason)
+  redis.call("HSET", group, "state", to, "reason", reason, "trail", trail_with(group, to))
   redis.call("HINCRBY", prefix .. "ledger", from, -1)
   redis.call("HINCRBY", prefix .. "ledger", to, 1)
   if from == "issued" then

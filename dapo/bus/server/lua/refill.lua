@@ -1,4 +1,5 @@
--- ARGV: nonce, group id, index, completion as it was accepted, its message id on `completions`, most refills of an index.
+-- ARGV: nonce, group id, index, completion as it was accepted, its message id on `completions`, most refills of an index,
+-- generator and attempt that it came from.
 -- Withdraws a completion whose response was lost, so that this index alone is generated again; a group that was
 -- generated is issued again for it, with its prompt back on its stream. While it is issued, whoever holds the prompt looks
 -- for what is missing before it lets go. "closed": there is nothing to withdraw; "exhausted", with nothing done, where
@@ -15,6 +16,7 @@ if (state == "issued" or state == "generated") and completion == data and not gr
   redis.call("HDEL", group, "completion:" .. index)
   redis.call("HINCRBY", group, "generated", -1)
   redis.call("HINCRBY", group, "refills:" .. index, 1)
+  note(id, "refilled " .. index .. " " .. ARGV[7] .. " " .. ARGV[8])
   if state == "generated" then
     move(id, "generated", "issued", "")
     put_prompt(id)
