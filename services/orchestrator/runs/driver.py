@@ -267,7 +267,7 @@ class RunDriver:
                 await self._leave(outcome)
                 return
             try:
-                await self._launcher.stop(self.run_id)
+                await self._placement.end(self.run_id)
             except LaunchError as error:
                 outcome = outcome.but(str(error))
             await self._read_ledger()
@@ -297,7 +297,7 @@ class RunDriver:
         """Another orchestrator drives the run now: nothing of it is this one's any more, but its workers."""
         log.error("%s: %s", self.run_id, outcome.message)
         self._state, self._message = outcome
-        await self._launcher.stop(self.run_id)
+        await self._placement.end(self.run_id)
 
     async def _outcome(self, work: "asyncio.Task[None]") -> RunOutcome:
         if work.cancelled():
