@@ -30,7 +30,7 @@ from services.orchestrator.runs.events import RunEvents
 from services.orchestrator.runs.inputs import Inputs, input_problems, open_inputs
 from services.orchestrator.runs.monitor import HealthMonitor
 from services.orchestrator.runs.outcome import STOPPED, RunFailed, RunOutcome, at_its_end, disk_first
-from services.orchestrator.runs.placement import Placement
+from services.orchestrator.runs.placement import Placement, with_replicas
 from services.orchestrator.runs.redis import RunRedis
 from services.orchestrator.runs.resumption import changes, take_up
 
@@ -149,7 +149,7 @@ class RunDriver:
     async def _to_the_end(self) -> None:
         inputs = await asyncio.to_thread(open_inputs, self._spec)
         bus = await self._provision(inputs)
-        await self._place()
+        await self._placement.place(self._target(), lambda: self._spec)
         await self._control(bus, inputs)
 
     async def _provision(self, inputs: Inputs) -> OrchestratorBus:
@@ -177,22 +177,24 @@ class RunDriver:
     def _record(self) -> tuple[str, str, str]:
         return self._spec.model_dump_json(), str(self.run_dir), self._recorder.identity.created_at
 
-    async def _place(self) -> None:
-        payload_url = self._spec.resources.redis.payload_url
-        await self._placement.place(RunTarget(self.run_id, self._redis.url, payload_url, self.run_dir), self._spec)
+    def _target(self) -> RunTarget:
+        return RunTarget(self.run_id, self._redis.url, self._spec.resources.redis.payload_url, self.run_dir)
 
     async def scale(self, replicas: Mapping[str, int]) -> None:
         """Have so many workers of a role, `generator` or `verifier`: more join while training goes on, those that leave
-        hand back what they hold. Raises RunFailed where the run does not go on, LaunchError."""
+        hand back what they hold. Raises RunFailed where the run does not go on; LaunchError, and its spec stays as it
+        is; OSError and BusError where it is scaled, but cannot keep that."""
         bus = self._redis.bus
         if bus is None or self._state not in ("running", "draining"):
             raise RunFailed(f"run {self.run_id} is {self._state}: it is scaled while it runs")
-        resources = self._spec.resources
-        changed = {role: getattr(resources, role).model_copy(update={"replicas": n}) for role, n in replicas.items()}
-        self._spec = self._spec.model_copy(update={"resources": resources.model_copy(update=changed)})
-        self._recorder.keep_spec(self._spec)
-        await bus.runs.renew(*self._record(), self._epoch)
-        await self._place()
+
+        async def keep(spec: RunSpec) -> None:
+            self._spec = spec
+            self._recorder.keep_spec(spec)
+            async with asyncio.timeout(_REDIS_S):
+                await bus.runs.renew(*self._record(), self._epoch)
+
+        await self._placement.place(self._target(), lambda: with_replicas(self._spec, replicas), keep)
 
     async def _control(self, bus: OrchestratorBus, inputs: Inputs) -> None:
         restarts = self._spec.resources.restarts

@@ -1,12 +1,15 @@
 """Where a run's workers are: started at its beginning, more or fewer of them later."""
 
 import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 
 from dapo.contracts.events import ServiceChanged
 from dapo.spec.run import RunSpec
 from dapo.spec.workloads import plan_workloads
 from services.orchestrator.launch.launcher import Launcher, LaunchError, RunTarget
 from services.orchestrator.runs.events import RunEvents
+
+Keep = Callable[[RunSpec], Awaitable[None]]
 
 
 class Placement:
@@ -18,15 +21,19 @@ class Placement:
         self._changing = asyncio.Lock()
         self._over = False
 
-    async def place(self, target: RunTarget, spec: RunSpec) -> None:
-        """Raises LaunchError."""
-        workloads = plan_workloads(spec)
-        roles = {worker_id: workload.role for workload in workloads for worker_id in workload.worker_ids}
+    async def place(self, target: RunTarget, spec: Callable[[], RunSpec], keep: Keep | None = None) -> None:
+        """`spec` is asked for when its turn has come, so that it has what was changed before; `keep` is told of it once
+        its workers are placed. Raises LaunchError, and what `keep` raises."""
         async with self._changing:
             if self._over:
                 raise LaunchError(f"run {target.run_id} ends: no worker is placed any more")
+            wanted = spec()
+            workloads = plan_workloads(wanted)
             before = {status.worker_id for status in await self._launcher.observe(target.run_id)}
             await self._launcher.apply(target, workloads)
+            if keep is not None:
+                await keep(wanted)
+        roles = {worker_id: workload.role for workload in workloads for worker_id in workload.worker_ids}
         for worker_id, role in roles.items():
             if worker_id not in before:
                 await self._events.tell(ServiceChanged(worker_id=worker_id, role=role, state="launched"))
@@ -38,3 +45,10 @@ class Placement:
         self._over = True
         async with self._changing:
             await self._launcher.stop(run_id)
+
+
+def with_replicas(spec: RunSpec, replicas: Mapping[str, int]) -> RunSpec:
+    """The spec with so many workers of those roles, `generator` or `verifier`."""
+    resources = spec.resources
+    changed = {role: getattr(resources, role).model_copy(update={"replicas": n}) for role, n in replicas.items()}
+    return spec.model_copy(update={"resources": resources.model_copy(update=changed)})

@@ -165,8 +165,8 @@ class RunService:
     async def scale(self, run_id: str, *, generators: int | None = None, verifiers: int | None = None) -> pb.Run:
         """Have so many generators or verifiers from now on, and after a resume.
 
-        Raises RunNotFound, BadField for a number below 1, RunConflict where the run does not go on or the machine has
-        no room for them.
+        Raises RunNotFound, BadField for a number below 1, RunConflict where the run does not go on, the machine has no
+        room for them, or they are there but a resume would not know of them.
         """
         wanted = {"generator": generators, "verifier": verifiers}
         replicas = {role: number for role, number in wanted.items() if number is not None}
@@ -180,6 +180,9 @@ class RunService:
             await driver.scale(replicas)
         except (RunFailed, LaunchError) as error:
             raise RunConflict(str(error)) from error
+        except (BusError, OSError) as error:
+            words = str(error) or "Redis does not answer"
+            raise RunConflict(f"run {run_id} is scaled until it ends, but cannot keep that: {words}") from error
         return await driver.read()
 
     async def purge(self, run_id: str) -> None:
