@@ -10,7 +10,7 @@ from pathlib import Path
 from dapo.bus import BusError
 from dapo.host.storage import in_words
 from dapo.records.folder import RunFolder
-from dapo.records.identity import RunDirError, RunIdentity, read_identity
+from dapo.records.identity import FolderLock, RunDirError, RunIdentity, read_identity
 from dapo.spec.load import load_spec, missing_inputs, parse_spec, unfit_inputs
 from dapo.spec.problem import SpecError
 from dapo.v1 import run_pb2 as pb
@@ -188,16 +188,20 @@ class RunService:
     async def purge(self, run_id: str) -> None:
         """Delete what a run that has ended holds in Redis; its folder stays. It can go on from a checkpoint only.
 
-        Raises RunNotFound, RunConflict where it has not ended or Redis refuses.
+        Raises RunNotFound, RunConflict where it has not ended, perhaps in another process, or Redis refuses.
         """
         driver = self._runs.get(run_id)
         if driver is not None and not driver.over:
             raise RunConflict(f"run {run_id} goes on: stop it first")
         folder = await self._folder(run_id)
         try:
-            resources = load_spec(RunFolder(folder).spec).resources
-            await RunRedis(run_id, folder, resources, self._redis_url).purge()
-        except (SpecError, BusError, OSError) as error:
+            lock = FolderLock(folder)
+            try:
+                resources = load_spec(RunFolder(folder).spec).resources
+                await RunRedis(run_id, folder, resources, self._redis_url).purge()
+            finally:
+                lock.release()
+        except (SpecError, BusError, RunDirError, OSError) as error:
             raise RunConflict(f"run {run_id} could not be purged: {error}") from error
 
     def _below(self, run_dir: str) -> Path:
