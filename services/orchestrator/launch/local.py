@@ -31,7 +31,8 @@ class _Child:
     def status(self) -> WorkerStatus:
         code = self.process.returncode
         state = WorkerState.RUNNING if code is None else WorkerState.EXITED
-        return WorkerStatus(self.worker_id, self.role, state, code)
+        instance = f"{self.process.pid}-{self.started}"
+        return WorkerStatus(self.worker_id, self.role, state, code, instance=instance)
 
 
 @dataclass
