@@ -3,8 +3,9 @@
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
+from typing import Any
 
 from dapo.bus import BusError, Fenced
 from dapo.bus.roles import OrchestratorBus
@@ -89,6 +90,7 @@ class RunDriver:
         self._controller: Controller | None = None
         self._provenance: asyncio.Future[None] | None = None
         self._archiving: asyncio.Task[None] | None = None
+        self._asked: set[asyncio.Task[None]] = set()
         self._work: asyncio.Task[None] | None = None
         self._driving: asyncio.Task[None] | None = None
 
@@ -107,16 +109,27 @@ class RunDriver:
     async def stop(self, outcome: RunOutcome = STOPPED, *, save: bool = False) -> None:
         """End the run if it goes on, and return once it has ended. `save`: first the learner writes a checkpoint,
         within `checkpoint.on_stop_s`; another call without it does not wait for that."""
-        if self._work is None or self._driving is None:
-            return
+        if self._work is not None and self._driving is not None:
+            await self._carry_out(self._stop(self._work, self._driving, outcome, save))
+
+    async def _stop(
+        self, work: "asyncio.Task[None]", driving: "asyncio.Task[None]", outcome: RunOutcome, save: bool
+    ) -> None:
         bus, within_s = self._redis.bus, self._spec.checkpoint.on_stop_s
         if save and self._saving is None and self._state == "running" and bus is not None and within_s:
             self._saving = asyncio.create_task(save_first(bus, self.events, within_s))
-            await asyncio.wait({self._saving, self._work}, return_when=asyncio.FIRST_COMPLETED)
-        if self._stopping is None and not self._work.done():
+            await asyncio.wait({self._saving, work}, return_when=asyncio.FIRST_COMPLETED)
+        if self._stopping is None and not work.done():
             self._stopping = outcome
-        self._work.cancel()
-        await asyncio.wait({self._driving})
+        work.cancel()
+        await asyncio.wait({driving})
+
+    async def _carry_out(self, asked: Coroutine[Any, Any, None]) -> None:
+        """In a task of the driver's own: a client that does not wait for the answer breaks nothing off."""
+        task = asyncio.create_task(asked)
+        self._asked.add(task)
+        task.add_done_callback(self._asked.discard)
+        await asyncio.shield(task)
 
     def snapshot(self) -> pb.Run:
         return pb.Run(
@@ -194,7 +207,7 @@ class RunDriver:
             async with asyncio.timeout(_REDIS_S):
                 await bus.runs.renew(*self._record(), self._epoch)
 
-        await self._placement.place(self._target(), lambda: with_replicas(self._spec, replicas), keep)
+        await self._carry_out(self._placement.place(self._target(), lambda: with_replicas(self._spec, replicas), keep))
 
     async def _control(self, bus: OrchestratorBus, inputs: Inputs) -> None:
         restarts = self._spec.resources.restarts

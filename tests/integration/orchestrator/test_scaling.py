@@ -172,3 +172,18 @@ def test_a_worker_that_left_before_its_restart_was_due_is_not_started(valkey: Em
     stage = run_stage(spec, tmp_path / "run", play, url=valkey.url)
     assert stage.launcher.restarted == []
     assert stage.summary()["restarts"] == 0
+
+
+def test_a_change_whose_client_gives_up_waiting_is_made_and_kept(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    folder, launcher = tmp_path / "run", SlowLauncher()
+
+    async def play(stage: Stage) -> None:
+        async with training(stage):
+            asked = asyncio.create_task(stage.driver.scale({"verifier": 2}))
+            await eventually(lambda: launcher.changing)
+            asked.cancel()
+            await eventually(lambda: len(launcher.applied) == 2)
+            await stage.driver.stop()
+
+    run_stage(make_spec(tmp_path, staleness=1), folder, play, url=valkey.url, launcher=launcher)
+    assert load_spec(folder / "spec.yaml").resources.verifier.replicas == 2
