@@ -162,11 +162,14 @@ class RunDriver:
     async def _to_the_end(self) -> None:
         inputs = await asyncio.to_thread(open_inputs, self._spec)
         bus = await self._provision(inputs)
-        await self._placement.place(self._target(), lambda: self._spec)
+        if self._previous is None:
+            await self._placement.place(self._target(), lambda: self._spec)
+        else:
+            await self._placement.place_patiently(self._target(), self._spec)
         await self._control(bus, inputs)
 
     async def _provision(self, inputs: Inputs) -> OrchestratorBus:
-        bus = await self._redis.open()
+        bus = await self._redis.open(0.0 if self._previous is None else self._spec.resources.redis.outage_s)
         self._epoch = await bus.lease.acquire(ROLE)
         news: list[str] = []
         if self._previous is None:

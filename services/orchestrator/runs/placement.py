@@ -1,14 +1,16 @@
 """Where a run's workers are: started at its beginning, more or fewer of them later."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 
-from dapo.contracts.events import ServiceChanged
+from dapo.contracts.events import Alert, ServiceChanged
 from dapo.spec.run import RunSpec
 from dapo.spec.workloads import plan_workloads
 from services.orchestrator.launch.launcher import Launcher, LaunchError, RunTarget
 from services.orchestrator.runs.events import RunEvents
 
+_RETRY_S = 1.0
 Keep = Callable[[RunSpec], Awaitable[None]]
 
 
@@ -39,6 +41,22 @@ class Placement:
                 await self._events.tell(ServiceChanged(worker_id=worker_id, role=role, state="launched"))
         for worker_id in sorted(before - roles.keys()):
             await self._events.tell(ServiceChanged(worker_id=worker_id, state="left"))
+
+    async def place_patiently(self, target: RunTarget, spec: RunSpec) -> None:
+        """Of a run that goes on: for `resources.redis.outage_s` it is tried again, since workers of an earlier run
+        service that is gone may hold GPUs until they are gone, too. Raises LaunchError."""
+        patience_s = spec.resources.redis.outage_s
+        deadline, told = time.monotonic() + patience_s, False
+        while True:
+            try:
+                return await self.place(target, lambda: spec)
+            except LaunchError as error:
+                if time.monotonic() >= deadline:
+                    raise
+                if not told:
+                    await self._events.tell(Alert(message=f"placing workers is tried for {patience_s:g} s: {error}"))
+                    told = True
+            await asyncio.sleep(_RETRY_S)
 
     async def end(self, run_id: str) -> None:
         """Stop all workers; none is placed from now on. Raises LaunchError."""
