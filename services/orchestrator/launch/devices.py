@@ -4,6 +4,7 @@ import fcntl
 import os
 import re
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from dapo.host.devices import device_identity, driver_gpus
@@ -28,12 +29,15 @@ class DeviceAllocator:
         self._identities = {device: device_identity(device, gpus) for device in self._devices}
         self._folder = locks
         self._held: dict[str, dict[str, int]] = {}
+        self._owned: dict[str, dict[str, tuple[str, ...]]] = {}
+        """Run → worker id → the GPUs that it has for itself."""
 
     def assign(self, run_id: str, workloads: Sequence[Workload]) -> dict[str, tuple[str, ...]]:
         """Worker id → GPUs of the run's workers that use some, the learner's ranks before the generators.
 
-        Where the machine has no GPU, workers get none; one that has fewer than the run needs lends it all, and each
-        worker sees all of them. A run that has GPUs keeps them. Raises LaunchError where other runs hold too many.
+        Where the machine has no GPU, workers get none; one that has fewer than the run needs lends it all, and workers
+        that have none of their own see all of them. A run that has GPUs keeps them, and so does each of its workers
+        that stays. Raises LaunchError where other runs hold too many.
         """
         order = sorted(workloads, key=lambda workload: workload.role != "learner")
         needs = [(worker, workload.resources.gpus) for workload in order for worker in workload.worker_ids]
@@ -42,13 +46,14 @@ class DeviceAllocator:
         if not self._devices or not wanted:
             return {}
         lent = self._lend(run_id, min(wanted, len(self._devices)))
-        if len(lent) < wanted:
-            return {worker: lent for worker, _ in needs}
-        assigned, start = {}, 0
-        for worker, count in needs:
-            assigned[worker] = lent[start : start + count]
-            start += count
-        return assigned
+        before = self._owned.get(run_id, {})
+        owned = {worker: before[worker] for worker, count in needs if len(before.get(worker, ())) == count}
+        if len(self._devices) >= wanted:
+            taken = {device for devices in owned.values() for device in devices}
+            free = iter([device for device in lent if device not in taken])
+            owned |= {worker: tuple(islice(free, count)) for worker, count in needs if worker not in owned}
+        self._owned[run_id] = owned
+        return {worker: owned.get(worker, lent) for worker, _ in needs}
 
     def locks(self, run_id: str) -> tuple[int, ...]:
         """Descriptors of the run's locks, for its workers to inherit."""
@@ -56,15 +61,16 @@ class DeviceAllocator:
 
     def release(self, run_id: str) -> None:
         """The run's GPUs are free for others; a run without any is passed over."""
+        self._owned.pop(run_id, None)
         for descriptor in self._held.pop(run_id, {}).values():
             os.close(descriptor)
 
     def _lend(self, run_id: str, count: int) -> tuple[str, ...]:
-        """`count` GPUs, first those that the run has. Raises LaunchError, and lends none, where too few are free."""
+        """All GPUs that the run has, `count` at least. Raises LaunchError, and lends none, where too few are free."""
         held = self._held.setdefault(run_id, {})
         fresh: list[str] = []
         for device in self._devices:
-            if len(held) == count:
+            if len(held) >= count:
                 break
             if device not in held and (descriptor := self._lock(device)) is not None:
                 held[device] = descriptor
@@ -77,7 +83,7 @@ class DeviceAllocator:
                 f"the run needs {count} of this machine's {len(self._devices)} GPUs, and {free} are free: other runs "
                 "hold the rest. Wait for them or stop them, ask for fewer replicas, or set resources.*.device to cpu"
             )
-        return tuple(device for device in self._devices if device in held)[:count]
+        return tuple(device for device in self._devices if device in held)
 
     def _lock(self, device: str) -> int | None:
         """A descriptor that holds the GPU, whatever others call it; None where somebody else does."""

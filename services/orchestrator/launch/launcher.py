@@ -49,6 +49,8 @@ class WorkerStatus:
     """Of an exited worker the exit code, or minus the signal that ended it."""
     reason: str = ""
     """Of a failed worker: why, in words."""
+    instance: str = ""
+    """Tells a worker from the one of the same id that was started before it."""
 
     def __str__(self) -> str:
         if self.state == WorkerState.EXITED and self.code is not None:

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from dapo.client import TOKEN_VARIABLE
 from dapo.host.addresses import ADDRESS, LOOPBACK
@@ -30,7 +31,8 @@ class _Child:
     def status(self) -> WorkerStatus:
         code = self.process.returncode
         state = WorkerState.RUNNING if code is None else WorkerState.EXITED
-        return WorkerStatus(self.worker_id, self.role, state, code)
+        instance = f"{self.process.pid}-{self.started}"
+        return WorkerStatus(self.worker_id, self.role, state, code, instance=instance)
 
 
 @dataclass
@@ -59,8 +61,17 @@ class LocalLauncher:
         self._devices = devices
         self._address = address
         self._runs: dict[str, _LocalRun] = {}
+        self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def _one_change(self, run_id: str) -> asyncio.Lock:
+        """Changes of a run's workers come one after the other: each waits for processes to end."""
+        return self._changing.setdefault(run_id, asyncio.Lock())
 
     async def apply(self, run: RunTarget, workloads: Sequence[Workload]) -> None:
+        async with self._one_change(run.run_id):
+            await self._apply(run, workloads)
+
+    async def _apply(self, run: RunTarget, workloads: Sequence[Workload]) -> None:
         lent = self._devices.assign(run.run_id, workloads)
         places = {
             worker_id: (workload, index)
@@ -78,11 +89,13 @@ class LocalLauncher:
                 await self._start(state, worker_id)
 
     async def restart(self, run_id: str, worker_ids: Collection[str]) -> None:
-        state = self._runs[run_id]
-        await self._end([child for worker, child in state.children.items() if worker in worker_ids])
-        for worker_id in state.places:
-            if worker_id in worker_ids:
-                await self._start(state, worker_id)
+        async with self._one_change(run_id):
+            if (state := self._runs.get(run_id)) is None:
+                raise LaunchError(f"the workers of run {run_id} were stopped: none of them is started again")
+            await self._end([child for worker, child in state.children.items() if worker in worker_ids])
+            for worker_id in state.places:
+                if worker_id in worker_ids:
+                    await self._start(state, worker_id)
 
     async def _start(self, state: _LocalRun, worker_id: str) -> None:
         workload, index = state.places[worker_id]
@@ -100,10 +113,11 @@ class LocalLauncher:
         return LogTail(str(path), tail(path))
 
     async def stop(self, run_id: str) -> None:
-        if state := self._runs.get(run_id):
-            await self._end(list(state.children.values()))
-            del self._runs[run_id]
-        self._devices.release(run_id)
+        async with self._one_change(run_id):
+            if state := self._runs.get(run_id):
+                await self._end(list(state.children.values()))
+                del self._runs[run_id]
+            self._devices.release(run_id)
 
     async def adopt(self, run: RunTarget, workloads: Sequence[Workload]) -> list[WorkerStatus]:
         return []

@@ -3,8 +3,9 @@
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
+from typing import Any
 
 from dapo.bus import BusError, Fenced
 from dapo.bus.roles import OrchestratorBus
@@ -30,7 +31,7 @@ from services.orchestrator.runs.events import RunEvents
 from services.orchestrator.runs.inputs import Inputs, input_problems, open_inputs
 from services.orchestrator.runs.monitor import HealthMonitor
 from services.orchestrator.runs.outcome import STOPPED, RunFailed, RunOutcome, at_its_end, disk_first
-from services.orchestrator.runs.placement import Placement
+from services.orchestrator.runs.placement import Placement, with_replicas
 from services.orchestrator.runs.questions import Questions, answering
 from services.orchestrator.runs.redis import RunRedis
 from services.orchestrator.runs.resumption import changes, take_up
@@ -91,6 +92,7 @@ class RunDriver:
         self._controller: Controller | None = None
         self._provenance: asyncio.Future[None] | None = None
         self._archiving: asyncio.Task[None] | None = None
+        self._asked: set[asyncio.Task[None]] = set()
         self._work: asyncio.Task[None] | None = None
         self._driving: asyncio.Task[None] | None = None
 
@@ -109,16 +111,27 @@ class RunDriver:
     async def stop(self, outcome: RunOutcome = STOPPED, *, save: bool = False) -> None:
         """End the run if it goes on, and return once it has ended. `save`: first the learner writes a checkpoint,
         within `checkpoint.on_stop_s`; another call without it does not wait for that."""
-        if self._work is None or self._driving is None:
-            return
+        if self._work is not None and self._driving is not None:
+            await self._carry_out(self._stop(self._work, self._driving, outcome, save))
+
+    async def _stop(
+        self, work: "asyncio.Task[None]", driving: "asyncio.Task[None]", outcome: RunOutcome, save: bool
+    ) -> None:
         bus, within_s = self._redis.bus, self._spec.checkpoint.on_stop_s
         if save and self._saving is None and self._state == "running" and bus is not None and within_s:
             self._saving = asyncio.create_task(save_first(bus, self.events, within_s))
-            await asyncio.wait({self._saving, self._work}, return_when=asyncio.FIRST_COMPLETED)
-        if self._stopping is None and not self._work.done():
+            await asyncio.wait({self._saving, work}, return_when=asyncio.FIRST_COMPLETED)
+        if self._stopping is None and not work.done():
             self._stopping = outcome
-        self._work.cancel()
-        await asyncio.wait({self._driving})
+        work.cancel()
+        await asyncio.wait({driving})
+
+    async def _carry_out(self, asked: Coroutine[Any, Any, None]) -> None:
+        """In a task of the driver's own: a client that does not wait for the answer breaks nothing off."""
+        task = asyncio.create_task(asked)
+        self._asked.add(task)
+        task.add_done_callback(self._asked.discard)
+        await asyncio.shield(task)
 
     def snapshot(self) -> pb.Run:
         return pb.Run(
@@ -158,11 +171,14 @@ class RunDriver:
     async def _to_the_end(self) -> None:
         inputs = await asyncio.to_thread(open_inputs, self._spec)
         bus = await self._provision(inputs)
-        await self._place()
+        if self._previous is None:
+            await self._placement.place(self._target(), lambda: self._spec)
+        else:
+            await self._placement.place_patiently(self._target(), self._spec)
         await self._control(bus, inputs)
 
     async def _provision(self, inputs: Inputs) -> OrchestratorBus:
-        bus = await self._redis.open()
+        bus = await self._redis.open(0.0 if self._previous is None else self._spec.resources.redis.outage_s)
         self._epoch = await bus.lease.acquire(ROLE)
         news: list[str] = []
         if self._previous is None:
@@ -186,22 +202,24 @@ class RunDriver:
     def _record(self) -> tuple[str, str, str]:
         return self._spec.model_dump_json(), str(self.run_dir), self._recorder.identity.created_at
 
-    async def _place(self) -> None:
-        payload_url = self._spec.resources.redis.payload_url
-        await self._placement.place(RunTarget(self.run_id, self._redis.url, payload_url, self.run_dir), self._spec)
+    def _target(self) -> RunTarget:
+        return RunTarget(self.run_id, self._redis.url, self._spec.resources.redis.payload_url, self.run_dir)
 
     async def scale(self, replicas: Mapping[str, int]) -> None:
         """Have so many workers of a role, `generator` or `verifier`: more join while training goes on, those that leave
-        hand back what they hold. Raises RunFailed where the run does not go on, LaunchError."""
+        hand back what they hold. Raises RunFailed where the run does not go on; LaunchError, and its spec stays as it
+        is; OSError and BusError where it is scaled, but cannot keep that."""
         bus = self._redis.bus
         if bus is None or self._state not in ("running", "draining"):
             raise RunFailed(f"run {self.run_id} is {self._state}: it is scaled while it runs")
-        resources = self._spec.resources
-        changed = {role: getattr(resources, role).model_copy(update={"replicas": n}) for role, n in replicas.items()}
-        self._spec = self._spec.model_copy(update={"resources": resources.model_copy(update=changed)})
-        self._recorder.keep_spec(self._spec)
-        await bus.runs.renew(*self._record(), self._epoch)
-        await self._place()
+
+        async def keep(spec: RunSpec) -> None:
+            self._spec = spec
+            self._recorder.keep_spec(spec)
+            async with asyncio.timeout(_REDIS_S):
+                await bus.runs.renew(*self._record(), self._epoch)
+
+        await self._carry_out(self._placement.place(self._target(), lambda: with_replicas(self._spec, replicas), keep))
 
     async def _control(self, bus: OrchestratorBus, inputs: Inputs) -> None:
         restarts = self._spec.resources.restarts
@@ -276,7 +294,7 @@ class RunDriver:
                 await self._leave(outcome)
                 return
             try:
-                await self._launcher.stop(self.run_id)
+                await self._placement.end(self.run_id)
             except LaunchError as error:
                 outcome = outcome.but(str(error))
             await self._read_ledger()
@@ -307,7 +325,7 @@ class RunDriver:
         """Another orchestrator drives the run now: nothing of it is this one's any more, but its workers."""
         log.error("%s: %s", self.run_id, outcome.message)
         self._state, self._message = outcome
-        await self._launcher.stop(self.run_id)
+        await self._placement.end(self.run_id)
 
     async def _outcome(self, work: "asyncio.Task[None]") -> RunOutcome:
         if work.cancelled():

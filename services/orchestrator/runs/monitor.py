@@ -34,6 +34,8 @@ class _Restart:
     """One that is due."""
 
     worker_ids: Sequence[str]
+    instance: str
+    """Of the worker for whose sake it is."""
     at_s: float
 
 
@@ -44,8 +46,8 @@ class HealthMonitor:
     others. Such a unit has a RestartBudget; where that is spent the run fails, unless others do the same work: then the
     unit is started again after the longest pause each time.
 
-    State: since when workers run, which of them were heard, since when they are silent, the budgets and the restarts
-    that are due; none of it outlives the process.
+    State: which instance of each worker was seen last, since when they run, which of them were heard, since when they
+    are silent, the budgets and the restarts that are due; none of it outlives the process.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class HealthMonitor:
         self._spec = restarts
         self._may_end: frozenset[Role] = frozenset()
         self._proven = False
+        self._instances: dict[str, str] = {}
         self._began: dict[str, float] = {}
         self._heard: set[str] = set()
         self._silent_since: dict[str, float] = {}
@@ -85,6 +88,7 @@ class HealthMonitor:
         """Until cancelled. Raises RunFailed, LaunchError."""
         while True:
             statuses = await self._launcher.observe(self._run_id)
+            self._forget_old(statuses)
             told = frozenset(self._silent_since)
             await self._listen(statuses)
             now_s = time.monotonic()
@@ -128,7 +132,7 @@ class HealthMonitor:
             if not budget.used or not _has_others(status, statuses):
                 await self._fail(status, f"{reason}, after {before}" if budget.used else reason)
             pause_s, which = self._spec.longest_pause_s, f"it had {before}; the others go on"
-        self._due[unit] = _Restart(workers, now_s + pause_s)
+        self._due[unit] = _Restart(workers, status.instance, now_s + pause_s)
         who = f"{workers[0]} is" if len(workers) == 1 else f"all {len(workers)} ranks of the {unit} are"
         then = f"{who} started again in {pause_s:g} s ({which})"
         log_tail = await self._launcher.logs(self._run_id, status.worker_id)
@@ -136,15 +140,33 @@ class HealthMonitor:
 
     async def _start_due(self) -> None:
         for unit, restart in list(self._due.items()):
-            if time.monotonic() >= restart.at_s:
-                await self._launcher.restart(self._run_id, restart.worker_ids)
-                del self._due[unit]
-                self.restarts += 1
-                for worker in restart.worker_ids:
-                    self._heard.discard(worker)
-                    self._began.pop(worker, None)
-                    self._silent_since.pop(worker, None)
-                    await self._events.tell(ServiceChanged(worker_id=worker, state="restarted"))
+            if time.monotonic() < restart.at_s:
+                continue
+            present = {one.worker_id: one.instance for one in await self._launcher.observe(self._run_id)}
+            workers = [worker for worker in restart.worker_ids if worker in present]
+            # A worker that stands alone may have been started meanwhile, as the run was scaled, or be wanted no more.
+            if len(workers) > 1 or restart.instance in [present[worker] for worker in workers]:
+                await self._launcher.restart(self._run_id, workers)
+            del self._due[unit]
+            self.restarts += bool(workers)
+            for worker in workers:
+                self._forget(worker)
+                await self._events.tell(ServiceChanged(worker_id=worker, state="restarted"))
+
+    def _forget_old(self, statuses: Sequence[WorkerStatus]) -> None:
+        """Nothing that was known of a worker holds for another one of its id, nor once it has left."""
+        instances = {status.worker_id: status.instance for status in statuses}
+        for worker, instance in self._instances.items():
+            if instances.get(worker) != instance:
+                self._forget(worker)
+        self._instances = instances
+        units = {_unit(status) for status in statuses}
+        self._due = {unit: restart for unit, restart in self._due.items() if unit in units}
+
+    def _forget(self, worker: str) -> None:
+        self._heard.discard(worker)
+        self._began.pop(worker, None)
+        self._silent_since.pop(worker, None)
 
     async def _fail(self, status: WorkerStatus, reason: str) -> NoReturn:
         log_tail = await self._launcher.logs(self._run_id, status.worker_id)

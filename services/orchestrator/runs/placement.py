@@ -1,12 +1,17 @@
 """Where a run's workers are: started at its beginning, more or fewer of them later."""
 
 import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
 
-from dapo.contracts.events import ServiceChanged
+from dapo.contracts.events import Alert, ServiceChanged
 from dapo.spec.run import RunSpec
 from dapo.spec.workloads import plan_workloads
-from services.orchestrator.launch.launcher import Launcher, RunTarget
+from services.orchestrator.launch.launcher import Launcher, LaunchError, RunTarget
 from services.orchestrator.runs.events import RunEvents
+
+_RETRY_S = 1.0
+Keep = Callable[[RunSpec], Awaitable[None]]
 
 
 class Placement:
@@ -16,16 +21,52 @@ class Placement:
         self._launcher = launcher
         self._events = events
         self._changing = asyncio.Lock()
+        self._over = False
 
-    async def place(self, target: RunTarget, spec: RunSpec) -> None:
-        """Raises LaunchError."""
-        workloads = plan_workloads(spec)
-        roles = {worker_id: workload.role for workload in workloads for worker_id in workload.worker_ids}
+    async def place(self, target: RunTarget, spec: Callable[[], RunSpec], keep: Keep | None = None) -> None:
+        """`spec` is asked for when its turn has come, so that it has what was changed before; `keep` is told of it once
+        its workers are placed. Raises LaunchError, and what `keep` raises."""
         async with self._changing:
+            if self._over:
+                raise LaunchError(f"run {target.run_id} ends: no worker is placed any more")
+            wanted = spec()
+            workloads = plan_workloads(wanted)
             before = {status.worker_id for status in await self._launcher.observe(target.run_id)}
             await self._launcher.apply(target, workloads)
+            if keep is not None:
+                await keep(wanted)
+        roles = {worker_id: workload.role for workload in workloads for worker_id in workload.worker_ids}
         for worker_id, role in roles.items():
             if worker_id not in before:
-                await self._events.emit(ServiceChanged(worker_id=worker_id, role=role, state="launched"))
+                await self._events.tell(ServiceChanged(worker_id=worker_id, role=role, state="launched"))
         for worker_id in sorted(before - roles.keys()):
-            await self._events.emit(ServiceChanged(worker_id=worker_id, state="left"))
+            await self._events.tell(ServiceChanged(worker_id=worker_id, state="left"))
+
+    async def place_patiently(self, target: RunTarget, spec: RunSpec) -> None:
+        """Of a run that goes on: for `resources.redis.outage_s` it is tried again, since workers of an earlier run
+        service that is gone may hold GPUs until they are gone, too. Raises LaunchError."""
+        patience_s = spec.resources.redis.outage_s
+        deadline, told = time.monotonic() + patience_s, False
+        while True:
+            try:
+                return await self.place(target, lambda: spec)
+            except LaunchError as error:
+                if time.monotonic() >= deadline:
+                    raise
+                if not told:
+                    await self._events.tell(Alert(message=f"placing workers is tried for {patience_s:g} s: {error}"))
+                    told = True
+            await asyncio.sleep(_RETRY_S)
+
+    async def end(self, run_id: str) -> None:
+        """Stop all workers; none is placed from now on. Raises LaunchError."""
+        self._over = True
+        async with self._changing:
+            await self._launcher.stop(run_id)
+
+
+def with_replicas(spec: RunSpec, replicas: Mapping[str, int]) -> RunSpec:
+    """The spec with so many workers of those roles, `generator` or `verifier`."""
+    resources = spec.resources
+    changed = {role: getattr(resources, role).model_copy(update={"replicas": n}) for role, n in replicas.items()}
+    return spec.model_copy(update={"resources": resources.model_copy(update=changed)})

@@ -7,7 +7,7 @@ import shutil
 import time
 from pathlib import Path
 
-from dapo.bus import Bus, BusError
+from dapo.bus import Bus, BusError, BusUnavailable
 from dapo.bus.server.embedded import EmbeddedValkey
 from dapo.contracts.events import Alert, Emit
 from dapo.records.folder import RunFolder
@@ -19,6 +19,7 @@ from services.orchestrator.runs.outcome import RunFailed
 log = logging.getLogger(__name__)
 
 _CLEANING_S = 10.0
+_RETRY_S = 1.0
 
 
 class RunRedis:
@@ -48,22 +49,34 @@ class RunRedis:
         assert self._valkey is not None
         return self._valkey.url
 
-    async def open(self) -> Bus:
-        """Raises BusUnavailable, OSError."""
+    async def open(self, patience_s: float = 0.0) -> Bus:
+        """`patience_s`: how long a server of others is tried again that does not answer. Raises BusUnavailable,
+        OSError."""
         if self._external is None:
             self._folder.mkdir(exist_ok=True)
             self._valkey = EmbeddedValkey(self._folder, server_memory_mib(self._resources.memory_mib))
             self._start = asyncio.ensure_future(asyncio.to_thread(self._valkey.start))
             await asyncio.shield(self._start)
+        deadline = time.monotonic() + patience_s
+        while True:
+            try:
+                self.bus = await self._connect()
+                return self.bus
+            except BusUnavailable as error:
+                if self._external is None or time.monotonic() >= deadline:
+                    raise
+                log.warning("run %s waits for its Redis, %.0f s at most: %s", self._run_id, patience_s, error)
+            await asyncio.sleep(_RETRY_S)
+
+    async def _connect(self) -> Bus:
         # Of two starts of a run in one process the second must see what the first has left as a dead consumer's.
-        self.bus = await Bus.connect(
+        return await Bus.connect(
             self.url,
             self._run_id,
             payload_url=self._resources.payload_url,
             instance=secrets.token_hex(6),
             outage_s=self._resources.outage_s,
         )
-        return self.bus
 
     async def keep(self, emit: Emit) -> None:
         """Start the embedded Valkey again, at its address and with its data, whenever it has ended. Until cancelled.

@@ -13,7 +13,7 @@ from dapo.host.storage import in_words
 from dapo.records.explanations import GroupExplanation
 from dapo.records.folder import RunFolder
 from dapo.records.group_archive import DeadLetter
-from dapo.records.identity import RunDirError, RunIdentity, read_identity
+from dapo.records.identity import FolderLock, RunDirError, RunIdentity, read_identity
 from dapo.spec.load import load_spec, missing_inputs, parse_spec, unfit_inputs
 from dapo.spec.problem import SpecError
 from dapo.v1 import run_pb2 as pb
@@ -169,8 +169,8 @@ class RunService:
     async def scale(self, run_id: str, *, generators: int | None = None, verifiers: int | None = None) -> pb.Run:
         """Have so many generators or verifiers from now on, and after a resume.
 
-        Raises RunNotFound, BadField for a number below 1, RunConflict where the run does not go on or the machine has
-        no room for them.
+        Raises RunNotFound, BadField for a number below 1, RunConflict where the run does not go on, the machine has no
+        room for them, or they are there but a resume would not know of them.
         """
         wanted = {"generator": generators, "verifier": verifiers}
         replicas = {role: number for role, number in wanted.items() if number is not None}
@@ -184,21 +184,28 @@ class RunService:
             await driver.scale(replicas)
         except (RunFailed, LaunchError) as error:
             raise RunConflict(str(error)) from error
+        except (BusError, OSError) as error:
+            words = str(error) or "Redis does not answer"
+            raise RunConflict(f"run {run_id} is scaled until it ends, but cannot keep that: {words}") from error
         return await driver.read()
 
     async def purge(self, run_id: str) -> None:
         """Delete what a run that has ended holds in Redis; its folder stays. It can go on from a checkpoint only.
 
-        Raises RunNotFound, RunConflict where it has not ended or Redis refuses.
+        Raises RunNotFound, RunConflict where it has not ended, perhaps in another process, or Redis refuses.
         """
         driver = self._runs.get(run_id)
         if driver is not None and not driver.over:
             raise RunConflict(f"run {run_id} goes on: stop it first")
         folder = await self._folder(run_id)
         try:
-            resources = load_spec(RunFolder(folder).spec).resources
-            await RunRedis(run_id, folder, resources, self._redis_url).purge()
-        except (SpecError, BusError, OSError) as error:
+            lock = FolderLock(folder)
+            try:
+                resources = load_spec(RunFolder(folder).spec).resources
+                await RunRedis(run_id, folder, resources, self._redis_url).purge()
+            finally:
+                lock.release()
+        except (SpecError, BusError, RunDirError, OSError) as error:
             raise RunConflict(f"run {run_id} could not be purged: {error}") from error
 
     def _below(self, run_dir: str) -> Path:

@@ -69,6 +69,26 @@ def test_a_stop_in_the_last_second_leaves_a_run_what_it_has_become(
     assert stage.summary()["state"] == state
 
 
+def test_a_stop_whose_client_gives_up_waiting_ends_the_run(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    async def play(stage: Stage) -> None:
+        bus = await stage.bus()
+        async with services(bus) as workers:
+            workers.learn_s = 1.0
+            learning = asyncio.create_task(workers.learn())
+            await eventually(lambda: stage.states()[-1:] == ["running"])
+            asked = asyncio.create_task(stage.driver.stop(save=True))
+            await asyncio.sleep(0.2)
+            asked.cancel()
+            await eventually(lambda: stage.states()[-1] == "stopped")
+            learning.cancel()
+            await asyncio.wait({learning})
+        await bus.close()
+
+    spec = make_spec(tmp_path, staleness=1, tree={"checkpoint": {"on_stop_s": 1.0}})
+    stage = run_stage(spec, tmp_path / "run", play, url=valkey.url)
+    assert stage.summary()["message"] == "stopped on request"
+
+
 def test_whatever_the_launcher_does_at_the_end_redis_is_closed(valkey: EmbeddedValkey, tmp_path: Path) -> None:
     class Broken(FakeLauncher):
         async def stop(self, run_id: str) -> None:

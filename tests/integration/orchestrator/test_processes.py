@@ -7,7 +7,9 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import replace
+from pathlib import Path
 
+import psutil
 import pytest
 
 from dapo.host.processes import end_sessions, family, is_alive, read_process
@@ -211,6 +213,79 @@ def test_a_gpu_stays_with_the_worker_of_a_service_that_was_killed(tmp_path):
     os.kill(worker, 9)
     asyncio.run(eventually(lambda: (entry := read_process(worker)) is None or entry.zombie))
     assert ours.assign("b", on_gpu) == {"learner-0": ("0",)}
+
+
+def processes_with(marker: str) -> list[int]:
+    """Those that live, by a variable of their environment."""
+    return [one.pid for one in psutil.process_iter() if alive_with(one, marker)]
+
+
+def alive_with(process: psutil.Process, marker: str) -> bool:
+    try:
+        return marker in process.environ().values() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+LINGERING = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: (time.sleep(1.5), sys.exit(0)))
+print("up", flush=True)
+time.sleep(600)
+"""
+
+
+async def up(tmp_path: Path, *workers: str) -> None:
+    logs = [tmp_path / RUN / "logs" / f"{worker}.log" for worker in workers]
+    await eventually(lambda: all("up" in log.read_text() for log in logs))
+
+
+def test_a_run_that_is_stopped_while_it_is_scaled_leaves_no_worker(workload, tmp_path):
+    marker = f"{tmp_path}/marker"
+
+    async def scenario():
+        launcher = make_launcher(tmp_path)
+        await launcher.apply(target(tmp_path), [workload("verifier", LINGERING, replicas=3, MARKER=marker)])
+        await up(tmp_path, "verifier-0", "verifier-1", "verifier-2")
+        scaling = asyncio.create_task(
+            launcher.apply(target(tmp_path), [workload("verifier", LINGERING, replicas=2, MARKER=marker)])
+        )
+        await asyncio.sleep(0.2)
+        await launcher.stop(RUN)
+        await asyncio.wait({scaling})
+        with pytest.raises(LaunchError, match="were stopped"):
+            await launcher.restart(RUN, ["verifier-0"])
+        left = processes_with(marker)
+        for pid in left:
+            os.kill(pid, 9)
+        return left, await launcher.observe(RUN)
+
+    assert asyncio.run(scenario()) == ([], [])
+
+
+def test_a_worker_that_is_restarted_while_its_run_is_scaled_runs_once(workload, tmp_path):
+    marker = f"{tmp_path}/marker"
+
+    async def scenario():
+        launcher = make_launcher(tmp_path)
+        await launcher.apply(target(tmp_path), [workload("verifier", LINGERING, MARKER=marker)])
+        await up(tmp_path, "verifier-0")
+        restarting = asyncio.create_task(launcher.restart(RUN, ["verifier-0"]))
+        await asyncio.sleep(0.2)
+        await launcher.apply(target(tmp_path), [workload("verifier", LINGERING, replicas=2, MARKER=marker)])
+        await restarting
+        running = processes_with(marker)
+        known = await launcher.observe(RUN)
+        await launcher.stop(RUN)
+        left = processes_with(marker)
+        for pid in left:
+            os.kill(pid, 9)
+        return len(running), [(one.worker_id, one.state.value) for one in known], left
+
+    running, known, left = asyncio.run(scenario())
+    assert known == [("verifier-0", "running"), ("verifier-1", "running")]
+    assert running == 2
+    assert left == []
 
 
 def test_stop_ends_processes_that_ignore_term_and_their_children_elsewhere(workload, tmp_path):

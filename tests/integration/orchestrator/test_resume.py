@@ -2,21 +2,25 @@
 
 import asyncio
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from dapo.bus import Bus
+from dapo.bus.server.embedded import EmbeddedValkey
 from dapo.records.checkpoints import Manifest, directory_name, file_sizes, mark, newest_epoch, write_manifest
 from dapo.records.folder import RunFolder
 from dapo.records.json_lines import read_json_lines
 from dapo.spec.load import load_spec
 from dapo.spec.problem import SpecError
 from dapo.spec.run import RunSpec
+from dapo.spec.workloads import Workload
 from dapo.v1 import messages_pb2 as pb
+from services.orchestrator.launch.launcher import LaunchError, RunTarget
 from services.orchestrator.runs.resumption import changes
 from tests.support.orchestrator.control import PROMPTS, STEPS, Workers, make_spec, mixed_until
+from tests.support.orchestrator.launcher import FakeLauncher
 from tests.support.orchestrator.stage import Stage, run_stage, services
 from tests.support.waiting import eventually
 
@@ -267,3 +271,51 @@ def test_what_may_change_is_listed_and_what_may_not_is_refused_by_field(tmp_path
         changes(spec, fixed)
     assert [problem.field for problem in refused.value.problems] == ["sampling.group_size", "asynchrony.max_staleness"]
     assert "a run that goes on keeps 4" in str(refused.value)
+
+
+async def placed_then_stopped(stage: Stage) -> None:
+    await eventually(lambda: stage.launcher.applied)
+    await stage.driver.stop()
+
+
+class BusyLauncher(FakeLauncher):
+    """Workers of an earlier service hold the GPUs when a run is placed for the first time."""
+
+    busy = True
+
+    async def apply(self, run: RunTarget, workloads: Sequence[Workload]) -> None:
+        if self.busy:
+            self.busy = False
+            raise LaunchError("0 GPUs are free")
+        await super().apply(run, workloads)
+
+
+def test_a_run_that_goes_on_waits_for_gpus_that_dying_workers_hold(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    spec, folder = make_spec(tmp_path, staleness=STALENESS), tmp_path / "run"
+    run_stage(spec, folder, placed_then_stopped, url=valkey.url)
+    stage = run_stage(spec, folder, placed_then_stopped, url=valkey.url, previous=spec, launcher=BusyLauncher())
+    assert stage.summary()["state"] == "stopped"
+    assert [words for words in stage.alerts() if "GPUs" in words] == [
+        "placing workers is tried for 120 s: 0 GPUs are free"
+    ]
+
+
+def test_a_run_that_goes_on_waits_for_a_redis_that_is_not_up_yet(tmp_path: Path) -> None:
+    spec, folder = make_spec(tmp_path, staleness=STALENESS), tmp_path / "run"
+    (tmp_path / "valkey").mkdir()
+    server = EmbeddedValkey(tmp_path / "valkey", memory_mib=64)
+    server.start()
+
+    async def play(stage: Stage) -> None:
+        await asyncio.sleep(1.5)
+        await asyncio.to_thread(server.start)
+        await placed_then_stopped(stage)
+
+    try:
+        run_stage(spec, folder, placed_then_stopped, url=server.url)
+        url = server.url
+        server.stop()
+        stage = run_stage(spec, folder, play, url=url, previous=spec)
+        assert stage.summary()["state"] == "stopped"
+    finally:
+        server.stop()

@@ -1,8 +1,10 @@
 """A launcher without processes: tests say what becomes of the workers."""
 
+import itertools
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
-from dapo.spec.workloads import Workload
+from dapo.spec.workloads import Role, Workload
 from services.orchestrator.launch.launcher import LaunchError, LogTail, RunTarget, WorkerState, WorkerStatus
 
 
@@ -18,6 +20,10 @@ class FakeLauncher:
         self.restarted: list[list[str]] = []
         self.stopped: list[str] = []
         self.workers: dict[str, dict[str, WorkerStatus]] = {}
+        self._starts = itertools.count(1)
+
+    def _start(self, worker: str, role: Role) -> WorkerStatus:
+        return WorkerStatus(worker, role, WorkerState.RUNNING, instance=str(next(self._starts)))
 
     async def apply(self, run: RunTarget, workloads: Sequence[Workload]) -> None:
         if self._refuses:
@@ -27,24 +33,24 @@ class FakeLauncher:
         self.workers[run.run_id] = {
             worker: known[worker]
             if worker in known and known[worker].state == WorkerState.RUNNING
-            else WorkerStatus(worker, workload.role, WorkerState.RUNNING)
+            else self._start(worker, workload.role)
             for workload in workloads
             for worker in workload.worker_ids
         }
 
     def end(self, run_id: str, worker_id: str, code: int) -> None:
-        role = self.workers[run_id][worker_id].role
-        self.workers[run_id][worker_id] = WorkerStatus(worker_id, role, WorkerState.EXITED, code)
+        workers = self.workers[run_id]
+        workers[worker_id] = replace(workers[worker_id], state=WorkerState.EXITED, code=code)
 
     def fail(self, run_id: str, worker_id: str, reason: str) -> None:
-        role = self.workers[run_id][worker_id].role
-        self.workers[run_id][worker_id] = WorkerStatus(worker_id, role, WorkerState.FAILED, reason=reason)
+        workers = self.workers[run_id]
+        workers[worker_id] = replace(workers[worker_id], state=WorkerState.FAILED, reason=reason)
 
     async def restart(self, run_id: str, worker_ids: Collection[str]) -> None:
         self.restarted.append(sorted(worker_ids))
         for worker in worker_ids:
             role = self.workers[run_id][worker].role
-            self.workers[run_id][worker] = WorkerStatus(worker, role, WorkerState.RUNNING)
+            self.workers[run_id][worker] = self._start(worker, role)
 
     async def observe(self, run_id: str) -> list[WorkerStatus]:
         return list(self.workers.get(run_id, {}).values())

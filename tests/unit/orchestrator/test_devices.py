@@ -4,12 +4,15 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dapo.host.devices import Gpu
-from dapo.spec.workloads import plan_workloads
+from dapo.spec.workloads import Workload, plan_workloads
 from services.orchestrator.launch import devices as devices_module
 from services.orchestrator.launch.devices import DeviceAllocator
 from services.orchestrator.launch.launcher import LaunchError, RunTarget
@@ -46,6 +49,7 @@ def test_a_second_run_gets_other_gpus_and_a_third_is_refused_in_words(tmp_path: 
 def test_a_run_of_another_service_on_the_machine_gets_other_gpus(tmp_path: Path) -> None:
     code = f"""
 import sys
+import tempfile
 from pathlib import Path
 from dapo.spec.workloads import plan_workloads
 from services.orchestrator.launch.devices import DeviceAllocator
@@ -83,6 +87,38 @@ def test_a_run_that_is_scaled_keeps_its_gpus(tmp_path: Path) -> None:
     devices.assign("r", plan_workloads(spec()))
     grown = devices.assign("r", plan_workloads(spec(resources__generator__replicas=3)))
     assert grown == {"learner-0": ("0",), "generator-0": ("1",), "generator-1": ("2",), "generator-2": ("3",)}
+
+
+def with_an_evaluator(generators: int) -> list[Workload]:
+    sets = {"a": {"path": "a.jsonl"}}
+    return plan_workloads(
+        spec(evaluation__dedicated_generator=True, evaluation__sets=sets, resources__generator__replicas=generators)
+    )
+
+
+def test_a_worker_that_stays_keeps_its_gpu_whoever_comes_and_goes(tmp_path: Path) -> None:
+    devices = DeviceAllocator(("0", "1", "2", "3", "4"), tmp_path)
+    first = devices.assign("r", with_an_evaluator(1))
+    assert devices.assign("r", with_an_evaluator(3)) == {**first, "generator-1": ("3",), "generator-2": ("4",)}
+    assert devices.assign("r", with_an_evaluator(1)) == first
+    assert devices.assign("r", with_an_evaluator(2)) == {**first, "generator-1": ("3",)}
+    # All are in use: who has one of its own does not share it because of others.
+    crowded = devices.assign("r", with_an_evaluator(4))
+    assert {worker: crowded[worker] for worker in first} == first
+    assert crowded["generator-3"] == ("0", "1", "2", "3", "4")
+
+
+@given(st.lists(st.integers(1, 6), min_size=2, max_size=6))
+def test_workers_that_stay_keep_their_gpus_and_none_is_with_two(counts: list[int]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        devices = DeviceAllocator([str(number) for number in range(8)], Path(folder))
+        before: dict[str, tuple[str, ...]] = {}
+        for count in counts:
+            after = devices.assign("r", with_an_evaluator(count))
+            assert len(lent(after)) == len(after) == count + 2
+            assert all(after[worker] == before[worker] for worker in before.keys() & after.keys())
+            before = after
+        devices.release("r")
 
 
 def test_a_dedicated_generator_takes_a_share(tmp_path: Path) -> None:

@@ -1,14 +1,21 @@
 """Runs of the service, whose model cannot be loaded: how each ends, and that it leaves nothing behind."""
 
+import asyncio
 import json
 import os
 import time
 from pathlib import Path
 
 import psutil
+import pytest
 from redis import Redis
 
+from dapo.records.identity import RunIdentity
 from dapo.v1 import run_pb2, run_pb2_grpc
+from services.orchestrator.records.recorder import Recorder
+from services.orchestrator.runs.service import RunConflict, RunService
+from tests.support.orchestrator.control import make_spec
+from tests.support.orchestrator.launcher import FakeLauncher
 from tests.support.orchestrator.run_service import METADATA, Service, create, events, wait_for
 
 
@@ -89,6 +96,26 @@ def test_a_run_that_was_stopped_keeps_all_it_has_on_a_server_of_others_until_it_
             assert not list(client.scan_iter())
     finally:
         service.close()
+
+
+def test_a_run_that_another_process_drives_is_not_purged(tmp_path, valkey):
+    folder = tmp_path / "runs" / "theirs"
+    identity = RunIdentity("theirs", "2026-01-02T03:04:05.000+00:00")
+    recorder = Recorder.create(folder, make_spec(tmp_path, staleness=1), identity)
+    (folder / "redis").mkdir()
+    key = "dapo:{theirs}:run"
+    service = RunService(FakeLauncher(), state_dir=tmp_path, redis_url=valkey.url)
+    with Redis.from_url(valkey.url) as client:
+        client.hset(key, "state", "running")
+        with pytest.raises(RunConflict, match="goes on, in another run service"):
+            asyncio.run(service.purge("theirs"))
+        assert client.exists(key)
+        assert (folder / "redis").exists()
+        recorder.close()
+        asyncio.run(service.purge("theirs"))
+        assert not client.exists(key)
+    assert not (folder / "redis").exists()
+    Recorder.reopen(folder, make_spec(tmp_path, staleness=1)).close()  # the purge has let go of the folder
 
 
 def test_a_redis_that_hangs_does_not_hold_up_the_end(spec, tmp_path, valkey):
