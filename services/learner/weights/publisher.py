@@ -158,7 +158,8 @@ class Publisher:
         serving = any(channel.served is not None for channel in self._channels.values())
         serving |= any(member.state == "evaluating" for member in members)
         ready = any(member.state == "ready" for member in members)
-        self._quarantine.look(time.monotonic(), ready=ready, serving=serving)
+        waiting = any(not channel.busy for channel in self._channels.values())
+        self._quarantine.look(time.monotonic(), ready=ready, waiting=waiting, serving=serving)
         if self._quarantine.hopeless:
             reasons = "; ".join(self._quarantine.reasons()) or "none has registered as ready"
             raise WeightSyncError(

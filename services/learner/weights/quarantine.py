@@ -32,7 +32,8 @@ class Quarantine:
     """A generator that fails is not tried for 1 s, then 2, 4 and so on up to 60 s, until it is served once.
 
     `look` counts the seconds without any generator that serves; after `no_generator_s` of them `hopeless` says so. The
-    count begins with the first generator that was ready: before that none could have been served.
+    count begins with the first generator that was ready, as before that none could have been served, and stands still
+    while a generator that has joined waits for the learner, which trains or replays.
     """
 
     def __init__(self, no_generator_s: float) -> None:
@@ -59,9 +60,10 @@ class Quarantine:
         record = self._records.get(generator_id)
         return record is None or now >= record.until
 
-    def look(self, now: float, *, ready: bool, serving: bool) -> None:
-        """`ready`: a generator is there to be served; `serving`: one serves weights of this learner."""
-        if self._looked_at is not None:
+    def look(self, now: float, *, ready: bool, waiting: bool, serving: bool) -> None:
+        """`ready`: a generator is there to be served; `waiting`: one has joined, and it is for the learner to serve it;
+        `serving`: one serves weights of this learner."""
+        if self._looked_at is not None and not waiting:
             self._without_s += min(now - self._looked_at, _LONGEST_LOOK_S)
         if serving:
             self._without_s = 0.0

@@ -141,6 +141,18 @@ def test_the_learner_ends_only_when_no_generator_could_be_served_for_too_long(
     play(valkey, {"generator-0": fault, "generator-1": None}, beside_another, **deadlines)
 
 
+def test_members_that_wait_for_a_learner_that_replays_end_nothing(valkey: EmbeddedValkey) -> None:
+    async def scenario(stage: Stage) -> None:
+        await stage.joined(1)
+        stage.publisher._quarantine = quarantine.Quarantine(no_generator_s=0.5)
+        for _ in range(20):
+            await stage.publisher.refresh()
+            await asyncio.sleep(0.1)
+        assert await stage.publish(7) is not None
+
+    play(valkey, {"generator-0": None}, scenario)
+
+
 def test_a_member_is_not_judged_by_what_was_read_before_its_update(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
