@@ -41,7 +41,7 @@ class JobRunner:
     prompt was handed back to its stream. Responses that were written by then stay.
 
     Each delivery of a prompt has RETRIES tries with growing pauses while the engine is well; where that is lost the
-    prompt is handed back. Waits without limit for weights.
+    prompt is handed back, and so it is where the weights that it needs do not come (Membership.wait_step).
     """
 
     def __init__(
@@ -55,7 +55,8 @@ class JobRunner:
         sampling: SamplingParams,
         ready: Callable[[int], Awaitable[bool]],
     ) -> None:
-        """`ready`: returns True once weights of a version or later are served, False where the engine was lost."""
+        """`ready`: returns True once weights of a version or later are served, False where the engine was lost
+        or those do not come."""
         self._bus = bus
         self._stream = stream
         self._id = worker_id
