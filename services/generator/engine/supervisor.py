@@ -120,7 +120,6 @@ class EngineSupervisor:
             await self.engine.close()
             await self._membership.withdraw()
             await self._start_again()
-            self.replacements += 1
 
     async def stop(self) -> None:
         await self._server.kill()
@@ -173,6 +172,8 @@ class EngineSupervisor:
             else:
                 self._engine = engine
                 self._failed.clear()
+                # Before the learner is told: its first join belongs to the new engine.
+                self.replacements += 1
                 return await self._announce()
 
     async def _start_failed(self, attempt: int, error: ServerError) -> None:

@@ -71,6 +71,36 @@ def test_an_engine_that_was_lost_is_tried_again_with_pauses(
     asyncio.run(scenario())
 
 
+def test_an_engine_that_is_ready_counts_as_another_one_already(
+    redis_url: str, spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The learner may have it join as soon as it is told, and a group belongs to the engine that joined it."""
+
+    async def scenario() -> None:
+        server = SimulatedServer()
+        async with (
+            new_run(redis_url, "counted", spec.model_dump_json()) as run,
+            running(run.bus, spec, NAME, server) as generator,
+        ):
+            await Learner(run.bus, NAME).wait_state("ready", has_version=False)
+            set_state = generator.membership.set_state
+            told: list[tuple[str, int]] = []
+
+            async def listen(state: str) -> None:
+                told.append((state, generator.supervisor.replacements))
+                await set_state(state)
+
+            async def heard() -> bool:
+                return bool(told)
+
+            monkeypatch.setattr(generator.membership, "set_state", listen)
+            await server.crash()
+            await until(heard, "the new engine is ready", 20)
+            assert told == [("ready", 1)]
+
+    asyncio.run(scenario())
+
+
 def test_an_engine_that_never_starts_again_ends_its_generator(
     redis_url: str, spec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
