@@ -103,6 +103,7 @@ class Publisher:
         self._quarantine = Quarantine(spec.no_generator_s)
         self._channels: dict[str, Channel] = {}
         self._joining: dict[str, Join] = {}
+        self._evaluators: set[str] = set()
         self._groups = itertools.count()
         self._updates: list[MemberUpdate] = []
         self._published = False
@@ -154,11 +155,12 @@ class Publisher:
 
     def _look(self, members: Collection[pb.Member]) -> None:
         """Raises WeightSyncError when no generator could be served for too long."""
-        # One that evaluates keeps its weights and has no channel.
-        serving = any(channel.served is not None for channel in self._channels.values())
-        serving |= any(member.state == "evaluating" for member in members)
-        ready = any(member.state == "ready" for member in members)
-        waiting = any(not channel.busy for channel in self._channels.values())
+        # A run gets nowhere on those that take prompts of evaluations alone.
+        self._evaluators |= {member.generator_id for member in members if member.evaluates}
+        channels = [channel for name, channel in self._channels.items() if name not in self._evaluators]
+        serving = any(channel.served is not None for channel in channels)
+        waiting = any(not channel.busy for channel in channels)
+        ready = any(member.state == "ready" and not member.evaluates for member in members)
         self._quarantine.look(time.monotonic(), ready=ready, waiting=waiting, serving=serving)
         if self._quarantine.hopeless:
             reasons = "; ".join(self._quarantine.reasons()) or "none has registered as ready"

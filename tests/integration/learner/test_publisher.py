@@ -153,6 +153,28 @@ def test_members_that_wait_for_a_learner_that_replays_end_nothing(valkey: Embedd
     play(valkey, {"generator-0": None}, scenario)
 
 
+def test_a_generator_that_only_evaluates_is_none_that_the_run_could_go_on_with(valkey: EmbeddedValkey) -> None:
+    async def scenario(stage: Stage) -> None:
+        evaluator, _ = stage.receivers
+        evaluator.member.evaluates = True
+        await evaluator.announce()
+        await stage.joined(1)
+        stage.publisher._quarantine = quarantine.Quarantine(no_generator_s=0.5)
+        assert await stage.publish(0) is not None
+        assert_received(evaluator, 1)
+
+        async def wait_in_vain() -> None:
+            while True:
+                await stage.publisher.refresh()
+                await asyncio.sleep(0.05)
+
+        with pytest.raises(WeightSyncError):
+            await asyncio.wait_for(wait_in_vain(), WAIT_S)
+
+    faults = {"generator-0": None, "generator-1": "hang-join"}
+    play(valkey, faults, scenario, join_deadline_s=1.0)
+
+
 def test_a_member_is_not_judged_by_what_was_read_before_its_update(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
