@@ -145,11 +145,16 @@ class Publisher:
 
     def _invite(self, members: Iterable[pb.Member]) -> None:
         now = time.monotonic()
+        alone = not self._channels.keys() - self._evaluators
         for member in members:
             generator_id = member.generator_id
             known = generator_id in self._channels or generator_id in self._joining
             lingers = self._calls.running(generator_id) > _LINGERING_CALLS
-            if member.state == "ready" and not (known or lingers) and self._quarantine.may_try(generator_id, now):
+            if (
+                member.state == "ready"
+                and not (known or lingers)
+                and self._quarantine.may_try(generator_id, now, alone=alone)
+            ):
                 channel = self._open(member)
                 self._joining[generator_id] = Join(channel, asyncio.create_task(self._join(channel)))
 
@@ -199,17 +204,20 @@ class Publisher:
         channel.close()
         self._channels.pop(channel.generator_id, None)
 
-    async def _failed(self, generator_id: str, phase: Literal["join", "update"], error: Exception) -> None:
+    async def _failed(
+        self, generator_id: str, phase: Literal["join", "update"], error: Exception, cost_s: float = 0.0
+    ) -> None:
         """Leave the generator out for a while, and say so where that is new."""
         deadline = self._spec.join_deadline_s if phase == "join" else self._spec.update_deadline_s
         slow = f"took longer than weight_sync.{phase}_deadline_s = {deadline:g} s"
         reason = f"weight {phase}: {slow if isinstance(error, TimeoutError) else error}"
-        sentence = self._quarantine.failed(generator_id, reason, time.monotonic())
+        sentence = self._quarantine.failed(generator_id, reason, time.monotonic(), cost_s=cost_s)
         log.warning("generator %s is left out for %g s: %s", generator_id, sentence.pause_s, reason)
         if sentence.first:
             message = (
                 f"{generator_id} gets no weights for now: {reason}. It is tried again after {sentence.pause_s:g} s, "
-                f"then after growing pauses of up to {LONGEST_PAUSE_S:g} s; the others go on"
+                f"then after pauses of up to {LONGEST_PAUSE_S:g} s, or ten times as long as it keeps others "
+                "waiting; these go on"
             )
             await self._alert("generator_quarantined", generator_id, message, reason, sentence.pause_s)
 
@@ -267,11 +275,14 @@ class Publisher:
 
     async def _update(self, channel: Channel, version: pb.Version, queue: asyncio.Queue[Tensor]) -> float:
         """Bring one member to `version`; seconds it was paused. A failure forgets the member and returns 0."""
+        began = time.monotonic()
         try:
             pause_s = await channel.update(version, self._buckets, queue, self._spec.update_deadline_s)
         except FAILURES as error:
             self._forget(channel)
-            await self._failed(channel.generator_id, "update", error)
+            # One that has died or lost its engine comes back as another.
+            cost_s = time.monotonic() - began if self._channels and not channel.gone else 0.0
+            await self._failed(channel.generator_id, "update", error, cost_s)
             return 0.0
         finally:
             channel.busy = False

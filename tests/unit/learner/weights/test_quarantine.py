@@ -19,6 +19,17 @@ def test_pauses_double_up_to_a_minute_and_begin_anew_after_an_update() -> None:
     assert quarantine.failed("a", "broken", 0.0) == (1, True)
 
 
+def test_a_failure_that_cost_others_time_leaves_them_in_peace_for_ten_times_as_long() -> None:
+    quarantine = Quarantine(NO_GENERATOR_S)
+    assert quarantine.failed("a", "slow", 0.0, cost_s=60.0).pause_s == 600
+    assert not quarantine.may_try("a", 599.0)
+    assert quarantine.may_try("a", 600.0)
+    assert not quarantine.may_try("a", 0.9, alone=True)
+    assert quarantine.may_try("a", 1.0, alone=True)
+    assert quarantine.failed("a", "slow", 0.0, cost_s=3600.0).pause_s == 1800
+    assert quarantine.failed("a", "broken", 0.0, cost_s=0.1).pause_s == 4
+
+
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans(), st.floats(0, 100)), max_size=60))
 def test_a_generator_waits_for_its_own_pause_alone(events: list[tuple[str, bool, float]]) -> None:
     quarantine = Quarantine(NO_GENERATOR_S)
