@@ -12,6 +12,8 @@ CHECKPOINT_WANTED = "checkpoint-wanted"
 """What an orchestrator announces that waits for a checkpoint before it stops; with it the mark of its wish."""
 CHECKPOINT_WRITTEN = "checkpoint-written"
 """What the learner announces then: the same mark."""
+LEARNER_STEP = "learner-step"
+"""What the learner announces after each step that it trains, also again: its epoch and the steps it has done."""
 
 READERS = {PROMPTS: "generator", EVALUATIONS: "generator", COMPLETIONS: "verifier", SCORED: "orchestrator"}
 """Stream -> the role that consumes it, which is also the name of its consumer group."""

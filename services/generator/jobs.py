@@ -10,7 +10,7 @@ from dapo.bus import RETRIES, Delivery, Outcome, attempt_number
 from dapo.bus.failures import FailureReason
 from dapo.bus.roles import GeneratorBus
 from dapo.v1 import messages_pb2 as pb
-from services.generator.engine.client import EngineClient, SamplingParams
+from services.generator.engine.client import SamplingParams
 from services.generator.engine.responses import EngineError
 from services.generator.engine.supervisor import EngineSupervisor
 from services.generator.membership import Membership
@@ -19,8 +19,6 @@ from services.generator.writer import CompletionWriter, FinishedResponse
 log = logging.getLogger(__name__)
 
 _RETRY_PAUSE_S = 0.5
-_HEALTH_S = 20.0
-"""One health check of SGLang fails after 20 s."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class JobRunner:
     prompt was handed back to its stream. Responses that were written by then stay.
 
     Each delivery of a prompt has RETRIES tries with growing pauses while the engine is well; where that is lost the
-    prompt is handed back. Waits without limit for weights.
+    prompt is handed back, and so it is where the weights that it needs do not come (Membership.wait_step).
     """
 
     def __init__(
@@ -58,7 +56,8 @@ class JobRunner:
         sampling: SamplingParams,
         ready: Callable[[int], Awaitable[bool]],
     ) -> None:
-        """`ready`: returns True once weights of a version or later are served, False where the engine was lost."""
+        """`ready`: returns True once weights of a version or later are served, False where the engine was lost
+        or those do not come."""
         self._bus = bus
         self._stream = stream
         self._id = worker_id
@@ -88,7 +87,7 @@ class JobRunner:
             except EngineError as error:
                 failure = str(error)
                 log.warning("group %s, try %d: %s", group_id, retry + 1, failure)
-                if await self._is_lost(engine, error):
+                if await self._supervisor.is_lost(engine, error):
                     return await self._hand_back(job, lost=True)
                 missing = await self._bus.groups.missing_indices(group_id)
             if missing:
@@ -96,15 +95,6 @@ class JobRunner:
         if missing:
             detail = f"{RETRIES} tries; the last: {failure}"
             await self.fail(group_id, job.delivery, FailureReason.GENERATION_FAILED, detail)
-
-    async def _is_lost(self, engine: EngineClient, error: EngineError) -> bool:
-        """Whether the engine that raised `error` is gone, which has it replaced; else it failed this request alone."""
-        if self._is_current(engine) and not await engine.healthy(timeout_s=_HEALTH_S) and self._is_current(engine):
-            self._supervisor.fail(f"it does not answer after: {error}")
-        return not self._is_current(engine)
-
-    def _is_current(self, engine: EngineClient) -> bool:
-        return self._supervisor.up and self._supervisor.engine is engine
 
     async def _hand_back(self, job: PromptJob, *, lost: bool) -> None:
         await self._bus.streams.hand_back(self._stream, self._id, job.delivery, lost=lost)

@@ -8,6 +8,9 @@ from dapo.bus.roles import GeneratorBus
 from dapo.v1 import messages_pb2 as pb
 
 ROLE = "generator"
+_STEP_S = 10.0
+"""A version is published only once all members that have joined serve it, so one that lacks it was left out by the
+learner, and it is not known for how long."""
 FIXED_VERSION = pb.Version(incarnation=0, step=0)
 """Of the weights in `model.path`, where no learner sends any."""
 
@@ -36,8 +39,8 @@ class Membership:
     Invariants: while `serving` is set, the engine serves weights of the version in the record; state, version
     and `serving` change without an await between them.
 
-    Nothing survives a restart: a new process starts as `starting`, without a version. `wait_step` and `wait_settled`
-    wait without limit.
+    Nothing survives a restart: a new process starts as `starting`, without a version. `wait_current` and `wait_settled`
+    wait without limit, `wait_step` for 10 s.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class Membership:
         self._busy_since: float | None = None
         self._busy_s = 0.0
         self._version_changed = asyncio.Condition()
+        self._behind = False
         self.serving = asyncio.Event()
 
     def request_started(self, count: int = 1) -> None:
@@ -91,6 +95,7 @@ class Membership:
         # Without an await in between, so that no failure of the engine falls between them.
         self._record.state = "ready"
         self._record.version.CopyFrom(version)
+        self._behind = False
         self.serving.set()
         async with self._version_changed:
             self._version_changed.notify_all()
@@ -121,10 +126,21 @@ class Membership:
         await self.publish()
 
     async def wait_step(self, step: int) -> bool:
-        """Return True once the engine serves weights of a known version, `step` or later; False if it was lost."""
-        async with self._version_changed:
-            await self._version_changed.wait_for(lambda: self.serves(step) or not self.serving.is_set())
+        """Return True once the engine serves weights of a known version, `step` or later; False if it was lost, or was
+        left behind: after 10 s. Then `wait_current` waits for the next weights."""
+        try:
+            async with asyncio.timeout(_STEP_S), self._version_changed:
+                await self._version_changed.wait_for(
+                    lambda: self.serves(step) or self._behind or not self.serving.is_set()
+                )
+        except TimeoutError:
+            self._behind = not self.serves(step)
         return self.serves(step)
+
+    async def wait_current(self) -> None:
+        """Return once the engine serves weights, and newer ones than those that were found too old."""
+        async with self._version_changed:
+            await self._version_changed.wait_for(lambda: self.serving.is_set() and not self._behind)
 
     def snapshot(self) -> pb.Member:
         """The record as published. `busy_s` counts seconds with at least one request running, `up_s` all seconds."""

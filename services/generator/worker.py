@@ -53,14 +53,15 @@ class Generator:
 
     Invariants:
     - a prompt that was taken ends fully written, or failed with a reason, or goes back to the stream: at once when the
-      engine is lost or this generator is stopped, else by another generator's claim once this one's heartbeat has
-      expired. Responses that were written by then stay;
+      engine is lost or this generator is stopped or left behind, else by another generator's claim once this one's
+      heartbeat has expired. Responses that were written by then stay;
     - nothing is generated before the engine serves weights of the version at which the prompt was issued, or later.
 
     Nothing survives a restart of the process: a new one of the same name starts a new engine, gets the current weights
     from the learner, and claims what it had left pending.
 
-    Waits without limit for weights and for a free slot. A prompt under which engines or generators were lost 50 times
+    Waits without limit for weights and for a free slot; prompts that need newer weights go back after 10 s, and no
+    others are taken before these come. A prompt under which engines or generators were lost 50 times
     in a row, without one response in between, may be what ends them and fails its group.
     """
 
@@ -181,7 +182,7 @@ class Generator:
         claim_at = 0.0
         clock = asyncio.get_running_loop().time
         while True:
-            await self.membership.serving.wait()
+            await self.membership.wait_current()
             free = self._slots - len(self._jobs)
             if free <= 0:
                 self._slot_freed.clear()

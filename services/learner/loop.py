@@ -8,6 +8,7 @@ from functools import partial
 import torch
 
 from dapo.bus.failures import FailureReason
+from dapo.bus.keys import LEARNER_STEP
 from dapo.bus.roles import LearnerBus
 from dapo.contracts.events import Alert
 from dapo.spec import RunSpec
@@ -32,6 +33,8 @@ _REFRESH_S = 0.25
 _HEARTBEAT_S = 2.0
 _PEER_WAIT_S = 60.0
 """How long a rank waits to read a batch that rank 0 has read already."""
+_STEP_KNOWN_S = 86_400.0
+"""How long it stays said how far the learner is."""
 _BUCKETS_IN_FLIGHT = 2
 """Under ZeRO 3, gathered buckets that may wait for a slow member: the whole model may not fit one rank."""
 _SURVIVING_SHARE = 0.5
@@ -190,6 +193,8 @@ class LearnerLoop:
         if on_disk is not None:
             on_disk.result()
         self.step = batch.batch + 1
+        if self.ranks.leads:
+            self.control.call(self.bus.registry.announce(LEARNER_STEP, f"{self.epoch}.{self.step}", _STEP_KNOWN_S))
         self._unpublished = True
         metrics["learner_wait_s"] = waited
         metrics["weight_sync_s"] = metrics["weight_pause_s"] = 0.0

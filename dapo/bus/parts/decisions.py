@@ -185,6 +185,8 @@ class Decisions(Part):
         # Those that only the end has made surplus come again, so they do not count as settled.
         counts = {state: int(ledger.get(state.encode(), 0)) for state in FINAL}
         counts[GroupState.SURPLUS] -= len(drained)
+        recorded = int(log.get(b"trained", -1))  # By a learner that replays, later batches than these steps'.
+        counts[GroupState.TRAINED] -= sum(len(batch.groups) for batch in untrained if batch.batch <= recorded)
         return Frontier(
             issued=log.get(b"issued", b"").decode(),
             evaluated=log.get(b"evaluated", b"").decode(),

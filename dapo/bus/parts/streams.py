@@ -92,15 +92,12 @@ class Streams(Part):
         heartbeat; this call makes only the first one. None where the server was away and has come back.
         """
         await self._start(stream, worker_id)
-        lost = await self._recover(stream, worker_id)
-        if lost:
-            return lost
 
         async def read(block_ms: int | None) -> list[Delivery]:
             return await self._guard(stream, worker_id, self._fetch(stream, worker_id, count, block_ms))
 
         try:
-            return await block(read, block_s)
+            return await self._recover(stream, worker_id) or await block(read, block_s)
         except BusUnavailable:
             await self._outlast()
             return []
@@ -209,8 +206,7 @@ class Streams(Part):
         now = asyncio.get_running_loop().time()
         if doubt is None or now < doubt.failed + BLOCK_SLICE_S:
             return []
-        window_ms = round((now - doubt.began) * 1000) + 1
-        found = await self._guard(stream, worker_id, self._claim(stream, worker_id, 0, window_ms, doubt.handed))
+        found = await self._guard(stream, worker_id, self._claim_own(stream, worker_id, doubt))
         del self._doubts[stream, worker_id]
         return found
 
@@ -224,10 +220,17 @@ class Streams(Part):
             [(entry, int(fields.get(b"delivery", 1)), int(fields.get(b"losses", 0)), fields) for entry, fields in read],
         )
 
+    async def _claim_own(self, stream: str, worker_id: str, doubt: _Doubt) -> list[Delivery]:
+        # By the server's clock, as the script may have to be sent again before it runs.
+        seconds, microseconds = await self._control.run(self._control.once.time)
+        ago_s = asyncio.get_running_loop().time() - doubt.began
+        since_ms = int((seconds + microseconds / 1e6 - ago_s) * 1000)
+        return await self._claim(stream, worker_id, 0, since_ms, doubt.handed)
+
     async def _claim(
-        self, stream: str, worker_id: str, count: int, window_ms: int = 0, handed: Collection[str] = ()
+        self, stream: str, worker_id: str, count: int, since_ms: int = 0, handed: Collection[str] = ()
     ) -> list[Delivery]:
-        claimed = await self._script("claim", stream, worker_id, self._context.instance, count, window_ms, *handed)
+        claimed = await self._script("claim", stream, worker_id, self._context.instance, count, since_ms, *handed)
         entries = [(entry, n, m, dict(zip(flat[::2], flat[1::2], strict=True))) for entry, n, m, *flat in claimed]
         return await self._sound(stream, entries)
 

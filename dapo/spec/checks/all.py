@@ -11,7 +11,7 @@ from dapo.spec.checks.graders import graders
 from dapo.spec.checks.metrics import reflection_patterns
 from dapo.spec.checks.model import model_path
 from dapo.spec.checks.no_effect import fields_without_effect
-from dapo.spec.checks.resources import devices, payload_memory, stall_deadline
+from dapo.spec.checks.resources import devices, outage_deadline, payload_memory, stall_deadline
 from dapo.spec.checks.reward import reward_values
 from dapo.spec.checks.sampling import batch_division, distribution, group_size
 from dapo.spec.checks.training import training_course, training_memory, weight_deadlines
@@ -38,6 +38,7 @@ _PROBLEMS: tuple[Check, ...] = (
     weight_deadlines,
     devices,
     stall_deadline,
+    outage_deadline,
     payload_memory,
     reflection_patterns,
 )

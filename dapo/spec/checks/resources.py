@@ -7,6 +7,9 @@ from dapo.spec.problem import Problem
 from dapo.spec.tree.resources import ENGINE_RESERVE_TOKENS
 from dapo.spec.tree.run import RunTree
 
+LONGEST_OUTAGE_S = 540.0
+"""A minute less than replies are remembered (dapo/bus/server/lua/prelude.lua)."""
+
 
 def devices(spec: RunTree) -> Iterator[Problem]:
     resources = spec.resources
@@ -29,6 +32,17 @@ def devices(spec: RunTree) -> Iterator[Problem]:
             f"does not hold one sequence: data.max_prompt_tokens + sampling.max_response_tokens and what SGLang keeps "
             f"back = {spec.data.max_prompt_tokens} + {spec.sampling.max_response_tokens} + {ENGINE_RESERVE_TOKENS}. "
             f"Set at least {spec.smallest_pool}, or shorten them",
+        )
+
+
+def outage_deadline(spec: RunTree) -> Iterator[Problem]:
+    outage_s = spec.resources.redis.outage_s
+    if outage_s > LONGEST_OUTAGE_S:
+        yield Problem(
+            "resources.redis.outage_s",
+            f"{outage_s:g}",
+            "is too long: the server remembers for 600 s which requests it has carried out, and one that is repeated "
+            f"later would be carried out twice. Set at most {LONGEST_OUTAGE_S:g}",
         )
 
 

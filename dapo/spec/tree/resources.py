@@ -65,7 +65,8 @@ class RedisResources(Section):
 
     An embedded Valkey gets a quarter and 64 MiB more, for the streams and the ledger; give your own server as much."""
     outage_s: float = Field(default=120.0, ge=0)
-    """A server that does not answer is waited for so long, by all of the run's processes; then the run fails."""
+    """A server that does not answer is waited for so long, by all of the run's processes; then the run fails. At most
+    540: requests are repeated, and the server knows for 600 s which it has carried out."""
 
 
 class RestartSpec(Section):

@@ -4,11 +4,12 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from dapo.contracts.events import Alert, Emit
 from services.generator.engine.client import EngineClient
+from services.generator.engine.responses import EngineError
 from services.generator.engine.server import EngineServer, ServerError
 from services.generator.membership import FIXED_VERSION, Membership
 
@@ -96,6 +97,19 @@ class EngineSupervisor:
         self._reason = reason
         self._failed.set()
 
+    async def is_lost(self, engine: EngineClient, error: EngineError) -> bool:
+        """Whether the engine that raised `error` is gone; else it failed this request alone.
+
+        It is replaced when it passes no health check for 60 s. A weight command, which pauses the engine so that it
+        passes none, has deadlines of its own and ends the doubt.
+        """
+        if not await self._answers(engine, lambda: self._is_current(engine) and not self._commanded):
+            self.fail(f"it does not answer after: {error}")
+        return not self._is_current(engine)
+
+    def _is_current(self, engine: EngineClient) -> bool:
+        return self.up and self._engine is engine
+
     async def watch(self) -> None:
         """Replace failed engines, until cancelled. Raises ServerError after five failed starts in a row."""
         while True:
@@ -106,7 +120,6 @@ class EngineSupervisor:
             await self.engine.close()
             await self._membership.withdraw()
             await self._start_again()
-            self.replacements += 1
 
     async def stop(self) -> None:
         await self._server.kill()
@@ -131,17 +144,18 @@ class EngineSupervisor:
         """Return with the reason once the engine neither generates nor passes a health check."""
         while True:
             await asyncio.sleep(_POLL_S)
-            if self._silence() >= _SILENCE_S and not await self._answers():
+            # A new token, or a weight command, ends the doubt.
+            if not await self._answers(self.engine, lambda: self._silence() >= _SILENCE_S):
                 return f"no progress: no token for {self._silence():.0f} s, and no sign of health for {_ANSWER_S:g} s"
 
-    async def _answers(self) -> bool:
+    async def _answers(self, engine: EngineClient, doubted: Callable[[], bool]) -> bool:
+        """Whether it passes a health check within 60 s, or the doubt ends by itself."""
         asked_at = time.monotonic()
-        while (left := asked_at + _ANSWER_S - time.monotonic()) > 0:
-            # A new token, or a weight command, ends the doubt.
-            if await self.engine.healthy(timeout_s=left) or self._silence() < _SILENCE_S:
+        while doubted() and (left := asked_at + _ANSWER_S - time.monotonic()) > 0:
+            if await engine.healthy(timeout_s=left):
                 return True
             await asyncio.sleep(min(1.0, left))
-        return False
+        return not doubted()
 
     def _silence(self) -> float:
         """Seconds without a token while requests ran, not counting weight commands."""
@@ -158,6 +172,8 @@ class EngineSupervisor:
             else:
                 self._engine = engine
                 self._failed.clear()
+                # Before the learner is told: its first join belongs to the new engine.
+                self.replacements += 1
                 return await self._announce()
 
     async def _start_failed(self, attempt: int, error: ServerError) -> None:

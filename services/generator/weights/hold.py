@@ -15,8 +15,8 @@ class WeightHold:
     Invariant: while `held`, the engine's weights do not change; the Receiver refuses commands. If the engine is
     replaced, `held` is false until `hold` was called again.
 
-    `hold` waits without limit: until the engine serves the wanted version, then one second for the learner to see the
-    record, then until an update under way is over. Nothing survives a restart.
+    `hold` waits until the engine serves the wanted version (Membership.wait_step), then one second for the learner to
+    see the record, then without limit until an update under way is over. Nothing survives a restart.
     """
 
     def __init__(self, membership: Membership) -> None:
@@ -29,7 +29,8 @@ class WeightHold:
         return self._held and self._membership.serving.is_set()
 
     async def hold(self, step: int) -> bool:
-        """Return True once weights of version `step` or later are served and held; False if the engine was lost."""
+        """Return True once weights of version `step` or later are served and held; False if the engine was lost or
+        they do not come."""
         async with self._lock:
             if self.held and self._membership.serves(step):
                 return True

@@ -38,6 +38,11 @@ class Channel:
         if not self._gone.done():
             self._gone.set_result(reason)
 
+    @property
+    def gone(self) -> bool:
+        """Whether `give_up` was called."""
+        return self._gone.done()
+
     def close(self) -> None:
         """Free the group, in a thread: that may take until a broadcast under way meets its timeout."""
         self._calls.start(self.generator_id, self.group.close)

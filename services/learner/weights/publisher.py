@@ -103,6 +103,7 @@ class Publisher:
         self._quarantine = Quarantine(spec.no_generator_s)
         self._channels: dict[str, Channel] = {}
         self._joining: dict[str, Join] = {}
+        self._evaluators: set[str] = set()
         self._groups = itertools.count()
         self._updates: list[MemberUpdate] = []
         self._published = False
@@ -144,21 +145,28 @@ class Publisher:
 
     def _invite(self, members: Iterable[pb.Member]) -> None:
         now = time.monotonic()
+        alone = not self._channels.keys() - self._evaluators
         for member in members:
             generator_id = member.generator_id
             known = generator_id in self._channels or generator_id in self._joining
             lingers = self._calls.running(generator_id) > _LINGERING_CALLS
-            if member.state == "ready" and not (known or lingers) and self._quarantine.may_try(generator_id, now):
+            if (
+                member.state == "ready"
+                and not (known or lingers)
+                and self._quarantine.may_try(generator_id, now, alone=alone)
+            ):
                 channel = self._open(member)
                 self._joining[generator_id] = Join(channel, asyncio.create_task(self._join(channel)))
 
     def _look(self, members: Collection[pb.Member]) -> None:
         """Raises WeightSyncError when no generator could be served for too long."""
-        # One that evaluates keeps its weights and has no channel.
-        serving = any(channel.served is not None for channel in self._channels.values())
-        serving |= any(member.state == "evaluating" for member in members)
-        ready = any(member.state == "ready" for member in members)
-        self._quarantine.look(time.monotonic(), ready=ready, serving=serving)
+        # A run gets nowhere on those that take prompts of evaluations alone.
+        self._evaluators |= {member.generator_id for member in members if member.evaluates}
+        channels = [channel for name, channel in self._channels.items() if name not in self._evaluators]
+        serving = any(channel.served is not None for channel in channels)
+        waiting = any(not channel.busy for channel in channels)
+        ready = any(member.state == "ready" and not member.evaluates for member in members)
+        self._quarantine.look(time.monotonic(), ready=ready, waiting=waiting, serving=serving)
         if self._quarantine.hopeless:
             reasons = "; ".join(self._quarantine.reasons()) or "none has registered as ready"
             raise WeightSyncError(
@@ -196,17 +204,20 @@ class Publisher:
         channel.close()
         self._channels.pop(channel.generator_id, None)
 
-    async def _failed(self, generator_id: str, phase: Literal["join", "update"], error: Exception) -> None:
+    async def _failed(
+        self, generator_id: str, phase: Literal["join", "update"], error: Exception, cost_s: float = 0.0
+    ) -> None:
         """Leave the generator out for a while, and say so where that is new."""
         deadline = self._spec.join_deadline_s if phase == "join" else self._spec.update_deadline_s
         slow = f"took longer than weight_sync.{phase}_deadline_s = {deadline:g} s"
         reason = f"weight {phase}: {slow if isinstance(error, TimeoutError) else error}"
-        sentence = self._quarantine.failed(generator_id, reason, time.monotonic())
+        sentence = self._quarantine.failed(generator_id, reason, time.monotonic(), cost_s=cost_s)
         log.warning("generator %s is left out for %g s: %s", generator_id, sentence.pause_s, reason)
         if sentence.first:
             message = (
                 f"{generator_id} gets no weights for now: {reason}. It is tried again after {sentence.pause_s:g} s, "
-                f"then after growing pauses of up to {LONGEST_PAUSE_S:g} s; the others go on"
+                f"then after pauses of up to {LONGEST_PAUSE_S:g} s, or ten times as long as it keeps others "
+                "waiting; these go on"
             )
             await self._alert("generator_quarantined", generator_id, message, reason, sentence.pause_s)
 
@@ -264,11 +275,14 @@ class Publisher:
 
     async def _update(self, channel: Channel, version: pb.Version, queue: asyncio.Queue[Tensor]) -> float:
         """Bring one member to `version`; seconds it was paused. A failure forgets the member and returns 0."""
+        began = time.monotonic()
         try:
             pause_s = await channel.update(version, self._buckets, queue, self._spec.update_deadline_s)
         except FAILURES as error:
             self._forget(channel)
-            await self._failed(channel.generator_id, "update", error)
+            # One that has died or lost its engine comes back as another.
+            cost_s = time.monotonic() - began if self._channels and not channel.gone else 0.0
+            await self._failed(channel.generator_id, "update", error, cost_s)
             return 0.0
         finally:
             channel.busy = False

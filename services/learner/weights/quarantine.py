@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
+_COST_FACTOR = 10
+_LONGEST_COSTLY_PAUSE_S = 1800.0
 _LONGEST_LOOK_S = 5.0
 """Of the time between two looks so much counts at most, so that a learner that was stopped, or that waited for its
 Redis, does not hold that time against the generators."""
@@ -25,14 +27,20 @@ class Sentence(NamedTuple):
 class _Record:
     failures: int
     until: float
+    costly_until: float
+    """The same while others would have to wait for its next failure."""
     reason: str
 
 
 class Quarantine:
     """A generator that fails is not tried for 1 s, then 2, 4 and so on up to 60 s, until it is served once.
 
+    One whose failure has kept others waiting is not tried for ten times as long (30 min at most) while there are
+    others.
+
     `look` counts the seconds without any generator that serves; after `no_generator_s` of them `hopeless` says so. The
-    count begins with the first generator that was ready: before that none could have been served.
+    count begins with the first generator that was ready, as before that none could have been served, and stands still
+    while a generator that has joined waits for the learner, which trains or replays.
     """
 
     def __init__(self, no_generator_s: float) -> None:
@@ -41,27 +49,30 @@ class Quarantine:
         self._without_s = 0.0
         self._looked_at: float | None = None
 
-    def failed(self, generator_id: str, reason: str, now: float) -> Sentence:
-        """A join or an update of this generator has failed."""
+    def failed(self, generator_id: str, reason: str, now: float, *, cost_s: float = 0.0) -> Sentence:
+        """A join or an update of this generator has failed; others have waited `cost_s` for it."""
         before = self._records.get(generator_id)
         failures = 1 if before is None else before.failures + 1
         pause_s = LONGEST_PAUSE_S
         if failures <= 6:  # More would only grow numbers that the bound cuts.
             pause_s = min(pause_s, FIRST_PAUSE_S * 2 ** (failures - 1))
-        self._records[generator_id] = _Record(failures, now + pause_s, reason)
-        return Sentence(pause_s, before is None)
+        costly_s = max(pause_s, min(_COST_FACTOR * round(cost_s), _LONGEST_COSTLY_PAUSE_S))
+        self._records[generator_id] = _Record(failures, now + pause_s, now + costly_s, reason)
+        return Sentence(costly_s, before is None)
 
     def served(self, generator_id: str) -> bool:
         """This generator was updated; whether that ends a quarantine."""
         return self._records.pop(generator_id, None) is not None
 
-    def may_try(self, generator_id: str, now: float) -> bool:
+    def may_try(self, generator_id: str, now: float, *, alone: bool = False) -> bool:
+        """`alone`: no other is served, which would have to wait."""
         record = self._records.get(generator_id)
-        return record is None or now >= record.until
+        return record is None or now >= (record.until if alone else record.costly_until)
 
-    def look(self, now: float, *, ready: bool, serving: bool) -> None:
-        """`ready`: a generator is there to be served; `serving`: one serves weights of this learner."""
-        if self._looked_at is not None:
+    def look(self, now: float, *, ready: bool, waiting: bool, serving: bool) -> None:
+        """`ready`: a generator is there to be served; `waiting`: one has joined, and it is for the learner to serve it;
+        `serving`: one serves weights of this learner."""
+        if self._looked_at is not None and not waiting:
             self._without_s += min(now - self._looked_at, _LONGEST_LOOK_S)
         if serving:
             self._without_s = 0.0

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from dapo.algo.progress import Explanation, Level, Oldest, Progress, Reading, Role, Scene, Stage, Wait, explain, seconds
 from dapo.bus import BusError
 from dapo.bus.failures import FailureReason
-from dapo.bus.keys import COMPLETIONS, EVALUATIONS, PROMPTS, SCORED
+from dapo.bus.keys import COMPLETIONS, EVALUATIONS, LEARNER_STEP, PROMPTS, SCORED
 from dapo.bus.roles import OrchestratorBus
 from dapo.contracts.events import WAITING, WAITING_OVER, Alert, Emit
 from dapo.spec.run import RunSpec
@@ -99,7 +99,8 @@ class Watchdog:
         return Reading(
             step=trained // self._spec.training.prompts_per_step + 1,
             in_training=batched > 0,
-            learning=(trained, version.step if version is not None else 0),
+            # The last tells of batches that are trained again, after a restart.
+            learning=(trained, version.step if version is not None else 0, await self._bus.registry.find(LEARNER_STEP)),
             flow=(tuple(ledger.items()), tuple(tokens), await self._bus.streams.length(COMPLETIONS)),
         )
 

@@ -5,11 +5,13 @@ import logging
 import secrets
 from typing import Any
 
-from dapo.bus import BusError
+from dapo.bus import BusError, Fenced
 from dapo.bus.keys import CHECKPOINT_WANTED, CHECKPOINT_WRITTEN
 from dapo.bus.roles import OrchestratorBus
 from dapo.contracts.events import Alert, StateChanged
+from dapo.errors import first_leaf
 from dapo.host.storage import in_words
+from services.orchestrator.control.inbox import ROLE
 from services.orchestrator.runs.events import RunEvents
 from services.orchestrator.runs.monitor import HealthMonitor
 from services.orchestrator.runs.outcome import RunFailed, RunOutcome
@@ -94,3 +96,16 @@ async def settled(work: "asyncio.Future[Any]", trouble: str) -> None:
     await asyncio.wait({work})
     if not work.cancelled() and (error := work.exception()):
         log.error("%s: %s", trouble, in_words(error), exc_info=error)
+
+
+async def was_taken_over(work: "asyncio.Task[None]", bus: OrchestratorBus | None, epoch: int) -> bool:
+    """Whether work has ended because another orchestrator drives the run. Not so where Redis has lost what it knew, and
+    with it the epoch of this one."""
+    error = None if work.cancelled() else work.exception()
+    if error is None or bus is None or not isinstance(first_leaf(error), Fenced):
+        return False
+    try:
+        async with asyncio.timeout(_REDIS_S):
+            return await bus.lease.newest(ROLE) > epoch
+    except (BusError, TimeoutError):
+        return False

@@ -7,7 +7,7 @@ from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
-from dapo.bus import BusError, Fenced
+from dapo.bus import BusError
 from dapo.bus.roles import OrchestratorBus
 from dapo.contracts.events import Alert, StateChanged
 from dapo.data import DatasetError
@@ -26,7 +26,7 @@ from services.orchestrator.control.watchdog import Watchdog
 from services.orchestrator.launch.launcher import Launcher, LaunchError, RunTarget
 from services.orchestrator.records.provenance import provenance
 from services.orchestrator.records.recorder import Recorder
-from services.orchestrator.runs.completion import save_first, settled, tell_end, wait_until_complete, was_complete
+from services.orchestrator.runs import completion
 from services.orchestrator.runs.events import RunEvents
 from services.orchestrator.runs.inputs import Inputs, input_problems, open_inputs
 from services.orchestrator.runs.monitor import HealthMonitor
@@ -119,7 +119,7 @@ class RunDriver:
     ) -> None:
         bus, within_s = self._redis.bus, self._spec.checkpoint.on_stop_s
         if save and self._saving is None and self._state == "running" and bus is not None and within_s:
-            self._saving = asyncio.create_task(save_first(bus, self.events, within_s))
+            self._saving = asyncio.create_task(completion.save_first(bus, self.events, within_s))
             await asyncio.wait({self._saving, work}, return_when=asyncio.FIRST_COMPLETED)
         if self._stopping is None and not work.done():
             self._stopping = outcome
@@ -232,12 +232,12 @@ class RunDriver:
                 keepers = [tasks.create_task(keeper) for keeper in keeping]
                 await controller.run(self._epoch)
                 if self._spec.training.steps:
-                    await wait_until_complete(bus, monitor)
+                    await completion.wait_until_complete(bus, monitor)
                 for keeper in keepers:
                     keeper.cancel()
         except* RunFailed:
             # The log decides: a worker that fails once the last checkpoint is committed fails no run.
-            if self._state != "draining" or not await was_complete(bus):
+            if self._state != "draining" or not await completion.was_complete(bus):
                 raise
 
     def _make_controller(self, bus: OrchestratorBus, inputs: Inputs, monitor: HealthMonitor) -> Controller:
@@ -261,10 +261,7 @@ class RunDriver:
         self._state, self._message = state, message
         if (bus := self._redis.bus) is not None:
             await bus.runs.set_state(state, message, self._epoch)
-        await self.events.emit(self._state_event())
-
-    def _state_event(self) -> StateChanged:
-        return StateChanged(state=self._state, message=self._message)
+        await self.events.emit(StateChanged(state=self._state, message=self._message))
 
     def _write_provenance(self, inputs: Inputs) -> None:
         value = provenance(
@@ -281,7 +278,7 @@ class RunDriver:
         if error := finish.exception():
             log.error("the end of %s went wrong", self.run_id, exc_info=error)
             self._state, self._message = "failed", f"the run could not be ended in order: {error!r}"
-            await self.events.tell_end(self._state_event())
+            await self.events.tell_end(StateChanged(state=self._state, message=self._message))
         self.events.close()
         self._recorder.close()
 
@@ -290,7 +287,7 @@ class RunDriver:
         answered = succeeded = False
         try:
             outcome = await self._outcome(work)
-            if await self._was_taken_over(work):
+            if await completion.was_taken_over(work, self._redis.bus, self._epoch):
                 await self._leave(outcome)
                 return
             try:
@@ -305,21 +302,10 @@ class RunDriver:
                 outcome = outcome.but(f"summary.json cannot be written: {in_words(error)}")
             succeeded = outcome.state == "succeeded"
             self._state, self._message = outcome
-            answered = await tell_end(outcome, self.events, self._archiving, self._redis.bus, self._epoch)
+            answered = await completion.tell_end(outcome, self.events, self._archiving, self._redis.bus, self._epoch)
         finally:
             self.events.leave()
             await self._redis.close(succeeded=succeeded, answers=answered)
-
-    async def _was_taken_over(self, work: "asyncio.Task[None]") -> bool:
-        """Not so where Redis has lost what it knew, and with it this orchestrator's epoch."""
-        error, bus = None if work.cancelled() else work.exception(), self._redis.bus
-        if error is None or bus is None or not isinstance(first_leaf(error), Fenced):
-            return False
-        try:
-            async with asyncio.timeout(_REDIS_S):
-                return await bus.lease.newest(ROLE) > self._epoch
-        except (BusError, TimeoutError):
-            return False
 
     async def _leave(self, outcome: RunOutcome) -> None:
         """Another orchestrator drives the run now: nothing of it is this one's any more, but its workers."""
@@ -331,7 +317,7 @@ class RunDriver:
         if work.cancelled():
             # A stop that comes when a checkpoint covers all that was trained takes nothing back.
             bus = self._redis.bus
-            complete = self._state == "draining" and bus is not None and await was_complete(bus)
+            complete = self._state == "draining" and bus is not None and await completion.was_complete(bus)
             return at_its_end(self._controller) if complete else self._stopping or STOPPED
         if (raised := work.exception()) is None:
             return at_its_end(self._controller)
@@ -346,7 +332,7 @@ class RunDriver:
 
     async def _write_files(self, outcome: RunOutcome) -> None:
         if self._provenance is not None:
-            await settled(self._provenance, "provenance.json could not be written")
+            await completion.settled(self._provenance, "provenance.json could not be written")
         summary = self._recorder.summary(
             state=outcome.state,
             message=outcome.message,
@@ -356,4 +342,6 @@ class RunDriver:
             elapsed_s=self._recorder.elapsed_before_s + time.monotonic() - self._began,
         )
         self._recorder.write_summary(summary)
-        await settled(asyncio.ensure_future(asyncio.to_thread(self._recorder.draw)), "curves.png could not be drawn")
+        await completion.settled(
+            asyncio.ensure_future(asyncio.to_thread(self._recorder.draw)), "curves.png could not be drawn"
+        )

@@ -4,7 +4,8 @@ from dapo.bus import Bus, Settlement
 from dapo.bus.failures import FailureReason
 from dapo.bus.parts.decisions import Ending, IssuedPrompt
 from dapo.bus.server.embedded import EmbeddedValkey
-from tests.support.bus import drive, group_id, issue, make_scored, make_task
+from dapo.v1 import messages_pb2 as pb
+from tests.support.bus import drive, group_id, issue, make_batch, make_kept, make_scored, make_task
 
 
 def test_a_run_that_goes_on_knows_the_rows_and_not_the_end_that_was_mended(valkey: EmbeddedValkey) -> None:
@@ -32,6 +33,24 @@ def test_a_run_that_goes_on_knows_the_rows_and_not_the_end_that_was_mended(valke
         assert decided.resting == known | many
         assert (decided.uniform, decided.ending) == ({}, None)
         assert decided.last_prompt is not None
+
+    drive(valkey.url, scenario)
+
+
+def test_a_checkpoint_written_during_a_replay_counts_what_it_covers(valkey: EmbeddedValkey) -> None:
+    async def scenario(bus: Bus) -> None:
+        epoch, learner = await make_kept(bus, 5), await bus.lease.acquire("learner")
+        for number, groups in enumerate(([0], [1, 2], [3, 4])):
+            await bus.batches.cut(make_batch(bus, number, groups), epoch)
+        frontiers = {}
+        for number, groups in enumerate(([0], [1, 2])):
+            report = pb.StepReport(batch=number, version=pb.Version(incarnation=learner, step=number + 1))
+            await bus.batches.record_step(report, [group_id(group) for group in groups], learner)
+            frontiers[number + 1] = await bus.decisions.frontier(number + 1)
+        replayed = await bus.decisions.frontier(1)
+        assert replayed == frontiers[1]
+        assert (replayed.ledger["trained"], len(replayed.unsettled)) == (1, 4)
+        assert frontiers[2].ledger["trained"] == 3
 
     drive(valkey.url, scenario)
 

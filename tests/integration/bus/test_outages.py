@@ -75,6 +75,37 @@ def test_after_an_outage_nobody_is_taken_for_dead_before_it_could_be_heard(
         asyncio.run(main())
 
 
+def test_a_second_cut_while_lost_deliveries_are_fetched_again_is_waited_for_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dapo.bus.parts.streams.BLOCK_SLICE_S", 0.2)
+
+    async def main() -> None:
+        bus = await Bus.connect(server.url, RUN, outage_s=60)
+        await issue(bus, 1)
+        deliver = bus.control_server.once.xreadgroup
+
+        async def deliver_and_break(*args: object, **options: object) -> object:
+            await deliver(*args, **options)
+            raise ConnectionResetError("the reply was lost")
+
+        monkeypatch.setattr(bus.control_server.once, "xreadgroup", deliver_and_break)
+        assert await bus.streams.consume("prompts", "generator-0", count=1, block_s=0) == []
+        monkeypatch.setattr(bus.control_server.once, "xreadgroup", deliver)
+        await asyncio.sleep(0.3)
+        coming_back = asyncio.create_task(away(server, 1.0))
+        await asyncio.sleep(0.1)
+        assert await bus.streams.consume("prompts", "generator-0", count=1, block_s=0) == []
+        await coming_back
+        await asyncio.sleep(0.3)
+        (found,) = await bus.streams.consume("prompts", "generator-0", count=1, block_s=0)
+        assert (found.data.decode(), found.attempt) == (group_id(0), 2)
+        await bus.close()
+
+    with EmbeddedValkey(tmp_path, memory_mib=16) as server:
+        asyncio.run(main())
+
+
 @pytest.mark.parametrize("call", ["issued_total", "consume", "read_commands", "claim_dead"])
 def test_an_outage_that_outlasts_its_limit_is_told_with_the_limit(tmp_path: Path, call: str) -> None:
     async def main() -> None:

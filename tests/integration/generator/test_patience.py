@@ -14,8 +14,8 @@ from services.generator.engine.server import ServerError
 from services.generator.tokens import PromptCodec
 from services.generator.worker import Generator
 from tests.support.bus import read_alerts
-from tests.support.generator.kit import Learner, running
-from tests.support.generator.runs import FIRST, NAME, new_run, serving
+from tests.support.generator.kit import Learner, running, until
+from tests.support.generator.runs import FIRST, NAME, called, new_run, serving
 from tests.support.simulator.engine import SimulatedServer, SimulatorOptions
 from tests.support.simulator.processes import start_worker
 
@@ -67,6 +67,36 @@ def test_an_engine_that_was_lost_is_tried_again_with_pauses(
             (alert,) = await read_alerts(run.bus)
             assert (alert["kind"], alert["worker_id"], alert["pause_s"]) == ("engine_not_started", NAME, 0.01)
             assert "exited with code 1; sglang.log. It is tried 4 more times" in alert["message"]
+
+    asyncio.run(scenario())
+
+
+def test_an_engine_that_is_ready_counts_as_another_one_already(
+    redis_url: str, spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The learner may have it join as soon as it is told, and a group belongs to the engine that joined it."""
+
+    async def scenario() -> None:
+        server = SimulatedServer()
+        async with (
+            new_run(redis_url, "counted", spec.model_dump_json()) as run,
+            running(run.bus, spec, NAME, server) as generator,
+        ):
+            await Learner(run.bus, NAME).wait_state("ready", has_version=False)
+            set_state = generator.membership.set_state
+            told: list[tuple[str, int]] = []
+
+            async def listen(state: str) -> None:
+                told.append((state, generator.supervisor.replacements))
+                await set_state(state)
+
+            async def heard() -> bool:
+                return bool(told)
+
+            monkeypatch.setattr(generator.membership, "set_state", listen)
+            await server.crash()
+            await until(heard, "the new engine is ready", 20)
+            assert told == [("ready", 1)]
 
     asyncio.run(scenario())
 
@@ -134,6 +164,45 @@ def test_an_update_may_take_longer_than_its_deadline_while_it_goes_on(redis_url:
                 update = pb.UpdateWeights(group_name="late", version=FIRST, buckets=[bucket] * 6)
                 serial = await learner.send(deadline_s=1.0, update=update)
                 assert [(await learner.reply(serial)).phase for _ in range(2)] == ["ready", "done"]
+                assert server.starts == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_request_that_fails_during_an_update_does_not_cost_the_engine(redis_url: str, spec) -> None:
+    """Though a paused engine passes no health check."""
+
+    async def scenario() -> None:
+        async with new_run(redis_url, "amid-update", spec.model_dump_json()) as run:
+            server = SimulatedServer(SimulatorOptions(bucket_s=0.5))
+            async with serving(run, spec, server) as learner:
+                assert (await learner.reply(await learner.send(join=JOIN))).phase == "done"
+                bucket = pb.WeightBucket(tensors=[pb.TensorSpec(name="weight", dtype="float32", shape=[1])])
+                version = pb.Version(incarnation=1, step=1)
+                update = pb.UpdateWeights(group_name="late", version=version, buckets=[bucket] * 8)
+                serial = await learner.send(update=update)
+                assert (await learner.reply(serial)).phase == "ready"
+                server.engine.fail["/generate"] = 1
+                await run.issue(["abc>"])
+                await until(called(server, "/generate", 2), "the second try")
+                assert (await learner.reply(serial)).phase == "done"
+                await run.wait_count("generated", 1)
+                assert server.starts == 1
+
+    asyncio.run(scenario())
+
+
+def test_an_engine_that_fails_a_request_has_a_minute_to_show_that_it_is_well(redis_url: str, spec) -> None:
+    async def scenario() -> None:
+        async with new_run(redis_url, "doubted", spec.model_dump_json()) as run:
+            server = SimulatedServer()
+            async with serving(run, spec, server):
+                server.engine.fail["/generate"] = 1
+                server.engine._paused = True
+                await run.issue(["abc>"])
+                await until(called(server, "/health", 2), "two health checks")
+                server.engine._paused = False
+                await run.wait_count("generated", 1)
                 assert server.starts == 1
 
     asyncio.run(scenario())

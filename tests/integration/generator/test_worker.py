@@ -13,7 +13,7 @@ from dapo.bus.parts.streams import Streams
 from dapo.bus.server.embedded import EmbeddedValkey
 from dapo.data import open_dataset
 from dapo.v1 import messages_pb2 as pb
-from services.generator import worker, writer
+from services.generator import membership, worker, writer
 from tests.support.arrays import decode_ids, decode_logprobs
 from tests.support.bus import read_alerts
 from tests.support.data import write_lines
@@ -26,6 +26,7 @@ from tests.support.generator.runs import (
     called,
     check_payloads,
     new_run,
+    pending,
     serving,
     some_completions,
 )
@@ -178,6 +179,29 @@ def test_a_prompt_waits_for_the_weights_of_its_issue(redis_url: str, spec) -> No
                 await run.wait_count("generated", 2)
                 completions = await run.completions(2 * GROUP_SIZE)
                 assert {(c.group_id, c.version_min) for c in completions} == {("g0000000000", 2), ("g0000000001", 0)}
+
+    asyncio.run(scenario())
+
+
+def test_a_generator_that_is_left_behind_gives_its_prompts_to_others(
+    redis_url: str, spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(membership, "_STEP_S", 0.2)
+
+    async def scenario() -> None:
+        async with new_run(redis_url, "behind", spec.model_dump_json()) as run:
+            server = SimulatedServer()
+            async with serving(run, spec, server) as learner:
+                await run.issue(["abc>"] * 2, issued_version=2)
+                await until(pending(run, 2), "both are taken", 20)
+                await until(pending(run, 0), "both are handed back", 20)
+                await asyncio.sleep(1.5)  # longer than a read of the stream takes
+                taken = await run.take(2)
+                assert [one.losses for one in taken] == [0, 0]
+                for one in taken:
+                    await run.bus.streams.hand_back("prompts", "generator-9", one, lost=False)
+                await learner.announce(pb.Version(incarnation=1, step=2))
+                await run.wait_count("generated", 2)
 
     asyncio.run(scenario())
 

@@ -39,6 +39,7 @@ def test_a_failing_member_is_left_behind_and_comes_back(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     monkeypatch.setattr(quarantine, "FIRST_PAUSE_S", 0.1)
+    monkeypatch.setattr(quarantine, "_COST_FACTOR", 2)
 
     async def scenario(stage: Stage) -> None:
         good, bad = stage.receivers
@@ -49,7 +50,10 @@ def test_a_failing_member_is_left_behind_and_comes_back(
         assert bad.received == []
         alerts = await read_alerts(stage.bus)
         assert [(alert["kind"], alert["worker_id"]) for alert in alerts] == [("generator_quarantined", bad.name)]
-        assert alerts[0]["pause_s"] == 0.1
+        if fault == "hang-update":
+            assert alerts[0]["pause_s"] >= 6.0
+        else:
+            assert alerts[0]["pause_s"] == 0.1
         assert alerts[0]["reason"].startswith("weight update: ")
         bad.fault = None
         await stage.joined(2)
@@ -139,6 +143,40 @@ def test_the_learner_ends_only_when_no_generator_could_be_served_for_too_long(
     deadlines = {"update_deadline_s": 1.0, "join_deadline_s": 1.0, "no_generator_s": 3.0}
     play(valkey, {"generator-0": fault}, alone, **deadlines)
     play(valkey, {"generator-0": fault, "generator-1": None}, beside_another, **deadlines)
+
+
+def test_members_that_wait_for_a_learner_that_replays_end_nothing(valkey: EmbeddedValkey) -> None:
+    async def scenario(stage: Stage) -> None:
+        await stage.joined(1)
+        stage.publisher._quarantine = quarantine.Quarantine(no_generator_s=0.5)
+        for _ in range(20):
+            await stage.publisher.refresh()
+            await asyncio.sleep(0.1)
+        assert await stage.publish(7) is not None
+
+    play(valkey, {"generator-0": None}, scenario)
+
+
+def test_a_generator_that_only_evaluates_is_none_that_the_run_could_go_on_with(valkey: EmbeddedValkey) -> None:
+    async def scenario(stage: Stage) -> None:
+        evaluator, _ = stage.receivers
+        evaluator.member.evaluates = True
+        await evaluator.announce()
+        await stage.joined(1)
+        stage.publisher._quarantine = quarantine.Quarantine(no_generator_s=0.5)
+        assert await stage.publish(0) is not None
+        assert_received(evaluator, 1)
+
+        async def wait_in_vain() -> None:
+            while True:
+                await stage.publisher.refresh()
+                await asyncio.sleep(0.05)
+
+        with pytest.raises(WeightSyncError):
+            await asyncio.wait_for(wait_in_vain(), WAIT_S)
+
+    faults = {"generator-0": None, "generator-1": "hang-join"}
+    play(valkey, faults, scenario, join_deadline_s=1.0)
 
 
 def test_a_member_is_not_judged_by_what_was_read_before_its_update(

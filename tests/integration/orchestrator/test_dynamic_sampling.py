@@ -13,8 +13,8 @@ from dapo.bus import Bus
 from dapo.bus.server.embedded import EmbeddedValkey
 from dapo.records.json_lines import read_json_lines
 from services.orchestrator.records.recorder import Recorder
+from tests.integration.orchestrator.survival.test_takeover import IDENTITY, live, live_and_die
 from tests.integration.orchestrator.test_evaluator import evaluated
-from tests.integration.orchestrator.test_takeover import IDENTITY, live, live_and_die
 from tests.support.orchestrator.control import (
     PROMPTS,
     STEPS,

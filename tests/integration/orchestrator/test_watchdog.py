@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dapo.bus import Bus, BusFull
+from dapo.bus.keys import LEARNER_STEP
 from dapo.bus.server.embedded import EmbeddedValkey
 from dapo.contracts.events import WAITING, WAITING_OVER, Alert, ServiceChanged
 from dapo.spec.run import RunSpec
@@ -170,6 +171,30 @@ def test_a_server_that_stays_full_ends_the_run_in_words_and_restarts_nobody(tmp_
     assert stage.summary()["message"].startswith("the run stands still: the run waits ")
     assert says in stage.summary()["message"]
     assert causes(stage, WAITING)[0].message.endswith(says)
+    assert stage.launcher.restarted == []
+
+
+def test_a_learner_that_trains_old_batches_again_is_left_alone(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    """Neither a version is published nor a step recorded, for longer than the bound."""
+
+    async def play(stage: Stage) -> None:
+        async def learn(workers: Workers) -> None:
+            epoch = await workers.bus.lease.acquire("learner")
+            await workers.bus.weights.publish_version(pb.Version(incarnation=epoch, step=0), epoch)
+            while not await workers.bus.batches.read(-1, block_s=0.2):
+                pass
+            for step in range(1, 31):
+                await workers.bus.registry.announce(LEARNER_STEP, f"{epoch}.{step}", 60.0)
+                await asyncio.sleep(0.2)
+            await end_of(stage, workers)
+
+        await play_with(
+            *(stage, learn, Workers.verify, lambda workers: workers.generate("generator-0", 1)),
+            until=lambda: bool({"succeeded", "failed"} & set(stage.states())),
+        )
+
+    stage = run_stage(impatient(tmp_path, stall_s=2.0), tmp_path / "run", play, url=valkey.url)
+    assert stage.states()[-1] == "succeeded"
     assert stage.launcher.restarted == []
 
 

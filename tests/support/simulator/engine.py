@@ -125,7 +125,8 @@ class SimulatedEngine:
         self.calls["/health"] += 1
         if self.frozen:
             await asyncio.Event().wait()
-        return web.Response()
+        # SGLang says so after 20 s without a token of its own trial request.
+        return web.Response(status=503 if self._paused else 200)
 
     async def _loads(self, request: web.Request) -> web.Response:
         waiting = len(self._requests) if self._paused else max(0, len(self._requests) - self.options.max_running)

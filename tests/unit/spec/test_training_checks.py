@@ -33,6 +33,10 @@ from tests.support.spec import spec
             {"resources__restarts__wait_alert_s": 4000},
             ["resources.restarts.stall_s = 3600", "resources.restarts.wait_alert_s = 4000"],
         ),
+        (
+            {"resources__redis__outage_s": 541},
+            ["resources.redis.outage_s = 541", "carried out twice", "Set at most 540"],
+        ),
         ({"lora__alpha": 16.0}, ["lora.alpha = 16.0", "lora.rank = null", "Set lora.rank"]),
         ({"lora__target_modules": "q_proj"}, ["lora.target_modules = q_proj", "lora.rank = null"]),
         ({"lora__rank": 0}, ["lora.rank"]),

@@ -1,9 +1,10 @@
--- ARGV: stream, own worker id, own instance, most entries to take over, window in ms, message ids handed out.
+-- ARGV: stream, own worker id, own instance, most entries to take over, time of the server in ms (0: none), message
+-- ids handed out.
 -- Takes over pending entries of consumers whose heartbeat has expired or belongs to a later instance of the same
--- worker; a dead consumer with nothing pending is removed. With a window > 0 the own entries delivered within it, but
--- not among the ids handed out, are taken too: their reply was lost. Returns {message id, deliveries, losses, fields...}
+-- worker; a dead consumer with nothing pending is removed. With a time the own entries delivered since then, but not
+-- among the ids handed out, are taken too: their reply was lost. Returns {message id, deliveries, losses, fields...}
 -- each; of a prompt they are its group's own, since its entry may be a later one.
-local stream, worker, instance, room, window = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local stream, worker, instance, room, since = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local key, role = prefix .. stream, READER[stream]
 local self = worker .. "/" .. instance
 local claimed = {}
@@ -30,13 +31,15 @@ local function dead(consumer)
   return redis.call("GET", prefix .. "alive:" .. role .. ":" .. owner) ~= mark
 end
 
-if window > 0 then
+if since > 0 then
+  local clock = redis.call("TIME")
+  local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
   local handed = {}
   for at = 6, #ARGV do
     handed[ARGV[at]] = true
   end
   for _, pending in ipairs(redis.call("XPENDING", key, role, "-", "+", 100000, self)) do
-    if pending[3] <= window and not handed[pending[1]] then take(pending, 0) end
+    if now - pending[3] >= since and not handed[pending[1]] then take(pending, 0) end
   end
 end
 

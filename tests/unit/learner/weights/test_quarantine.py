@@ -19,6 +19,17 @@ def test_pauses_double_up_to_a_minute_and_begin_anew_after_an_update() -> None:
     assert quarantine.failed("a", "broken", 0.0) == (1, True)
 
 
+def test_a_failure_that_cost_others_time_leaves_them_in_peace_for_ten_times_as_long() -> None:
+    quarantine = Quarantine(NO_GENERATOR_S)
+    assert quarantine.failed("a", "slow", 0.0, cost_s=60.0).pause_s == 600
+    assert not quarantine.may_try("a", 599.0)
+    assert quarantine.may_try("a", 600.0)
+    assert not quarantine.may_try("a", 0.9, alone=True)
+    assert quarantine.may_try("a", 1.0, alone=True)
+    assert quarantine.failed("a", "slow", 0.0, cost_s=3600.0).pause_s == 1800
+    assert quarantine.failed("a", "broken", 0.0, cost_s=0.1).pause_s == 4
+
+
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans(), st.floats(0, 100)), max_size=60))
 def test_a_generator_waits_for_its_own_pause_alone(events: list[tuple[str, bool, float]]) -> None:
     quarantine = Quarantine(NO_GENERATOR_S)
@@ -43,12 +54,12 @@ def test_time_without_a_generator_counts_from_when_one_served_last(before: list[
     now = 0.0
     for gap in before:
         now += gap
-        quarantine.look(now, ready=True, serving=True)
+        quarantine.look(now, ready=True, waiting=False, serving=True)
         assert not quarantine.hopeless
     last = now
     for gap in after:
         now += gap
-        quarantine.look(now, ready=False, serving=False)
+        quarantine.look(now, ready=False, waiting=False, serving=False)
     without_s = now - last
     if abs(without_s - NO_GENERATOR_S) > 1e-6:
         assert quarantine.hopeless == (without_s > NO_GENERATOR_S)
@@ -57,17 +68,38 @@ def test_time_without_a_generator_counts_from_when_one_served_last(before: list[
 def test_nothing_counts_before_a_generator_was_ready() -> None:
     quarantine = Quarantine(NO_GENERATOR_S)
     for now in range(0, 1000, 4):
-        quarantine.look(float(now), ready=False, serving=False)
+        quarantine.look(float(now), ready=False, waiting=False, serving=False)
     assert not quarantine.hopeless
     for now in range(1000, 1101, 4):
-        quarantine.look(float(now), ready=True, serving=False)
+        quarantine.look(float(now), ready=True, waiting=False, serving=False)
     assert quarantine.hopeless
+
+
+@given(GAPS, GAPS)
+def test_time_in_which_a_generator_waits_for_the_learner_is_not_held_against_it(
+    replay: list[float], after: list[float]
+) -> None:
+    quarantine = Quarantine(NO_GENERATOR_S)
+    quarantine.look(0.0, ready=True, waiting=False, serving=False)
+    now = NO_GENERATOR_S / 25
+    quarantine.look(now, ready=True, waiting=False, serving=False)
+    without_s = now
+    for gap in replay:
+        now += gap
+        quarantine.look(now, ready=True, waiting=True, serving=False)
+        assert not quarantine.hopeless
+    for gap in after:
+        now += gap
+        without_s += gap
+        quarantine.look(now, ready=True, waiting=False, serving=False)
+    if abs(without_s - NO_GENERATOR_S) > 1e-6:
+        assert quarantine.hopeless == (without_s > NO_GENERATOR_S)
 
 
 def test_a_learner_that_stood_still_does_not_hold_it_against_the_generators() -> None:
     quarantine = Quarantine(NO_GENERATOR_S)
-    quarantine.look(0.0, ready=True, serving=True)
-    quarantine.look(10 * NO_GENERATOR_S, ready=False, serving=False)
+    quarantine.look(0.0, ready=True, waiting=False, serving=True)
+    quarantine.look(10 * NO_GENERATOR_S, ready=False, waiting=False, serving=False)
     assert not quarantine.hopeless
 
 
