@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dapo.bus import Bus
+from dapo.bus import Bus, BusError
+from dapo.bus.roles import ConsumesAndClaims
 from dapo.errors import first_leaf
 from dapo.host.addresses import advertised_address
 from dapo.host.processes import die_with_parent
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 LAST_WORDS = "error: "
 """How the last line of a worker's log begins where it says why the worker ended."""
 _STDERR = 2
+_LEAVE_S = 5.0
 
 
 def _variable(name: str) -> str:
@@ -91,6 +93,16 @@ async def _until_stopped(work: Coroutine[Any, Any, None]) -> None:
     except asyncio.CancelledError:
         if not stopping:
             raise
+
+
+async def leave_stream(streams: ConsumesAndClaims, stream: str, worker_id: str) -> None:
+    """Hand back what this worker holds of a stream that it reads no more. What Redis does not take within five seconds
+    others claim."""
+    try:
+        async with asyncio.timeout(_LEAVE_S):
+            await streams.leave(stream, worker_id)
+    except (BusError, TimeoutError) as error:
+        log.warning("%s were not handed back: %s", stream, error or f"no answer for {_LEAVE_S:g} s")
 
 
 def run_worker(

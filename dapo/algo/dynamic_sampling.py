@@ -33,8 +33,8 @@ def uniform_kind(correct: Sequence[bool]) -> Uniform | None:
 
 
 def is_informative(correct: Sequence[bool]) -> bool:
-    """Whether 0 < #correct < G, on raw verdicts as above."""
-    return any(correct) and not all(correct)
+    """Whether 0 < #correct < G, on raw verdicts as above; a group without a verdict is not."""
+    return bool(correct) and uniform_kind(correct) is None
 
 
 class UniformStreak:

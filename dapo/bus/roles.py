@@ -88,6 +88,7 @@ class HandsBack(ConsumesAndClaims, Protocol):
 
 class ReadsBatches(Protocol):
     async def read(self, after: int, *, block_s: float, count: int = 1) -> list[pb.TrainBatch]: ...
+    async def reaches_back(self, step: int) -> bool: ...
 
 
 class ReadsTasks(Protocol):

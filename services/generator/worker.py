@@ -4,12 +4,13 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 
-from dapo.bus import BusError, Delivery
+from dapo.bus import Delivery
 from dapo.bus.failures import FailureReason
 from dapo.bus.keys import EVALUATIONS, PROMPTS
 from dapo.bus.roles import GeneratorBus
 from dapo.contracts.events import Alert
 from dapo.spec import RunSpec
+from dapo.worker import leave_stream
 from services.generator.engine.client import SamplingParams
 from services.generator.engine.responses import EngineError
 from services.generator.engine.server import EngineServer
@@ -34,8 +35,6 @@ _SILENCE_POLLS = 10
 """So often within the bound on silence the engine is asked whether requests wait."""
 _SWEEP_S = 15.0
 _FORGET_S = 60.0
-_LEAVE_S = 5.0
-"""For handing prompts back at the end; what Redis does not take by then, others claim."""
 
 
 class Generator:
@@ -135,16 +134,9 @@ class Generator:
                 tasks.create_task(self._watch_silence())
                 tasks.create_task(self._consume(tasks))
         finally:
-            await self._leave()
+            await leave_stream(self._bus.streams, self._stream, self._id)
             await self.supervisor.stop()
             await self._bus.weights.remove_member(self._id)
-
-    async def _leave(self) -> None:
-        try:
-            async with asyncio.timeout(_LEAVE_S):
-                await self._bus.streams.leave(self._stream, self._id)
-        except (BusError, TimeoutError) as error:
-            log.warning("prompts were not handed back: %s", error or f"no answer for {_LEAVE_S:g} s")
 
     async def _beat(self) -> None:
         while True:

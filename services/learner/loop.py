@@ -155,10 +155,11 @@ class LearnerLoop:
         """[action, batch number] on rank 0. Members that lack the current version come before the next batch."""
         self.control.check()
         assert self.publisher is not None
-        if self.step >= self.catch_up_step and self.control.call(self.publisher.waiting(self.step)):
-            return [Action.PUBLISH, 0]
-        if self.step >= self.catch_up_step and self.saving.is_wanted(self.step):
-            return [Action.CHECKPOINT, 0]
+        if self.step >= self.catch_up_step:
+            if self.control.call(self.publisher.waiting(self.step)):
+                return [Action.PUBLISH, 0]
+            if self.saving.is_wanted(self.step):
+                return [Action.CHECKPOINT, 0]
         started = time.monotonic()
         batches = self.control.call(self.bus.batches.read(self.step - 1, block_s=_WAIT_S, count=1))
         self._waited_s += time.monotonic() - started

@@ -89,8 +89,7 @@ class Saving:
         if damage:
             self._tell_of_damage(checkpoint, damage)
         start = checkpoint.manifest.step if checkpoint is not None else 0
-        first = self._control.call(self._bus.batches.read(-1, block_s=0, count=1))
-        if start < published and (not first or first[0].batch > start):
+        if start < published and not self._control.call(self._bus.batches.reaches_back(start)):
             where = f"the checkpoint of step {start}" if checkpoint is not None else "the beginning"
             after = ": " + "; ".join(damage) if damage else ""
             raise CheckpointError(

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 from dapo.algo.batches import is_truncated
 from dapo.algo.shaping import shaped_reward
 from dapo.algo.text_statistics import TextStatistics
-from dapo.bus import BusError, BusFull, Delivery, Refill, UnknownGroup
+from dapo.bus import BusFull, Delivery, Refill, UnknownGroup
 from dapo.bus.failures import FailureReason
 from dapo.bus.roles import VerifierBus
 from dapo.contracts.events import Alert
@@ -19,6 +19,7 @@ from dapo.contracts.prompts import begun_response, prompt_text
 from dapo.contracts.verdicts import UNAVAILABLE
 from dapo.spec import RunSpec
 from dapo.v1 import messages_pb2 as pb
+from dapo.worker import leave_stream
 from services.verifier.graders import Verdict, wrong
 from services.verifier.grading.dispatch import Grading
 from services.verifier.grading.failure_alert import FailureAlert
@@ -42,8 +43,6 @@ _SERVICE_PAUSE_S = 15.0
 """Between two tries at a remote grader that is out of reach; its circuit breaker is open for as long."""
 _SERVICE_LIMIT_S = 1800.0
 """For so long it is tried again."""
-_LEAVE_S = 5.0
-"""For handing completions back at the end; what Redis does not take by then, others claim."""
 
 
 class _Item(NamedTuple):
@@ -110,14 +109,7 @@ class Verifier:
                 while True:
                     await self._take(group, self._consume)
         finally:
-            await self._leave()
-
-    async def _leave(self) -> None:
-        try:
-            async with asyncio.timeout(_LEAVE_S):
-                await self._bus.streams.leave(STREAM, self._worker_id)
-        except (BusError, TimeoutError) as error:
-            log.warning("completions were not handed back: %s", error or f"no answer for {_LEAVE_S:g} s")
+            await leave_stream(self._bus.streams, STREAM, self._worker_id)
 
     async def _beat(self) -> None:
         await self._persist(lambda: self._bus.registry.beat(ROLE, self._worker_id))

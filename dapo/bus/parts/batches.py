@@ -56,6 +56,11 @@ class Batches(Part):
         found = await self._context.read_stream(self._keys.batches, f"{after + 1}-0", block_s=block_s, count=count)
         return [self._batch(entry, fields) for entry, fields in found]
 
+    async def reaches_back(self, step: int) -> bool:
+        """Whether the log has the next batch of a learner that has done so many steps, with all that follow."""
+        first = await self.read(-1, block_s=0)
+        return bool(first) and first[0].batch <= step
+
     async def record_step(self, report: pb.StepReport, group_ids: Sequence[str], epoch: int) -> None:
         """Publishes a finished step and moves its groups from batched to trained.
 

@@ -57,10 +57,7 @@ class RunServicer(run_pb2_grpc.RunServiceServicer):
         return await self._answer(call, context)
 
     async def PurgeRun(self, request: pb.PurgeRunRequest, context: Any) -> pb.PurgeRunResponse:  # noqa: N802
-        try:
-            await self._service.purge(request.id)
-        except _KNOWN as error:
-            await _fail(context, error)
+        await self._answer(self._service.purge(request.id), context)
         return pb.PurgeRunResponse()
 
     async def StopRun(self, request: pb.StopRunRequest, context: Any) -> pb.Run:  # noqa: N802
@@ -81,10 +78,7 @@ class RunServicer(run_pb2_grpc.RunServiceServicer):
         return pb.RequeueGroupResponse()
 
     async def WatchRun(self, request: pb.WatchRunRequest, context: Any) -> AsyncIterator[pb.RunEvent]:  # noqa: N802
-        try:
-            events = await self._service.watch(request.id, request.after)
-        except _KNOWN as error:
-            await _fail(context, error)
+        events = await self._answer(self._service.watch(request.id, request.after), context)
         async for event in events:
             yield pb.RunEvent(id=event.id, kind=event.event.kind, data=json.dumps(event.event.data()))
 

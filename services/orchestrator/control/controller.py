@@ -12,7 +12,7 @@ from dapo.algo.evaluation import reason_to_stop
 from dapo.algo.pacing import Cut, Issue, Pacing
 from dapo.algo.statistics import summarise_batch, summarise_graded
 from dapo.bus import Delivery, GroupRecord
-from dapo.bus.ledger import RUN_COMPLETE
+from dapo.bus.ledger import OPEN, RUN_COMPLETE, GroupState
 from dapo.bus.parts.decisions import Ending
 from dapo.bus.roles import OrchestratorBus
 from dapo.contracts.events import Alert, Emit, StepFinished
@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 
 _SETTLED_AT_ONCE = 32
 _READ_AT_ONCE = 256
-_IN_FLIGHT = frozenset({"issued", "generated", "scored"})
 
 
 class Controller:
@@ -145,15 +144,17 @@ class Controller:
         self.ending = decided.ending
         if self.ending is not None:
             self._pacing.end_after(self.ending.steps)
-        self._ready = {record.group_id: _scored(record) for record in open_groups if record.state == "kept"}
+        ready = [record for record in open_groups if record.state == GroupState.KEPT]
+        in_flight = [record for record in open_groups if record.state in OPEN - {GroupState.KEPT}]
+        self._ready = {record.group_id: _scored(record) for record in ready}
         self._passed = {record.group_id: _scored(record) for record in passed}
         version = await self._bus.weights.published_version()
         self._pacing.take_up(
             cut=min(decided.cut, self._pacing.steps),
             trained=decided.trained,
             version=version.step if version is not None else 0,
-            in_flight=_issues(record for record in open_groups if record.state in _IN_FLIGHT),
-            ready=_issues(record for record in open_groups if record.state == "kept"),
+            in_flight=_issues(in_flight),
+            ready=_issues(ready),
             passed=_issues(passed),
         )
         self._issuer.take_up(decided)

@@ -22,9 +22,8 @@ def find_folder(root: Path, run_id: str) -> Path | None:
 
 
 def past_runs(root: Path) -> list[pb.Run]:
-    """All that can be told of, oldest first."""
-    found = sorted(_identities(root), key=lambda one: one[1].created_at)
-    return [_view(folder, identity) for folder, identity in found]
+    """All that can be told of."""
+    return [_view(folder, identity) for folder, identity in _identities(root)]
 
 
 def past_run(folder: Path) -> pb.Run:
@@ -35,9 +34,9 @@ def past_run(folder: Path) -> pb.Run:
 def was_interrupted(folder: Path) -> bool:
     """Whether a run that services take up ended with its service: that was shut down, or had no time to write an end.
     Raises RunDirError, OSError."""
-    summary = _summary(folder)
     if not read_identity(folder).taken_up:
         return False
+    summary = _summary(folder)
     return summary is None or (summary["state"], summary["message"]) == INTERRUPTED
 
 

@@ -87,7 +87,7 @@ async def take_up(bus: OrchestratorBus, recorder: Recorder, previous: RunSpec, s
     decided = await bus.decisions.read()
     cut = min(decided.cut, previous.training.steps)
     reason = _reason_to_rewind(decided, start, previous, spec, len(recorder.rows))
-    if reason is None and start < decided.trained and not await _reaches_back(bus, start):
+    if reason is None and start < decided.trained and not await bus.batches.reaches_back(start):
         reason = f"the batches behind step {start} have left the log"
     if reason is None and await _lost_a_batch(bus):
         reason = "Redis has lost the responses of a batch"
@@ -119,12 +119,6 @@ def _reason_to_rewind(decided: Decided, start: int, previous: RunSpec, spec: Run
     if ended and spec.training.steps > previous.training.steps:
         return f"it had ended at step {previous.training.steps}"
     return None
-
-
-async def _reaches_back(bus: OrchestratorBus, step: int) -> bool:
-    """Whether a learner that has done so many steps finds the next batch in the log."""
-    first = await bus.batches.read(-1, block_s=0, count=1)
-    return bool(first) and first[0].batch <= step
 
 
 async def _lost_a_batch(bus: OrchestratorBus) -> bool:

@@ -112,7 +112,7 @@ class RunService:
         for folder in await asyncio.to_thread(run_folders, self._state_dir.resolve()):
             try:
                 if was_interrupted(folder):
-                    await self._go_on(folder, ())
+                    self._go_on(folder, ())
             except (SpecError, RunConflict, RunDirError, OSError) as error:
                 log.error("the run in %s does not go on: %s", folder, error)
 
@@ -128,7 +128,7 @@ class RunService:
         if bool(run_id) == bool(run_dir):
             raise BadField("id", "name the run by its id or by its run_dir, one of the two")
         folder = self._below(run_dir) if run_dir else await self._folder(run_id)
-        return (await self._go_on(folder, overrides)).snapshot()
+        return self._go_on(folder, overrides).snapshot()
 
     async def _folder(self, run_id: str) -> Path:
         if (driver := self._runs.get(run_id)) is not None:
@@ -138,7 +138,7 @@ class RunService:
             raise RunNotFound(f"there is no run {run_id!r} in this service, nor below {self._state_dir.resolve()}")
         return folder
 
-    async def _go_on(self, folder: Path, overrides: Sequence[str]) -> RunDriver:
+    def _go_on(self, folder: Path, overrides: Sequence[str]) -> RunDriver:
         try:
             run_id = read_identity(folder).run_id
             driver = self._runs.get(run_id)
