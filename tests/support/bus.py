@@ -1,7 +1,8 @@
 """Short ways to drive groups through the bus."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from dapo.bus import Bus, Delivery, attempt_number
@@ -22,6 +23,23 @@ def drive(url: str, scenario: Callable[..., Awaitable[Any]], *, buses: int = 1, 
                 await bus.close()
 
     asyncio.run(main())
+
+
+@contextmanager
+def losing_deliveries(bus: Bus) -> Iterator[None]:
+    """What the server delivers within the block does not arrive: the connection breaks before the reply."""
+    connection = bus.control_server.once
+    deliver = connection.xreadgroup
+
+    async def deliver_and_break(*args: Any, **options: Any) -> None:
+        await deliver(*args, **options)
+        raise ConnectionResetError("the reply was lost")
+
+    connection.xreadgroup = deliver_and_break
+    try:
+        yield
+    finally:
+        connection.xreadgroup = deliver
 
 
 def group_id(number: int) -> str:

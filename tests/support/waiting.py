@@ -2,7 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
 
 
 async def eventually(condition: Callable[[], object], timeout_s: float = 30.0) -> None:
@@ -11,3 +13,15 @@ async def eventually(condition: Callable[[], object], timeout_s: float = 30.0) -
     while not condition():
         assert time.monotonic() < deadline, "the awaited condition did not come about"
         await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def beside(*work: Coroutine[Any, Any, None]) -> AsyncIterator[list[asyncio.Task[None]]]:
+    """The work goes on while the block runs, and is cancelled with it; its tasks in the same order."""
+    tasks = [asyncio.create_task(one) for one in work]
+    try:
+        yield tasks
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)

@@ -8,7 +8,7 @@ import pytest
 
 from dapo.bus import Bus, BusUnavailable, Outcome
 from dapo.bus.server.embedded import EmbeddedValkey
-from tests.support.bus import RUN, group_id, issue, make_completion
+from tests.support.bus import RUN, group_id, issue, losing_deliveries, make_completion
 
 OUTAGE_S = 1.0
 
@@ -83,15 +83,8 @@ def test_a_second_cut_while_lost_deliveries_are_fetched_again_is_waited_for_too(
     async def main() -> None:
         bus = await Bus.connect(server.url, RUN, outage_s=60)
         await issue(bus, 1)
-        deliver = bus.control_server.once.xreadgroup
-
-        async def deliver_and_break(*args: object, **options: object) -> object:
-            await deliver(*args, **options)
-            raise ConnectionResetError("the reply was lost")
-
-        monkeypatch.setattr(bus.control_server.once, "xreadgroup", deliver_and_break)
-        assert await bus.streams.consume("prompts", "generator-0", count=1, block_s=0) == []
-        monkeypatch.setattr(bus.control_server.once, "xreadgroup", deliver)
+        with losing_deliveries(bus):
+            assert await bus.streams.consume("prompts", "generator-0", count=1, block_s=0) == []
         await asyncio.sleep(0.3)
         coming_back = asyncio.create_task(away(server, 1.0))
         await asyncio.sleep(0.1)

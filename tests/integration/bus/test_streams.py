@@ -14,6 +14,7 @@ from tests.support.bus import (
     grade,
     group_id,
     issue,
+    losing_deliveries,
     make_completion,
     store,
     stored_payloads,
@@ -115,15 +116,8 @@ def test_a_delivery_that_was_cut_off_is_handed_out_later(
         await issue(other, 2)
         kept = await bus.streams.consume("prompts", "generator-0", count=1, block_s=0)
         await asyncio.sleep(0.05)
-        deliver = bus.control_server.once.xreadgroup
-
-        async def deliver_and_break(*args: object, **options: object) -> object:
-            await deliver(*args, **options)
-            raise ConnectionResetError("the reply was lost")
-
-        monkeypatch.setattr(bus.control_server.once, "xreadgroup", deliver_and_break)
-        assert await bus.streams.consume("prompts", "generator-0", count=1, block_s=0) == []
-        monkeypatch.setattr(bus.control_server.once, "xreadgroup", deliver)
+        with losing_deliveries(bus):
+            assert await bus.streams.consume("prompts", "generator-0", count=1, block_s=0) == []
 
         await issue(other, 3)
         (third,) = await bus.streams.consume("prompts", "generator-0", count=5, block_s=0)

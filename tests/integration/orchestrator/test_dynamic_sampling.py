@@ -25,7 +25,7 @@ from tests.support.orchestrator.control import (
     run_scripted,
 )
 from tests.support.orchestrator.stage import Stage, run_stage, services
-from tests.support.waiting import eventually
+from tests.support.waiting import beside, eventually
 
 
 def number(group_id: str) -> int:
@@ -145,18 +145,14 @@ def test_rows_rest_and_the_others_keep_their_order(
 
         workers = Workers(bus, correct)
         working = (workers.generate("generator-0", 1), workers.verify(), workers.learn())
-        tasks = [asyncio.create_task(work) for work in working]
         try:
-            async with asyncio.timeout(90):
+            async with beside(*working) as tasks, asyncio.timeout(90):
                 if dies:
                     await live_and_die(valkey.url, spec, seen, random.Random(after))
                 else:
                     await live(bus, spec, seen)
                 await tasks[-1]
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
             seen.ledger, seen.issued = await bus.groups.ledger(), await bus.groups.issued_total()
             await bus.close()
         return workers
@@ -203,15 +199,11 @@ def test_where_every_row_rests_they_are_asked_again_when_they_have_rested(
         await bus.runs.create(spec.model_dump_json(), "", "")
         workers = Workers(bus, lambda group_id, index: True)
         working = (workers.generate("generator-0", 1), workers.verify(), workers.learn())
-        tasks = [asyncio.create_task(work) for work in working]
         try:
-            async with asyncio.timeout(60):
+            async with beside(*working) as tasks, asyncio.timeout(60):
                 await live(bus, spec, seen)
                 await tasks[-1]
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
             seen.ledger, seen.ending = await bus.groups.ledger(), (await bus.decisions.read()).ending
             await bus.close()
         return workers

@@ -15,7 +15,7 @@ from dapo.spec.run import RunSpec
 from dapo.v1 import messages_pb2 as pb
 from tests.support.orchestrator.control import STEPS, Workers, make_spec
 from tests.support.orchestrator.stage import RUN, Stage, run_stage
-from tests.support.waiting import eventually
+from tests.support.waiting import beside, eventually
 
 Work = Callable[[Workers], Awaitable[None]]
 
@@ -44,13 +44,10 @@ async def stand(bus: Bus, stream: str, worker_id: str) -> None:
 async def play_with(stage: Stage, *work: Work, until: Callable[[], bool]) -> None:
     bus = await stage.bus()
     workers = Workers(bus, lambda group_id, index: index % 2 == 0)
-    tasks = [asyncio.create_task(one(workers)) for one in work]
     try:
-        await eventually(until)
+        async with beside(*(one(workers) for one in work)):
+            await eventually(until)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
         await bus.close()
 
 

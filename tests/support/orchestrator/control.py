@@ -21,6 +21,7 @@ from services.orchestrator.control.controller import Controller
 from services.orchestrator.control.evaluator import Evaluator
 from services.orchestrator.records.recorder import Recorder
 from services.orchestrator.runs.inputs import open_inputs
+from tests.support.waiting import beside
 
 STEPS, PROMPTS, GROUP = 10, 4, 4
 
@@ -183,19 +184,13 @@ async def run_control(url: str, run_id: str, spec: RunSpec, workers: Workers, se
     recorder = Recorder.create(seen.run_dir, spec, RunIdentity(run_id, "2026-01-02T03:04:05.000+00:00"))
     seen.rows = recorder.rows
     controller = make_controller(bus, spec, recorder, seen)
-    control = asyncio.create_task(controller.run(await bus.lease.acquire("orchestrator")))
-    learner = asyncio.create_task(workers.learn())
-    background = [
-        asyncio.create_task(work)
-        for work in (workers.generate("generator-0", 1), workers.generate("generator-1", 2), workers.verify())
-    ]
+    control, learner = controller.run(await bus.lease.acquire("orchestrator")), workers.learn()
+    working = (workers.generate("generator-0", 1), workers.generate("generator-1", 2), workers.verify())
     try:
-        await asyncio.wait_for(control, 60)
-        await asyncio.wait_for(learner, 10)
+        async with beside(control, learner, *working) as (steering, learning, *_):
+            await asyncio.wait_for(steering, 60)
+            await asyncio.wait_for(learning, 10)
     finally:
-        for task in (control, learner, *background):
-            task.cancel()
-        await asyncio.wait([control, learner, *background])
         seen.ledger = await bus.groups.ledger()
         seen.issued = await bus.groups.issued_total()
         seen.open = await bus.groups.open_ids()

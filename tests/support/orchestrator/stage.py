@@ -16,7 +16,7 @@ from services.orchestrator.runs.driver import RunDriver
 from services.orchestrator.runs.events import WatchedEvent
 from tests.support.orchestrator.control import STEPS, Workers
 from tests.support.orchestrator.launcher import FakeLauncher
-from tests.support.waiting import eventually
+from tests.support.waiting import beside, eventually
 
 RUN = "driven"
 Play = Callable[["Stage"], Awaitable[None]]
@@ -96,13 +96,8 @@ async def services(bus: Bus) -> AsyncIterator[Workers]:
     for role, worker in (("generator", "generator-0"), ("verifier", "verifier-0")):
         # What a predecessor of that name has left is a dead one's from now on.
         await bus.registry.beat(role, worker)
-    tasks = [asyncio.create_task(work) for work in (workers.generate("generator-0", 1), workers.verify())]
-    try:
+    async with beside(workers.generate("generator-0", 1), workers.verify()):
         yield workers
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
 
 
 async def learn_to_the_end(stage: Stage, *, commit: bool) -> None:

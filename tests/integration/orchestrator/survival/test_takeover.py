@@ -30,6 +30,7 @@ from tests.support.orchestrator.control import (
     mixed_until,
     some_uniform,
 )
+from tests.support.waiting import beside
 
 IDENTITY = RunIdentity("taken-over", "2026-01-02T03:04:05.000+00:00")
 
@@ -101,15 +102,11 @@ def test_a_run_whose_orchestrator_dies_again_and_again_ends_as_if_it_had_not(
         await bus.runs.create(spec.model_dump_json(), "", "")
         workers = Workers(bus, some_uniform, fail=lambda group_id: int(group_id[1:]) % 11 == 5)
         working = (workers.generate("generator-0", 1), workers.verify(), workers.learn())
-        tasks = [asyncio.create_task(work) for work in working]
         try:
-            async with asyncio.timeout(90):
+            async with beside(*working) as tasks, asyncio.timeout(90):
                 lives = await live_and_die(valkey.url, spec, seen, random.Random(seed))
                 await tasks[-1]
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
             seen.ledger, seen.open = await bus.groups.ledger(), await bus.groups.open_ids()
             seen.issued = await bus.groups.issued_total()
             await bus.close()
@@ -191,13 +188,10 @@ def test_at_every_moment_a_successor_would_know_what_the_orchestrator_knows(
         fail = lambda group_id: int(group_id[1:]) % 7 == 5  # noqa: E731
         workers = Workers(bus, some_uniform, fail=fail, failure=FailureReason.GENERATION_FAILED)
         working = (workers.generate("generator-0", 1), workers.verify(), workers.learn())
-        tasks = [asyncio.create_task(work) for work in working]
         try:
-            await asyncio.wait_for(controller.run(await bus.lease.acquire("orchestrator")), 60)
+            async with beside(*working), asyncio.timeout(60):
+                await controller.run(await bus.lease.acquire("orchestrator"))
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
             await bus.close()
 
     asyncio.run(scenario())
@@ -218,16 +212,12 @@ def test_a_run_whose_orchestrator_dies_again_and_again_ends_early_once(
         bus = await Bus.connect(valkey.url, IDENTITY.run_id)
         await bus.runs.create(spec.model_dump_json(), "", "")
         workers = Workers(bus, mixed_until(last), learn_s=0.8)
-        tasks = [asyncio.create_task(work) for work in (workers.generate("generator-0", 1), workers.verify())]
-        learning = asyncio.create_task(workers.learn())
+        working = (workers.generate("generator-0", 1), workers.verify(), workers.learn())
         try:
-            async with asyncio.timeout(90):
+            async with beside(*working) as tasks, asyncio.timeout(90):
                 assert await live_and_die(valkey.url, spec, seen, random.Random(3)) > 3
-                await learning
+                await tasks[-1]
         finally:
-            for task in (*tasks, learning):
-                task.cancel()
-            await asyncio.wait({*tasks, learning})
             seen.ledger, seen.open = await bus.groups.ledger(), await bus.groups.open_ids()
             seen.issued, seen.ending = await bus.groups.issued_total(), (await bus.decisions.read()).ending
             await bus.close()
@@ -267,9 +257,8 @@ def test_a_decision_to_end_early_binds_the_successor(valkey: EmbeddedValkey, tmp
 
         seen.react = die
         working = (workers.generate("generator-0", 1), workers.verify(), workers.learn())
-        tasks = [asyncio.create_task(work) for work in working]
         try:
-            async with asyncio.timeout(60):
+            async with beside(*working) as tasks, asyncio.timeout(60):
                 assert not await live(bus, spec, seen)
                 decided = (await bus.decisions.read()).ending
                 assert decided is not None
@@ -279,9 +268,6 @@ def test_a_decision_to_end_early_binds_the_successor(valkey: EmbeddedValkey, tmp
                 await successor.close()
                 await tasks[-1]
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
             seen.open = await bus.groups.open_ids()
             await bus.close()
         return workers
