@@ -3,15 +3,21 @@ SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/installed
 export OMP_NUM_THREADS ?= 1
+UNIT := $(BIN)/pytest -q -m "not slow" -n auto --maxprocesses 8 --dist worksteal tests/unit
 
-.PHONY: help install demo test check format proto clean
+.PHONY: help install demo test test-slow test-gpu lint check fuzz format proto released clean
 
 help:
-	@echo "make demo    train a small model on this machine with the whole platform, about five minutes"
-	@echo "make test    all tests: unit, integration, end to end"
-	@echo "make check   lint, types and the fast tests"
-	@echo "make proto   regenerate dapo/v1 from proto/ and docs/spec.md from the spec"
-	@echo "make clean   remove the virtual environment, caches and build outputs (runs/ stays)"
+	@echo "make demo       train a small model on this machine with the whole platform, about five minutes"
+	@echo "make test       the tests: unit, integration, end to end"
+	@echo "make test-slow  those that take long and show what others show, more thoroughly"
+	@echo "make test-gpu   those that need an NVIDIA GPU (docs/gpus.md)"
+	@echo "make lint       style, types, and whether the messages still fit those of the last release"
+	@echo "make check      lint and the unit tests, a few minutes"
+	@echo "make fuzz       thousands of requests that fit the OpenAPI document or nearly do, against a live service"
+	@echo "make proto      regenerate dapo/v1 from proto/, docs/spec.md from the spec and docs/openapi.json from the routes"
+	@echo "make released   keep the messages as they are now as those of a release: nothing of them may break from then on"
+	@echo "make clean      remove the virtual environment, caches and build outputs (runs/ stays)"
 
 install: $(STAMP)
 
@@ -23,13 +29,27 @@ demo: install
 	$(BIN)/dapo demo
 
 test: install
-	$(BIN)/pytest tests/unit tests/integration tests/e2e
+	$(UNIT)
+	$(BIN)/pytest -m "not slow" tests/integration tests/e2e
 
-check: install
+test-slow: install
+	$(BIN)/pytest -m slow tests/unit tests/integration tests/e2e
+
+test-gpu: install
+	$(BIN)/pytest tests/gpu
+
+lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -q tests/unit
+	$(BIN)/buf lint proto
+	$(BIN)/buf breaking proto --against proto/released.binpb
+
+check: lint
+	$(UNIT)
+
+fuzz: install
+	DAPO_FUZZ_EXAMPLES=150 $(BIN)/pytest -q tests/integration/orchestrator/service/test_schema.py
 
 format: install
 	$(BIN)/ruff check --fix .
@@ -39,6 +59,10 @@ proto: install
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=. --pyi_out=. --grpc_python_out=. proto/dapo/v1/run.proto
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=. --pyi_out=. proto/dapo/v1/messages.proto
 	$(BIN)/python -m dapo.spec.reference > docs/spec.md
+	$(BIN)/python -m services.orchestrator.api > docs/openapi.json
+
+released: install
+	$(BIN)/buf build proto --exclude-source-info -o proto/released.binpb
 
 clean:
 	rm -rf .venv .cache build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,7 +1,7 @@
 """A run whose processes are killed and stopped at random, and an audit of what came of it.
 
     python benchmarks/chaos.py [--kills 20] [--seed 1] [--steps-per-kill 3] [--kinds generator engine verifier learner
-        redis service] [--scale 0.2] [--real] [--folder DIR] [--json FILE]
+        redis service] [--scale 0.2] [--ranks 1] [--real] [--folder DIR] [--json FILE]
 
 The same toy run is trained twice, first in peace. In the second each strike is a kill -9, a SIGSTOP with SIGCONT after
 1 … 60 s (times --scale), or, of Redis, all connections cut; a run service that was killed is started again, and takes
@@ -43,6 +43,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps-per-kill", type=float, default=3.0, help="the run is so long")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--scale", type=float, default=0.2, help="of the pauses of stopped processes")
+    parser.add_argument("--ranks", type=int, default=1, help="of the learner")
     parser.add_argument("--real", action="store_true", help="with SGLang")
     parser.add_argument("--folder", type=Path, help="keep the runs' folders here")
     parser.add_argument("--json", type=Path, help="write the figures here, too")
@@ -61,7 +62,7 @@ def main() -> int:
 def measure(flags: argparse.Namespace, folder: Path) -> int:
     toy = platform.make_toy(folder / "toy")
     steps = max(4, round(flags.kills * flags.steps_per_kill))
-    spec = runs.real(toy, steps) if flags.real else runs.simulated(toy, steps)
+    spec = (runs.real if flags.real else runs.simulated)(toy, steps, ranks=flags.ranks)
     options: dict[str, Any] = {"module": platform.REAL} if flags.real else runs.simulator(step_s=0.02, mean_tokens=24)
     promise = runs.promise(spec)
     console = Console(stderr=True)
@@ -111,7 +112,8 @@ def report(
         "violations": violations,
     }
     if flags.json:
-        write_json(flags.json, {"machine": machine("torch", "deepspeed"), "real": flags.real, **figures})
+        what = {"machine": machine("torch", "deepspeed"), "real": flags.real, "ranks": flags.ranks}
+        write_json(flags.json, {**what, **figures})
     print(
         f"{'VIOLATED' if violations else 'sound'}: {count} strikes (seed {flags.seed}), {promise.steps} steps, "
         f"{struck.summary['issued_groups']} groups {ledger}, {struck.summary['restarts']} restarts, "

@@ -36,6 +36,7 @@ from transformers.utils import logging as transformers_logging
 from dapo.host.files import write_json
 from dapo.spec import RunSpec
 from services.generator.engine.client import EngineClient, SamplingParams
+from services.generator.engine.responses import StreamedResponse
 from services.generator.engine.server import SglangServer
 from services.learner.starters.toy import char_tokenizer, qwen2_config
 
@@ -113,8 +114,8 @@ async def sglang_generate(engine: EngineClient, prompts: list[list[int]], size: 
     sampling = SamplingParams(1.0, tokens, ())
 
     async def one_group(prompt: list[int]) -> int:
-        rids = [f"{uuid4().hex}-{index:04d}" for index in range(size)]
-        return sum([new_tokens async for _, new_tokens in engine.generate(rids, prompt, sampling)])
+        asked = [StreamedResponse(f"{uuid4().hex}-{index:04d}") for index in range(size)]
+        return sum([new_tokens async for _, new_tokens in engine.generate(asked, prompt, sampling)])
 
     counts = await asyncio.gather(*(one_group(prompt) for prompt in prompts))
     assert sum(counts) == len(prompts) * size * tokens

@@ -11,6 +11,28 @@ _PLACE = re.compile(r"(?:[\w.-]*|\[[\w:.%]*\])(?::\d+)?(?:/[^@?#]*)?")
 _NAME = re.compile(r"[\w-]+")
 
 
+_SECRET_NAME = re.compile(
+    r"(^|[_-])(key|token|secret|password|passwd|pass|auth|credentials?|sig)(_env)?$", re.IGNORECASE
+)
+
+
+def names_secret(name: str) -> bool:
+    """Whether a field or a parameter is called as those are that hold secrets, or as one into which people put them
+    by mistake (`api_key_env`): what it holds is not repeated."""
+    return _SECRET_NAME.search(name) is not None
+
+
+def names_url(name: str) -> bool:
+    """Whether a field is called as those are that hold URLs."""
+    return name.endswith(("url", "uri", "endpoint"))
+
+
+def holds_secret(url: str) -> bool:
+    """A user name or password, or a parameter that is called as secrets are."""
+    place, _, query = url.partition("://")[2].partition("?")
+    return "@" in place or any(names_secret(one.partition("=")[0]) for one in query.split("&"))
+
+
 def redact_url(url: str) -> str:
     """The URL with `***` for user name and password, and for the value of every query parameter but `db`.
 

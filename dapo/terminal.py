@@ -1,5 +1,6 @@
 """What a terminal shows: texts that a model wrote, made harmless and short enough, and tables that fit its width."""
 
+import math
 import unicodedata
 from collections.abc import Sequence
 from itertools import pairwise, product
@@ -47,16 +48,48 @@ def one_line(text: str, characters: int, style: str = "") -> Text:
     return Text(visible(words if len(words) <= characters else words[: characters - 1] + "…"), style)
 
 
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+def sparkline(values: Sequence[float | None], width: int) -> str:
+    """A bar for each value, the lowest of them the lowest bar; of more values than `width` the means of as many parts.
+
+    A gap where nothing was measured; values that are all the same lie in the middle. "" for no value.
+    """
+    parts = [values[len(values) * at // width : len(values) * (at + 1) // width] for at in range(width)]
+    found = [_mean(part) for part in parts] if len(values) > width else [_mean([value]) for value in values]
+    measured = [value for value in found if value is not None]
+    if not measured:
+        return ""
+    low, high = min(measured), max(measured)
+    return "".join(" " if value is None else _bar(value, low, high) for value in found)
+
+
+def _bar(value: float, low: float, high: float) -> str:
+    top = len(_BARS) - 1
+    # Halved, so that the distance of no two finite numbers overflows.
+    reach = high / 2 - low / 2
+    return _BARS[round(top * ((value / 2 - low / 2) / reach)) if reach else top // 2]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Of those that were measured."""
+    found = [value for value in values if value is not None and math.isfinite(value)]
+    return math.fsum(value / len(found) for value in found) if found else None
+
+
 class Column(NamedTuple):
     heading: str
     text: bool = False
     """Text may be wrapped or shortened where there is little room; a number is shown whole."""
     least: int = 8
     """Width below which text is not pressed."""
+    whole: bool = False
+    """Text that is shown whole, as a number is: an id that is copied or looked for."""
 
 
 class WideTable:
-    """A table of which no number is cut, however narrow the terminal.
+    """A table of which no number and no id is cut, however narrow the terminal.
 
     Where the columns have no room beside each other they follow in further parts below, of about as many columns each;
     every part begins with the first `keys` columns, which say what a line is of.
@@ -89,17 +122,30 @@ class WideTable:
 
     def _least(self, at: int, pressed: bool) -> int:
         column = self._columns[at]
-        cells = (row[at].plain for row in self._rows)
-        widest = max(cell_len(line) for text in (column.heading, *cells) for line in text.split("\n"))
-        return min(widest, 1 if pressed else column.least) if column.text else widest
+        widest = _widest(column, self._rows, at)
+        return min(widest, 1 if pressed else column.least) if _gives_way(column) else widest
 
     def _table(self, part: Sequence[int], pressed: bool) -> Table:
         table = Table(box=None, expand=True, header_style="dim", padding=(0, _GAP, 0, 0), pad_edge=False)
         for at in part:
-            heading, text, _ = self._columns[at]
-            justify: JustifyMethod = "left" if text else "right"
-            least = self._least(at, pressed)
-            table.add_column(heading, min_width=least, justify=justify, no_wrap=not text, overflow="fold")
+            column = self._columns[at]
+            justify: JustifyMethod = "left" if column.text else "right"
+            least, no_wrap = self._least(at, pressed), not _gives_way(column)
+            table.add_column(column.heading, min_width=least, justify=justify, no_wrap=no_wrap, overflow="fold")
         for row in self._rows:
             table.add_row(*(row[at] for at in part))
         return table
+
+
+def _gives_way(column: Column) -> bool:
+    return column.text and not column.whole
+
+
+def natural_width(columns: Sequence[Column], rows: Sequence[Sequence[Text]]) -> int:
+    """Cells that a table takes of which nothing is wrapped."""
+    return sum(_widest(column, rows, at) + _GAP for at, column in enumerate(columns)) - _GAP
+
+
+def _widest(column: Column, rows: Sequence[Sequence[Text]], at: int) -> int:
+    cells = (row[at].plain for row in rows)
+    return max(cell_len(line) for text in (column.heading, *cells) for line in text.split("\n"))

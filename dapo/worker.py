@@ -9,9 +9,10 @@ import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from dapo.bus import Bus, BusError
+from dapo.bus.keys import WORKERS
 from dapo.bus.roles import ConsumesAndClaims
 from dapo.errors import first_leaf
 from dapo.host.addresses import advertised_address
@@ -52,6 +53,8 @@ class WorkerEnvironment:
     payload_url: str | None
     outage_s: float
     """How long a Redis that is away is waited for."""
+    term: int = 0
+    """Of the orchestrator that launched it, as in keys.WORKERS; 0: of none."""
 
     @classmethod
     def read(cls) -> "WorkerEnvironment":
@@ -64,6 +67,7 @@ class WorkerEnvironment:
             redis_url=_variable("DAPO_REDIS_URL"),
             payload_url=os.environ.get("DAPO_PAYLOAD_URL") or None,
             outage_s=float(os.environ.get(OUTAGE) or RedisResources().outage_s),
+            term=int(os.environ.get("DAPO_TERM", "0")),
         )
 
     @property
@@ -72,8 +76,11 @@ class WorkerEnvironment:
         return advertised_address(self.redis_url)
 
     async def connect(self) -> Bus:
-        """Raises BusUnavailable."""
-        return await Bus.connect(self.redis_url, self.run_id, payload_url=self.payload_url, outage_s=self.outage_s)
+        """A bus that is refused once another orchestrator leads the run. Raises BusUnavailable."""
+        bus = await Bus.connect(self.redis_url, self.run_id, payload_url=self.payload_url, outage_s=self.outage_s)
+        if self.term:
+            bus.act_for(WORKERS, self.term)
+        return bus
 
 
 async def _until_stopped(work: Coroutine[Any, Any, None]) -> None:
@@ -102,7 +109,16 @@ async def leave_stream(streams: ConsumesAndClaims, stream: str, worker_id: str) 
         async with asyncio.timeout(_LEAVE_S):
             await streams.leave(stream, worker_id)
     except (BusError, TimeoutError) as error:
-        log.warning("%s were not handed back: %s", stream, error or f"no answer for {_LEAVE_S:g} s")
+        log.warning("%s were not handed back: %s", stream, str(error) or f"no answer for {_LEAVE_S:g} s")
+
+
+def leave(status: int) -> NoReturn:
+    """End this process once all that matters is closed. Taking torch and the like apart in order costs seconds on a
+    busy machine, and threads in collectives that nobody will answer would be waited for."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def run_worker(

@@ -36,6 +36,7 @@ class RunStalled(RuntimeError):
 @dataclass
 class FinishedRun:
     folder: Path
+    """The run's own."""
     summary: dict[str, Any]
     rows: list[dict[str, Any]]
     events: list[dict[str, Any]]
@@ -65,7 +66,9 @@ class Service:
 
     def __init__(self, folder: Path, module: str, environment: Mapping[str, str]) -> None:
         self.folder = folder
-        self._command = python_command(module, "--state-dir", str(folder), "--die-with-parent")
+        policy = folder / "policy.yaml"
+        policy.write_text("roots: [/]\npython_graders: ['*']\n")
+        self._command = python_command(module, "--state-dir", str(folder), "--die-with-parent", "--policy", str(policy))
         names = {name: value for name, value in os.environ.items() if name not in ("REDIS_URL", "DAPO_API_TOKEN")}
         self._environment = {**names, "OMP_NUM_THREADS": "1", **environment}
         self.log = folder / "service.log"
@@ -100,8 +103,8 @@ class Service:
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the run service did not start:\n{self.log.read_text()[-2000:]}")
             time.sleep(_POLL_S)
-        port = json.loads(ready.read_text())["port"]
-        self.client = RunClient(f"http://127.0.0.1:{port}")
+        self.url = f"http://127.0.0.1:{json.loads(ready.read_text())['port']}"
+        self.client = RunClient(self.url)
 
 
 def make_toy(folder: Path) -> Path:
@@ -131,8 +134,8 @@ def train(
     """
     folder.mkdir(parents=True, exist_ok=True)
     with JournalKeeper(folder, folder / "journal") as keeper, Service(folder, module, environment or {}) as service:
-        run = service.client.create(yaml.safe_dump(dict(spec)), "run")
-        files = RunFolder(folder / "run")
+        run = service.client.create(yaml.safe_dump(dict(spec)))
+        files = RunFolder(Path(run["run_dir"]))
         times: list[float] = []
         progress = time.monotonic()
         while not files.summary.exists():
@@ -151,7 +154,7 @@ def train(
                 service.client.close()
                 service.start()
     return FinishedRun(
-        folder=folder,
+        folder=files.path,
         summary=json.loads(files.summary.read_text()),
         rows=_lines(files.metrics),
         events=_lines(files.events),

@@ -9,7 +9,7 @@ from benchmarks.survival.audit import Promise
 Spec = dict[str, Any]
 
 
-def simulated(toy: Path, steps: int, **sections: Spec) -> Spec:
+def simulated(toy: Path, steps: int, *, ranks: int = 1, **sections: Spec) -> Spec:
     """A run on simulated engines: two generators and two verifiers, batches of 8 groups of 4."""
     spec: Spec = {
         "name": "struck",
@@ -21,12 +21,12 @@ def simulated(toy: Path, steps: int, **sections: Spec) -> Spec:
         "training": {"steps": steps, "prompts_per_step": 8, "updates_per_step": 1},
         "asynchrony": {"max_staleness": 2},
         "checkpoint": {"every_steps": 5},
-        "resources": _resources(generators=2, verifiers=2),
+        "resources": _resources(generators=2, verifiers=2, ranks=ranks),
     }
     return spec | {name: {**spec.get(name, {}), **section} for name, section in sections.items()}
 
 
-def real(toy: Path, steps: int) -> Spec:
+def real(toy: Path, steps: int, *, ranks: int = 1) -> Spec:
     """The run of examples/reverse.yaml, with batches of 16 groups, two generators and a checkpoint every 3 steps."""
     return {
         "name": "struck",
@@ -38,14 +38,15 @@ def real(toy: Path, steps: int) -> Spec:
         "optimizer": {"learning_rate": 1e-4, "weight_decay": 0.0, "warmup_steps": 5},
         "training": {"steps": steps, "prompts_per_step": 16, "updates_per_step": 1},
         "checkpoint": {"every_steps": 3},
-        "resources": _resources(generators=2, verifiers=1),
+        "resources": _resources(generators=2, verifiers=1, ranks=ranks),
     }
 
 
-def _resources(*, generators: int, verifiers: int) -> Spec:
+def _resources(*, generators: int, verifiers: int, ranks: int) -> Spec:
     return {
         "generator": {"replicas": generators},
         "verifier": {"replicas": verifiers},
+        "learner": {"ranks": ranks},
         "redis": {"memory_mib": 512},
         # Struck far more often than a process that has a fault of its own may end.
         "restarts": {"limit": 1000, "longest_pause_s": 1.0},

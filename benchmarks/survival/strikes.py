@@ -29,6 +29,8 @@ _MODULES: dict[str, Kind] = {
 }
 _SHORTEST_S, _LONGEST_S = 1.0, 60.0
 """Of a process that is stopped."""
+_LONGEST_REDIS_S = 30.0
+"""A Valkey that does not answer for longer is replaced, which counts as a kill."""
 _MOST_REDIS_KILLS = 5
 """An embedded Valkey is started again so often in a run."""
 
@@ -50,7 +52,8 @@ def plan_strikes(
 ) -> list[Strike]:
     """So many, at uniform times between the second and the last but one step, in order.
 
-    Pauses are log-uniform in 1 … 60 s, times `scale`. Of Redis, kills beyond the fifth are cut connections instead.
+    Pauses are log-uniform in 1 … 60 s, times `scale`; of Redis at most 30 s. Of Redis, kills beyond the
+    fifth are cut connections instead.
     """
     rng = random.Random(seed)
     strikes: list[Strike] = []
@@ -60,9 +63,10 @@ def plan_strikes(
         actions: list[Action] = ["kill", "kill", "kill", "stop"] if kind != "redis" else ["kill", "stop", "cut"]
         action = rng.choice(actions)
         pause_s = scale * _SHORTEST_S * (_LONGEST_S / _SHORTEST_S) ** rng.random()
-        if kind == "redis" and action == "kill":
-            redis_kills += 1
-            action = "kill" if redis_kills <= _MOST_REDIS_KILLS else "cut"
+        if kind == "redis":
+            pause_s = min(pause_s, _LONGEST_REDIS_S)
+            redis_kills += action == "kill"
+            action = "cut" if action == "kill" and redis_kills > _MOST_REDIS_KILLS else action
         strikes.append(Strike(at, kind, action, pause_s if action == "stop" else 0.0, rng.random()))
     return strikes
 

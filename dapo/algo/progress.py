@@ -17,14 +17,37 @@ _STEPS = 21
 """Newest steps whose durations count."""
 _UNUSUAL_STEPS = 5.0
 """A wait is unusual, or stuck, no sooner than after so many median steps."""
-_FIRST_STEP = 20.0
-"""How many times longer than `alert_s` the learner may take for a step before it is known how long its steps are."""
-_LONGEST_LOOK_S = 5.0
-"""Of the time between two readings so much counts at most: where nobody could look (Redis was away, this process was
+_STALL_STEPS = 20.0
+"""A run that says nothing else about it is stuck after so many median steps,"""
+_WARM_UP_STEPS = 5
+"""once so many have been seen."""
+_LEAST_STALL_S = 600.0
+_LONGEST_STALL_S = 3600.0
+FIRST_STEP = 20.0
+"""How many times longer than `alert_s` the first weights may take, and a step of the learner before it is known how
+long its steps are."""
+LONGEST_LOOK_S = 5.0
+"""Of the time between two looks so much counts at most: where nobody could look (Redis was away, this process was
 stopped), nobody is known to have waited."""
 
 Stage = Literal["generation", "grading", "decision"]
 Role = Literal["generator", "verifier", "learner"]
+
+
+class Looks:
+    """Counts time as one who looks now and again. Begins with the first look; nothing survives a restart."""
+
+    def __init__(self) -> None:
+        self._last: float | None = None
+
+    @property
+    def begun(self) -> bool:
+        return self._last is not None
+
+    def passed(self, now_s: float) -> float:
+        """Seconds since the last look that count; 0 at the first. `now_s` is of a clock that never goes back."""
+        last, self._last = self._last, now_s
+        return 0.0 if last is None else min(now_s - last, LONGEST_LOOK_S)
 
 
 class Reading(NamedTuple):
@@ -37,7 +60,8 @@ class Reading(NamedTuple):
     learning: Hashable
     """What the learner has done."""
     flow: Hashable
-    """What the others have done: counts of groups, responses, tokens."""
+    """What the others have done: counts of groups, responses, tokens. Also how far the learner is with what they may
+    wait for."""
 
 
 class Level(IntEnum):
@@ -65,14 +89,17 @@ class Progress:
     """Follows a run's readings; `observe` says how long it has waited and whether that is much.
 
     A wait is unusual from max(`alert_s`, 5 × median step) on, and stuck from max(`stall_s`, 5 × median step) on,
-    counted from its beginning or from the last `acted`. Nothing survives a restart.
+    counted from its beginning or from the last `acted`. Without `stall_s` that is 3600 s until five steps have shown
+    how long they take, and then 20 × median step, at least `least_stall_s` and 600 s, and at most 3600 s where these
+    allow it. Nothing survives a restart.
     """
 
-    def __init__(self, alert_s: float, stall_s: float) -> None:
+    def __init__(self, alert_s: float, stall_s: float | None, least_stall_s: float = 0.0) -> None:
         self._alert_s = alert_s
-        self._stall_s = stall_s
+        self._given_stall_s = stall_s
+        self._least_stall_s = max(least_stall_s, _LEAST_STALL_S)
+        self._looks = Looks()
         self._clock = 0.0
-        self._looked_s: float | None = None
         self._last: Reading | None = None
         self._began = 0.0
         self._acted = 0.0
@@ -82,9 +109,7 @@ class Progress:
 
     def observe(self, reading: Reading, now_s: float) -> Wait:
         """`now_s` is of a clock that never goes back."""
-        if self._looked_s is not None:
-            self._clock += min(now_s - self._looked_s, _LONGEST_LOOK_S)
-        self._looked_s = now_s
+        self._clock += self._looks.passed(now_s)
         last, self._last = self._last, reading
         if last is None or reading.step != last.step:
             if last is not None:
@@ -99,11 +124,22 @@ class Progress:
         self._acts += 1
         self._acted = self._clock
 
+    @property
+    def stall_s(self) -> float:
+        """Seconds without any progress from which on the run is stuck, as far as its steps have shown by now."""
+        usual_s = median(self._durations) if self._durations else 0.0
+        bound_s = self._given_stall_s
+        if bound_s is None:
+            shown = len(self._durations) >= _WARM_UP_STEPS
+            bound_s = min(_STALL_STEPS * usual_s, _LONGEST_STALL_S) if shown else _LONGEST_STALL_S
+            bound_s = max(bound_s, self._least_stall_s)
+        return max(bound_s, _UNUSUAL_STEPS * usual_s)
+
     def _level(self, reading: Reading) -> Level:
-        least = _FIRST_STEP * self._alert_s if reading.in_training else 0.0
+        least = FIRST_STEP * self._alert_s if reading.in_training else 0.0
         if self._durations:
             least = _UNUSUAL_STEPS * median(self._durations)
-        if self._clock - self._acted >= max(self._stall_s, least):
+        if self._clock - self._acted >= max(self.stall_s, least):
             return Level(min(Level.STUCK + self._acts // ATTEMPTS, Level.HOPELESS))
         return Level.UNUSUAL if self._clock - self._began >= max(self._alert_s, least) else Level.NORMAL
 
@@ -168,6 +204,12 @@ def explain(wait: Wait, scene: Scene) -> Explanation:
         text = f"the run waits {lasted} for the learner's last checkpoint"
         return Explanation(text, "checkpoint", "learner", ())
     return Explanation(f"the run waits {lasted}, and no prompt is on its way", "prompts", None, ())
+
+
+def explain_start(lasted_s: float, workers: Mapping[str, str]) -> Explanation:
+    """Of a run that has served no weights yet; `workers`: who has a part in that, and how it stands with each."""
+    parts = ", ".join(f"{worker} {standing}" for worker, standing in workers.items())
+    return Explanation(f"the run waits {seconds(lasted_s)} for its first weights: {parts}", "start", None, ())
 
 
 def _explain_group(waits: str, oldest: Oldest, scene: Scene) -> Explanation:

@@ -45,6 +45,7 @@ def _rewards(grades: Sequence[pb.Grade]) -> dict[str, float]:
         "correct_penalised_share": _mean(grade.correct and grade.overlong_penalty < 0 for grade in grades),
         "response_length_mean": _mean(grade.completion.response_tokens for grade in grades),
         "truncated_share": _mean(is_truncated(grade.completion) for grade in grades),
+        "salvaged_tokens": float(sum(grade.completion.salvaged_tokens for grade in grades)),
         "unclosed_thinking_share": _mean(grade.unclosed_thinking for grade in grades),
         "grader_failed_share": _mean(grade.reason in GRADER_FAILURES for grade in grades),
     }

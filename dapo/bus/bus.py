@@ -15,7 +15,7 @@ from dapo.bus.parts.registry import Lease, Registry
 from dapo.bus.parts.runs import Runs
 from dapo.bus.parts.streams import Streams
 from dapo.bus.parts.weights import Weights
-from dapo.bus.server.connection import Server
+from dapo.bus.server.connection import Server, Term
 from dapo.bus.server.outage import Outage
 
 _PROCESS = secrets.token_hex(6)
@@ -33,7 +33,7 @@ class Bus:
 
     Keys: all of a run begin with `dapo:{<run id>}:` (see Keys).
     Promises: whatever must happen together is one Lua script; a call that failed has done all or nothing; what a
-    newer orchestrator or learner has taken over, an older one can no longer write.
+    newer orchestrator or learner has taken over, an older one can no longer write, nor can who acts for it (`act_for`).
     Restart: a process keeps nothing but its connections and which deliveries are in doubt (see Streams). Redis has all
     else in its append-only file.
 
@@ -88,10 +88,20 @@ class Bus:
             raise
         return bus
 
+    def act_for(self, role: str, epoch: int) -> None:
+        """From now on every script, and with that every write but the delivery of entries, is refused (Fenced) once a
+        newer epoch of the role was acquired. Blobs on a server of their own are not: no epoch is known there."""
+        self.control_server.term = Term(role, epoch)
+
     @property
     def last_outage(self) -> Outage | None:
         """The last time in which the server of streams and records did not answer; None before the first is over."""
         return self.control_server.outages.last
+
+    def give_up(self) -> None:
+        """From now on commands fail at once where a server does not answer, instead of waiting for it."""
+        for server in (self.control_server, self.payload_server):
+            server.outages.limit_s = 0.0
 
     async def close(self) -> None:
         await self.control_server.close()

@@ -17,6 +17,10 @@ class Fenced(BusError):
     """A newer holder of the role exists: this one must stop, and has written nothing with this call."""
 
 
+class LeaseHeld(BusError):
+    """Another orchestrator leads the run; the message names it."""
+
+
 class LedgerError(BusError):
     """A group was asked to take a step that the ledger does not allow."""
 

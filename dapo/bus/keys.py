@@ -1,4 +1,4 @@
-"""Names of a run's keys. All begin with `dapo:{<run id>}:`; the hash tag keeps a run in one cluster slot."""
+"""Names of keys. All of a run begin with `dapo:{<run id>}:`; the hash tag keeps a run in one cluster slot."""
 
 import re
 
@@ -13,20 +13,39 @@ CHECKPOINT_WANTED = "checkpoint-wanted"
 CHECKPOINT_WRITTEN = "checkpoint-written"
 """What the learner announces then: the same mark."""
 LEARNER_STEP = "learner-step"
-"""What the learner announces after each step that it trains, also again: its epoch and the steps it has done."""
+"""What the learner announces whenever it has got on: after each step that it trains, also again, its epoch and the
+steps it has done; while it loads, or waits for a checkpoint, how far that is. Only changes count."""
+
+LEFT_OUT = "left-out-{}"
+"""What the learner announces of a generator, by its name, that gets no weights for now: why."""
 
 READERS = {PROMPTS: "generator", EVALUATIONS: "generator", COMPLETIONS: "verifier", SCORED: "orchestrator"}
 """Stream -> the role that consumes it, which is also the name of its consumer group."""
 
+RUNS = "dapo:runs"
+"""Which runs there are. It and the sessions are of no run."""
+SESSIONS = "dapo:sessions:"
+"""What the keys of the web page's sessions begin with."""
+
+ORCHESTRATOR, LEARNER, WORKERS = "orchestrator", "learner", "workers"
+HELD_ROLES = (ORCHESTRATOR, LEARNER, WORKERS)
+"""Roles that one process holds at a time, each with a fencing epoch. That of the workers is their orchestrator's, taken
+with its lease, and they act for it: those of an orchestrator that was replaced write no more."""
+
 GROUP_ID = re.compile(rb"[eg]\d{10}")
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+def is_run_id(text: str) -> bool:
+    """Whether a run could be called so."""
+    return _RUN_ID.fullmatch(text) is not None
 
 
 class Keys:
     """Key names of one run. Raises ValueError for a run id that could not stand inside a key."""
 
     def __init__(self, run_id: str) -> None:
-        if not _RUN_ID.fullmatch(run_id):
+        if not is_run_id(run_id):
             raise ValueError(
                 f"run id {run_id!r}: use up to 128 letters, digits, '.', '_' or '-', beginning with a letter or digit"
             )
@@ -51,6 +70,8 @@ class Keys:
         self.batches = self.prefix + "batches"
         self.steps = self.prefix + "steps"
         self.members = self.prefix + "members"
+        self.lease = self.prefix + "lease"
+        self.wishes = self.prefix + "wishes"
         self.version = self.prefix + "version"
         self.sync = self.prefix + "sync"
         self.payload_bytes = self.prefix + "payload_bytes"
@@ -61,6 +82,9 @@ class Keys:
         if name not in READERS:
             raise ValueError(f"stream {name!r} is none of {', '.join(READERS)}")
         return self.prefix + name
+
+    def answer(self, wish_id: str) -> str:
+        return f"{self.prefix}answer:{wish_id}"
 
     def group(self, group_id: str) -> str:
         return f"{self.prefix}g:{group_id}"
@@ -82,6 +106,9 @@ class Keys:
 
     def payload(self, group_id: str, index: int, attempt: int) -> str:
         return f"{self.prefix}p:{group_id}:{index}:{attempt}"
+
+    def partial(self, group_id: str, index: int) -> str:
+        return f"{self.prefix}p:{group_id}:{index}:partial"
 
     def text(self, group_id: str, index: int, attempt: int) -> str:
         return f"{self.prefix}t:{group_id}:{index}:{attempt}"

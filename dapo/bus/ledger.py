@@ -10,6 +10,7 @@ Invariant: each issued group is in exactly one state, so the counts over the sta
 A generated group is issued again when a response of it was lost before it was graded.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 
@@ -59,3 +60,8 @@ FINAL = DISCARDED | {GroupState.TRAINED}
 
 SETTLED = frozenset({GroupState.KEPT, GroupState.FILTERED, GroupState.EVALUATED, GroupState.SURPLUS, GroupState.STALE})
 """What the orchestrator may decide about a scored group."""
+
+
+def counts(stored: Mapping[bytes, bytes]) -> dict[str, int]:
+    """State -> groups in it, for every state, of the ledger as it is stored."""
+    return {state.value: int(stored.get(state.encode(), 0)) for state in GroupState}

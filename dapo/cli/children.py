@@ -9,6 +9,7 @@ from typing import NoReturn
 import typer
 
 from dapo.cli.errors import INTERRUPTED, fail
+from dapo.environment import SERVICE_KEYS
 from dapo.host.processes import child_environment, describe_exit, python_command
 
 # Children import what is installed, whatever folders named `services` or `redis` lie in the working directory.
@@ -33,7 +34,9 @@ def become_module(module: str, *arguments: str, **variables: str) -> NoReturn:
 def run_module(module: str, *arguments: str) -> None:
     """Run `python -m module arguments…` in the foreground; leave with its exit code where that is not 0. It says itself
     what went wrong, unless a signal ends it."""
-    process = subprocess.Popen(python_command(module, *arguments), env=child_environment(SAFE_PATH))
+    process = subprocess.Popen(
+        python_command(module, *arguments), env=child_environment(SAFE_PATH, without=SERVICE_KEYS)
+    )
     try:
         code = process.wait()
     except KeyboardInterrupt:

@@ -10,7 +10,8 @@ from types import TracebackType
 from typing import Self
 
 from dapo.cli.children import SAFE_PATH
-from dapo.client import TOKEN_VARIABLE, ServiceError
+from dapo.client import ServiceError
+from dapo.environment import TOKEN_VARIABLE
 from dapo.host.files import tail
 from dapo.host.processes import child_environment, python_command
 
@@ -30,7 +31,7 @@ class EmbeddedService:
         self._log = logs / f".orchestrator-{os.getpid()}.log"
         self._notice: Path | None = None
         self.token = secrets.token_urlsafe(24)
-        options = ("--die-with-parent", "--leave-runs", "--state-dir", str(state_dir))
+        options = ("--die-with-parent", "--embedded", "--state-dir", str(state_dir))
         command = python_command("services.orchestrator", *options)
         env = child_environment({**SAFE_PATH, TOKEN_VARIABLE: self.token})
         with self._log.open("ab") as log:

@@ -2,7 +2,7 @@
 
 import json
 import re
-import shutil
+import tempfile
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
@@ -59,30 +59,37 @@ def evaluate(
     folder = out or _new_folder(Path("runs"))
     picture = picture or folder / "evaluation.png"
     _check_destinations(folder, json_path, picture)
-    models = folder / "models"
-    plans = [plan for at, subject in enumerate(subjects) for plan in _plans(subject, options, base, models / str(at))]
-    labels = _distinct([label for label, _ in plans])
-    for _, spec in plans:
-        require_inputs(spec)
     results: list[Result] = []
-    try:
-        for label, (_, spec) in zip(labels, plans, strict=True):
-            console.print(label, soft_wrap=True, markup=False, style="bold")
-            finished = train(spec, folder / _file_name(label))
-            results.append(read_result(label, finished.folder))
-            if finished.interrupted and len(results) < len(plans):
-                fail(f"interrupted after {len(results)} of {len(plans)} models", INTERRUPTED)
-    finally:
-        # What is finished is shown, whatever becomes of the rest.
-        if results:
-            _report(results, console, json_path, picture)
-        shutil.rmtree(models, ignore_errors=True)
+    # A folder of its own: whoever names --out may have a folder of any name in it.
+    with tempfile.TemporaryDirectory(prefix=".models-", dir=folder, ignore_cleanup_errors=True) as models:
+        written = Path(models)
+        plans = [
+            plan for at, subject in enumerate(subjects) for plan in _plans(subject, options, base, written / str(at))
+        ]
+        labels = _distinct([label for label, _ in plans])
+        for _, spec in plans:
+            require_inputs(spec)
+        try:
+            for label, (_, spec) in zip(labels, plans, strict=True):
+                console.print(label, soft_wrap=True, markup=False, style="bold")
+                finished = train(spec, folder / _file_name(label))
+                results.append(read_result(label, finished.folder))
+                if finished.interrupted and len(results) < len(plans):
+                    fail(f"interrupted after {len(results)} of {len(plans)} models", INTERRUPTED)
+        finally:
+            # What is finished is shown, whatever becomes of the rest.
+            if results:
+                _report(results, console, json_path, picture)
     if not any(one.row["avg_at_k"] for result in results for one in result.sets.values()):
         fail("no problem could be evaluated: see the alerts above", RUN_ERROR)
 
 
 def _check_destinations(folder: Path, json_path: Path | None, picture: Path) -> None:
     """Leave with exit code 2 before hours of work, not after them."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fail(f"--out {folder} cannot be made: {in_words(error)}")
     for option, path in (("--json", json_path), ("--picture", picture)):
         if path is None:
             continue

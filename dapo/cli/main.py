@@ -1,17 +1,23 @@
 """The `dapo` command. Imports of substance happen inside the commands, so that `dapo --help` is quick."""
 
+import os
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from dapo.cli.completion import complete_override, mend_words
 from dapo.cli.data.commands import data
 from dapo.cli.data.reasoning_gym import reasoning_gym
 from dapo.cli.errors import USER_ERROR, fail
 from dapo.cli.grade import grade
 from dapo.cli.runs.commands import runs
+from dapo.cli.runs.listing import machine
+from dapo.cli.size import size
+from dapo.cli.tokens import tokens
+from dapo.environment import REDIS_VARIABLE
+from dapo.records.checkpoints import ExportDtype
 
 
 class _Command(typer.Typer):
@@ -19,36 +25,32 @@ class _Command(typer.Typer):
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         from dapo.host.storage import in_words, is_storage_error
+        from dapo.terminal import visible
 
+        mend_words(os.environ)
         try:
             return super().__call__(*arguments, **options)
         except OSError as error:
             if not is_storage_error(error):
                 raise
-            sys.stderr.write(f"error: {in_words(error)}\n")
+            sys.stderr.write(f"error: {visible(in_words(error))}\n")
             sys.exit(USER_ERROR)
 
 
-app = _Command(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+app = _Command(no_args_is_help=True, pretty_exceptions_enable=False,
                   help="Reinforcement learning of language models, asynchronously, as microservices.")  # fmt: skip
 models = typer.Typer(no_args_is_help=True, help="Make small models to try the platform with.")
 app.add_typer(models, name="model")
 app.add_typer(runs, name="runs")
 app.add_typer(data, name="data")
+app.add_typer(tokens, name="tokens")
 app.command()(grade)
+app.command()(machine)
+app.command()(size)
 data.command("reasoning-gym")(reasoning_gym)
 
 _DEMO_SPEC = Path("examples/reverse.yaml")
 _DEMO_MODEL = Path(".cache/reverse")
-
-
-class Dtype(StrEnum):
-    """As `services.learner.export` takes it."""
-
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
-    FLOAT32 = "float32"
-    AS_BASE = "as-base"
 
 
 def _version(wanted: bool) -> None:
@@ -72,7 +74,13 @@ def main(
 def train(
     spec: Annotated[Path | None, typer.Argument(help="RunSpec as YAML, e.g. examples/reverse.yaml.")] = None,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a field, e.g. training.steps=10.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Override a field, e.g. training.steps=10.",
+            autocompletion=complete_override,
+        ),
     ] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/<id>.")] = None,
     resume: Annotated[
@@ -116,7 +124,8 @@ def evaluate(
     limit_rows: Annotated[int | None, typer.Option(min=1, help="Only the first rows of each file.")] = None,
     base: Annotated[bool, typer.Option("--base", help="Beside a run, the model that it started from.")] = False,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any field of the spec.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any field of the spec.", autocompletion=complete_override),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the evaluation; default runs/eval-<time>.")] = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures here, too.")] = None,
@@ -159,20 +168,58 @@ def demo(
 
 @app.command()
 def serve(
-    host: Annotated[str, typer.Option(help="Other than loopback only with DAPO_API_TOKEN set.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port of REST.")] = 8400,
-    grpc_port: Annotated[int, typer.Option(help="Port of gRPC.")] = 8401,
-    redis_url: Annotated[
-        str | None, typer.Option(envvar="REDIS_URL", help="Default: an embedded Valkey a run.")
-    ] = None,
+    host: Annotated[str, typer.Option(help="Other than loopback only with a token (dapo tokens).")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of REST; 0: a free one.")] = 8400,
+    grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of gRPC; 0: a free one.")] = 8401,
+    redis_url: Annotated[str | None, typer.Option(envvar=REDIS_VARIABLE, help="Default: an embedded Valkey.")] = None,
     state_dir: Annotated[Path, typer.Option(help="runs/<id> are made under this directory.")] = Path(),
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="PEM file of the service's certificate: https, and gRPC over TLS.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file of its key.")] = None,
+    tls_client_ca: Annotated[
+        Path | None, typer.Option(help="PEM file of the CA whose certificates clients must have.")
+    ] = None,
+    requests_per_minute: Annotated[
+        int | None, typer.Option(min=1, help="Of one caller; more are refused (429). Default 20000.")
+    ] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="YAML file of what specs may ask for, see docs/operating.md.")
+    ] = None,
+    max_runs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Under way at a time; more wait in the queue. Default: what there is room for."),
+    ] = None,
+    cores: Annotated[
+        int | None, typer.Option(min=1, help="For the runs under way, a worker one each. Default: not counted.")
+    ] = None,
+    memory_gib: Annotated[
+        int | None, typer.Option(min=1, help="For the runs under way. Default: the machine's.")
+    ] = None,
+    streams: Annotated[
+        int | None, typer.Option(min=1, help="Open ones of all callers; one may have half. Default 1024.")
+    ] = None,
 ) -> None:
     """Serve runs over REST and gRPC, in the foreground."""
     from dapo.cli.children import become_module
 
-    addresses = ("--host", host, "--port", str(port), "--grpc-port", str(grpc_port))
-    variables = {"REDIS_URL": redis_url} if redis_url else {}
-    become_module("services.orchestrator", *addresses, "--state-dir", str(state_dir), **variables)
+    given = {
+        "--host": host,
+        "--port": port,
+        "--grpc-port": grpc_port,
+        "--state-dir": state_dir,
+        "--tls-cert": tls_cert,
+        "--tls-key": tls_key,
+        "--tls-client-ca": tls_client_ca,
+        "--requests-per-minute": requests_per_minute,
+        "--streams": streams,
+        "--policy": policy,
+        "--max-runs": max_runs,
+        "--cores": cores,
+        "--memory-gib": memory_gib,
+    }
+    options = [text for name, value in given.items() if value is not None for text in (name, str(value))]
+    become_module("services.orchestrator", *options, **({REDIS_VARIABLE: redis_url} if redis_url else {}))
 
 
 @app.command()
@@ -181,11 +228,12 @@ def plot(run_dir: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> N
     from dapo.records.curves import plot_run
 
     try:
-        typer.echo(plot_run(run_dir))
+        picture = plot_run(run_dir)
     except FileNotFoundError as error:
         fail(f"{run_dir} is not the folder of a run: {error.filename} is missing")
     except (ValueError, OSError) as error:
         fail(str(error))
+    typer.echo(picture)
 
 
 @app.command()
@@ -194,7 +242,7 @@ def export(
     out: Annotated[Path, typer.Argument(help="Directory to write the Hugging Face model to.")],
     step: Annotated[int | None, typer.Option(min=0, help="Of a checkpoint that was kept; default: the newest.")] = None,
     dtype: Annotated[
-        Dtype | None, typer.Option(help="Of the weights; as-base, the default: that of the base model.")
+        ExportDtype | None, typer.Option(help="Of the weights; as-base, the default: that of the base model.")
     ] = None,
     adapter: Annotated[bool, typer.Option("--adapter", help="Write the LoRA adapter alone, in PEFT's format.")] = False,
 ) -> None:
@@ -207,7 +255,7 @@ def export(
     require_torch("dapo export")
     if adapter and dtype is not None:
         fail("--adapter writes what was trained, as it is: leave out --dtype")
-    form = ["--adapter"] if adapter else ["--dtype", (dtype or Dtype.AS_BASE).value]
+    form = ["--adapter"] if adapter else ["--dtype", (dtype or ExportDtype.AS_BASE).value]
     which = ["--step", str(step)] if step is not None else []
     run_module("services.learner.export", str(run_dir), str(out), *form, *which)
 

@@ -3,6 +3,8 @@
 import json
 import signal
 from collections.abc import Callable, Mapping
+from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -10,26 +12,25 @@ import typer
 from rich.console import Console
 
 from dapo.cli.children import require_torch
+from dapo.cli.display.displays import make_display
+from dapo.cli.display.follow import ENDED, Snapshots, follow
+from dapo.cli.display.words import duration
 from dapo.cli.embedded import EmbeddedService
-from dapo.cli.errors import INTERRUPTED, RUN_ERROR, fail
-from dapo.cli.progress import Display, duration, make_display
-from dapo.client import RefusedRequest, Run, RunClient, ServiceError, ServiceSilent
-from dapo.contracts.events import known_event
+from dapo.cli.errors import INTERRUPTED, RUN_ERROR, USER_ERROR, fail
+from dapo.client import RefusedRequest, Run, RunClient, ServiceError
 from dapo.host.storage import in_words
+from dapo.policy import Admission, Policy
 from dapo.records.folder import RunFolder
 from dapo.records.identity import RunDirError, read_identity
 from dapo.records.json_lines import read_json_lines
 from dapo.spec.checks.all import find_warnings
-from dapo.spec.load import dump_yaml, load_spec, missing_inputs, show_yaml, unfit_inputs
+from dapo.spec.load import check_inputs, dump_yaml, load_spec, show_yaml, unfit_inputs
 from dapo.spec.preview import format_preview, preview
 from dapo.spec.problem import SpecError
 from dapo.spec.run import RunSpec
+from dapo.terminal import visible
 
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_SILENCE_S = 30.0
-"""A service says something three times as often."""
-_GIVE_UP_S = 600.0
-_ENDED = ("succeeded", "failed", "stopped")
 
 
 def resolve(path: Path | None, overrides: list[str]) -> RunSpec:
@@ -52,8 +53,18 @@ def resolve_resumed(run_dir: Path, overrides: list[str]) -> RunSpec:
 
 def require_inputs(spec: RunSpec) -> None:
     """Leave with exit code 2 where the model or the data is not on this machine, or does not fit the spec."""
-    if problems := [*missing_inputs(spec), *unfit_inputs(spec)]:
-        fail("\n".join(map(str, problems)))
+    try:
+        check_inputs(spec)
+    except SpecError as error:
+        fail(str(error))
+
+
+def _refused_elsewhere(spec: RunSpec) -> str:
+    """What a run service would refuse of it as long as nobody has allowed it; "" where that is nothing."""
+    fields = [problem.field for problem in Admission(Policy(), Path()).refusals(spec)]
+    if not fields:
+        return ""
+    return f"note: a run service (dapo serve) refuses {', '.join(fields)} as given here, unless its policy allows it"
 
 
 def dry_run(spec: RunSpec) -> None:
@@ -94,29 +105,36 @@ def train(spec: RunSpec, run_dir: Path | None) -> Finished:
 def resume(spec: RunSpec, run_dir: Path, overrides: list[str]) -> Finished:
     """Go on with the run in a folder; as `train`. `spec` is its own with the overrides."""
     folder = run_dir.resolve()
-    return _drive(spec, folder, lambda client: client.resume(run_dir=str(folder), overrides=overrides))
+    # Its service has this folder alone: a copy beside it holds a run of the same id.
+    run_id = read_identity(folder).run_id
+    return _drive(spec, folder, lambda client: client.resume(run_id, overrides), state_dir=folder)
 
 
-def _drive(spec: RunSpec, run_dir: Path | None, start: Callable[[RunClient], Run]) -> Finished:
+def _drive(
+    spec: RunSpec, run_dir: Path | None, start: Callable[[RunClient], Run], *, state_dir: Path | None = None
+) -> Finished:
     require_inputs(spec)
     require_torch("training on this machine")
     for number in _INTERRUPTS:
         signal.signal(number, _interrupt)
     console = Console()
     for warning in find_warnings(spec):
-        console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+        console.print(visible(f"warning: {warning}"), style="yellow", highlight=False, markup=False, soft_wrap=True)
+    if note := _refused_elsewhere(spec):
+        console.print(visible(note), style="dim", highlight=False, markup=False, soft_wrap=True)
     attempt = _Attempt()
-    state_dir, logs = (run_dir.parent, run_dir.parent) if run_dir else (Path(), Path("runs"))
+    above, logs = (run_dir.parent, run_dir.parent) if run_dir else (Path(), Path("runs"))
     try:
         with (
-            EmbeddedService(state_dir, logs) as service,
+            EmbeddedService(state_dir or above, logs) as service,
             RunClient(service.url, service.token) as client,
         ):
             _run(attempt, service, client, spec, run_dir, start, console)
-    except RefusedRequest as error:
-        fail(str(error))
     except ServiceError as error:
-        fail(str(error), RUN_ERROR)
+        refused = isinstance(error, RefusedRequest) and error.status < HTTPStatus.INTERNAL_SERVER_ERROR
+        fail(str(error), USER_ERROR if refused else RUN_ERROR)
+    except BrokenPipeError:
+        raise  # Nobody reads along any more.
     except OSError as error:
         fail(f"the run folder cannot be made: {in_words(error)} (--run-dir)")
     except KeyboardInterrupt:
@@ -141,11 +159,14 @@ def _run(
     folder = Path(run["run_dir"])
     service.move_log(RunFolder(folder).logs / "orchestrator.log")
     service.say_where(RunFolder(folder).service)
-    console.print(f"run {run['id']} in {folder}", highlight=False, soft_wrap=True)
-    with make_display(console, spec.training.steps) as display:
+    console.print(visible(f"run {run['id']} in {folder}"), highlight=False, soft_wrap=True, markup=False)
+    connect = partial(RunClient, service.url, service.token)
+    with (
+        make_display(console, run["id"], spec.training.steps) as display,
+        Snapshots(connect, run["id"], display, pipeline=console.is_terminal),
+    ):
         try:
-            _follow(client, run["id"], display, seen)
-            attempt.run = client.get(run["id"])
+            attempt.run = follow(client, run["id"], display, seen)
         except KeyboardInterrupt:
             attempt.interrupted = True
             display.note("stopping: a checkpoint is written first… (Ctrl-C again: at once)")
@@ -159,38 +180,19 @@ def _last_event(run_dir: Path | None) -> str:
     return rows[-1]["id"] if rows else ""
 
 
-def _follow(client: RunClient, run_id: str, display: Display, seen: str) -> None:
-    """Raises ServiceSilent where the service says nothing for ten minutes: it has been stopped, and nobody wakes it."""
-    silent_s = 0.0
-    while True:
-        try:
-            for sent in client.events(run_id, seen, silence_s=_SILENCE_S):
-                if silent_s:
-                    display.note("")
-                seen, silent_s = sent.id, 0.0
-                if (event := known_event(sent.kind, sent.data)) is not None:
-                    display.event(event)
-            return
-        except ServiceSilent:
-            silent_s += _SILENCE_S
-            if silent_s >= _GIVE_UP_S:
-                raise
-            display.note(f"the run service has said nothing for {silent_s:.0f} s: it hangs, or was stopped")
-
-
 def _conclude(attempt: _Attempt, console: Console) -> Finished:
     """Say how the run ended, and leave with the exit code of that unless it has succeeded."""
     if attempt.run is None:
         fail("interrupted", INTERRUPTED)
     run, folder = attempt.run, Path(attempt.run["run_dir"])
     summary = _summary(folder)
-    if run["state"] not in _ENDED and summary:
+    if run["state"] not in ENDED and summary:
         # The second interrupt did not wait for the service's answer; the run's folder has it.
         run = Run(**{**run, "state": summary["state"], "message": summary["message"]})
     _report(run, summary, folder, console)
     if run["state"] == "succeeded":
         return Finished(folder, attempt.interrupted)
-    if run["state"] not in _ENDED:
+    if run["state"] not in ENDED:
         fail("interrupted", INTERRUPTED)
     raise typer.Exit(INTERRUPTED if attempt.interrupted and run["state"] == "stopped" else RUN_ERROR)
 
@@ -205,18 +207,18 @@ def _summary(folder: Path) -> dict[str, Any] | None:
 
 def _report(end: Run, summary: Mapping[str, Any] | None, folder: Path, console: Console) -> None:
     lines = []
-    if end["state"] in _ENDED:
+    if end["state"] in ENDED:
         lines.append(f"run {end['id']} {end['state']}")
     if end["message"] and end["state"] in ("succeeded", "failed"):
         lines[0] += f": {end['message']}"
     lines += summary_lines(summary) if summary else []
     lines.append(f"run folder  {folder}")
-    if end["state"] in ("failed", "stopped"):
+    if end["state"] in ("failed", "stopped", "cancelled"):
         lines.append(f"go on       dapo train --resume {folder}")
     curves = RunFolder(folder).curves
     if curves.exists():
         lines.append(f"curves      {curves}")
-    console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
+    console.print(visible("\n".join(lines)), highlight=False, soft_wrap=True, markup=False)
 
 
 def summary_lines(summary: Mapping[str, Any]) -> list[str]:

@@ -20,3 +20,21 @@ def encode_ids(ids: Sequence[int]) -> bytes:
 def encode_logprobs(logprobs: Sequence[float]) -> bytes:
     """Natural logarithms of probabilities as float32."""
     return _encode("f", logprobs)
+
+
+def _decode(typecode: str, data: bytes) -> list:
+    values = array(typecode)
+    values.frombytes(data)
+    if sys.byteorder == "big":
+        values.byteswap()
+    return values.tolist()
+
+
+def decode_ids(data: bytes) -> list[int]:
+    """Inverse of `encode_ids`. Raises ValueError for bytes that are no whole number of ids."""
+    return _decode("i", data)
+
+
+def decode_logprobs(data: bytes) -> list[float]:
+    """Inverse of `encode_logprobs`. Raises ValueError for bytes that are no whole number of float32."""
+    return _decode("f", data)

@@ -4,8 +4,10 @@ On the wire (fields of the Redis stream, server-sent events, RunEvent of gRPC) a
 object `data()`; its id is the one that the Redis stream gave it. `parse_event` is the way back.
 """
 
+import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -15,6 +17,8 @@ log = logging.getLogger(__name__)
 
 WAITING, WAITING_OVER = "waiting", "waiting_over"
 """Causes of the alerts that the run stands still, and that it goes on."""
+SHUT_DOWN = "the run service was shut down"
+"""Message of a run that was stopped with its service: the next one goes on with it."""
 
 
 class UnknownEvent(ValueError):
@@ -27,6 +31,11 @@ class _Event(BaseModel):
     def data(self) -> dict[str, Any]:
         """The JSON object that goes with the kind; fields that are None are left out."""
         return self.model_dump(exclude={"kind"}, exclude_none=True)
+
+    @cached_property
+    def text(self) -> str:
+        """`data` as JSON, made once for all who are told."""
+        return json.dumps(self.data())
 
 
 class StateChanged(_Event):
@@ -63,6 +72,25 @@ class ServiceChanged(_Event):
     log_end: str | None = None
 
 
+ScaledBy = Literal["autoscale", "request"]
+"""The run itself, or whoever asked for it."""
+
+
+class Scaled(_Event):
+    """The run has another number of workers of a role."""
+
+    kind: Literal["scaled"] = "scaled"
+    role: str
+    before: int
+    after: int
+    reason: str
+    by: ScaledBy
+
+    @property
+    def words(self) -> str:
+        return f"{self.role}s {self.before} → {self.after}: {self.reason}"
+
+
 class Alert(_Event):
     """Something that a person should know of, though the run goes on."""
 
@@ -70,6 +98,8 @@ class Alert(_Event):
     message: str
     cause: str | None = None
     """A name for programs, e.g. payload_unusable; on the wire it is the key "kind" of the data."""
+    severity: Literal["notice"] | None = None
+    """"notice": nothing went wrong, it only says how the run gets on. None: a warning."""
     worker_id: str | None = None
     reason: str | None = None
     """Why, where the message tells more."""
@@ -110,7 +140,7 @@ class EvaluationFinished(_Event):
 
 _Evaluation = Annotated[EvaluationProgress | EvaluationFinished, Field(discriminator="state")]
 Event = Annotated[
-    StateChanged | StepFinished | ServiceChanged | Alert | _Evaluation,
+    StateChanged | StepFinished | ServiceChanged | Scaled | Alert | _Evaluation,
     Field(discriminator="kind"),
 ]
 Emit = Callable[[Event], Awaitable[None]]

@@ -104,7 +104,7 @@ def _signal(entries: Iterable[ProcessEntry], number: int) -> None:
                 continue
 
 
-async def _wait_gone(entries: list[ProcessEntry], timeout_s: float) -> list[ProcessEntry]:
+async def wait_gone(entries: list[ProcessEntry], timeout_s: float) -> list[ProcessEntry]:
     """The entries that still live after at most `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while (left := [entry for entry in entries if is_alive(entry)]) and time.monotonic() < deadline:  # noqa: ASYNC110
@@ -128,8 +128,8 @@ async def end_sessions(leaders: Mapping[int, int], *, term_s: float = 6.0, kill_
     known = {(entry.pid, entry.started): entry for entry in family(roots)}
     chiefs = [entry for entry in known.values() if entry.pid in leaders]
     _signal(chiefs, signal.SIGTERM)
-    await _wait_gone(chiefs, term_s)
+    await wait_gone(chiefs, term_s)
     known |= {(entry.pid, entry.started): entry for entry in family(_unless_reused(leaders))}
     left = [entry for entry in known.values() if is_alive(entry)]
     _signal(left, signal.SIGKILL)
-    return [entry.pid for entry in await _wait_gone(left, kill_s)]
+    return [entry.pid for entry in await wait_gone(left, kill_s)]

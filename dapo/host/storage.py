@@ -55,11 +55,11 @@ def free_space(path: Path) -> str:
     return f"{disk.f_bavail * disk.f_frsize / _MIB:,.1f} MiB are free"
 
 
-def probe(folder: Path) -> OSError | None:
-    """Why a file of 1 MiB cannot be written in `folder`; None where it can. Nothing of it stays."""
+def probe(folder: Path, size: int = _PROBE_BYTES) -> OSError | None:
+    """Why a file of `size` bytes cannot be written in `folder`; None where it can. Nothing of it stays."""
     try:
         with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
-            left = memoryview(bytes(_PROBE_BYTES))
+            left = memoryview(bytes(size))
             while left:
                 left = left[file.write(left) :]
             os.fsync(file.fileno())

@@ -19,6 +19,7 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,16 @@ _FORMAT = 1
 _MANIFEST = "manifest.json"
 _DIRECTORY = re.compile(r"step-(?P<step>\d+)(?:\.e(?P<epoch>\d+))?")
 _MARKER = re.compile(r"latest(?:\.e(?P<epoch>\d+))?\.json")
+
+
+class ExportDtype(StrEnum):
+    """Of the weights of an exported model."""
+
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+    FLOAT32 = "float32"
+    AS_BASE = "as-base"
+    """That of the base model."""
 
 
 class CheckpointError(RuntimeError):

@@ -4,6 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import BaseModel, ValidationError
+
 from dapo.records.folder import RunFolder
 from dapo.records.json_lines import read_json_lines
 
@@ -17,10 +19,38 @@ class Point(NamedTuple):
     high: float
 
 
+class _Interval(BaseModel):
+    value: float
+    low: float
+    high: float
+
+
+class _Line(BaseModel):
+    """What is read of a line; of an evaluation in which every problem failed nothing was measured."""
+
+    step: int
+    set: str
+    samples: int | None = None
+    avg_at_k: _Interval | None = None
+    pass_at_k: dict[str, _Interval] | None = None
+    maj_at_k: dict[str, _Interval] | None = None
+    truncated_share: float | None = None
+
+
 def read_evaluations(run_dir: Path) -> list[dict[str, Any]]:
-    """Oldest first; none where there was no evaluation. Raises ValueError for a line that is not a JSON object."""
+    """Oldest first; none where there was no evaluation. Raises ValueError naming a line that is no evaluation."""
     path = RunFolder(run_dir).evaluations
-    return read_json_lines(path) if path.exists() else []
+    rows = read_json_lines(path) if path.exists() else []
+    for number, row in enumerate(rows, start=1):
+        try:
+            line = _Line.model_validate(row)
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            field = ".".join(map(str, wrong["loc"]))
+            raise ValueError(f"{path}:{number} is no evaluation: {field}: {wrong['msg']}") from error
+        if line.avg_at_k is not None and line.samples is None:
+            raise ValueError(f"{path}:{number} is no evaluation: samples: Field required")
+    return rows
 
 
 def points(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Point]]:

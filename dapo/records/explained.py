@@ -96,6 +96,10 @@ def _losses(group: GroupExplanation) -> Iterator[str]:
     if retried:
         indices = ", ".join(f"#{one.index}" for one in retried)
         yield f"Not of a delivery's first try: {indices}."
+    salvaged = [one for one in group.responses if one.salvaged]
+    if salvaged:
+        told = ", ".join(f"#{one.index} ({one.salvaged})" for one in salvaged)
+        yield f"Cut short, and continued from the tokens that they had: {told}."
 
 
 def what_happened(happening: Happening) -> str:

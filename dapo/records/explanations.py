@@ -71,6 +71,8 @@ class GroupResponse(_Record):
     """Which try of that delivery, from 1."""
     prompt_tokens: int
     tokens: int
+    salvaged: int = 0
+    """Of these tokens, those that an earlier request had sampled when it was cut short."""
     truncated: bool
     """Cut at the token limit."""
     version_min: int
@@ -210,6 +212,7 @@ def _response(completion: pb.Completion, grade: pb.Grade | None) -> GroupRespons
         retry=completion.attempt % RETRIES + 1,
         prompt_tokens=completion.prompt_tokens,
         tokens=completion.response_tokens,
+        salvaged=completion.salvaged_tokens,
         truncated=is_truncated(completion),
         version_min=completion.version_min,
         version_max=completion.version_max,

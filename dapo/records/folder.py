@@ -16,9 +16,29 @@ class RunFolder:
         return self.path / "spec.yaml"
 
     @property
+    def next_spec(self) -> Path:
+        """With which a run goes on that waits for room; then it is `spec`."""
+        return self.path / "spec.next.yaml"
+
+    @property
     def identity(self) -> Path:
         """The run's id and when it was created."""
         return self.path / "run.json"
+
+    @property
+    def lock(self) -> Path:
+        """Locked by whoever works in the folder (dapo/records/identity.py); never replaced, unlike `identity`."""
+        return self.path / ".lock"
+
+    @property
+    def remarks(self) -> Path:
+        """What people say of the run: labels, notes, priority; only where they say something."""
+        return self.path / "remarks.json"
+
+    @property
+    def turns(self) -> Path:
+        """Locked for a moment by whoever changes what the run's lease does not cover; never replaced."""
+        return self.path / ".turns"
 
     @property
     def provenance(self) -> Path:
@@ -81,9 +101,19 @@ class RunFolder:
         return self.path / "curves.png"
 
     @property
+    def tracking(self) -> Path:
+        """How far each place of `tracking` was told of the run (services/orchestrator/tracking)."""
+        return self.path / "tracking"
+
+    @property
     def checkpoints(self) -> Path:
         """The learner's checkpoints (services/learner/checkpoint.py)."""
         return self.path / "checkpoints"
+
+    @property
+    def exports(self) -> Path:
+        """Checkpoints as Hugging Face folders, made by a run service (services/orchestrator/records/exports.py)."""
+        return self.path / "exports"
 
     @property
     def redis(self) -> Path:

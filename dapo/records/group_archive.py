@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from dapo.bus.failures import explain_failure
 from dapo.bus.parts.decisions import Frontier
-from dapo.bus.parts.records import parse_facts
+from dapo.bus.parts.records import GroupRecord, parse_facts, parse_record
 from dapo.host.files import replacing, write_text
 from dapo.records.explanations import GroupExplanation, explain_group, iso
 from dapo.records.folder import RunFolder
@@ -91,6 +91,13 @@ def read_archived_group(run_dir: Path, group_id: str) -> GroupExplanation | None
             letters = {letter.id: letter.model_dump() for letter in read_dead_letters(run_dir)}
             return explain_group(facts, letters.get(facts.letter_id), [])
     return None
+
+
+def read_archived_records(run_dir: Path) -> Iterator[GroupRecord]:
+    """Those of all groups in the file; none where it is not there. Raises ValueError for a damaged file, OSError."""
+    for one in _read(RunFolder(run_dir).groups):
+        fields = {name.encode(): value for name, value in one.fields.items()}
+        yield parse_record(run_dir.name, one.group_id, fields)
 
 
 def _known(path: Path) -> dict[str, pb.StoredGroup]:

@@ -11,7 +11,7 @@ from dapo.algo.evaluation import Estimate, difference
 from dapo.host.files import replacing
 from dapo.records.evaluations import read_evaluations
 from dapo.records.samples import SampleFile, evaluation_path, read_groups
-from dapo.terminal import Column, WideTable
+from dapo.terminal import Column, WideTable, visible
 
 _MODEL_WIDTH = 12
 _COLOURS = ("#6b7280", "#2563eb", "#d97706", "#059669", "#7c3aed", "#dc2626")
@@ -66,7 +66,7 @@ def compare(results: Sequence[Result]) -> list[Group]:
 def _table(name: str, results: Sequence[Result]) -> Group:
     rows = [result.sets[name].row for result in results]
     problems, ks = {row["problems"] for row in rows}, {row["samples"] for row in rows if "samples" in row}
-    title = f"\n{name}: {_range(problems)} problems × {_range(ks)} samples"
+    title = f"\n{visible(name)}: {_range(problems)} problems × {_range(ks)} samples"
     # Where the models have different k, the heading says just k, and each line holds the values of its own.
     k = str(ks.pop()) if len(ks) == 1 else "k"
     headings = [f"avg@{k}", f"pass@{k}", f"maj@{k}", "length", "truncated", "failed"]
@@ -76,7 +76,9 @@ def _table(name: str, results: Sequence[Result]) -> Group:
     lines = []
     for result in results:
         gained = gain(results[0].sets[name], result.sets[name]) if result is not results[0] else None
-        lines.append(list(map(Text, (result.label, *_cells(result.sets[name].row, gained, several=len(results) > 1)))))
+        lines.append(
+            list(map(Text, (visible(result.label), *_cells(result.sets[name].row, gained, several=len(results) > 1))))
+        )
     caption = Text("[low, high]: 95 % bootstrap interval over problems", "dim italic")
     return Group(Text(title, "italic"), WideTable(columns, lines, keys=1), caption)
 

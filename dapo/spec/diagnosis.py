@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from dapo.redaction import redact_url
+from dapo.redaction import names_secret, names_url, redact_url
 from dapo.spec.problem import Problem
 from dapo.spec.tree.fields import ANY_VALUE, FieldRow, field_rows, locate, section_names
 from dapo.spec.wording import printable, shown
@@ -46,7 +46,9 @@ def _problem(detail: ErrorDetails) -> Problem:
     if detail["type"] == "missing":
         return Problem(field, None, f"is required. {_missing(path)}")
     given = detail["input"]
-    value = shown(redact_url(given) if path.endswith("url") and isinstance(given, str) else given)
+    if isinstance(given, str) and names_secret(path.rpartition(".")[2]):
+        given = None
+    value = None if given is None else shown(redact_url(given) if names_url(path) and isinstance(given, str) else given)
     if detail["type"] == "extra_forbidden":
         return Problem(field, value, _unknown(field, path))
     if detail["type"].startswith("union_tag"):
@@ -57,10 +59,10 @@ def _problem(detail: ErrorDetails) -> Problem:
     if row is not None and ANY_VALUE in row.type:
         # What follows the key are pydantic's names of the kinds of JSON values.
         field = ".".join(field.split(".")[: row.path.count(".") + 2])
-    phrase = _phrase(detail)
+    words = phrase(detail)
     if value in ("none", "None") and row is not None and row.type.endswith("or null"):
-        return Problem(field, value, f"{phrase}. Write null for none")
-    return Problem(field, value, f"{phrase}. {_cure(row)}" if row else phrase)
+        return Problem(field, value, f"{words}. Write null for none")
+    return Problem(field, value, f"{words}. {_cure(row)}" if row else words)
 
 
 def _choice(field: str, path: str, detail: ErrorDetails) -> Problem:
@@ -73,7 +75,8 @@ def _choice(field: str, path: str, detail: ErrorDetails) -> Problem:
     return Problem(f"{field}.{chooser}", None if tag is None else shown(tag), f"{says}. Set {' or '.join(choices)}")
 
 
-def _phrase(detail: ErrorDetails) -> str:
+def phrase(detail: ErrorDetails | dict[str, Any]) -> str:
+    """What is wrong with a value, by the kind of pydantic's error."""
     kind = detail["type"]
     if kind in _PHRASES:
         return _PHRASES[kind](detail.get("ctx", {}))

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from dapo.redaction import redact_url
 from dapo.spec.checks.data import data_fields, missing_rows
 from dapo.spec.checks.model import missing_model, unfit_model
+from dapo.spec.checks.tracking import missing_for_tracking
 from dapo.spec.diagnosis import diagnose
 from dapo.spec.paths import absolute, is_hub_dataset, is_local_model
 from dapo.spec.problem import Problem, SpecError
@@ -19,6 +20,7 @@ from dapo.spec.run import RunSpec
 from dapo.spec.tree.base import Section
 from dapo.spec.tree.data import RowsSpec
 from dapo.spec.tree.graders import AnyGrader, JsonSchemaGrader
+from dapo.spec.tree.run import RunTree
 from dapo.spec.wording import shown
 from dapo.spec.yaml_text import read_yaml, write_yaml
 
@@ -44,9 +46,9 @@ def build_spec(tree: dict[str, Any], overrides: Sequence[str] = ()) -> RunSpec:
     return _build(_override(tree, overrides))
 
 
-def parse_spec(text: str) -> RunSpec:
-    """Reads a spec from YAML or JSON text. Raises SpecError."""
-    return _build(_read_tree(text, "the spec"))
+def parse_spec(text: str, overrides: Sequence[str] = ()) -> RunSpec:
+    """Reads a spec from YAML or JSON text, with overrides as in `load_spec`. Raises SpecError."""
+    return _build(_override(_read_tree(text, "the spec"), overrides))
 
 
 def dump_yaml(spec: RunSpec) -> str:
@@ -56,7 +58,12 @@ def dump_yaml(spec: RunSpec) -> str:
 
 def show_yaml(spec: RunSpec) -> str:
     """As `dump_yaml`, for eyes other than the user's: no URL has a user name or password."""
-    return write_yaml(_redacted(spec.model_dump(mode="json")))
+    return write_yaml(show_tree(spec))
+
+
+def show_tree(spec: RunTree) -> dict[str, Any]:
+    """The resolved spec as JSON has it, for such eyes."""
+    return _redacted(spec.model_dump(mode="json"))
 
 
 def _redacted(section: dict[str, Any]) -> dict[str, Any]:
@@ -80,6 +87,13 @@ def missing_inputs(spec: RunSpec) -> list[Problem]:
 def unfit_inputs(spec: RunSpec) -> list[Problem]:
     """What files that are on this machine show not to go together with the spec."""
     return list(unfit_model(spec))
+
+
+def check_inputs(spec: RunSpec) -> None:
+    """Raises SpecError where the model, the data or what tracking needs is not on this machine, or does not fit the
+    spec."""
+    if problems := [*missing_inputs(spec), *unfit_inputs(spec), *missing_for_tracking(spec)]:
+        raise SpecError(problems)
 
 
 def _build(tree: dict[str, Any]) -> RunSpec:

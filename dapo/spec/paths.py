@@ -24,3 +24,11 @@ def is_hub_dataset(path: str) -> bool:
 def absolute(path: str) -> str:
     """The path from the current directory, with `~` expanded and no `..` left."""
     return os.path.abspath(os.path.expanduser(path))
+
+
+def file_path(uri: str) -> str | None:
+    """Of `file:a/b` the relative path, of `file:///a/b` the absolute one; None for what is no `file:` URI."""
+    if not uri.startswith("file:"):
+        return None
+    path = uri.removeprefix("file:")
+    return path.removeprefix("//") if path.startswith("///") else path

@@ -35,11 +35,16 @@ A spec is refused when
     completion = (prompt + response) × 4 + response × (4 + 5)      bytes
     step       = completion × training.prompts_per_step × sampling.group_size
     needed     = step × (2 × checkpoint.every_steps + (asynchrony.max_staleness + 1) / asynchrony.expected_keep_rate)
+                 + evaluation
 
 is more than `resources.redis.memory_mib`. It is 1 × where `checkpoint.keep_last` is 1, and / 1 without dynamic
 sampling; prompt is `data.max_prompt_tokens`, and response is `sampling.expected_response_tokens` or, where that is not
-given, `sampling.max_response_tokens`. While more than 70 % of it is in use, what only a damaged checkpoint would need
-is freed, and then a checkpoint is made early. Only the run's own payloads count, whatever else is on the server.
+given, `sampling.max_response_tokens`. evaluation is what an evaluation has in flight beside the training, with
+`evaluation.every_steps`: `evaluation.prompts_in_flight` (or what it stands for) times the most samples of a set, each a
+completion, of `evaluation.max_response_tokens` at most. Evaluations before and after the training wait for room.
+
+While more than 70 % of it is in use, what only a damaged checkpoint would need is freed, and then a checkpoint is made
+early. Only the run's own payloads count, whatever else is on the server.
 """
 
 

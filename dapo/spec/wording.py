@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dapo.redaction import redact_url
+from dapo.redaction import names_secret, redact_url
 
 SHOWN_CHARACTERS = 80
 
@@ -45,3 +45,9 @@ def shown(value: Any) -> str | None:
 def printable(text: str) -> str:
     """Text that can be encoded: lone surrogates become escapes."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def shown_given(field: str, value: object) -> str | None:
+    """What stands in a field of a request, as it may be repeated: None where nothing does, or where the field is called
+    as those are that hold secrets."""
+    return None if value is None or names_secret(field.rpartition(".")[2]) else shown(value)

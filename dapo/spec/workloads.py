@@ -1,6 +1,6 @@
 """What a run is made of, as data: its workloads. A launcher places them; nothing here is a fact about a host."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -40,6 +40,11 @@ class Workload:
     def worker_ids(self) -> list[str]:
         """Unique within the run."""
         return [f"{self.name}-{index}" for index in range(self.replicas)]
+
+
+def gpus_of(workloads: Iterable[Workload]) -> int:
+    """That all their replicas use together, where they run on GPUs."""
+    return sum(one.replicas * one.resources.gpus for one in workloads)
 
 
 def plan_workloads(spec: RunSpec) -> list[Workload]:

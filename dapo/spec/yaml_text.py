@@ -12,6 +12,8 @@ _FLOAT_TAG = "tag:yaml.org,2002:float"
 _FLOAT = re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)[eE][-+]?[0-9]+$")
 # Line breaks of YAML 1.1 that only double quotes keep.
 _UNICODE_BREAK = re.compile("[\x85\u2028\u2029]")
+_MOST_VALUES = 100_000
+"""With every alias written out: a few lines of aliases of aliases stand for more than any memory holds."""
 _NUMBER_STARTS = list("-+.0123456789")
 
 
@@ -72,7 +74,20 @@ _Dumper.add_representer(list, _represent_list)
 def read_yaml(text: str) -> Any:
     """Raises yaml.YAMLError, RecursionError (nested too deeply) or ValueError (a number that cannot be read)."""
     # A subclass of SafeLoader builds plain data only.
-    return yaml.load(text, Loader=_Loader)
+    found = yaml.load(text, Loader=_Loader)
+    if (values := _count(found, {})) > _MOST_VALUES:
+        raise yaml.YAMLError(f"its aliases (*) stand for {values:.3g} values, and {_MOST_VALUES} may be")
+    return found
+
+
+def _count(value: Any, known: dict[int, float]) -> float:
+    """Values with every alias written out; what is written once is counted once. RecursionError for a circle."""
+    if not isinstance(value, (dict, list)):
+        return 1
+    if id(value) not in known:
+        parts = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_count(part, known) for part in parts)
+    return known[id(value)]
 
 
 def write_yaml(tree: dict[str, Any]) -> str:

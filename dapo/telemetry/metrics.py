@@ -29,6 +29,9 @@ METRICS: tuple[Metric, ...] = (
            "orchestrator"),
     Metric("response_length_mean", "tokens", "Mean response length over the same responses", "orchestrator"),
     Metric("truncated_share", "share", "Responses cut at the token limit, among the same", "orchestrator"),
+    Metric("salvaged_tokens", "tokens", "Tokens of the same responses that were kept when an earlier request for them "
+           "was cut short: an engine lost, a generator stopped, a weight update with weight_sync.in_flight = abort",
+           "orchestrator"),
     Metric("unclosed_thinking_share", "share", "Responses that end within their thinking and so have no answer, among "
            "the same", "orchestrator"),
     Metric("grader_failed_share", "share", "Responses whose grading failed (timeout, crash, unavailable, bad_reply, "
@@ -58,6 +61,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("token_lag_more_share", "share", "Tokens sampled two versions before or earlier", "learner"),
     Metric("generated_tokens_per_s", "tokens/s", "Response tokens that all generators finished", "orchestrator"),
     Metric("generated_tokens", "tokens", "The same, in total since the run began", "orchestrator"),
+    Metric("generators", "generators", "Generators that served weights, those that only evaluate left out",
+           "orchestrator"),
     Metric("generator_idle", "share", "Time in which a generator had nothing to generate, mean over generators",
            "orchestrator"),
     Metric("learner_idle", "share", "Share of the step in which the learner waited for its batch", "orchestrator"),

@@ -117,7 +117,7 @@ class CompletionPayload(_message.Message):
     def __init__(self, prompt_ids: _Optional[bytes] = ..., response_ids: _Optional[bytes] = ..., logprobs: _Optional[bytes] = ..., spans: _Optional[_Iterable[_Union[VersionSpan, _Mapping]]] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., loss_mask: _Optional[bytes] = ...) -> None: ...
 
 class Completion(_message.Message):
-    __slots__ = ("group_id", "index", "attempt", "payload_key", "text_key", "prompt_tokens", "response_tokens", "finish_reason", "version_min", "version_max", "generator_id", "prompt_end", "spans")
+    __slots__ = ("group_id", "index", "attempt", "payload_key", "text_key", "prompt_tokens", "response_tokens", "finish_reason", "version_min", "version_max", "generator_id", "prompt_end", "spans", "salvaged_tokens")
     GROUP_ID_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -131,6 +131,7 @@ class Completion(_message.Message):
     GENERATOR_ID_FIELD_NUMBER: _ClassVar[int]
     PROMPT_END_FIELD_NUMBER: _ClassVar[int]
     SPANS_FIELD_NUMBER: _ClassVar[int]
+    SALVAGED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     group_id: str
     index: int
     attempt: int
@@ -144,7 +145,8 @@ class Completion(_message.Message):
     generator_id: str
     prompt_end: str
     spans: _containers.RepeatedCompositeFieldContainer[VersionSpan]
-    def __init__(self, group_id: _Optional[str] = ..., index: _Optional[int] = ..., attempt: _Optional[int] = ..., payload_key: _Optional[str] = ..., text_key: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., response_tokens: _Optional[int] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., version_min: _Optional[int] = ..., version_max: _Optional[int] = ..., generator_id: _Optional[str] = ..., prompt_end: _Optional[str] = ..., spans: _Optional[_Iterable[_Union[VersionSpan, _Mapping]]] = ...) -> None: ...
+    salvaged_tokens: int
+    def __init__(self, group_id: _Optional[str] = ..., index: _Optional[int] = ..., attempt: _Optional[int] = ..., payload_key: _Optional[str] = ..., text_key: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., response_tokens: _Optional[int] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., version_min: _Optional[int] = ..., version_max: _Optional[int] = ..., generator_id: _Optional[str] = ..., prompt_end: _Optional[str] = ..., spans: _Optional[_Iterable[_Union[VersionSpan, _Mapping]]] = ..., salvaged_tokens: _Optional[int] = ...) -> None: ...
 
 class Grade(_message.Message):
     __slots__ = ("completion", "correct", "score", "overlong_penalty", "reward", "reason", "extracted", "fingerprint", "repetition", "reflection", "parts", "unclosed_thinking", "answer_class")

@@ -54,15 +54,30 @@ class RunServiceStub:
                 request_serializer=dapo_dot_v1_dot_run__pb2.ResumeRunRequest.SerializeToString,
                 response_deserializer=dapo_dot_v1_dot_run__pb2.Run.FromString,
                 _registered_method=True)
-        self.ScaleRun = channel.unary_unary(
-                '/dapo.v1.RunService/ScaleRun',
-                request_serializer=dapo_dot_v1_dot_run__pb2.ScaleRunRequest.SerializeToString,
+        self.UpdateRun = channel.unary_unary(
+                '/dapo.v1.RunService/UpdateRun',
+                request_serializer=dapo_dot_v1_dot_run__pb2.UpdateRunRequest.SerializeToString,
                 response_deserializer=dapo_dot_v1_dot_run__pb2.Run.FromString,
                 _registered_method=True)
         self.StopRun = channel.unary_unary(
                 '/dapo.v1.RunService/StopRun',
                 request_serializer=dapo_dot_v1_dot_run__pb2.StopRunRequest.SerializeToString,
                 response_deserializer=dapo_dot_v1_dot_run__pb2.Run.FromString,
+                _registered_method=True)
+        self.CancelRun = channel.unary_unary(
+                '/dapo.v1.RunService/CancelRun',
+                request_serializer=dapo_dot_v1_dot_run__pb2.CancelRunRequest.SerializeToString,
+                response_deserializer=dapo_dot_v1_dot_run__pb2.Run.FromString,
+                _registered_method=True)
+        self.GetMachine = channel.unary_unary(
+                '/dapo.v1.RunService/GetMachine',
+                request_serializer=dapo_dot_v1_dot_run__pb2.GetMachineRequest.SerializeToString,
+                response_deserializer=dapo_dot_v1_dot_run__pb2.Machine.FromString,
+                _registered_method=True)
+        self.DeleteRun = channel.unary_unary(
+                '/dapo.v1.RunService/DeleteRun',
+                request_serializer=dapo_dot_v1_dot_run__pb2.DeleteRunRequest.SerializeToString,
+                response_deserializer=dapo_dot_v1_dot_run__pb2.DeleteRunResponse.FromString,
                 _registered_method=True)
         self.PurgeRun = channel.unary_unary(
                 '/dapo.v1.RunService/PurgeRun',
@@ -88,6 +103,86 @@ class RunServiceStub:
                 '/dapo.v1.RunService/RequeueGroup',
                 request_serializer=dapo_dot_v1_dot_run__pb2.RequeueGroupRequest.SerializeToString,
                 response_deserializer=dapo_dot_v1_dot_run__pb2.RequeueGroupResponse.FromString,
+                _registered_method=True)
+        self.ListPresets = channel.unary_unary(
+                '/dapo.v1.RunService/ListPresets',
+                request_serializer=dapo_dot_v1_dot_run__pb2.ListPresetsRequest.SerializeToString,
+                response_deserializer=dapo_dot_v1_dot_run__pb2.ListPresetsResponse.FromString,
+                _registered_method=True)
+        self.GetSpecSchema = channel.unary_unary(
+                '/dapo.v1.RunService/GetSpecSchema',
+                request_serializer=dapo_dot_v1_dot_run__pb2.GetSpecSchemaRequest.SerializeToString,
+                response_deserializer=dapo_dot_v1_dot_run__pb2.SpecSchema.FromString,
+                _registered_method=True)
+        self.ValidateSpec = channel.unary_unary(
+                '/dapo.v1.RunService/ValidateSpec',
+                request_serializer=dapo_dot_v1_dot_run__pb2.ValidateSpecRequest.SerializeToString,
+                response_deserializer=dapo_dot_v1_dot_run__pb2.SpecExamination.FromString,
+                _registered_method=True)
+        self.ListCheckpoints = channel.unary_unary(
+                '/dapo.v1.RunService/ListCheckpoints',
+                request_serializer=dapo_dot_v1_dot_run__pb2.ListCheckpointsRequest.SerializeToString,
+                response_deserializer=dapo_dot_v1_dot_run__pb2.ListCheckpointsResponse.FromString,
+                _registered_method=True)
+        self.ExportRun = channel.unary_unary(
+                '/dapo.v1.RunService/ExportRun',
+                request_serializer=dapo_dot_v1_dot_run__pb2.ExportRunRequest.SerializeToString,
+                response_deserializer=dapo_dot_v1_dot_run__pb2.Export.FromString,
+                _registered_method=True)
+        self.ListExports = channel.unary_unary(
+                '/dapo.v1.RunService/ListExports',
+                request_serializer=dapo_dot_v1_dot_run__pb2.ListExportsRequest.SerializeToString,
+                response_deserializer=dapo_dot_v1_dot_run__pb2.ListExportsResponse.FromString,
+                _registered_method=True)
+        self.ReadExportFile = channel.unary_stream(
+                '/dapo.v1.RunService/ReadExportFile',
+                request_serializer=dapo_dot_v1_dot_run__pb2.ReadExportFileRequest.SerializeToString,
+                response_deserializer=dapo_dot_v1_dot_run__pb2.FilePiece.FromString,
+                _registered_method=True)
+        self.ListLogs = channel.unary_unary(
+                '/dapo.v1.RunService/ListLogs',
+                request_serializer=dapo_dot_v1_dot_run__pb2.ListLogsRequest.SerializeToString,
+                response_deserializer=dapo_dot_v1_dot_run__pb2.ListLogsResponse.FromString,
+                _registered_method=True)
+        self.TailLogs = channel.unary_stream(
+                '/dapo.v1.RunService/TailLogs',
+                request_serializer=dapo_dot_v1_dot_run__pb2.TailLogsRequest.SerializeToString,
+                response_deserializer=dapo_dot_v1_dot_run__pb2.LogLine.FromString,
+                _registered_method=True)
+        self.GetMetrics = channel.unary_unary(
+                '/dapo.v1.RunService/GetMetrics',
+                request_serializer=dapo_dot_v1_dot_run__pb2.GetMetricsRequest.SerializeToString,
+                response_deserializer=dapo_dot_v1_dot_run__pb2.Metrics.FromString,
+                _registered_method=True)
+        self.GetPipeline = channel.unary_unary(
+                '/dapo.v1.RunService/GetPipeline',
+                request_serializer=dapo_dot_v1_dot_run__pb2.GetPipelineRequest.SerializeToString,
+                response_deserializer=dapo_dot_v1_dot_run__pb2.Pipeline.FromString,
+                _registered_method=True)
+        self.ListSamples = channel.unary_unary(
+                '/dapo.v1.RunService/ListSamples',
+                request_serializer=dapo_dot_v1_dot_run__pb2.ListSamplesRequest.SerializeToString,
+                response_deserializer=dapo_dot_v1_dot_run__pb2.ListSamplesResponse.FromString,
+                _registered_method=True)
+        self.ListEvaluations = channel.unary_unary(
+                '/dapo.v1.RunService/ListEvaluations',
+                request_serializer=dapo_dot_v1_dot_run__pb2.ListEvaluationsRequest.SerializeToString,
+                response_deserializer=dapo_dot_v1_dot_run__pb2.ListEvaluationsResponse.FromString,
+                _registered_method=True)
+        self.ListGroups = channel.unary_unary(
+                '/dapo.v1.RunService/ListGroups',
+                request_serializer=dapo_dot_v1_dot_run__pb2.ListGroupsRequest.SerializeToString,
+                response_deserializer=dapo_dot_v1_dot_run__pb2.ListGroupsResponse.FromString,
+                _registered_method=True)
+        self.GetSpec = channel.unary_unary(
+                '/dapo.v1.RunService/GetSpec',
+                request_serializer=dapo_dot_v1_dot_run__pb2.GetSpecRequest.SerializeToString,
+                response_deserializer=dapo_dot_v1_dot_run__pb2.ResolvedSpec.FromString,
+                _registered_method=True)
+        self.WhoAmI = channel.unary_unary(
+                '/dapo.v1.RunService/WhoAmI',
+                request_serializer=dapo_dot_v1_dot_run__pb2.WhoAmIRequest.SerializeToString,
+                response_deserializer=dapo_dot_v1_dot_run__pb2.Identity.FromString,
                 _registered_method=True)
 
 
@@ -120,8 +215,9 @@ class RunServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def ScaleRun(self, request, context):
-        """More generators or verifiers join beside the training, those that leave hand back their work.
+    def UpdateRun(self, request, context):
+        """Changes what is said of a run, also of one that has ended, or how many workers it has: more join beside the
+        training, those that leave hand back their work. All of it is done, or nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -129,6 +225,27 @@ class RunServiceServicer:
 
     def StopRun(self, request, context):
         """Drains nothing: has a checkpoint written (checkpoint.on_stop_s), then ends the run's processes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelRun(self, request, context):
+        """Ends a run at once, without a checkpoint, or takes it from the queue. It may go on from what it has.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetMachine(self, request, context):
+        """What the machine has, what of it is taken, and who waits for room.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteRun(self, request, context):
+        """Deletes a run that has ended, with its records; its checkpoints only where they are named.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -142,7 +259,7 @@ class RunServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchRun(self, request, context):
-        """From the first event after `after`, then live, until the run ends.
+        """From the first event after `after`, then live, until the run ends; where `follow` is false, those that there are.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -164,6 +281,119 @@ class RunServiceServicer:
 
     def RequeueGroup(self, request, context):
         """Has the prompt of a group that failed issued once more, as a new group. FAILED_PRECONDITION says why it cannot be.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPresets(self, request, context):
+        """The presets of `algorithm`, and what each sets.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSpecSchema(self, request, context):
+        """JSON Schema of a spec.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ValidateSpec(self, request, context):
+        """What a spec would be as a run; starts nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCheckpoints(self, request, context):
+        """The checkpoints that count, the newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportRun(self, request, context):
+        """Has a checkpoint written as a Hugging Face folder below the run's folder; answers at once. The same request again
+        tells how far it is, and begins anew what has failed. UNIMPLEMENTED where the service has no torch.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListExports(self, request, context):
+        """What was asked for and what became of it, those of the newest step first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadExportFile(self, request, context):
+        """A file of an export that has succeeded, in pieces.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLogs(self, request, context):
+        """The workers that have a log.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TailLogs(self, request, context):
+        """The last lines of a worker's log, then with `follow` those that come, until the run ends.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetMetrics(self, request, context):
+        """The run's curves, as columns by step.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPipeline(self, request, context):
+        """What stands where now, and the slowest stage.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSamples(self, request, context):
+        """Groups with their responses and verdicts, the newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListEvaluations(self, request, context):
+        """Every evaluation with its measures and their intervals, oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListGroups(self, request, context):
+        """Groups by ledger state, the newest first: open ones, and settled ones that still have a record.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSpec(self, request, context):
+        """The resolved spec that the run has, or goes on with.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WhoAmI(self, request, context):
+        """Whose token this is, and what it may do.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -192,15 +422,30 @@ def add_RunServiceServicer_to_server(servicer, server):
                     request_deserializer=dapo_dot_v1_dot_run__pb2.ResumeRunRequest.FromString,
                     response_serializer=dapo_dot_v1_dot_run__pb2.Run.SerializeToString,
             ),
-            'ScaleRun': grpc.unary_unary_rpc_method_handler(
-                    servicer.ScaleRun,
-                    request_deserializer=dapo_dot_v1_dot_run__pb2.ScaleRunRequest.FromString,
+            'UpdateRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateRun,
+                    request_deserializer=dapo_dot_v1_dot_run__pb2.UpdateRunRequest.FromString,
                     response_serializer=dapo_dot_v1_dot_run__pb2.Run.SerializeToString,
             ),
             'StopRun': grpc.unary_unary_rpc_method_handler(
                     servicer.StopRun,
                     request_deserializer=dapo_dot_v1_dot_run__pb2.StopRunRequest.FromString,
                     response_serializer=dapo_dot_v1_dot_run__pb2.Run.SerializeToString,
+            ),
+            'CancelRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelRun,
+                    request_deserializer=dapo_dot_v1_dot_run__pb2.CancelRunRequest.FromString,
+                    response_serializer=dapo_dot_v1_dot_run__pb2.Run.SerializeToString,
+            ),
+            'GetMachine': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetMachine,
+                    request_deserializer=dapo_dot_v1_dot_run__pb2.GetMachineRequest.FromString,
+                    response_serializer=dapo_dot_v1_dot_run__pb2.Machine.SerializeToString,
+            ),
+            'DeleteRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteRun,
+                    request_deserializer=dapo_dot_v1_dot_run__pb2.DeleteRunRequest.FromString,
+                    response_serializer=dapo_dot_v1_dot_run__pb2.DeleteRunResponse.SerializeToString,
             ),
             'PurgeRun': grpc.unary_unary_rpc_method_handler(
                     servicer.PurgeRun,
@@ -226,6 +471,86 @@ def add_RunServiceServicer_to_server(servicer, server):
                     servicer.RequeueGroup,
                     request_deserializer=dapo_dot_v1_dot_run__pb2.RequeueGroupRequest.FromString,
                     response_serializer=dapo_dot_v1_dot_run__pb2.RequeueGroupResponse.SerializeToString,
+            ),
+            'ListPresets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPresets,
+                    request_deserializer=dapo_dot_v1_dot_run__pb2.ListPresetsRequest.FromString,
+                    response_serializer=dapo_dot_v1_dot_run__pb2.ListPresetsResponse.SerializeToString,
+            ),
+            'GetSpecSchema': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSpecSchema,
+                    request_deserializer=dapo_dot_v1_dot_run__pb2.GetSpecSchemaRequest.FromString,
+                    response_serializer=dapo_dot_v1_dot_run__pb2.SpecSchema.SerializeToString,
+            ),
+            'ValidateSpec': grpc.unary_unary_rpc_method_handler(
+                    servicer.ValidateSpec,
+                    request_deserializer=dapo_dot_v1_dot_run__pb2.ValidateSpecRequest.FromString,
+                    response_serializer=dapo_dot_v1_dot_run__pb2.SpecExamination.SerializeToString,
+            ),
+            'ListCheckpoints': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCheckpoints,
+                    request_deserializer=dapo_dot_v1_dot_run__pb2.ListCheckpointsRequest.FromString,
+                    response_serializer=dapo_dot_v1_dot_run__pb2.ListCheckpointsResponse.SerializeToString,
+            ),
+            'ExportRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExportRun,
+                    request_deserializer=dapo_dot_v1_dot_run__pb2.ExportRunRequest.FromString,
+                    response_serializer=dapo_dot_v1_dot_run__pb2.Export.SerializeToString,
+            ),
+            'ListExports': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListExports,
+                    request_deserializer=dapo_dot_v1_dot_run__pb2.ListExportsRequest.FromString,
+                    response_serializer=dapo_dot_v1_dot_run__pb2.ListExportsResponse.SerializeToString,
+            ),
+            'ReadExportFile': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadExportFile,
+                    request_deserializer=dapo_dot_v1_dot_run__pb2.ReadExportFileRequest.FromString,
+                    response_serializer=dapo_dot_v1_dot_run__pb2.FilePiece.SerializeToString,
+            ),
+            'ListLogs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLogs,
+                    request_deserializer=dapo_dot_v1_dot_run__pb2.ListLogsRequest.FromString,
+                    response_serializer=dapo_dot_v1_dot_run__pb2.ListLogsResponse.SerializeToString,
+            ),
+            'TailLogs': grpc.unary_stream_rpc_method_handler(
+                    servicer.TailLogs,
+                    request_deserializer=dapo_dot_v1_dot_run__pb2.TailLogsRequest.FromString,
+                    response_serializer=dapo_dot_v1_dot_run__pb2.LogLine.SerializeToString,
+            ),
+            'GetMetrics': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetMetrics,
+                    request_deserializer=dapo_dot_v1_dot_run__pb2.GetMetricsRequest.FromString,
+                    response_serializer=dapo_dot_v1_dot_run__pb2.Metrics.SerializeToString,
+            ),
+            'GetPipeline': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPipeline,
+                    request_deserializer=dapo_dot_v1_dot_run__pb2.GetPipelineRequest.FromString,
+                    response_serializer=dapo_dot_v1_dot_run__pb2.Pipeline.SerializeToString,
+            ),
+            'ListSamples': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSamples,
+                    request_deserializer=dapo_dot_v1_dot_run__pb2.ListSamplesRequest.FromString,
+                    response_serializer=dapo_dot_v1_dot_run__pb2.ListSamplesResponse.SerializeToString,
+            ),
+            'ListEvaluations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEvaluations,
+                    request_deserializer=dapo_dot_v1_dot_run__pb2.ListEvaluationsRequest.FromString,
+                    response_serializer=dapo_dot_v1_dot_run__pb2.ListEvaluationsResponse.SerializeToString,
+            ),
+            'ListGroups': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListGroups,
+                    request_deserializer=dapo_dot_v1_dot_run__pb2.ListGroupsRequest.FromString,
+                    response_serializer=dapo_dot_v1_dot_run__pb2.ListGroupsResponse.SerializeToString,
+            ),
+            'GetSpec': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSpec,
+                    request_deserializer=dapo_dot_v1_dot_run__pb2.GetSpecRequest.FromString,
+                    response_serializer=dapo_dot_v1_dot_run__pb2.ResolvedSpec.SerializeToString,
+            ),
+            'WhoAmI': grpc.unary_unary_rpc_method_handler(
+                    servicer.WhoAmI,
+                    request_deserializer=dapo_dot_v1_dot_run__pb2.WhoAmIRequest.FromString,
+                    response_serializer=dapo_dot_v1_dot_run__pb2.Identity.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -347,7 +672,7 @@ class RunService:
             _registered_method=True)
 
     @staticmethod
-    def ScaleRun(request,
+    def UpdateRun(request,
             target,
             options=(),
             channel_credentials=None,
@@ -360,8 +685,8 @@ class RunService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/dapo.v1.RunService/ScaleRun',
-            dapo_dot_v1_dot_run__pb2.ScaleRunRequest.SerializeToString,
+            '/dapo.v1.RunService/UpdateRun',
+            dapo_dot_v1_dot_run__pb2.UpdateRunRequest.SerializeToString,
             dapo_dot_v1_dot_run__pb2.Run.FromString,
             options,
             channel_credentials,
@@ -390,6 +715,87 @@ class RunService:
             '/dapo.v1.RunService/StopRun',
             dapo_dot_v1_dot_run__pb2.StopRunRequest.SerializeToString,
             dapo_dot_v1_dot_run__pb2.Run.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dapo.v1.RunService/CancelRun',
+            dapo_dot_v1_dot_run__pb2.CancelRunRequest.SerializeToString,
+            dapo_dot_v1_dot_run__pb2.Run.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetMachine(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dapo.v1.RunService/GetMachine',
+            dapo_dot_v1_dot_run__pb2.GetMachineRequest.SerializeToString,
+            dapo_dot_v1_dot_run__pb2.Machine.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dapo.v1.RunService/DeleteRun',
+            dapo_dot_v1_dot_run__pb2.DeleteRunRequest.SerializeToString,
+            dapo_dot_v1_dot_run__pb2.DeleteRunResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -525,6 +931,438 @@ class RunService:
             '/dapo.v1.RunService/RequeueGroup',
             dapo_dot_v1_dot_run__pb2.RequeueGroupRequest.SerializeToString,
             dapo_dot_v1_dot_run__pb2.RequeueGroupResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPresets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dapo.v1.RunService/ListPresets',
+            dapo_dot_v1_dot_run__pb2.ListPresetsRequest.SerializeToString,
+            dapo_dot_v1_dot_run__pb2.ListPresetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSpecSchema(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dapo.v1.RunService/GetSpecSchema',
+            dapo_dot_v1_dot_run__pb2.GetSpecSchemaRequest.SerializeToString,
+            dapo_dot_v1_dot_run__pb2.SpecSchema.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ValidateSpec(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dapo.v1.RunService/ValidateSpec',
+            dapo_dot_v1_dot_run__pb2.ValidateSpecRequest.SerializeToString,
+            dapo_dot_v1_dot_run__pb2.SpecExamination.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCheckpoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dapo.v1.RunService/ListCheckpoints',
+            dapo_dot_v1_dot_run__pb2.ListCheckpointsRequest.SerializeToString,
+            dapo_dot_v1_dot_run__pb2.ListCheckpointsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dapo.v1.RunService/ExportRun',
+            dapo_dot_v1_dot_run__pb2.ExportRunRequest.SerializeToString,
+            dapo_dot_v1_dot_run__pb2.Export.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListExports(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dapo.v1.RunService/ListExports',
+            dapo_dot_v1_dot_run__pb2.ListExportsRequest.SerializeToString,
+            dapo_dot_v1_dot_run__pb2.ListExportsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadExportFile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/dapo.v1.RunService/ReadExportFile',
+            dapo_dot_v1_dot_run__pb2.ReadExportFileRequest.SerializeToString,
+            dapo_dot_v1_dot_run__pb2.FilePiece.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLogs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dapo.v1.RunService/ListLogs',
+            dapo_dot_v1_dot_run__pb2.ListLogsRequest.SerializeToString,
+            dapo_dot_v1_dot_run__pb2.ListLogsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TailLogs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/dapo.v1.RunService/TailLogs',
+            dapo_dot_v1_dot_run__pb2.TailLogsRequest.SerializeToString,
+            dapo_dot_v1_dot_run__pb2.LogLine.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetMetrics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dapo.v1.RunService/GetMetrics',
+            dapo_dot_v1_dot_run__pb2.GetMetricsRequest.SerializeToString,
+            dapo_dot_v1_dot_run__pb2.Metrics.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPipeline(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dapo.v1.RunService/GetPipeline',
+            dapo_dot_v1_dot_run__pb2.GetPipelineRequest.SerializeToString,
+            dapo_dot_v1_dot_run__pb2.Pipeline.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSamples(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dapo.v1.RunService/ListSamples',
+            dapo_dot_v1_dot_run__pb2.ListSamplesRequest.SerializeToString,
+            dapo_dot_v1_dot_run__pb2.ListSamplesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEvaluations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dapo.v1.RunService/ListEvaluations',
+            dapo_dot_v1_dot_run__pb2.ListEvaluationsRequest.SerializeToString,
+            dapo_dot_v1_dot_run__pb2.ListEvaluationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListGroups(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dapo.v1.RunService/ListGroups',
+            dapo_dot_v1_dot_run__pb2.ListGroupsRequest.SerializeToString,
+            dapo_dot_v1_dot_run__pb2.ListGroupsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSpec(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dapo.v1.RunService/GetSpec',
+            dapo_dot_v1_dot_run__pb2.GetSpecRequest.SerializeToString,
+            dapo_dot_v1_dot_run__pb2.ResolvedSpec.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WhoAmI(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dapo.v1.RunService/WhoAmI',
+            dapo_dot_v1_dot_run__pb2.WhoAmIRequest.SerializeToString,
+            dapo_dot_v1_dot_run__pb2.Identity.FromString,
             options,
             channel_credentials,
             insecure,

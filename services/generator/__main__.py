@@ -1,7 +1,6 @@
 """`python -m services.generator`: one generator of the run that DAPO_RUN_ID names, until SIGTERM."""
 
 import asyncio
-import logging
 import os
 
 from dapo.bus import BusError
@@ -10,9 +9,9 @@ from dapo.host.devices import device_names
 from dapo.records.folder import RunFolder
 from dapo.spec import RunSpec
 from dapo.spec.workloads import EVALUATES
-from dapo.worker import WorkerEnvironment, run_worker
+from dapo.worker import WorkerEnvironment, leave, run_worker
 from services.generator.engine.server import ServerError, SglangServer, engine_device
-from services.generator.tokens import PromptCodec
+from services.generator.tokens import PromptCodec, leave_torch_out
 from services.generator.worker import Generator
 
 
@@ -38,7 +37,5 @@ async def generate(environment: WorkerEnvironment) -> None:
 if __name__ == "__main__":
     # The tokenizers library warns, and runs fewer threads, once a process that used it forks.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    status = run_worker(generate, (BusError, ServerError, OSError, ValueError))
-    logging.shutdown()
-    # Everything is closed by now; taking torch apart in order costs seconds on a busy machine.
-    os._exit(status)
+    leave_torch_out()
+    leave(run_worker(generate, (BusError, ServerError, OSError, ValueError)))

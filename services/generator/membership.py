@@ -106,6 +106,11 @@ class Membership:
         async with self._version_changed:
             await self._version_changed.wait_for(lambda: self._record.state != "updating")
 
+    @property
+    def version(self) -> str:
+        """Name of the version in the record."""
+        return version_name(self._record.version)
+
     def serves(self, step: int) -> bool:
         """Whether the engine serves weights of a known version, `step` or later."""
         return self.serving.is_set() and self._record.version.step >= step
@@ -138,9 +143,12 @@ class Membership:
         return self.serves(step)
 
     async def wait_current(self) -> None:
-        """Return once the engine serves weights, and newer ones than those that were found too old."""
+        """Return once the engine serves weights, newer ones than those that were found too old, and no update is under
+        way."""
         async with self._version_changed:
-            await self._version_changed.wait_for(lambda: self.serving.is_set() and not self._behind)
+            await self._version_changed.wait_for(
+                lambda: self.serving.is_set() and not self._behind and self._record.state != "updating"
+            )
 
     def snapshot(self) -> pb.Member:
         """The record as published. `busy_s` counts seconds with at least one request running, `up_s` all seconds."""

@@ -2,17 +2,18 @@
 
 from bisect import bisect_left
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, NamedTuple
 
 from dapo.contracts.prompts import last_word
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _WORD_TOKENS = 64
 """A word has fewer; white space behind it counts, too."""
 
 
-def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+def special_ids(tokenizer: "PreTrainedTokenizerBase") -> set[int]:
     """Tokens that the tokenizer calls special, whatever their name."""
     flagged = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
     return flagged | set(tokenizer.all_special_ids)
@@ -35,7 +36,7 @@ class ResponseReader:
     rest of its characters is not read.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, hidden: Collection[int], stop: Sequence[str]) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", *, hidden: Collection[int], stop: Sequence[str]) -> None:
         self._tokenizer = tokenizer
         self._hidden = frozenset(hidden)
         self._stop = tuple(stop)

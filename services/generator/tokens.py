@@ -1,14 +1,18 @@
 """Prompts to token ids, with the model's tokenizer; limits on lengths."""
 
+import os
+import sys
 from pathlib import Path
-
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from dapo.algo.vocabulary import end_ids, tokenless_ids
 from dapo.bus.failures import FailureReason
 from dapo.data.tokens import PromptEncoder, PromptRefused
 from dapo.v1 import messages_pb2 as pb
 from services.generator.texts import special_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class PromptError(Exception):
@@ -27,11 +31,24 @@ def check_length(prompt_tokens: int, limit: int) -> None:
         raise PromptError(FailureReason.PROMPT_TOO_LONG, f"{prompt_tokens} tokens > data.max_prompt_tokens = {limit}")
 
 
+def leave_torch_out() -> None:
+    """Have transformers load no torch in this process, as on a machine without: its tokenizers need none.
+
+    A generator starts some three seconds sooner for it, and is 350 MB smaller. To be called before transformers is
+    imported; torch cannot be imported afterwards.
+    """
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    # Else it tells on stderr that models will not be available.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+
+
 class PromptCodec:
     """Encodes prompts of one model."""
 
     def __init__(self, model_path: str) -> None:
         """Raises OSError where the model has no tokenizer or configuration."""
+        from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model_path)
         self._prompts = PromptEncoder(self.tokenizer, model_path)
         config = AutoConfig.from_pretrained(model_path).get_text_config()

@@ -17,6 +17,7 @@ from services.generator.engine.server import EngineServer
 from services.generator.engine.supervisor import EngineSupervisor
 from services.generator.jobs import JobRunner, PromptJob
 from services.generator.membership import ROLE, Membership
+from services.generator.salvage import Salvage
 from services.generator.texts import ResponseReader
 from services.generator.tokens import PromptCodec, PromptError, check_length
 from services.generator.weights.hold import WeightHold
@@ -33,6 +34,7 @@ _READ_LIMIT = 4
 """Prompts taken in one read. Few, so that several idle generators share a short queue."""
 _SILENCE_POLLS = 10
 """So often within the bound on silence the engine is asked whether requests wait."""
+_SAVE_S = 2.0
 _SWEEP_S = 15.0
 _FORGET_S = 60.0
 
@@ -47,6 +49,8 @@ class Generator:
     - `_consume`: takes prompts, one task for each (`_runner`, a JobRunner), at most `_slots` at a time;
     - `_watch_silence`: ends requests that the engine has lost, so that they are made again;
     - `_writer` (CompletionWriter): stores finished responses;
+    - `_salvage` (Salvage): keeps what unfinished ones have when the engine is lost or this generator stops;
+    - `_save`: has it save those that go on, for the case that this process is killed;
     - `_sweep`: deletes the member records of generators that are dead for a minute, every 15 s.
     `membership` (Membership) is the record that they share; `_hold` (WeightHold) keeps the weights during evaluations.
 
@@ -107,13 +111,17 @@ class Generator:
         self.supervisor = EngineSupervisor(
             server, self.membership, bus.runs.emit, worker_id, fixed_weights=spec.training.steps == 0
         )
-        self._receiver = Receiver(bus, worker_id, self.supervisor, self.membership, self._hold)
+        self._receiver = Receiver(bus, worker_id, self.supervisor, self.membership, self._hold, spec.weight_sync)
         hidden = codec.hidden_ids(every_special=sampling.skip_special_tokens)
         reader = ResponseReader(codec.tokenizer, hidden=hidden, stop=sampling.stop)
         self._writer = CompletionWriter(bus, reader, worker_id)
         ready = self._hold.hold if evaluates else self.membership.wait_step
+        self._salvage = Salvage(bus, worker_id)
         self._runner = JobRunner(
-            bus, self._stream, worker_id, self.supervisor, self.membership, self._writer, params, ready
+            *(bus, self._stream, worker_id, self.supervisor, self.membership, self._writer, self._salvage, params),
+            ready,
+            # An evaluation that keeps its weights is of these alone.
+            one_version=evaluates,
         )
         self._silence_s = resources.request_silence_s
 
@@ -131,9 +139,12 @@ class Generator:
                 tasks.create_task(self.supervisor.watch())
                 tasks.create_task(self._receiver.run())
                 tasks.create_task(self._writer.run())
+                tasks.create_task(self._salvage.run())
+                tasks.create_task(self._save())
                 tasks.create_task(self._watch_silence())
                 tasks.create_task(self._consume(tasks))
         finally:
+            await self._runner.leave()
             await leave_stream(self._bus.streams, self._stream, self._id)
             await self.supervisor.stop()
             await self._bus.weights.remove_member(self._id)
@@ -142,6 +153,11 @@ class Generator:
         while True:
             await self.membership.heartbeat()
             await asyncio.sleep(_HEARTBEAT_S)
+
+    async def _save(self) -> None:
+        while True:
+            await asyncio.sleep(_SAVE_S)
+            await self._runner.save()
 
     async def _sweep(self) -> None:
         while True:

@@ -36,12 +36,11 @@ class FinishedResponse:
     response: StreamedResponse
 
 
-def build_payload(finished: FinishedResponse) -> pb.CompletionPayload:
+def build_payload(prompt: Sequence[int], response: StreamedResponse) -> pb.CompletionPayload:
     """Raises EngineError for token ids beyond 32 bits, and for version names that no learner gave."""
-    response = finished.response
     try:
         return pb.CompletionPayload(
-            prompt_ids=encode_ids(finished.prompt),
+            prompt_ids=encode_ids(prompt),
             response_ids=encode_ids(response.ids),
             logprobs=encode_logprobs(response.logprobs),
             spans=[
@@ -79,6 +78,7 @@ def build_completion(
         generator_id=generator_id,
         prompt_end=prompt_end,
         spans=payload.spans,
+        salvaged_tokens=min(len(response.prefix), len(response.ids)),
     )
 
 
@@ -112,7 +112,7 @@ class CompletionWriter:
     def submit(self, finished: FinishedResponse) -> asyncio.Future[Outcome]:
         """Queue it. The future gives the outcome once it is written. Raises EngineError as `build_payload` does."""
         outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._queue.put_nowait(QueuedResponse(finished, build_payload(finished), outcome))
+        self._queue.put_nowait(QueuedResponse(finished, build_payload(finished.prompt, finished.response), outcome))
         return outcome
 
     async def run(self) -> None:
@@ -136,7 +136,7 @@ class CompletionWriter:
             if found.stopped:
                 # SGLang looks at the last few tokens only, so it may miss a string of unusual tokens and go on.
                 finished = replace(finished, response=finished.response.cut(found.tokens))
-                payload = build_payload(finished)
+                payload = build_payload(finished.prompt, finished.response)
             where = (finished.group_id, finished.index, finished.attempt)
             payload_key, text_key = self._bus.payloads.payload_key(*where), self._bus.payloads.text_key(*where)
             stored[payload_key] = payload.SerializeToString()

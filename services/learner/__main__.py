@@ -1,26 +1,32 @@
 """`python -m services.learner`: one rank of a run's learner. See docs/architecture.md for its environment."""
 
 import logging
-import os
 import signal
 import sys
 import threading
+from contextlib import nullcontext
 from functools import partial
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from dapo.bus import BusError
+from dapo.bus import Bus, BusError
 from dapo.host.addresses import bind_collectives
 from dapo.host.processes import die_with_parent
 from dapo.host.storage import EXIT_CODE, StorageError, in_words, is_storage_error
 from dapo.records.checkpoints import CheckpointError
 from dapo.spec import RunSpec
 from dapo.telemetry import logs
-from dapo.worker import WorkerEnvironment, tell_last
+from dapo.worker import WorkerEnvironment, leave, tell_last
 from services.learner.background import ControlLoop
+from services.learner.signs import keep_announcing, memory_filled
 from services.learner.step.payloads import BatchLost
+
+if TYPE_CHECKING:
+    from services.learner.loop import LearnerLoop
 
 log = logging.getLogger("services.learner")
 
+_HEARTBEAT_S = 2.0
 _STOPPED = 128 + signal.SIGTERM
 """Exit code after SIGTERM: the run may not be taken for finished because its learner was stopped."""
 
@@ -42,14 +48,6 @@ def stop_on_sigterm() -> None:
     threading.Thread(target=wait, name="sigterm", daemon=True).start()
 
 
-def leave(code: int) -> None:
-    """Exit without waiting for threads in collectives that nobody will answer."""
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
 def run() -> None:
     environment = WorkerEnvironment.read()
     logs.configure(environment.worker_id)
@@ -57,14 +55,24 @@ def run() -> None:
     control = ControlLoop()
     bus = control.call(environment.connect())
     spec = RunSpec.model_validate_json(control.call(bus.runs.spec()))
-    address = environment.address
-    bind_collectives(address)
+    bind_collectives(environment.address)
+    with control.beside(keep_announcing(bus, "loading", memory_filled)) if environment.replica == 0 else nullcontext():
+        loop = _load(environment, spec, bus, control)
+        loop.start()
+    loop.run()
+    log.info("the run has ended at step %d", loop.step)
 
+
+def _load(environment: WorkerEnvironment, spec: RunSpec, bus: Bus, control: ControlLoop) -> "LearnerLoop":
+    """The ranks meet, and each has its models."""
     # Torch and DeepSpeed take seconds to import: only now, when the process can already be stopped and has a log.
     from services.learner.distributed import join_ranks
     from services.learner.rendezvous import announce_store, find_store, open_store
 
-    rank, world_size = environment.replica, environment.replicas
+    # Before whatever may take long, but not before these imports: an interpreter that they hold cannot be heard.
+    control.repeat(_HEARTBEAT_S, partial(bus.registry.beat, "learner", environment.worker_id))
+
+    rank, world_size, address = environment.replica, environment.replicas, environment.address
     device = spec.resources.learner.device
     if rank == 0:
         store, where = open_store(address, world_size)
@@ -97,10 +105,7 @@ def run() -> None:
     engine = LearnerEngine(policy, spec, ranks)
     value = LearnerEngine(ValueModel(load()), spec, ranks) if algorithm.advantage_estimator == "gae" else None
     trainer = Trainer(spec, engine, value, load() if algorithm.needs_reference else None)
-    loop = LearnerLoop(spec, environment, ranks, bus, control, trainer, address)
-    loop.start()
-    loop.run()
-    log.info("the run has ended at step %d", loop.step)
+    return LearnerLoop(spec, environment, ranks, bus, control, trainer, address)
 
 
 def report_and_leave(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

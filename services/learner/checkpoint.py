@@ -11,6 +11,9 @@ Names, manifest and marker are those of dapo/records/checkpoints.py. DeepSpeed's
 read by as many ranks and at the stage that wrote it, and the one it can be converted to knows no stage 0.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +24,17 @@ from safetensors import SafetensorError
 from transformers import AutoTokenizer
 
 from dapo.bus.parts.decisions import Frontier
-from dapo.host.files import follow_umask, write_json
+from dapo.host.files import follow_umask, sync, write_json
+from dapo.host.memory import free_bytes
 from dapo.host.storage import StorageError, in_words, storage_error
 from dapo.records import checkpoints
 from dapo.records.checkpoints import Checkpoint, CheckpointError, Manifest
 from dapo.records.evaluations import best_step, read_evaluations
 from dapo.records.folder import RunFolder
 from dapo.spec import RunSpec
+from services.learner.distributed import min_ints, sum_named
 from services.learner.model.lora import Rounding, ServedWeight, write_adapter
-from services.learner.state import read_state, write_state
+from services.learner.state import own_state, read_state, write_state
 from services.learner.step.engine import LearnerEngine
 from services.learner.step.trainer import Trainer
 
@@ -40,16 +45,37 @@ MERGING = "merging.json"
 _POLICY = "policy"
 _VALUE = "value"
 _REFERENCE = "reference.pt"
+_FREE_SHARE = 0.5
+"""Of the host's free memory that copies of the training state may take; the next batch needs some, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What one rank has to write of a checkpoint. With `beside` all of it is a copy in the host's memory, which can be
+    written while the next batch is trained; otherwise it is the training state itself."""
+
+    step: int
+    epoch: int
+    frontier: Frontier | None
+    directory: Path
+    beside: bool
+    states: dict[str, dict[str, torch.Tensor]]
+    """By network, and of the reference model where it is written."""
+    rng: dict[str, torch.Tensor]
+    model: dict[str, torch.Tensor]
+    """As it is served; like the adapter on rank 0 alone."""
+    adapter: dict[str, torch.Tensor]
+    surviving_share: float
 
 
 class CheckpointStore:
     """Writes and reads the checkpoints of one run in RUN_DIR/checkpoints.
 
-    All ranks call `write` and `load` together; rank 0 alone calls `mark`, which makes a written checkpoint count, and
-    `prune`. A crash at any moment leaves the marked checkpoints whole: what has no marker does not exist. A directory
-    is written once, by the epoch that made it. Everything of it survives a restart. It is read back with any number of
-    ranks and any ZeRO stage, and with the same dtype; random states of ranks that did not write it are derived
-    (`_derived_seed`).
+    Four steps make one: all ranks call `draft` together, then each calls `write`, beside the training where the draft
+    allows it; once all have written, rank 0 calls `complete` and `mark`, which makes it count, and `prune`. A crash at
+    any moment leaves the marked checkpoints whole: what has no marker does not exist. A directory is written once, by
+    the epoch that made it. Everything of it survives a restart. All ranks `load` it together: any number of them at any
+    ZeRO stage, with the same dtype; random states of ranks that did not write it are derived (`_derived_seed`).
     """
 
     def __init__(self, run_dir: Path, spec: RunSpec, trainer: Trainer) -> None:
@@ -72,45 +98,79 @@ class CheckpointStore:
         place = min(2, self.spec.checkpoint.keep_last)
         return checkpoints.step_and_epoch(self.kept[place - 1])[0] if len(self.kept) >= place else 0
 
-    def write(self, step: int, epoch: int, frontier: Frontier | None) -> Path:
-        """Everything but the marker, on disk when this returns on rank 0, which gives the data's frontier. Raises
-        StorageError."""
+    def draft(self, step: int, epoch: int, frontier: Frontier | None) -> Draft:
+        """All ranks together: a new directory, and what each has to write into it. Rank 0 gives the data's frontier.
+        Raises StorageError."""
         directory = self.root / checkpoints.directory_name(step, epoch)
+        with self._in_words(step):
+            if self.ranks.leads:
+                # It must not be there: nobody writes into what another process has made.
+                directory.mkdir(parents=True)
+                for name, _ in self._networks():
+                    (directory / name).mkdir()
+        dist.barrier()
+        rounding = Rounding()
+        model = self._gather(self.engine.module.served_weights(), rounding)
+        adapter = self._gather(self.engine.module.adapter_weights(), rounding)
+        states = {name: own_state(engine) for name, engine in self._networks()}
+        if self.reference is not None and self.ranks.leads:
+            states[_REFERENCE] = self.reference.state_dict()
+        beside = self.spec.checkpoint.async_save and self._fits(states)
+        if beside:
+            states = {name: copied(state) for name, state in states.items()}
+        return Draft(
+            *(step, epoch, frontier, directory, beside, states, _rng_state(self.ranks.device)),
+            *(model, adapter, rounding.surviving_share),
+        )
+
+    def _fits(self, states: dict[str, dict[str, torch.Tensor]]) -> bool:
+        """All ranks together: whether they, if all are on this host, have room for copies of their states, beside the
+        model that was gathered before."""
+        own = sum(tensor.nbytes for state in states.values() for tensor in state.values())
+        needed = sum_named({"bytes": float(own)})["bytes"]
+        (free,) = min_ints([free_bytes()])
+        return needed <= _FREE_SHARE * free
+
+    def write(self, draft: Draft) -> None:
+        """This rank's files, on the disk when this returns. It asks nothing of the other ranks. Raises StorageError."""
+        directory = draft.directory
+        with self._in_words(draft.step):
+            for name, state in draft.states.items():
+                if name == _REFERENCE:
+                    torch.save(state, directory / _REFERENCE)
+                    sync(directory / _REFERENCE)
+                else:
+                    write_state(directory / name, self.ranks.rank, state)
+            torch.save(draft.rng, self._rng_path(directory))
+            sync(self._rng_path(directory))
+            if self.ranks.leads:
+                self._write_model(draft)
+
+    def complete(self, draft: Draft) -> None:
+        """Rank 0 only, once all ranks have written: everything but the marker is on the disk when this returns. Raises
+        StorageError."""
+        with self._in_words(draft.step):
+            manifest = Manifest(
+                step=draft.step,
+                incarnation=draft.epoch,
+                seed=self.spec.seed,
+                world_size=self.ranks.world_size,
+                zero_stage=self.engine.zero_stage,
+                dtype=self.spec.model.dtype,
+                files=checkpoints.file_sizes(draft.directory),
+                frontier=None if draft.frontier is None else draft.frontier._asdict(),
+            )
+            checkpoints.write_manifest(draft.directory, manifest)
+
+    @contextmanager
+    def _in_words(self, step: int) -> Iterator[None]:
         try:
-            self._write(directory, step, epoch, frontier)
+            yield
         except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors raise their own
             refused = storage_error(error, self.root)
             if refused is None:
                 raise
             raise StorageError(f"the checkpoint of step {step} cannot be written: {in_words(refused)}") from error
-        return directory
-
-    def _write(self, directory: Path, step: int, epoch: int, frontier: Frontier | None) -> None:
-        if self.ranks.leads:
-            # It must not be there: nobody writes into what another process has made.
-            directory.mkdir(parents=True)
-            for name, _ in self._networks():
-                (directory / name).mkdir()
-        dist.barrier()
-        for name, engine in self._networks():
-            write_state(directory / name, engine)
-        if self.reference is not None and self.ranks.leads:
-            torch.save(self.reference.state_dict(), directory / _REFERENCE)
-        torch.save(_rng_state(), self._rng_path(directory))
-        self._write_model(directory)
-        dist.barrier()
-        if self.ranks.leads:
-            manifest = Manifest(
-                step=step,
-                incarnation=epoch,
-                seed=self.spec.seed,
-                world_size=self.ranks.world_size,
-                zero_stage=self.engine.zero_stage,
-                dtype=self.spec.model.dtype,
-                files=checkpoints.file_sizes(directory),
-                frontier=None if frontier is None else frontier._asdict(),
-            )
-            checkpoints.write_manifest(directory, manifest)
 
     def mark(self, directory: Path, epoch: int) -> None:
         """Make `directory` the newest checkpoint that counts, beside those that `checkpoint` says to keep.
@@ -130,24 +190,22 @@ class CheckpointStore:
         """Delete the others. Rank 0 only, and only while it holds the learner's newest epoch, `epoch`."""
         checkpoints.prune(self.root, epoch, self.kept)
 
-    def _write_model(self, directory: Path) -> None:
-        """Gather the parameters one by one to rank 0 and write them as a Hugging Face directory, and with LoRA the
-        adapter, too."""
-        rounding = Rounding()
-        state = self._gather(self.engine.module.served_weights(), rounding)
-        adapter = self._gather(self.engine.module.adapter_weights(), rounding)
-        if not self.ranks.leads:
-            return
-        self.engine.module.causal.save_pretrained(directory / MODEL, state_dict=state)
+    def _write_model(self, draft: Draft) -> None:
+        """A Hugging Face directory, and with LoRA the adapter, too."""
+        directory = draft.directory
+        self.engine.module.causal.save_pretrained(directory / MODEL, state_dict=draft.model)
         AutoTokenizer.from_pretrained(self.spec.model.path).save_pretrained(directory / MODEL)
         follow_umask(directory / MODEL)
-        if adapter:
-            write_adapter(directory / ADAPTER, self.spec.lora, self.spec.model.path, adapter)
-            write_json(directory / ADAPTER / MERGING, {"surviving_share": rounding.surviving_share})
+        if draft.adapter:
+            write_adapter(directory / ADAPTER, self.spec.lora, self.spec.model.path, draft.adapter)
+            write_json(directory / ADAPTER / MERGING, {"surviving_share": draft.surviving_share})
             follow_umask(directory / ADAPTER)
+        for folder in (MODEL, ADAPTER):
+            for path in (directory / folder).rglob("*"):
+                sync(path)
 
     def _gather(self, weights: dict[str, ServedWeight], rounding: Rounding) -> dict[str, torch.Tensor]:
-        """Copies on the CPU, of rank 0 alone."""
+        """Copies on the CPU, of rank 0 alone, gathered one by one."""
         found = {}
         for name, weight in weights.items():
             with self.engine.gathered(weight.parameters):
@@ -173,7 +231,7 @@ class CheckpointStore:
         if self.reference is not None:
             self.reference.load_state_dict(torch.load(directory / _REFERENCE, map_location="cpu", weights_only=True))
         if self.ranks.rank < manifest.world_size:
-            _set_rng_state(torch.load(self._rng_path(directory), weights_only=True))
+            _set_rng_state(torch.load(self._rng_path(directory), weights_only=True), self.ranks.device)
         else:
             torch.manual_seed(_derived_seed(manifest.seed, manifest.step, self.ranks.rank))
         marked = [path.name for path in checkpoints.list_marked(self.root)]
@@ -193,14 +251,19 @@ def _derived_seed(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0])
 
 
-def _rng_state() -> dict[str, torch.Tensor]:
+def copied(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """In the host's memory."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
+
+
+def _rng_state(device: torch.device) -> dict[str, torch.Tensor]:
     state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
     return state
 
 
-def _set_rng_state(state: dict[str, torch.Tensor]) -> None:
+def _set_rng_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
     torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
+    if "cuda" in state and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)

@@ -9,11 +9,12 @@ dtype than is asked for is merged anew, into the base model.
 import argparse
 import json
 import shutil
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import torch
 from safetensors import SafetensorError
@@ -21,16 +22,17 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from dapo.host.files import follow_umask, write_json
+from dapo.host.processes import die_with_parent
 from dapo.host.storage import told_in_words
-from dapo.records.checkpoints import Checkpoint, CheckpointError, find_newest, find_step
+from dapo.records.checkpoints import Checkpoint, CheckpointError, ExportDtype, find_newest, find_step, list_marked
 from dapo.records.folder import RunFolder
 from dapo.spec.load import parse_spec
 from dapo.spec.problem import SpecError
 from services.learner.checkpoint import ADAPTER, MERGING, MODEL
 from services.learner.model.lora import Rounding
 
-AS_BASE = "as-base"
-DTYPES = ("bfloat16", "float16", "float32", AS_BASE)
+AS_BASE = ExportDtype.AS_BASE
+DTYPES = tuple(dtype.value for dtype in ExportDtype)
 _SURVIVING_SHARE = 0.95
 """Of a LoRA update; of less people are warned."""
 
@@ -49,15 +51,15 @@ class Exported(NamedTuple):
 def export(run_dir: Path, target: Path, dtype: str | None = None, step: int | None = None) -> Exported:
     """Write the model of the checkpoint of `step`, or of the newest, to `target`, in `dtype` if one is given.
 
-    Modes follow the umask. Where it fails, nothing of it stays. Raises CheckpointError as `choose` does,
-    FileExistsError when `target` is not empty, ExportError when the base model's dtype is not known or a weight has no
-    form in `dtype`; SystemExit, in words, where a disk refuses `target`.
+    Modes follow the umask. Where it fails, nothing of it stays. Raises CheckpointError as `choose` does, or where the
+    run deletes it meanwhile, FileExistsError when `target` is not empty, ExportError when the base model's dtype is not
+    known or a weight has no form in `dtype`; SystemExit, in words, where a disk refuses `target`.
     """
     directory, manifest = _checkpoint(run_dir, target, step)
     wanted = base_dtype(run_dir, manifest.dtype) if dtype == AS_BASE else dtype or manifest.dtype
     adapter = directory / ADAPTER
-    updates = adapter_updates(adapter) if adapter.exists() else {}
-    with _removed_on_failure(target):
+    with _told_when_pruned(directory), _removed_on_failure(target):
+        updates = adapter_updates(adapter) if adapter.exists() else {}
         shutil.copytree(directory / MODEL, target, dirs_exist_ok=True, copy_function=shutil.copyfile)
         casting = Casting(getattr(torch, wanted), updates)
         if adapter.exists() and wanted != manifest.dtype != "float32":
@@ -65,9 +67,9 @@ def export(run_dir: Path, target: Path, dtype: str | None = None, step: int | No
         elif wanted != manifest.dtype:
             cast(target, casting)
         follow_umask(target)
-    share = casting.rounding.surviving_share
-    if adapter.exists() and wanted == manifest.dtype:
-        share = json.loads((adapter / MERGING).read_text(encoding="utf-8"))["surviving_share"]
+        share = casting.rounding.surviving_share
+        if adapter.exists() and wanted == manifest.dtype:
+            share = json.loads((adapter / MERGING).read_text(encoding="utf-8"))["surviving_share"]
     return Exported(manifest.step, wanted, share)
 
 
@@ -77,7 +79,7 @@ def export_adapter(run_dir: Path, target: Path, step: int | None = None) -> int:
     directory, manifest = _checkpoint(run_dir, target, step)
     if not (directory / ADAPTER).exists():
         raise ExportError(f"{run_dir} has no LoRA adapter, as lora.rank is not set. Leave out --adapter")
-    with _removed_on_failure(target):
+    with _told_when_pruned(directory), _removed_on_failure(target):
         shutil.copytree(directory / ADAPTER, target, dirs_exist_ok=True, copy_function=shutil.copyfile)
         (target / MERGING).unlink()
         follow_umask(target)
@@ -105,6 +107,20 @@ def _checkpoint(run_dir: Path, target: Path, step: int | None) -> Checkpoint:
     if target.exists() and any(target.iterdir()):
         raise FileExistsError(f"{target} is not empty; give a new directory")
     return checkpoint
+
+
+@contextmanager
+def _told_when_pruned(directory: Path) -> Iterator[None]:
+    """Around reading a checkpoint: the run may go on, and delete it once newer ones have taken its place."""
+    try:
+        yield
+    except OSError as error:
+        if directory in list_marked(directory.parent):
+            raise
+        raise CheckpointError(
+            f"{directory.name} was deleted while it was copied, as newer ones have taken its place. Export again; "
+            "checkpoint.keep_last and checkpoint.keep_every_steps keep more of them"
+        ) from error
 
 
 @contextmanager
@@ -223,12 +239,21 @@ def main() -> None:
     parser.add_argument("--step", type=int, help="of the checkpoint; default: the newest")
     parser.add_argument("--dtype", choices=DTYPES, help="default: as it was trained")
     parser.add_argument("--adapter", action="store_true", help="the LoRA adapter alone")
+    parser.add_argument("--die-with-parent", action="store_true", help="stop when the parent process ends")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, _end)
+    if arguments.die_with_parent:
+        die_with_parent()
     try:
         done = _export(arguments)
     except (CheckpointError, ExportError, FileExistsError) as error:
         sys.exit(f"error: {error}")
     sys.stdout.write(f"{done}: {arguments.out}\n")
+
+
+def _end(number: int, frame: object) -> NoReturn:
+    """As an error: what is written by then is removed."""
+    sys.exit(128 + number)
 
 
 def _export(arguments: argparse.Namespace) -> str:

@@ -8,7 +8,6 @@ from functools import partial
 import torch
 
 from dapo.bus.failures import FailureReason
-from dapo.bus.keys import LEARNER_STEP
 from dapo.bus.roles import LearnerBus
 from dapo.contracts.events import Alert
 from dapo.spec import RunSpec
@@ -19,6 +18,7 @@ from services.learner.checkpoint import CheckpointStore
 from services.learner.distributed import Ranks, broadcast_ints
 from services.learner.replay import Replay
 from services.learner.saving import Saving
+from services.learner.signs import announce
 from services.learner.step.fingerprint import fingerprint
 from services.learner.step.payloads import TrainingSample, fetch_samples
 from services.learner.step.trainer import Trainer, flat_samples
@@ -30,11 +30,8 @@ log = logging.getLogger(__name__)
 _WAIT_S = 0.5
 """Longest wait for a batch before looking for members that need weights."""
 _REFRESH_S = 0.25
-_HEARTBEAT_S = 2.0
 _PEER_WAIT_S = 60.0
 """How long a rank waits to read a batch that rank 0 has read already."""
-_STEP_KNOWN_S = 86_400.0
-"""How long it stays said how far the learner is."""
 _BUCKETS_IN_FLIGHT = 2
 """Under ZeRO 3, gathered buckets that may wait for a slow member: the whole model may not fit one rank."""
 _SURVIVING_SHARE = 0.5
@@ -46,7 +43,8 @@ class Action(IntEnum):
     TRAIN = 1
     PUBLISH = 2
     CHECKPOINT = 3
-    END = 4
+    SETTLE = 4
+    END = 5
 
 
 class LearnerLoop:
@@ -84,7 +82,6 @@ class LearnerLoop:
         address: str,
     ) -> None:
         self.spec = spec
-        self.worker_id = environment.worker_id
         self.ranks = ranks
         self.bus = bus
         self.control = control
@@ -109,8 +106,6 @@ class LearnerLoop:
 
     def start(self) -> None:
         """Take the fencing epoch, resume from the newest checkpoint, begin to look for generators."""
-        self.control.call(self._beat())
-        self.control.repeat(_HEARTBEAT_S, self._beat)
         epoch = published = 0
         if self.ranks.leads:
             epoch = self.saving.acquire_epoch()
@@ -132,28 +127,31 @@ class LearnerLoop:
             )
             self.control.repeat(_REFRESH_S, self.publisher.refresh)
 
-    async def _beat(self) -> None:
-        await self.bus.registry.beat("learner", self.worker_id)
-
     # -- the loop
 
     def run(self) -> None:
         """Until the batch log ends; the last checkpoint is written before this returns."""
         while True:
-            action, number = broadcast_ints(self._decide() if self.ranks.leads else [0, 0])
+            written = self.saving.is_written()
+            action, number = broadcast_ints(self._decide(written) if self.ranks.leads else [0, 0])
             if action == Action.TRAIN:
                 self._train(self._batch(number))
             elif action == Action.PUBLISH:
                 self._publish()
             elif action == Action.CHECKPOINT:
                 self.saving.save(self.step)
+            elif action == Action.SETTLE:
+                self.saving.settle()
             elif action == Action.END:
                 self.saving.finish(self.step)
                 return
 
-    def _decide(self) -> list[int]:
-        """[action, batch number] on rank 0. Members that lack the current version come before the next batch."""
+    def _decide(self, written: bool) -> list[int]:
+        """[action, batch number] on rank 0. What is `written` of a checkpoint, then members that lack the current
+        version, come before the next batch."""
         self.control.check()
+        if written:
+            return [Action.SETTLE, 0]
         assert self.publisher is not None
         if self.step >= self.catch_up_step:
             if self.control.call(self.publisher.waiting(self.step)):
@@ -195,7 +193,7 @@ class LearnerLoop:
             on_disk.result()
         self.step = batch.batch + 1
         if self.ranks.leads:
-            self.control.call(self.bus.registry.announce(LEARNER_STEP, f"{self.epoch}.{self.step}", _STEP_KNOWN_S))
+            self.control.call(announce(self.bus, f"{self.epoch}.{self.step}"))
         self._unpublished = True
         metrics["learner_wait_s"] = waited
         metrics["weight_sync_s"] = metrics["weight_pause_s"] = 0.0

@@ -1,6 +1,9 @@
 """When a checkpoint is written, from which one a learner goes on, and what the batch log forgets for it."""
 
 import logging
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 from dapo.bus.keys import CHECKPOINT_WANTED, CHECKPOINT_WRITTEN
 from dapo.bus.roles import LearnerBus
@@ -16,8 +19,9 @@ from dapo.records.checkpoints import (
 )
 from dapo.spec import RunSpec
 from services.learner.background import ControlLoop
-from services.learner.checkpoint import CheckpointStore
-from services.learner.distributed import Ranks, broadcast_ints
+from services.learner.checkpoint import CheckpointStore, Draft
+from services.learner.distributed import Ranks, broadcast_ints, min_ints
+from services.learner.signs import files_written, keep_announcing
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +34,9 @@ _ANSWER_S = 600.0
 
 class Saving:
     """The checkpoints of a run as its learner makes and takes them, on each rank.
+
+    A checkpoint is written by a thread of each rank (`save`): beside the training, where copies of the training state
+    have room in the host's memory. It counts once all ranks have written (`settle`); one that is due meanwhile waits.
 
     Promises: a batch leaves the log, with its payloads, only once the checkpoint before the newest covers it, so that
     the newest may be damaged; where memory is crowded or the run has ended, once the newest covers it. Rank 0 asks
@@ -52,6 +59,8 @@ class Saving:
         self._granted: str | None = None
         self.step: int | None = None
         """Of the newest checkpoint."""
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: tuple[Draft, Future[None]] | None = None
         self.loaded_ranks = ranks.world_size
         """How many wrote the checkpoint that `resume` has loaded."""
 
@@ -157,27 +166,79 @@ class Saving:
     # -- what
 
     def save(self, step: int) -> None:
-        """On all ranks: write, make sure Redis has the facts on disk, mark, and only then let the batch log forget."""
+        """On all ranks: begin to write a checkpoint of `step`, once none is being written; `settle` ends it. Where
+        memory is short it is settled when this returns. Raises StorageError."""
+        self.settle()
+        if self.step == step:
+            return
         self._still_leader()
         frontier = self._control.call(self._bus.decisions.frontier(step)) if self._ranks.leads else None
-        directory = self._store.write(step, self._epoch, frontier)
-        self.step = step
+        draft = self._store.draft(step, self._epoch, frontier)
+        self._writing = (draft, self._writer.submit(self._write, draft))
+        if not draft.beside:
+            self.settle()
+
+    def _write(self, draft: Draft) -> None:
+        """What a rank does without the others: when this returns its files are on the disk, and by rank 0 the facts in
+        Redis that the checkpoint stands on."""
+        self._store.write(draft)
+        if self._ranks.leads:
+            self._control.call(self._bus.batches.sync_to_disk())
+
+    def is_written(self) -> bool:
+        """On all ranks together: whether each has done its part of a checkpoint, so that `settle` waits for nothing.
+        Raises as `settle` does."""
+        return self._writing is not None and self._all_wrote(*self._writing)
+
+    def settle(self) -> None:
+        """On all ranks together: wait for what is being written, mark it, and only then let the batch log forget.
+
+        Raises StorageError, or whatever else kept this rank from writing; CheckpointError where that was another rank;
+        Fenced on a rank 0 that was replaced.
+        """
+        if self._writing is None:
+            return
+        draft, writing = self._writing
+        with self._showing(draft):
+            wait([writing])
+            self._all_wrote(draft, writing)
+        self._writing = None
+        self.step = draft.step
         if not self._ranks.leads:
             return
-        self._control.call(self._bus.batches.sync_to_disk())
+        self._store.complete(draft)
         self._still_leader()
-        self._store.mark(directory, self._epoch)
-        log.info("checkpoint %s", directory.name)
+        self._store.mark(draft.directory, self._epoch)
+        log.info("checkpoint %s", draft.directory.name)
         self._release(self._store.covered_step)
-        self.must_free(step)
+        self.must_free(draft.step)
         self._still_leader()
         self._store.prune(self._epoch)
+
+    def _showing(self, draft: Draft) -> AbstractContextManager[None]:
+        """Meanwhile whoever watches the run sees how the files of all ranks grow."""
+        if not self._ranks.leads:
+            return nullcontext()
+        what = f"{self._epoch}.{draft.step}, saving"
+        return self._control.beside(keep_announcing(self._bus, what, partial(files_written, draft.directory)))
+
+    def _all_wrote(self, draft: Draft, writing: Future[None]) -> bool:
+        done = writing.done()
+        failed = done and writing.exception() is not None
+        (least,) = min_ints([-1 if failed else int(done)])
+        if failed:
+            self._still_leader()  # A successor deletes what its predecessor writes.
+            writing.result()
+        if least < 0:
+            raise CheckpointError(f"the checkpoint of step {draft.step} is not whole: another rank could not write it")
+        return bool(least)
 
     def finish(self, step: int) -> None:
         """On all ranks, at the end of the log: a checkpoint of the last step (where anything was trained), and nothing
         left in the log."""
-        if step and self.step != step:
+        if step:
             self.save(step)
+        self.settle()
         if self._ranks.leads:
             self._release(step)
 

@@ -20,6 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dapo.host.files import sync
 from dapo.records.checkpoints import CheckpointError
 from services.learner.model.policy import TrainedModel
 from services.learner.step.engine import LearnerEngine
@@ -30,21 +31,28 @@ _FILE_BYTES = 2**30
 _PATTERN = "rank*.safetensors"
 
 
-def write_state(directory: Path, engine: LearnerEngine[TrainedModel]) -> None:
-    """What this rank has to say of the network, into `directory`, which is there. Raises OSError, SafetensorError."""
+def own_state(engine: LearnerEngine[TrainedModel]) -> dict[str, Tensor]:
+    """What this rank has to write of the network, by the names that it has on disk: views."""
     ranks = engine.ranks
     held = held_fragments(engine)
     if engine.zero_stage == 0:
         held = [part for one in held if (part := one.share(ranks.rank, ranks.world_size)).numel]
-    named = ((f"{key}:{one.start}:{one.name}", value) for one in held for key, value in one.state(engine.adamw).items())
-    for number, tensors in enumerate(_cut(named)):
-        save_file(tensors, directory / f"rank{ranks.rank:05d}-{number:05d}.safetensors")
+    return {f"{key}:{one.start}:{one.name}": value for one in held for key, value in one.state(engine.adamw).items()}
 
 
-def _cut(named: Iterator[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+def write_state(directory: Path, rank: int, state: dict[str, Tensor]) -> None:
+    """What `own_state` of a rank was, into `directory`, which is there: on the disk when this returns. Raises OSError,
+    SafetensorError."""
+    for number, tensors in enumerate(_cut(state)):
+        path = directory / f"rank{rank:05d}-{number:05d}.safetensors"
+        save_file(tensors, path)
+        sync(path)
+
+
+def _cut(state: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     found: dict[str, Tensor] = {}
     filled = 0
-    for name, tensor in named:
+    for name, tensor in state.items():
         if found and filled + tensor.nbytes > _FILE_BYTES:
             yield found
             found, filled = {}, 0

@@ -18,6 +18,7 @@ from dapo.contracts.events import Alert
 from dapo.contracts.prompts import begun_response, prompt_text
 from dapo.contracts.verdicts import UNAVAILABLE
 from dapo.spec import RunSpec
+from dapo.spec.tree.graders import SERVICE_PATIENCE_S, SERVICE_PAUSE_S
 from dapo.v1 import messages_pb2 as pb
 from dapo.worker import leave_stream
 from services.verifier.graders import Verdict, wrong
@@ -39,10 +40,6 @@ _BLOCK_S = 2.0
 _HEARTBEAT_S = 2.5
 _CLAIM_S = 3.0
 _RETRY_S = 1.0
-_SERVICE_PAUSE_S = 15.0
-"""Between two tries at a remote grader that is out of reach; its circuit breaker is open for as long."""
-_SERVICE_LIMIT_S = 1800.0
-"""For so long it is tried again."""
 
 
 class _Item(NamedTuple):
@@ -158,8 +155,8 @@ class Verifier:
             finally:
                 self._remote_slots.release()
             if gradable:
-                deadline = min(deadline, time.monotonic() + _SERVICE_LIMIT_S)
-                await asyncio.sleep(_SERVICE_PAUSE_S)
+                deadline = min(deadline, time.monotonic() + SERVICE_PATIENCE_S)
+                await asyncio.sleep(SERVICE_PAUSE_S)
                 await self._remote_slots.acquire()
 
     async def _persist(self, action: Callable[[], Awaitable[T]]) -> T:

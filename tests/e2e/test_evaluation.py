@@ -51,6 +51,7 @@ def test_a_run_is_evaluated_on_the_way_and_compared_with_its_base(platform: Plat
     assert "step 20" in shown
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not GSM8K.exists(), reason=f"{GSM8K} is not here")
 def test_a_pretrained_model_trains_on_gsm8k_and_is_evaluated_before_and_after(
     platform: Platform, tmp_path: Path

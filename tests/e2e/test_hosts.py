@@ -19,6 +19,7 @@ from dapo.records.identity import RunIdentity
 from dapo.spec.load import load_spec
 from services.orchestrator.records.recorder import Recorder
 from services.orchestrator.runs.driver import RunDriver
+from tests.e2e.conftest import read_metrics
 from tests.support.orchestrator.hosts import Host, HostsLauncher, network
 from tests.support.paths import REPO
 from tests.support.waiting import eventually
@@ -96,6 +97,7 @@ def test_workers_of_a_run_meet_at_the_addresses_they_advertise(toy: Path, tmp_pa
             f"data.path={toy / 'train.jsonl'}",
             "training.steps=3",
             "training.prompts_per_step=16",
+            "asynchrony.max_staleness=0",
             "resources.generator.replicas=2",
             "resources.learner.ranks=2",
             "training.zero_stage=2",
@@ -125,6 +127,7 @@ def test_workers_of_a_run_meet_at_the_addresses_they_advertise(toy: Path, tmp_pa
         asyncio.run(scenario(HostsLauncher(placed, tmp_path / "hosts"), url))
     logs = "\n".join(f"--- {log}\n{log.read_text()[-2000:]}" for log in (tmp_path / "hosts").glob("*/logs/*.log"))
     assert json.loads((folder / "summary.json").read_text())["state"] == "succeeded", logs
+    assert all(row["staleness_max"] == 0 for row in read_metrics(folder))
     # Where the weights come from is where the learner is; what an engine listens on never leaves its own host.
     assert (seen["joins"], seen["engines"]) == ({learner.address}, {"127.0.0.1"})
     # gloo listens on the first address of the interface that has the advertised one.

@@ -29,6 +29,7 @@ def distance(first: Sequence[int], second: Sequence[int]) -> float:
     return float(np.abs(shares[0] - shares[1]).max()) / (SIGNIFICANCE * sqrt((n + m) / (n * m)))
 
 
+@pytest.mark.slow
 def test_lengths_trained_on_are_distributed_as_those_sampled(toy: Path, tmp_path: Path) -> None:
     spec = runs.simulated(toy, STEPS, asynchrony={"max_staleness": 4})
     finished = platform.train(

@@ -91,7 +91,9 @@ PROMISED = {
 """Metrics of one preset that the others do not have."""
 
 
-@pytest.mark.parametrize(("preset", "settings"), [("ppo", {"value__learning_rate": 1e-3}), ("grpo", {})])
+@pytest.mark.parametrize(
+    ("preset", "settings"), [("ppo", {"value__learning_rate": 1e-3}), pytest.param("grpo", {}, marks=pytest.mark.slow)]
+)
 def test_ancestors_train_too(platform: Platform, tmp_path: Path, preset: str, settings: dict[str, object]) -> None:
     metrics, summary, _ = run_to_end(
         platform, tmp_path / "run", algorithm__preset=preset, training__steps=20, checkpoint__every_steps=20, **settings
@@ -106,6 +108,7 @@ def test_ancestors_train_too(platform: Platform, tmp_path: Path, preset: str, se
     check_ledger(summary)
 
 
+@pytest.mark.slow
 def test_synchronous_with_two_generators_and_two_ranks(platform: Platform, tmp_path: Path) -> None:
     metrics, summary, _ = run_to_end(
         platform,
@@ -121,6 +124,7 @@ def test_synchronous_with_two_generators_and_two_ranks(platform: Platform, tmp_p
     check_ledger(summary)
 
 
+@pytest.mark.slow
 def test_far_ahead_with_zero_3(platform: Platform, tmp_path: Path) -> None:
     metrics, summary, _ = run_to_end(
         platform, tmp_path / "run", training__steps=6, training__zero_stage=3, asynchrony__max_staleness=4
@@ -141,6 +145,7 @@ def test_interrupt_ends_everything(platform: Platform, tmp_path: Path) -> None:
     assert json.loads((run_dir / "summary.json").read_text())["state"] == "stopped"
 
 
+@pytest.mark.slow
 def test_an_interrupt_that_comes_too_late_changes_nothing(platform: Platform, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     process = platform.start(*platform.train(run_dir, training__steps=2))

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from dapo.bus import Bus, Delivery, attempt_number
+from dapo.bus.keys import RUNS
 from dapo.v1 import messages_pb2 as pb
 
 RUN = "test-run"
@@ -141,3 +142,10 @@ async def stream_length(bus: Bus, stream: str) -> int:
 async def read_alerts(bus: Bus) -> list[dict[str, Any]]:
     """The data of the alerts so far, as watchers are sent it."""
     return [event.data() for _, event in await bus.runs.read_events("0", block_s=0.1) if event.kind == "alert"]
+
+
+async def everything(bus: Bus) -> dict[bytes, bytes]:
+    """All that the run has on the server, byte for byte, and the index of runs."""
+    client = bus.control_server.client
+    found = {key: await client.dump(key) async for key in client.scan_iter(match=f"{bus.keys.prefix}*", count=1000)}
+    return found if (runs := await client.dump(RUNS)) is None else {**found, RUNS.encode(): runs}

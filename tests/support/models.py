@@ -25,10 +25,17 @@ SPELLINGS = (*ALPHABET, "", "", "<unk>")
 """Of each id, what graders read: end and padding are hidden, the other special token is text."""
 
 
+def _random_qwen2(seed: int, **shape: Any) -> Qwen2ForCausalLM:
+    """Tied embeddings, ids as those of the tokenizer of ALPHABET."""
+    torch.manual_seed(seed)
+    ends: dict[str, Any] = {"bos_token_id": None, "eos_token_id": EOS, "pad_token_id": EOS + 1}
+    return Qwen2ForCausalLM(Qwen2Config(tie_word_embeddings=True, dtype="float32", **ends, **shape))
+
+
 def tiny_qwen2(seed: int, vocabulary: int = VOCABULARY) -> Qwen2ForCausalLM:
     """About 0.1 M random parameters, tied embeddings, grouped-query attention. Different seeds answer differently."""
-    torch.manual_seed(seed)
-    config = Qwen2Config(
+    model = _random_qwen2(
+        seed,
         vocab_size=vocabulary,
         hidden_size=64,
         intermediate_size=128,
@@ -36,14 +43,9 @@ def tiny_qwen2(seed: int, vocabulary: int = VOCABULARY) -> Qwen2ForCausalLM:
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=1024,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=EOS,
-        pad_token_id=EOS + 1,
         initializer_range=0.3,
-        dtype="float32",
     )
-    return Qwen2ForCausalLM(config).eval()
+    return model.eval()
 
 
 ARCHITECTURES: dict[str, Callable[[], PreTrainedModel]] = {
@@ -138,3 +140,17 @@ def batched_logprobs(
         logprobs = model(inputs).logits.log_softmax(-1)
         for sequence, row in zip(part, logprobs, strict=True):
             yield sequence, row[: len(sequence) - 1]
+
+
+def hundred_million(seed: int = 0) -> Qwen2ForCausalLM:
+    """101 M random parameters in the shape of a small Qwen2: 12 layers of width 768, vocabulary 32,000."""
+    return _random_qwen2(
+        seed,
+        vocab_size=32_000,
+        hidden_size=768,
+        intermediate_size=2048,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        num_key_value_heads=4,
+        max_position_embeddings=8192,
+    )

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dapo.redaction import redact_url
+from dapo.redaction import names_secret, redact_url
 
 CANARY = "canary7391"
 
@@ -93,3 +93,15 @@ def test_host_port_and_database_stay(scheme: str, place: str, end: str) -> None:
 @given(st.text())
 def test_any_text_can_be_shown(text: str) -> None:
     redact_url(text)
+
+
+@pytest.mark.parametrize(
+    "name", ["api_key", "api_key_env", "Token", "access-token", "password", "client_secret", "key", "sig"]
+)
+def test_names_of_secrets_are_known(name):
+    assert names_secret(name)
+
+
+@pytest.mark.parametrize("name", ["max_response_tokens", "path", "url", "keep_last", "author", "monkey", "passes"])
+def test_other_names_are_not(name):
+    assert not names_secret(name)

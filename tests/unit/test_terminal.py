@@ -42,3 +42,13 @@ def test_text_gives_way_before_numbers_do(width: int) -> None:
     text = printed(WideTable([Column("model", text=True), Column("one")], rows, keys=1), width)
     assert "1,234,567" in text
     assert "…" not in text
+
+
+@pytest.mark.parametrize("width", [30, 44, 80])
+def test_an_id_is_never_wrapped_and_other_texts_give_way(width: int) -> None:
+    run_id = "struck-20261126-201100-d50c"
+    columns = [Column("run", text=True, whole=True), Column("labels", text=True), Column("why", text=True)]
+    rows = [[Text(run_id), Text("team=math owner=somebody"), Text("a reason of many words " * 4)]]
+    text = printed(WideTable(columns, rows, keys=1), width)
+    assert run_id in text
+    assert all(len(line) <= width for line in text.splitlines())

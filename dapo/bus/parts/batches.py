@@ -93,7 +93,7 @@ class Batches(Part):
             # WAITAOF looks at its own connection's last write, so it needs one, also where memory is full.
             pipeline = server.client.pipeline(transaction=False)
             script = scripts.sources()["small_write"]
-            pipeline.execute_command("EVAL", script, 1, self._keys.prefix, "SET", self._keys.sync, b"")
+            pipeline.execute_command("EVAL", script, 1, self._keys.prefix, *server.term, "SET", self._keys.sync, b"")
             pipeline.execute_command("WAITAOF", 1, 0, _FLUSH_MS)
             written, reply = await server.run(pipeline.execute, raise_on_error=False)
             if isinstance(written, Exception):

@@ -20,6 +20,13 @@ class IssuedPrompt(NamedTuple):
     group_id: str
     epoch: int
     cursor: int
+    requeued_from: str = ""
+    """The failed group whose prompt it issues once more."""
+
+    @property
+    def place(self) -> str:
+        """As it is stored under the group's id, see `_prompt`."""
+        return " ".join((str(self.epoch), str(self.cursor), self.requeued_from)).rstrip()
 
 
 class Ending(NamedTuple):
@@ -87,7 +94,7 @@ class Frontier(NamedTuple):
     """Groups whose state is final, by state."""
     unsettled: dict[str, str]
     """Epoch and cursor of each prompt whose group is not settled, or settled only by the end of the run, or in a batch
-    that the checkpoint does not cover."""
+    that the checkpoint does not cover; behind them the failed group whose prompt it issues once more, if any."""
     requeued: dict[str, str]
     """Epoch and cursor of each failed group's prompt that is to be issued once more, as a new group."""
     repeats: int
@@ -143,7 +150,7 @@ class Decisions(Part):
             resting=_texts(resting),
             ending=Ending(**json.loads(ending)) if ending else None,
             cut=int(log.get(b"next", 0)),
-            trained=int(log.get(b"trained", -1)) + 1,
+            trained=steps_trained(log.get(b"trained")),
             base=int(log.get(b"base", 0)),
             cut_metrics={int(number): json.loads(data) for number, data in cuts.items()},
             evaluations=json.loads(evaluations) if evaluations else {},
@@ -160,8 +167,7 @@ class Decisions(Part):
     async def requeue(self, prompt: IssuedPrompt, epoch: int) -> None:
         """Note that the prompt of a failed group is to be issued once more; its issue takes the note away. Raises
         Fenced."""
-        place = f"{prompt.epoch} {prompt.cursor}"
-        await self._write_as("orchestrator", epoch, "HSET", self._keys.requeued, prompt.group_id, place)
+        await self._write_as("orchestrator", epoch, "HSET", self._keys.requeued, prompt.group_id, prompt.place)
 
     async def frontier(self, step: int) -> Frontier:
         """For the checkpoint of `step` finished steps. For the learner, which has recorded them all."""
@@ -205,7 +211,10 @@ class Decisions(Part):
             pipeline.hget(self._keys.group(group_id), "task")
         found = zip(group_ids, await self._control.run(pipeline.execute), strict=True)
         tasks = [(group_id, pb.PromptTask.FromString(data)) for group_id, data in found if data is not None]
-        return {group_id: f"{task.epoch} {task.cursor}" for group_id, task in tasks}
+        return {
+            group_id: IssuedPrompt(group_id, task.epoch, task.cursor, task.requeued_from).place
+            for group_id, task in tasks
+        }
 
     async def begin_at(self, step: int, frontier: Frontier | None, epoch: int) -> None:
         """Put a run where it stood at a checkpoint of `step` steps (None: at its beginning): of what Redis holds of it
@@ -215,7 +224,7 @@ class Decisions(Part):
         """
         await self._script("begin_at", epoch, -1, "", "", "", "", 0, 0)
         keys = self._keys
-        await self._unlink_all(but=(keys.run, keys.events, keys.dead, keys.log, keys.epoch("")))
+        await self._unlink_all(but=(keys.run, keys.events, keys.dead, keys.log, keys.epoch(""), keys.lease))
         frontier = frontier or _BEGINNING
         for key, texts in ((keys.resting, frontier.resting), (keys.requeued, frontier.requeued)):
             for chunk in chunks(sorted(texts.items()), _CHUNK):
@@ -227,10 +236,15 @@ class Decisions(Part):
         await self._script("begin_at", epoch, step, *heads, len(frontier.ledger), *counts, *places)
 
 
+def steps_trained(newest: bytes | None) -> int:
+    """Of the number of the newest batch that was trained, as the log has it."""
+    return int(newest or -1) + 1
+
+
 def _texts(stored: Mapping[bytes, bytes]) -> dict[str, str]:
     return {name.decode(): text.decode() for name, text in stored.items()}
 
 
 def _prompt(stored: bytes) -> IssuedPrompt:
-    group_id, epoch, cursor = stored.decode().split()
-    return IssuedPrompt(group_id, int(epoch), int(cursor))
+    group_id, epoch, cursor, *requeued_from = stored.decode().split()
+    return IssuedPrompt(group_id, int(epoch), int(cursor), *requeued_from)

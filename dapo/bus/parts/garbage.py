@@ -40,9 +40,11 @@ class Garbage(Part):
                 await self._script("retire_groups", _ARCHIVE, *known)
 
     def _blobs(self, group_id: str, fields: Mapping[bytes, bytes]) -> set[str]:
-        """Every payload key the group can have: those of accepted completions, and of all tries of all deliveries."""
+        """Every payload key the group can have: those of accepted completions, of all tries of all deliveries, and of
+        unfinished responses."""
         keys = set()
         for index in range(int(fields.get(b"size", 0))):
+            keys.add(self._keys.partial(group_id, index))
             for attempt in attempts_until(int(fields[b"attempts"])):
                 keys |= {self._keys.payload(group_id, index, attempt), self._keys.text(group_id, index, attempt)}
             accepted = fields.get(b"completion:%d" % index)

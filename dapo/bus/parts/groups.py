@@ -7,7 +7,7 @@ from typing import NamedTuple
 from dapo.bus.errors import BusError
 from dapo.bus.failures import FailureReason
 from dapo.bus.keys import PROMPTS
-from dapo.bus.ledger import SETTLED, GroupState
+from dapo.bus.ledger import SETTLED, GroupState, counts
 from dapo.bus.parts.dead_letters import DeadLetters
 from dapo.bus.parts.decisions import HISTORY
 from dapo.bus.parts.garbage import Garbage
@@ -278,8 +278,7 @@ class Groups(Part):
 
     async def ledger(self) -> dict[str, int]:
         """State -> groups in it, for every state, at one moment."""
-        stored = await self._control.run(self._control.client.hgetall, self._keys.ledger)
-        return {state.value: int(stored.get(state.encode(), 0)) for state in GroupState}
+        return counts(await self._control.run(self._control.client.hgetall, self._keys.ledger))
 
     async def issued_total(self) -> int:
         return int(await self._control.run(self._control.client.hget, self._keys.ledger, "total") or 0)

@@ -114,7 +114,7 @@ class Part:
                 )
                 await self._delete_blobs(server, [key for key in found if key.startswith(blobs)])
                 if gone := [key for key in found if not key.startswith((*lasting, *blobs))]:
-                    await server.run(server.client.unlink, *gone)
+                    await server.script("delete_keys", self._keys.prefix, *gone)
                 if not cursor:
                     break
 

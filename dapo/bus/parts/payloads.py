@@ -27,9 +27,10 @@ class Payloads(Part):
     """Token ids with their log-probabilities, and texts: one blob each for a response.
 
     Keys, on the payload server: `p:<group>:<index>:<attempt>` (CompletionPayload), `t:…` (the text, UTF-8),
-    `payload_bytes` (what they take).
-    Promises: a blob is written before the completion that names it, is never changed, and is deleted once its group is
-    garbage; the scripts that write and delete blobs move the count in the same step. The orchestrator reads texts only.
+    `p:<group>:<index>:partial` (CompletionPayload of an unfinished response), `payload_bytes` (what they take).
+    Promises: a blob is written before the completion that names it, is never changed (a partial one may get longer),
+    and is deleted once its group is garbage; the scripts that write and delete blobs move the count in the same step.
+    The orchestrator reads texts only.
     Restart: of a process, what it wrote without announcing it is swept with its group. Of Redis, what its append-only
     file holds.
     """
@@ -37,6 +38,10 @@ class Payloads(Part):
     def payload_key(self, group_id: str, index: int, attempt: int) -> str:
         """Key of the CompletionPayload; `attempt` as by `attempt_number`."""
         return self._keys.payload(group_id, index, attempt)
+
+    def partial_key(self, group_id: str, index: int) -> str:
+        """Key of what an unfinished response has, for whoever gets the prompt next."""
+        return self._keys.partial(group_id, index)
 
     def text_key(self, group_id: str, index: int, attempt: int) -> str:
         """Key of the response's text (UTF-8)."""

@@ -35,7 +35,7 @@ class Weights(Part):
         """Forgets the member and its channel."""
         await self._write("HDEL", self._keys.members, generator_id)
         channel = (self._keys.commands(generator_id), self._keys.replies(generator_id))
-        await self._control.run(self._control.client.unlink, *channel)
+        await self._script("delete_keys", *channel)
 
     async def forget_dead(self, after_s: float) -> list[str]:
         """Deletes the records of generators that were dead at each call, for `after_s` at least. Returns their ids.

@@ -1,8 +1,10 @@
 """One Redis or Valkey server: connections, scripts, and the translation of its errors into the bus's own."""
 
 import asyncio
+import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -15,6 +17,8 @@ from dapo.bus.errors import BusError, BusFull, BusUnavailable, Fenced, LedgerErr
 from dapo.bus.server import scripts
 from dapo.bus.server.outage import OutageClock, PatientRetry
 from dapo.redaction import redact_url
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Argument = str | bytes | int | float
@@ -31,6 +35,16 @@ _OLDEST = 7
 _KEEPING = "noeviction"
 
 
+class Term(NamedTuple):
+    """For whom a process acts: the holder of a role, as long as nobody has taken that over."""
+
+    role: str
+    epoch: int
+
+
+NO_TERM = Term("", 0)
+
+
 class Server:
     """All methods raise BusUnavailable, BusFull, Fenced, LedgerError or BusError, never an error of the client library.
 
@@ -40,11 +54,14 @@ class Server:
 
     A server that is away is waited for, up to `outage_s` seconds: by `client` itself, and by `wait_until_back` for
     those whose command may not be repeated. Only `check` fails at once.
+
+    Every script is refused (Fenced) once `term` is over.
     """
 
     def __init__(self, url: str, outage_s: float) -> None:
         self.url = url
         self.shown = redact_url(url)
+        self.term = NO_TERM
         self.outages = OutageClock(self.shown, outage_s)
         self.client = self._open(PatientRetry(self.outages))
         self.once = self._open(Retry(NoBackoff(), 0))
@@ -97,6 +114,19 @@ class Server:
         await self.client.aclose()
         await self.once.aclose()
 
+    async def promptly(self, call: Callable[[], Awaitable[T]], within_s: float) -> T:
+        """What may be repeated and must not wait for a connection that has gone silent, as behind a firewall that has
+        forgotten it: after so long it is made again, on another one. Raises as `call` does, by itself when the outage
+        has lasted `outage_s`."""
+        deadline = time.monotonic() + self.outages.limit_s
+        while time.monotonic() < deadline:
+            try:
+                async with asyncio.timeout(within_s):
+                    return await call()
+            except TimeoutError:
+                log.warning("no answer from %s for %.1f s: asked again on another connection", self.shown, within_s)
+        return await call()
+
     async def run(self, command: Callable[..., Awaitable[Any]], *args: Any, **options: Any) -> Any:
         """Awaits a client command, translating its errors. A cancellation always ends it."""
         call = asyncio.ensure_future(command(*args, **options))
@@ -134,7 +164,7 @@ class Server:
         pipeline = connections.pipeline(transaction=False)
         digest = scripts.digest(name)
         for args in calls:
-            pipeline.execute_command("EVALSHA", digest, 1, prefix, *args)
+            pipeline.execute_command("EVALSHA", digest, 1, prefix, *self.term, *args)
         return await self.run(pipeline.execute, raise_on_error=False)
 
     async def small_write(self, prefix: str, command: str, *args: Argument) -> Any:

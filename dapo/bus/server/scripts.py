@@ -34,6 +34,7 @@ SCRIPTS = {
         Script("fenced_write", True, "as small_write, it carries commands of SMALL_WRITES only"),
         Script("append", True, "the nonce of an entry that was appended is remembered"),
         Script("acquire_epoch", True, "the nonce is remembered with the epoch it was given"),
+        Script("take_lease", True, "the nonce is remembered with the epoch it was given"),
         Script("claim", False, "it hands out entries, and others the second time"),
         Script("hand_back", True, "what is no longer in the caller's hands is left alone"),
         Script("issue_groups", True, "a group that exists is left alone", when_full=False),
@@ -48,14 +49,16 @@ SCRIPTS = {
         Script("commit_checkpoint", True, "marking a group and trimming to a number change nothing the second time"),
         Script("retire_groups", True, "only a group that is marked is retired, and that takes the mark"),
         Script("put_payloads", True, "a blob in its own place takes no more than before", when_full=False),
+        Script("delete_keys", True, "what is gone is left alone"),
         Script("delete_payloads", True, "what is gone takes nothing"),
         Script("begin_at", True, "it puts whole values in the place of others"),
         Script("set_version", True, "it sets a value"),
+        Script("unlist", True, "what is gone is left alone"),
     )
 }
 """By name; each is a file lua/<name>.lua."""
 
-SMALL_WRITES = frozenset({"SET", "HSET", "HDEL", "PEXPIRE", "XGROUP"})
+SMALL_WRITES = frozenset({"SET", "HSET", "HSETNX", "HDEL", "PEXPIRE", "XGROUP"})
 """Commands that change nothing when run again with the same arguments. XGROUP CREATE then answers BUSYGROUP."""
 
 
@@ -70,7 +73,7 @@ def _tables() -> str:
         _table("ALLOWED", sorted(moves))
         + _table("IS_OPEN", ((state, "true") for state in sorted(ledger.OPEN)))
         + _table("IS_DISCARDED", ((state, "true") for state in sorted(ledger.DISCARDED)))
-        + f'local RUN_COMPLETE = "{ledger.RUN_COMPLETE}"\n'
+        + f'local RUN_COMPLETE, RUNS = "{ledger.RUN_COMPLETE}", "{keys.RUNS}"\n'
         + _table("READER", ((stream, f'"{role}"') for stream, role in keys.READERS.items()))
     )
 

@@ -12,6 +12,7 @@ import typer
 from dapo.cli.children import SAFE_PATH
 from dapo.cli.errors import fail
 from dapo.cli.rules import rules_arguments, spec_of_rules
+from dapo.environment import SERVICE_KEYS
 from dapo.host.processes import child_environment, python_command
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def gold_check(grader: str | None, path: Path | None) -> "Iterator[GoldCheck]":
         stdout=subprocess.PIPE,
         text=True,
         encoding="utf-8",
-        env=child_environment(SAFE_PATH),
+        env=child_environment(SAFE_PATH, without=SERVICE_KEYS),
     )
     given, told = process.stdin, process.stdout
     assert given is not None

@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.text import Text
 
 from dapo.cli.errors import fail
-from dapo.cli.runs.samples import print_group, print_json
+from dapo.cli.output import note, print_json
 from dapo.cli.runs.where import RunPlace
+from dapo.cli.samples.show import print_group
 from dapo.records.explained import elapsed, steps_of, summary, what_happened
 from dapo.records.explanations import GroupExplanation, GroupResponse
 from dapo.records.folder import RunFolder
@@ -37,11 +38,11 @@ def show_why(place: RunPlace, group_id: str, *, as_json: bool) -> None:
         lambda folder: _from_folder(folder, group_id),
     )
     if found.note:
-        typer.echo(visible(found.note), err=True)
+        note(found.note)
     console = Console(highlight=False)
     if found.record is not None:
         if as_json:
-            typer.echo(found.record.model_dump_json())
+            print_json(found.record.model_dump(mode="json"))
         else:
             _print_record(console, found.record)
     elif found.sample is not None:
@@ -135,7 +136,7 @@ def show_dead_letters(place: RunPlace, count: int, *, as_json: bool) -> None:
     console = Console(highlight=False)
     for letter in letters:
         if as_json:
-            typer.echo(letter.model_dump_json())
+            print_json(letter.model_dump(mode="json"))
             continue
         heading = f"{letter.at} · {letter.group or 'no group'} · {letter.reason}"
         console.print(Text(visible(heading), "bold"), soft_wrap=True)
@@ -143,13 +144,18 @@ def show_dead_letters(place: RunPlace, count: int, *, as_json: bool) -> None:
             if line:
                 console.print(Text(f"  {visible(shorten(line, _PROMPT_CHARACTERS))}"), soft_wrap=True)
     if not letters:
-        typer.echo(f"run {place.run_id} has no dead letter", err=True)
+        note(f"run {place.run_id} has no dead letter")
 
 
-def requeue(place: RunPlace, group_id: str) -> None:
+def requeue(place: RunPlace, group_id: str, *, as_json: bool) -> None:
     """Have a failed group's prompt issued once more; leaves with a message where that is refused."""
     place.ask(lambda client, run_id: client.requeue(run_id, group_id))
-    typer.echo(f"the prompt of {group_id} is issued once more as soon as there is room; `dapo runs why` tells as what")
+    if as_json:
+        print_json({"group": group_id, "requeued": True})
+    else:
+        typer.echo(
+            f"the prompt of {group_id} is issued once more as soon as there is room; `dapo runs why` tells as what"
+        )
 
 
 def _letters(folder: Path, count: int) -> list[DeadLetter]:

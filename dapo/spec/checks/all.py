@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 
 from dapo.spec.checks.data import data, unused_template_arguments
 from dapo.spec.checks.evaluation import best_checkpoint, early_stopping, evaluation
-from dapo.spec.checks.graders import graders
 from dapo.spec.checks.metrics import reflection_patterns
 from dapo.spec.checks.model import model_path
 from dapo.spec.checks.no_effect import fields_without_effect
-from dapo.spec.checks.resources import devices, outage_deadline, payload_memory, stall_deadline
-from dapo.spec.checks.reward import reward_values
+from dapo.spec.checks.resources import autoscale, devices, outage_deadline, payload_memory, stall_deadline
+from dapo.spec.checks.reward import graders, reward_values
 from dapo.spec.checks.sampling import batch_division, distribution, group_size
+from dapo.spec.checks.tracking import tracking_places
 from dapo.spec.checks.training import training_course, training_memory, weight_deadlines
 from dapo.spec.checks.warnings import unusual_algorithm, unusual_training
 from dapo.spec.problem import Problem
@@ -37,10 +37,12 @@ _PROBLEMS: tuple[Check, ...] = (
     training_memory,
     weight_deadlines,
     devices,
+    autoscale,
     stall_deadline,
     outage_deadline,
     payload_memory,
     reflection_patterns,
+    tracking_places,
 )
 _WARNINGS: tuple[Check, ...] = (unused_template_arguments, unusual_algorithm, unusual_training)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from dapo.spec.budget import evaluated_samples
 from dapo.spec.problem import Problem
 from dapo.spec.tree.evaluation import HELD_OUT
 from dapo.spec.tree.run import RunTree
@@ -27,7 +28,7 @@ def evaluation(spec: RunTree) -> Iterator[Problem]:
             f"the generators hold sequences for sampling.max_response_tokens = {longest}. Set at most {longest}",
         )
     yield from _greedy(spec)
-    has_sets = bool(_sets(spec))
+    has_sets = bool(evaluated_samples(spec))
     if wanted.every_steps is not None and not has_sets:
         yield Problem(
             "evaluation.every_steps",
@@ -47,7 +48,7 @@ def best_checkpoint(spec: RunTree) -> Iterator[Problem]:
     name, period = spec.checkpoint.keep_best, spec.evaluation.every_steps
     if name is None:
         return
-    if name not in _sets(spec):
+    if name not in evaluated_samples(spec):
         yield _no_such_set(spec, "checkpoint.keep_best", name)
     elif period is None or period % spec.checkpoint.every_steps:
         yield Problem(
@@ -66,7 +67,7 @@ def early_stopping(spec: RunTree) -> Iterator[Problem]:
             if value != type(rule).model_fields[name].default:
                 yield Problem(f"{section}.{name}", str(value), f"has no effect without a set. Give {section}.set")
         return
-    if rule.set not in _sets(spec):
+    if rule.set not in evaluated_samples(spec):
         yield _no_such_set(spec, f"{section}.set", rule.set)
     elif rule.threshold is None and rule.patience is None:
         yield Problem(f"{section}.set", rule.set, f"ends no run by itself. Give {section}.threshold, .patience or both")
@@ -78,12 +79,8 @@ def early_stopping(spec: RunTree) -> Iterator[Problem]:
         )
 
 
-def _sets(spec: RunTree) -> list[str]:
-    return [*spec.evaluation.sets, *([HELD_OUT] if spec.data.held_out_share else [])]
-
-
 def _no_such_set(spec: RunTree, field: str, name: str) -> Problem:
-    sets = _sets(spec)
+    sets = evaluated_samples(spec)
     there = f"Those there are: {', '.join(sets)}" if sets else "Give evaluation.sets or data.held_out_share"
     return Problem(field, name, f"is no set that is evaluated. {there}")
 

@@ -1,6 +1,7 @@
 """Fields that were set and have no effect beside the others: a user would count on them in vain."""
 
 from collections.abc import Iterator
+from functools import reduce
 from typing import Any, NamedTuple
 
 from dapo.spec.problem import Problem
@@ -114,6 +115,18 @@ def _reasons(spec: RunTree) -> Iterator[_Reason]:
         ("optimizer.final_rate",),
     )
     yield _Reason(
+        spec.weight_sync.in_flight != "drain",
+        f"weight_sync.in_flight = {spec.weight_sync.in_flight}",
+        "weight_sync.in_flight: drain",
+        ("weight_sync.drain_s",),
+    )
+    yield _Reason(
+        spec.resources.generator.autoscale.max is None,
+        "resources.generator.autoscale.max = null: the number of generators is not changed by the run",
+        "resources.generator.autoscale.max, e.g. 4",
+        tuple(f"resources.generator.autoscale.{name}" for name in ("min", "window_steps")),
+    )
+    yield _Reason(
         spec.lora.rank is None,
         "lora.rank = null: all parameters are trained",
         "lora.rank, e.g. 16",
@@ -121,15 +134,21 @@ def _reasons(spec: RunTree) -> Iterator[_Reason]:
     )
 
 
+def _section(spec: RunTree, field: str) -> tuple[Any, str]:
+    """The section that a field is in, and its name there."""
+    *sections, name = field.split(".")
+    return reduce(getattr, sections, spec), name
+
+
 def _value(spec: RunTree, field: str) -> Any:
-    section, _, name = field.partition(".")
-    return getattr(getattr(spec, section), name)
+    section, name = _section(spec, field)
+    return getattr(section, name)
 
 
 def _default(spec: RunTree, field: str) -> Any:
     """Under the spec's own preset: what a preset sets, nobody has written."""
-    section, _, name = field.partition(".")
-    if section == "algorithm" and name in PRESETS[spec.algorithm.preset]:
-        return PRESETS[spec.algorithm.preset][name]
-    owner = AlgorithmSpec if section == "algorithm" else type(getattr(spec, section))
+    section, name = _section(spec, field)
+    if isinstance(section, AlgorithmSpec) and name in PRESETS[section.preset]:
+        return PRESETS[section.preset][name]
+    owner = AlgorithmSpec if isinstance(section, AlgorithmSpec) else type(section)
     return owner.model_fields[name].default

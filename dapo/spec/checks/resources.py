@@ -35,6 +35,26 @@ def devices(spec: RunTree) -> Iterator[Problem]:
         )
 
 
+def autoscale(spec: RunTree) -> Iterator[Problem]:
+    limits, replicas = spec.resources.generator.autoscale, spec.resources.generator.replicas
+    if limits.max is None:
+        return
+    if limits.min > limits.max:
+        yield Problem(
+            "resources.generator.autoscale.min",
+            str(limits.min),
+            f"is more than resources.generator.autoscale.max = {limits.max}. Set at most {limits.max}",
+        )
+    elif not limits.min <= replicas <= limits.max:
+        nearest = min(max(replicas, limits.min), limits.max)
+        yield Problem(
+            "resources.generator.replicas",
+            str(replicas),
+            f"is not within resources.generator.autoscale.min = {limits.min} and max = {limits.max}. Set {nearest}, "
+            "or other limits",
+        )
+
+
 def outage_deadline(spec: RunTree) -> Iterator[Problem]:
     outage_s = spec.resources.redis.outage_s
     if outage_s > LONGEST_OUTAGE_S:
@@ -48,18 +68,12 @@ def outage_deadline(spec: RunTree) -> Iterator[Problem]:
 
 def stall_deadline(spec: RunTree) -> Iterator[Problem]:
     """What has a shorter deadline of its own must come to it before its holder is started again."""
-    restarts, generator = spec.resources.restarts, spec.resources.generator
-    shorter = {
-        "resources.restarts.wait_alert_s": restarts.wait_alert_s,
-        "resources.generator.request_silence_s": generator.request_silence_s,
-        "resources.generator.start_deadline_s": generator.start_deadline_s,
-    }
-    field = max(shorter, key=lambda name: shorter[name])
-    if restarts.stall_s < shorter[field]:
+    stall_s, (field, least_s) = spec.resources.restarts.stall_s, spec.longest_deadline
+    if stall_s is not None and stall_s < least_s:
         yield Problem(
             "resources.restarts.stall_s",
-            f"{restarts.stall_s:g}",
-            f"is less than {field} = {shorter[field]:g}, which comes first. Set at least {shorter[field]:g}",
+            f"{stall_s:g}",
+            f"is less than {field} = {least_s:g}, which comes first. Set at least {least_s:g}",
         )
 
 

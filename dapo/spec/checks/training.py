@@ -64,14 +64,16 @@ def _lora(spec: RunTree) -> Iterator[Problem]:
 def weight_deadlines(spec: RunTree) -> Iterator[Problem]:
     """An engine that was lost must have the time to come back before the run is given up."""
     weights, start_s = spec.weight_sync, spec.resources.generator.start_deadline_s
-    needed = start_s + weights.join_deadline_s + weights.update_deadline_s
+    needed = start_s + weights.join_deadline_s + weights.ready_s
+    drained = weights.ready_s - weights.update_deadline_s
     if weights.no_generator_s < needed:
         yield Problem(
             "weight_sync.no_generator_s",
             f"{weights.no_generator_s:g}",
             f"is less than a generator may take to replace its engine and to get the weights: "
-            f"resources.generator.start_deadline_s + weight_sync.join_deadline_s + weight_sync.update_deadline_s = "
-            f"{start_s:g} + {weights.join_deadline_s:g} + {weights.update_deadline_s:g}. Set at least {needed:g}",
+            f"resources.generator.start_deadline_s + weight_sync.join_deadline_s + weight_sync.update_deadline_s"
+            f"{' + weight_sync.drain_s' if drained else ''} = {start_s:g} + {weights.join_deadline_s:g} + "
+            f"{weights.update_deadline_s:g}{f' + {drained:g}' if drained else ''}. Set at least {needed:g}",
         )
 
 

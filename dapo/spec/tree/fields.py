@@ -15,6 +15,7 @@ from dapo.spec.tree.run import RunTree
 from dapo.spec.wording import scalar_text
 
 ANY_VALUE = "any value"
+_NAMED_SECTIONS = "{name: section, …}"
 _WORDS: dict[Any, str] = {int: "integer", float: "number", bool: "true or false", str: "text", JsonValue: ANY_VALUE}
 
 
@@ -48,7 +49,8 @@ class _Inner(NamedTuple):
 
 @cache
 def field_rows() -> dict[str, FieldRow]:
-    """Every leaf of the tree by its path, in the tree's order. A mapping of sections has a row of its own too."""
+    """Every leaf of the tree by its path, in the tree's order. A mapping of sections has a row of its own too,
+    and so has a section that may be null."""
     return {row.path: row for row in _walk(RunTree, "")}
 
 
@@ -102,9 +104,10 @@ def _walk(section: type[Section], prefix: str, chooser: str | None = None) -> It
     below = {name: _inner_sections(info) for name, info in section.model_fields.items()}
     for name, info in section.model_fields.items():
         inner = below[name]
-        if name != chooser and (not inner or inner[0].step):
+        optional = bool(inner) and info.default is None
+        if name != chooser and (not inner or inner[0].step or optional):
             default = None if info.is_required() else scalar_text(info.default)
-            kind = "{name: section, …}" if inner else _type_text(info.annotation)
+            kind = _type_text(info.annotation) if not inner else "section or null" if optional else _NAMED_SECTIONS
             yield FieldRow(prefix + name, kind, default, _bounds(info), _meaning(section, name))
     for name, inner in below.items():
         for one in inner:

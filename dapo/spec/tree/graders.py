@@ -18,6 +18,12 @@ LITERAL_CHARACTERS = 300
 """What DAPO's rule reads of a response, from its end (arXiv 2503.14476)."""
 PYTHON_PREFIX = "python:"
 FUNCTION = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
+SERVICE_PATIENCE_S = 1800.0
+"""For so long a remote grader that is out of reach is tried again."""
+SERVICE_PAUSE_S = 15.0
+"""Between two such tries; its circuit breaker is open for as long."""
+LONGEST_RETRY_PAUSE_S = 30.0
+"""Between a request that failed and its next try."""
 
 
 class _Grader(Section):
@@ -78,6 +84,7 @@ class MathVerifyGrader(_Grader):
     EXTRACTS_ANSWER: ClassVar[bool] = True
     type: Literal["math_verify"] = "math_verify"
     max_characters: int = Field(default=10_000, gt=0)
+    """What is read of a response at most, from its end."""
     digits: int = Field(default=6, ge=0, le=30)
     """Decimal digits to which numbers are compared."""
 
@@ -89,6 +96,7 @@ class ArithmeticGrader(_Grader):
     EXTRACTS_ANSWER: ClassVar[bool] = True
     type: Literal["arithmetic"] = "arithmetic"
     max_characters: int = Field(default=10_000, gt=0)
+    """What is read of a response at most, from its end."""
     use_all: bool = True
     """Every number exactly once; false: at most once."""
 
@@ -127,11 +135,12 @@ class ReasoningGymGrader(_Grader):
     EXTRACTS_ANSWER: ClassVar[bool] = True
     type: Literal["reasoning_gym"] = "reasoning_gym"
     max_characters: int = Field(default=10_000, gt=0)
+    """What is read of a response at most, from its end."""
     threshold: Share = 1.0
     """Score from which a response is correct."""
 
 
-class _HttpGrader(_Grader):
+class HttpGrader(_Grader):
     api_key_env: str | None = Field(default=None, pattern=r"^[A-Za-z_]\w*$")
     """Environment variable of the verifiers whose value is sent as bearer token."""
     timeout_s: float = Field(default=30.0, gt=0)
@@ -143,8 +152,15 @@ class _HttpGrader(_Grader):
     threshold: Share = 0.5
     """Score from which a response is correct."""
 
+    @property
+    def patience_s(self) -> float:
+        """So long may pass before the group of a response fails, where the service is out of reach: the first request
+        with all its tries, the time for which it is repeated, the last repetition in it, and one more."""
+        request_s = (1 + self.retries) * self.timeout_s + self.retries * LONGEST_RETRY_PAUSE_S
+        return SERVICE_PATIENCE_S + SERVICE_PAUSE_S + 3 * request_s
 
-class RemoteGrader(_HttpGrader):
+
+class RemoteGrader(HttpGrader):
     """A service of yours, e.g. a reward model or a proof checker, that scores batches over HTTP."""
 
     type: Literal["remote"] = "remote"
@@ -154,7 +170,7 @@ class RemoteGrader(_HttpGrader):
     """Responses of one request."""
 
 
-class JudgeGrader(_HttpGrader):
+class JudgeGrader(HttpGrader):
     """A language model behind an OpenAI-compatible endpoint, which judges by a rubric."""
 
     type: Literal["judge"] = "judge"

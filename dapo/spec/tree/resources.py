@@ -13,9 +13,24 @@ ENGINE_RESERVE_TOKENS = 16
 """SGLang keeps some tokens of its KV pool back when it admits a request (seven, in 0.5.21)."""
 
 
+class AutoscaleSpec(Section):
+    """The run changes `replicas` itself, so that generators keep up with the learner and no more: more where the keep
+    rate falls or responses get longer, fewer where generators are idle ([sizing.md](sizing.md)). Nobody else changes it
+    then."""
+
+    max: int | None = Field(default=None, ge=1)
+    """Most generators; none: no autoscaling."""
+    min: int = Field(default=1, ge=1)
+    """Fewest generators."""
+    window_steps: int = Field(default=8, ge=3)
+    """Steps that are measured before a change, all of them after the change before it. Their quartiles count, so the
+    more they scatter the less is changed."""
+
+
 class GeneratorResources(Section):
     replicas: int = Field(default=1, ge=1)
-    """Generator processes, each with an SGLang server of its own."""
+    """Generator processes, each with an SGLang server of its own; with `autoscale` those that the run starts with."""
+    autoscale: AutoscaleSpec = AutoscaleSpec()
     device: Device = "auto"
     """auto: CUDA where present."""
     tensor_parallel: int = Field(default=1, ge=1)
@@ -37,7 +52,8 @@ class GeneratorResources(Section):
     """A response of which nothing is heard for so long, while SGLang has room for all its requests and is not being
     updated, was lost there and is generated again.
 
-    Must be longer than SGLang takes for `stream_interval` tokens, and for the longest prompt."""
+    Must be longer than SGLang takes for `stream_interval` tokens, and to read the longest prompt with its response: one
+    that was cut off goes on from the tokens that it has."""
 
 
 class LearnerResources(Section):
@@ -66,7 +82,8 @@ class RedisResources(Section):
     An embedded Valkey gets a quarter and 64 MiB more, for the streams and the ledger; give your own server as much."""
     outage_s: float = Field(default=120.0, ge=0)
     """A server that does not answer is waited for so long, by all of the run's processes; then the run fails. At most
-    540: requests are repeated, and the server knows for 600 s which it has carried out."""
+    540: requests are repeated, and the server knows for 600 s which it has carried out. An embedded Valkey that does
+    not answer for a third of it, and 5 s at least, is killed and started again with its data."""
 
 
 class RestartSpec(Section):
@@ -77,23 +94,33 @@ class RestartSpec(Section):
 
     limit: int = Field(default=5, ge=0)
     """Restarts of the same process (of the learner's ranks together) within `window_s`. The next end fails the run, or,
-    of a generator or verifier beside others that run, waits for `longest_pause_s`; 0 always fails it."""
+    of a generator or verifier beside others that run, waits for `longest_pause_s`; 0 always fails it. A start that
+    the machine refuses counts, and is tried again after `longest_pause_s`."""
     window_s: float = Field(default=600.0, gt=0)
     """The time over which `limit` counts."""
     pause_s: float = Field(default=1.0, ge=0)
-    """Before the first restart within `window_s`; it doubles with each further one."""
+    """Before the second restart in a row; it doubles with each further one. The first comes at once, and so does one
+    more than twice `longest_pause_s` after the one before."""
     longest_pause_s: float = Field(default=60.0, ge=0)
     """No pause before a restart is longer."""
     silence_s: float = Field(default=30.0, gt=0)
     """A process that runs but has sent no heartbeat for so long is ended and started again."""
+    start_s: float = Field(default=600.0, gt=0)
+    """So is one whose first heartbeat has not come so long after its start. On a slow disk the imports before it may
+    take minutes; a model is loaded, and SGLang started, after it. Time in which a
+    process was never heard does not count in `window_s`."""
     wait_alert_s: float = Field(default=15.0, gt=0)
     """Once nothing has moved for so long (and for five median steps), it is told what the run waits for, and who has
     it. Before the first step has shown how long steps take, the learner has twenty times as long."""
-    stall_s: float = Field(default=3600.0, gt=0)
+    stall_s: float | None = Field(default=None, gt=0)
     """Once nothing has moved for so long (and for five median steps), whoever holds the run up is ended and started
     again, three times for one step at most; then a group that is held up is failed, again three times; then the run.
 
-    Must be longer than the longest step. A response of which tokens come is no standstill, however long it gets."""
+    Must be longer than the longest step. A response of which tokens come is no standstill, however long it gets, nor is
+    a checkpoint whose files grow, or a learner that reads its model. None: 3600 s until five steps are
+    trained, and then twenty median steps, but no more than that and no less than 600 s and the shorter deadlines:
+    `wait_alert_s`, `request_silence_s`, `start_deadline_s`, and the half hour and its requests
+    for which a `remote` or `judge` grader that is out of reach is asked again."""
 
 
 class ResourcesSpec(Section):

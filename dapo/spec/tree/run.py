@@ -8,9 +8,10 @@ from dapo.spec.tree.algorithm import GROUP_SIZES, AlgorithmSpec
 from dapo.spec.tree.base import Section
 from dapo.spec.tree.data import DataSpec, ModelSpec, SamplingSpec
 from dapo.spec.tree.evaluation import FORM_FIELDS, EvaluationSpec, inherit
-from dapo.spec.tree.graders import AnyGrader, WeightedGrader, find_grader
+from dapo.spec.tree.graders import AnyGrader, HttpGrader, WeightedGrader, find_grader
 from dapo.spec.tree.resources import ENGINE_RESERVE_TOKENS, ResourcesSpec
 from dapo.spec.tree.reward import RewardSpec
+from dapo.spec.tree.tracking import TrackingSpec
 from dapo.spec.tree.training import (
     AsynchronySpec,
     CheckpointSpec,
@@ -45,6 +46,7 @@ class RunTree(Section):
     resources: ResourcesSpec = ResourcesSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     metrics: MetricsSpec = MetricsSpec()
+    tracking: TrackingSpec = TrackingSpec()
 
     @property
     def longest_sequence(self) -> int:
@@ -58,7 +60,24 @@ class RunTree(Section):
 
     @property
     def generator_processes(self) -> int:
-        return self.resources.generator.replicas + self.evaluation.dedicated_generator
+        """At most."""
+        generator = self.resources.generator
+        return max(generator.replicas, generator.autoscale.max or 0) + self.evaluation.dedicated_generator
+
+    @property
+    def longest_deadline(self) -> tuple[str, float]:
+        """What has the longest deadline that must come before `resources.restarts.stall_s`, and its seconds."""
+        resources = self.resources
+        deadlines = {
+            "resources.restarts.wait_alert_s": resources.restarts.wait_alert_s,
+            "resources.generator.request_silence_s": resources.generator.request_silence_s,
+            "resources.generator.start_deadline_s": resources.generator.start_deadline_s,
+        } | {
+            f"half an hour and the requests of reward.graders.{name}": grader.patience_s
+            for name, grader in self.reward.graders.items()
+            if isinstance(grader, HttpGrader)
+        }
+        return max(deadlines.items(), key=lambda item: item[1])
 
     def serves_adapter(self, model_type: str) -> bool:
         """Whether generators run the LoRA adapter beside the base model's weights, see `lora.serving`. `model_type` is

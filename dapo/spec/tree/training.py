@@ -138,6 +138,20 @@ class WeightSyncSpec(Section):
     """The same for a weight update: to be ready for it, and from then to its end, waits for the learner not counted."""
     no_generator_s: float = Field(default=1200.0, gt=0)
     """The run fails once no generator could be given the weights for so long."""
+    in_flight: Literal["continue", "abort", "drain"] = "continue"
+    """What becomes of responses in flight when new weights come. continue: they go on with them, their KV cache made
+    anew. abort: their requests are ended, and made again with the tokens that they have once the weights are there.
+    drain: a generator takes no new prompts and finishes what it has, for `drain_s` at most, before it takes them.
+
+    Under continue and abort a response has tokens of several versions, each with the log-probability under its own."""
+    drain_s: float = Field(default=300.0, gt=0)
+    """With in_flight: drain; what is not finished by then goes on with the new weights. A generator may take so much
+    longer until it is ready for an update, and others wait for it."""
+
+    @property
+    def ready_s(self) -> float:
+        """Seconds from the command of an update until the generator must be ready for it."""
+        return self.update_deadline_s + (self.drain_s if self.in_flight == "drain" else 0.0)
 
 
 class CheckpointSpec(Section):
@@ -151,6 +165,9 @@ class CheckpointSpec(Section):
     keep_best: str | None = None
     """Name of an evaluation set: the checkpoint with the highest avg@k there is kept, too. An evaluation counts if it
     is over before its checkpoint is `keep_last` checkpoints old; null: none."""
+    async_save: bool = True
+    """Checkpoints are written beside the training, from copies in the host's memory, where those of all learner ranks
+    take no more than half of what is free there; where they take more, and with false, the training waits."""
     on_stop_s: float = Field(default=60.0, ge=0)
     """A stop on request waits so long for a checkpoint of the step that is being trained; 0 does not ask for one."""
 

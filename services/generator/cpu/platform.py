@@ -56,7 +56,7 @@ class CpuPlatform(CpuDeviceMixin, SRTPlatform):  # type: ignore[misc]
         from services.generator.cpu import ops
         from services.generator.cpu.attention import BatchedAttention
         from services.generator.cpu.pinning import pin_nothing
-        from services.generator.engine.adapter import started_with_adapter
+        from services.generator.engine.adapter_start import started_with_adapter
 
         ops.register(self.get_dispatch_key_name())
         if started_with_adapter():

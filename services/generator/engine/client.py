@@ -1,9 +1,10 @@
 """HTTP client of one SGLang server. It drives the simulated engine of the tests, too."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,12 @@ from dapo.algo.vocabulary import MASKED_LOGIT
 from services.generator.engine.responses import EngineError, ResponseStream, StreamedResponse, addressee, parse_event
 from services.generator.engine.silence import Silence
 
+log = logging.getLogger(__name__)
+
 _CONTROL_TIMEOUT_S = 30.0
 _ABORT_TIMEOUT_S = 10.0
 _LOADS_TIMEOUT_S = 10.0
+_INTERRUPT_POLL_S = 0.2
 _KEEPALIVE_S = 2.0
 """Below the 5 s after which SGLang closes an idle connection: a request sent into a closing one would be lost."""
 
@@ -44,12 +48,13 @@ class SamplingParams:
     masked: tuple[int, ...] = ()
     """Ids that are not sampled; log-probabilities are those without them."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self, begun: int = 0) -> dict[str, Any]:
+        """`begun`: tokens that the response has already."""
         return {
             "temperature": self.temperature,
             "top_p": self.top_p,
             "top_k": -1,
-            "max_new_tokens": self.max_new_tokens,
+            "max_new_tokens": self.max_new_tokens - begun,
             "stop_token_ids": list(self.stop_token_ids),
             "stop": list(self.stop),
             "ignore_eos": not self.stop_token_ids,
@@ -70,7 +75,7 @@ class EngineClient:
 
     - `generate`: a group is one POST of n independent requests with request ids of ours. The answer is one event
       stream, in which each event names its request. It has no time limit; `silence` is what EngineSupervisor looks at.
-    - `abort` ends requests by their ids; `drop_lost` those that the engine has lost.
+    - `abort` ends requests by their ids; `drop_lost` those that the engine has lost; `interrupt` all.
     - `pause`, `begin_update`, `receive_bucket`, `end_update`, `resume`: a weight update, in this order.
     - `init_group`, `destroy_group`: membership in a weight group.
 
@@ -87,6 +92,11 @@ class EngineClient:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=10.0),
         )
         self._streams: list[ResponseStream] = []
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.interruptions = 0
+        """Calls of `interrupt`: a request that was aborted while it changed was well."""
+        self._warned = False
         self._heard_at = 0.0
         self._silence = Silence()
 
@@ -108,17 +118,20 @@ class EngineClient:
             return False
 
     async def generate(
-        self, rids: Sequence[str], prompt: Sequence[int], sampling: SamplingParams
+        self, responses: Sequence[StreamedResponse], prompt: Sequence[int], sampling: SamplingParams
     ) -> AsyncGenerator[tuple[StreamedResponse, int], None]:
-        """n responses to one prompt. Yields, for each event, the response so far and the number of its new tokens.
+        """The rest of n responses to one prompt, new ones or begun ones (StreamedResponse.after).
+
+        Yields, for each event, the response so far and the number of its new tokens.
 
         A response comes a last time when `finish` is set; those that `drop_lost` drops come at the end, empty, with the
         finish "abort". Closing the iterator aborts the requests that still run.
         """
+        rids = [response.rid for response in responses]
         body: dict[str, Any] = {
-            "rid": list(rids),
-            "input_ids": [list(prompt)] * len(rids),
-            "sampling_params": sampling.to_json(),
+            "rid": rids,
+            "input_ids": [[*prompt, *response.ids] for response in responses],
+            "sampling_params": [sampling.to_json(len(response.ids)) for response in responses],
             "return_logprob": True,
             "stream": True,
         }
@@ -126,8 +139,9 @@ class EngineClient:
             body["lora_path"] = self._endpoint.adapter
         if not self._streams:
             self._heard_at = time.monotonic()
-        stream = ResponseStream({rid: StreamedResponse(rid) for rid in rids})
+        stream = ResponseStream({response.rid: response for response in responses})
         self._streams.append(stream)
+        self._idle.clear()
         for rid in rids:
             self._silence.heard(rid)
         try:
@@ -138,19 +152,31 @@ class EngineClient:
                     if response.rid in stream.dropped:
                         continue
                     new_tokens = response.extend(event)
+                    response.conclude(sampling.stop_token_ids, sampling.max_new_tokens)
                     self._silence.heard(response.rid)
+                    self._warn_once(response)
                     yield response, new_tokens
                     if response.finish is not None:
                         self._silence.ended(response.rid)
                         del stream.responses[response.rid]
         finally:
             self._streams.remove(stream)
+            if not self._streams:
+                self._idle.set()
             for rid in rids:
                 self._silence.ended(rid)
         for rid in stream.dropped:
             yield StreamedResponse(rid, finish="abort", message="the engine has lost it"), 0
         if left := stream.responses.keys() - stream.dropped:
             raise EngineError("/generate", f"the stream ended before the requests {sorted(left)}", 200)
+
+    def _warn_once(self, response: StreamedResponse) -> None:
+        if response.ids and not (response.spans or self._warned):
+            self._warned = True
+            log.warning(
+                "SGLang does not tell which weights sampled an unfinished response, so none is continued that is cut"
+                " off: its plugin dapo_spans is missing. Install dapo anew"
+            )
 
     async def drop_lost(self, limit_s: float, poll_s: float) -> list[str]:
         """End the requests of which nothing was heard for `limit_s` (see Silence), and return their ids.
@@ -196,6 +222,22 @@ class EngineClient:
     async def abort(self, rids: Sequence[str]) -> None:
         """End these requests. Unknown ids are ignored."""
         await asyncio.gather(*(self._control("/abort_request", {"rid": rid}, _ABORT_TIMEOUT_S) for rid in rids))
+
+    async def interrupt(self, timeout_s: float) -> None:
+        """End all requests, with the tokens that they have. Returns once all have ended; raises TimeoutError."""
+        self.interruptions += 1
+        async with asyncio.timeout(timeout_s):
+            # Again, since requests may be on their way.
+            while self._streams:
+                await self._control("/abort_request", {"abort_all": True}, _ABORT_TIMEOUT_S)
+                await self.drain(_INTERRUPT_POLL_S)
+
+    async def drain(self, limit_s: float) -> bool:
+        """Wait until no request runs, for `limit_s` at most. Returns whether none does."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self._idle.wait()
+        return not self._streams
 
     async def pause(self, *, timeout_s: float = _CONTROL_TIMEOUT_S) -> None:
         """Halt generation. Running requests release their KV cache and are prefilled again after `resume`."""

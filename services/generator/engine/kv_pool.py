@@ -1,32 +1,22 @@
 """Size of the KV pool on a CPU, in tokens. On GPUs SGLang sizes it by free memory itself."""
 
-import os
-from pathlib import Path
-
-from transformers import PretrainedConfig
+from typing import TYPE_CHECKING
 
 from dapo.spec import RunSpec
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 _MEMORY_DIVISOR = 8
 """All generators' pools together take 1/8 of the memory, as learner, Redis and page cache need the rest."""
 _ELEMENT_BYTES = {"float32": 4, "bfloat16": 2}
-_CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
-def token_bytes(config: PretrainedConfig, dtype: str) -> int:
+def token_bytes(config: "PretrainedConfig", dtype: str) -> int:
     """Bytes of one token's keys and values over all layers."""
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return int(2 * config.num_hidden_layers * heads * width * _ELEMENT_BYTES[dtype])
-
-
-def memory_bytes() -> int:
-    """Memory of this machine, or of this container if that is less."""
-    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for path in _CGROUP_LIMITS:
-        if path.is_file() and (text := path.read_text().strip()).isdigit():
-            found.append(int(text))
-    return min(found)
 
 
 def pool_tokens(spec: RunSpec, bytes_per_token: int, memory: int) -> int:

@@ -1,10 +1,13 @@
 """Checks before SGLang starts that it would compute the model as the learner does."""
 
-from transformers import AutoConfig, PretrainedConfig
+from typing import TYPE_CHECKING
 
 from dapo.spec import RunSpec
 from dapo.spec.checks.model import context
 from dapo.spec.context import context_tokens
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 _WINDOW_IGNORED = ("mistral", "phi3", "qwen2", "qwen3")
 """Architectures whose SGLang code ignores the sliding window of the configuration."""
@@ -14,15 +17,17 @@ class UnsupportedModel(Exception):
     """SGLang cannot serve the model, or would compute it unlike the learner. The message names model.path."""
 
 
-def read_config(path: str) -> PretrainedConfig:
+def read_config(path: str) -> "PretrainedConfig":
     """The text model's configuration. Raises UnsupportedModel if it is missing or its architecture unknown."""
+    from transformers import AutoConfig
+
     try:
         return AutoConfig.from_pretrained(path).get_text_config()
     except (OSError, ValueError) as error:
         raise UnsupportedModel(f"model.path {path} has no usable configuration: {error}") from error
 
 
-def attention_window(config: PretrainedConfig) -> int | None:
+def attention_window(config: "PretrainedConfig") -> int | None:
     """Size of the sliding window in tokens; None if every layer has full attention."""
     window: int | None = getattr(config, "sliding_window", None)
     layers = getattr(config, "layer_types", None)
@@ -32,7 +37,7 @@ def attention_window(config: PretrainedConfig) -> int | None:
     return window
 
 
-def check_served(spec: RunSpec, config: PretrainedConfig, device: str) -> None:
+def check_served(spec: RunSpec, config: "PretrainedConfig", device: str) -> None:
     """Raises UnsupportedModel if sequences may exceed the context, or a sliding window that the learner applies and
     SGLang does not."""
     for problem in context(spec, context_tokens(config.to_dict())):

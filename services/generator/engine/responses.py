@@ -5,7 +5,7 @@ No event is trusted: one that does not fit its response raises EngineError.
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -36,11 +36,31 @@ class Span:
     end: int
 
 
+@dataclass(frozen=True)
+class Prefix:
+    """The first tokens of a response; another request goes on from them. The spans cover exactly [0, len(ids))."""
+
+    ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    spans: tuple[Span, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def cut(self, tokens: int) -> "Prefix":
+        """Its first `tokens`."""
+        return Prefix(self.ids[:tokens], self.logprobs[:tokens], tuple(_cut(self.spans, tokens)))
+
+
+NOTHING = Prefix()
+
+
 @dataclass
 class StreamedResponse:
-    """One request's tokens so far; complete once `finish` is set.
+    """One response's tokens so far; complete once `finish` is set to "stop" or "length".
 
-    ids and logprobs are equally long, the stop token counted once in each; spans then cover exactly [0, len(ids)).
+    ids and logprobs are equally long, the stop token counted once in each. The spans cover [0, n) for some
+    n ≤ len(ids): as far as the engine has told which weights sampled it; of a complete response n = len(ids).
     """
 
     rid: str
@@ -49,6 +69,22 @@ class StreamedResponse:
     spans: list[Span] = field(default_factory=list)
     finish: Finish | None = None
     message: str = ""
+    prefix: Prefix = NOTHING
+    """What it began with: tokens of an earlier request, which the engine is given behind the prompt."""
+
+    @classmethod
+    def after(cls, rid: str, prefix: Prefix) -> "StreamedResponse":
+        return cls(rid, list(prefix.ids), list(prefix.logprobs), list(prefix.spans), prefix=prefix)
+
+    @property
+    def known_tokens(self) -> int:
+        """Of so many it is told which weights sampled them."""
+        return self.spans[-1].end if self.spans else 0
+
+    def known(self) -> Prefix:
+        """The tokens of which it is told which weights sampled them."""
+        whole = Prefix(tuple(self.ids), tuple(self.logprobs), tuple(self.spans))
+        return whole.cut(self.known_tokens)
 
     def extend(self, event: Mapping[str, Any]) -> int:
         """Add one event. Returns the number of new tokens.
@@ -61,39 +97,63 @@ class StreamedResponse:
             detail = f"request {self.rid}: an event without the expected fields ({error!r}): {event}"
             raise EngineError("/generate", detail, 200) from error
 
+    def conclude(self, stop: Collection[int], most: int) -> None:
+        """Complete it where an abort came with its last token: one of `stop`, or its number `most`."""
+        whole = self.finish == "abort" and self._asked and covers(self.spans, len(self.ids))
+        if whole and self.ids[-1] in stop:
+            self.finish = "stop"
+        elif whole and len(self.ids) == most:
+            self.finish = "length"
+
     def cut(self, tokens: int) -> "StreamedResponse":
         """Its first `tokens`, at least one, as a response that stopped there."""
-        spans = [replace(span, end=min(span.end, tokens)) for span in self.spans if span.start < tokens]
+        spans = _cut(self.spans, tokens)
         return replace(self, ids=self.ids[:tokens], logprobs=self.logprobs[:tokens], spans=spans, finish="stop")
 
     def _take(self, event: Mapping[str, Any]) -> int:
         meta = event["meta_info"]
         reason = meta["finish_reason"]
+        ids, entries = event["output_ids"], meta.get("output_token_logprobs") or ()
+        fits = len(entries) == len(ids) and all(map(_fits, entries, ids))
         if reason is not None and reason["type"] == "abort":
-            # The tokens of an abort event may repeat earlier ones, so they are dropped.
             self.finish, self.message = "abort", str(reason.get("message", ""))
-            return 0
-        ids = event["output_ids"]
-        entries = meta["output_token_logprobs"]
-        if len(entries) != len(ids) or not all(map(_fits, entries, ids)):
+            # Of a request that waited in SGLang's queue the last token comes again.
+            new = meta.get("completion_tokens", 0) - self._asked
+            if not (fits and new == len(ids) > 0 and meta.get("weight_versions")):
+                return 0
+            reason = None
+        if not fits:
             detail = f"request {self.rid}: tokens {ids} came with the log-probabilities {entries}"
             raise EngineError("/generate", detail, 200)
         self.ids += ids
         self.logprobs += [entry[0] for entry in entries]
         if reason is not None:
             self._end(meta, reason["type"])
+        elif meta.get("weight_versions"):
+            self._tell_spans(meta)
         return len(ids)
+
+    @property
+    def _asked(self) -> int:
+        """Tokens that came of this request."""
+        return len(self.ids) - len(self.prefix)
 
     def _end(self, meta: Mapping[str, Any], finish: str) -> None:
         if finish not in ("stop", "length"):
             raise EngineError("/generate", f"request {self.rid} ended with {finish!r}", 200)
-        if not self.ids:
+        if not self._asked:
             raise EngineError("/generate", f"request {self.rid} ended without a token", 200)
-        self.spans = [Span(str(span["version"]), span["start"], span["end"]) for span in meta["weight_versions"]]
-        if meta["completion_tokens"] != len(self.ids) or not covers(self.spans, len(self.ids)):
-            counts = f"{meta['completion_tokens']} tokens announced, {len(self.ids)} came"
-            raise EngineError("/generate", f"request {self.rid}: {counts}, with the spans {self.spans}", 200)
+        self._tell_spans(meta)
         self.finish = "stop" if finish == "stop" else "length"
+
+    def _tell_spans(self, meta: Mapping[str, Any]) -> None:
+        begun = len(self.prefix)
+        told = [Span(str(one["version"]), begun + one["start"], begun + one["end"]) for one in meta["weight_versions"]]
+        spans = join_spans(self.prefix.spans, told)
+        if meta["completion_tokens"] != self._asked or not covers(spans, len(self.ids)):
+            counts = f"{meta['completion_tokens']} tokens announced, {self._asked} came"
+            raise EngineError("/generate", f"request {self.rid}: {counts}, with the spans {spans}", 200)
+        self.spans = spans
 
 
 @dataclass(eq=False)
@@ -125,6 +185,17 @@ class ResponseStream:
 def _fits(entry: Sequence[Any], token: Any) -> bool:
     """Whether `entry`, [logprob, token, …], holds a finite logprob for this token."""
     return entry[1] == token and isinstance(token, int) and token >= 0 and math.isfinite(entry[0])
+
+
+def join_spans(first: Sequence[Span], second: Sequence[Span]) -> list[Span]:
+    """Both, one after the other; where they meet in one version it is one span."""
+    if first and second and first[-1].version == second[0].version and first[-1].end == second[0].start:
+        return [*first[:-1], replace(first[-1], end=second[0].end), *second[1:]]
+    return [*first, *second]
+
+
+def _cut(spans: Sequence[Span], tokens: int) -> list[Span]:
+    return [replace(span, end=min(span.end, tokens)) for span in spans if span.start < tokens]
 
 
 def covers(spans: Sequence[Span], length: int) -> bool:

@@ -9,16 +9,19 @@ import tempfile
 from pathlib import Path
 from typing import Protocol
 
+from dapo.environment import SERVICE_KEYS
 from dapo.host.devices import visible_cuda_devices
 from dapo.host.files import tail
+from dapo.host.memory import total_bytes
 from dapo.host.ports import HOST, free_port
 from dapo.host.processes import child_environment, python_command
 from dapo.spec import RunSpec
 from dapo.spec.tree.resources import Device
-from services.generator.engine.adapter import ADAPTER, adapter_environment, adapter_flags, write_empty_adapter
+from services.generator.engine.adapter_start import ADAPTER, adapter_environment, adapter_flags, write_empty_adapter
 from services.generator.engine.client import EngineClient, EngineEndpoint
-from services.generator.engine.kv_pool import memory_bytes, pool_tokens, token_bytes
+from services.generator.engine.kv_pool import pool_tokens, token_bytes
 from services.generator.engine.model_check import UnsupportedModel, check_served, read_config
+from services.generator.engine.spans import spans_environment
 from services.generator.membership import FIXED_VERSION, version_name
 
 _CPU_MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1073741824"
@@ -69,7 +72,7 @@ def pool_size(spec: RunSpec, device: str) -> int | None:
     check_served(spec, config, device)
     if spec.resources.generator.max_total_tokens is not None or device != "cpu":
         return spec.resources.generator.max_total_tokens
-    return pool_tokens(spec, token_bytes(config, spec.model.dtype), memory_bytes())
+    return pool_tokens(spec, token_bytes(config, spec.model.dtype), total_bytes())
 
 
 def server_flags(spec: RunSpec, *, device: str, port: int, pool: int | None, adapter: Path | None = None) -> list[str]:
@@ -119,7 +122,7 @@ def _wants_adapter(spec: RunSpec) -> bool:
 
 def server_environment(spec: RunSpec, *, device: str, adapter: bool = False) -> dict[str, str]:
     """Variables that the server gets beside those of this process. `adapter`: it starts with a LoRA adapter."""
-    extra = {"SGLANG_TIMEOUT_KEEP_ALIVE": str(_KEEP_ALIVE_S)}
+    extra = {"SGLANG_TIMEOUT_KEEP_ALIVE": str(_KEEP_ALIVE_S), **spans_environment()}
     if Path(spec.model.path).is_dir():
         extra["HF_HUB_OFFLINE"] = "1"
     if adapter:
@@ -208,7 +211,7 @@ class SglangServer:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=child_environment(environment),
+                env=child_environment(environment, without=SERVICE_KEYS),
                 start_new_session=True,
             )
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 
 from dapo.bus.roles import GeneratorBus
+from dapo.spec.tree.training import WeightSyncSpec
 from dapo.v1 import messages_pb2 as pb
 from services.generator.engine.client import TensorDescription
 from services.generator.engine.responses import EngineError
@@ -39,8 +40,9 @@ class Receiver:
     - weights do not change while the WeightHold holds them.
 
     After a restart of the process, `skip_old` passes over what was sent to the one before. Waits for commands without
-    limit. From the time it was sent, a join has its `deadline_s` to end, and an update to be ready; from then on each
-    call of the engine has as long, and twice as long where it also waits for the learner.
+    limit. From the time it was sent, a join has its `deadline_s` to end, and an update to be ready (and what it may
+    drain); from then on each call of the engine has as long, and twice as long where it also waits for the learner.
+    What becomes of responses in flight says `weight_sync.in_flight`.
     """
 
     def __init__(
@@ -50,9 +52,12 @@ class Receiver:
         supervisor: EngineSupervisor,
         membership: Membership,
         hold: WeightHold,
+        spec: WeightSyncSpec,
     ) -> None:
         self._bus = bus
         self._hold = hold
+        self._in_flight = spec.in_flight
+        self._drain_s = spec.drain_s if spec.in_flight == "drain" else 0.0
         self._id = generator_id
         self._supervisor = supervisor
         self._membership = membership
@@ -77,10 +82,11 @@ class Receiver:
     async def _handle(self, command: pb.WeightCommand, age_s: float) -> None:
         """`age_s`: seconds since the command was sent."""
         kind = command.WhichOneof("command")
-        left_s = command.deadline_s - age_s
+        due_s = command.deadline_s + (self._drain_s if kind == "update" else 0.0)
+        left_s = due_s - age_s
         try:
             if left_s <= 0:
-                raise UpdateFailed(f"expired: read {age_s:.1f} s after it was sent, due in {command.deadline_s:g} s")
+                raise UpdateFailed(f"expired: read {age_s:.1f} s after it was sent, due in {due_s:g} s")
             if not self._supervisor.up:
                 raise UpdateFailed("the engine is being restarted")
             self._check_incarnation(command.incarnation)
@@ -90,7 +96,7 @@ class Receiver:
                 async with asyncio.timeout(left_s) as limit:
                     pause_s = await self._carry_out(command, limit)
         except (UpdateFailed, EngineError, TimeoutError) as error:
-            reason = f"past its deadline of {command.deadline_s:g} s" if isinstance(error, TimeoutError) else str(error)
+            reason = f"past its deadline of {due_s:g} s" if isinstance(error, TimeoutError) else str(error)
             log.warning("weight command %d (%s) failed: %s", command.serial, kind, reason)
             # The engine may wait in a collective or hold part of the weights.
             if not isinstance(error, UpdateFailed):
@@ -145,7 +151,12 @@ class Receiver:
         if not update.buckets:
             raise UpdateFailed("the update has no buckets")
         engine, deadline_s = self._supervisor.engine, command.deadline_s
+        # From here on no prompts are taken and no requests are made.
         await self._membership.set_state("updating")
+        if self._in_flight == "abort":
+            await engine.interrupt(deadline_s)
+        elif self._in_flight == "drain" and not await engine.drain(self._drain_s):
+            log.warning("not all responses in flight were finished within %g s; they go on", self._drain_s)
         started = time.monotonic()
         await engine.pause(timeout_s=deadline_s)
         await self._reply(command, "ready")

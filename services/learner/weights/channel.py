@@ -67,22 +67,32 @@ class Channel:
             )
 
     async def update(
-        self, version: pb.Version, buckets: Sequence[pb.WeightBucket], queue: asyncio.Queue[Tensor], deadline: float
+        self,
+        version: pb.Version,
+        buckets: Sequence[pb.WeightBucket],
+        queue: asyncio.Queue[Tensor],
+        deadline: float,
+        ready_s: float,
     ) -> float:
         """Bring the generator to `version`; seconds that it was paused. The buckets come out of `queue`.
 
-        It has `deadline` seconds to be ready, and as many from then on, waits for the queue not counted. Raises
+        It has `ready_s` seconds to be ready, and `deadline` from then on, waits for the queue not counted. Raises
         FAILURES.
         """
-        pause_s = await unless_gone(self._gone, self._update(version, buckets, queue, deadline))
+        pause_s = await unless_gone(self._gone, self._update(version, buckets, queue, deadline, ready_s))
         self.served = version
         return pause_s
 
     async def _update(
-        self, version: pb.Version, buckets: Sequence[pb.WeightBucket], queue: asyncio.Queue[Tensor], deadline: float
+        self,
+        version: pb.Version,
+        buckets: Sequence[pb.WeightBucket],
+        queue: asyncio.Queue[Tensor],
+        deadline: float,
+        ready_s: float,
     ) -> float:
         update = pb.UpdateWeights(group_name=self.group.name, version=version, buckets=buckets)
-        async with asyncio.timeout(deadline):
+        async with asyncio.timeout(ready_s):
             command = pb.WeightCommand(deadline_s=deadline, update=update)
             serial = await self._dialogue.command(self.generator_id, command)
             await self._dialogue.reply(self.generator_id, serial, phase="ready")

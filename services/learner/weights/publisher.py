@@ -10,6 +10,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from dapo.bus.keys import LEFT_OUT
 from dapo.bus.parts.registry import HEARTBEAT_TTL_S
 from dapo.bus.roles import LearnerBus
 from dapo.contracts.events import Alert
@@ -73,9 +74,10 @@ class Publisher:
 
     Nothing survives a restart: the successor's epoch makes new groups, and generators refuse commands of an older one.
 
-    Waits for a member at most `weight_sync.join_deadline_s` to join, `weight_sync.update_deadline_s` to be ready for an
-    update, and the same from then to its end; for one whose heartbeat stops only until that is noticed. `refresh`
-    raises WeightSyncError where no generator could be served for `weight_sync.no_generator_s`.
+    Waits for a member at most `weight_sync.join_deadline_s` to join, `weight_sync.update_deadline_s` (and what it may
+    drain) to be ready for an update, and the same deadline from then to its end; for one whose heartbeat stops only
+    until that is noticed. `refresh` raises WeightSyncError where no generator could be served for
+    `weight_sync.no_generator_s`.
     """
 
     def __init__(
@@ -212,6 +214,8 @@ class Publisher:
         slow = f"took longer than weight_sync.{phase}_deadline_s = {deadline:g} s"
         reason = f"weight {phase}: {slow if isinstance(error, TimeoutError) else error}"
         sentence = self._quarantine.failed(generator_id, reason, time.monotonic(), cost_s=cost_s)
+        # Known until it has been tried again.
+        await self._bus.registry.announce(LEFT_OUT.format(generator_id), reason, sentence.pause_s + deadline)
         log.warning("generator %s is left out for %g s: %s", generator_id, sentence.pause_s, reason)
         if sentence.first:
             message = (
@@ -277,7 +281,9 @@ class Publisher:
         """Bring one member to `version`; seconds it was paused. A failure forgets the member and returns 0."""
         began = time.monotonic()
         try:
-            pause_s = await channel.update(version, self._buckets, queue, self._spec.update_deadline_s)
+            pause_s = await channel.update(
+                version, self._buckets, queue, self._spec.update_deadline_s, self._spec.ready_s
+            )
         except FAILURES as error:
             self._forget(channel)
             # One that has died or lost its engine comes back as another.

@@ -6,13 +6,12 @@ Pure: time is passed in, in seconds of a clock that does not go back.
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from dapo.algo.progress import Looks
+
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
 _COST_FACTOR = 10
 _LONGEST_COSTLY_PAUSE_S = 1800.0
-_LONGEST_LOOK_S = 5.0
-"""Of the time between two looks so much counts at most, so that a learner that was stopped, or that waited for its
-Redis, does not hold that time against the generators."""
 
 
 class Sentence(NamedTuple):
@@ -47,7 +46,7 @@ class Quarantine:
         self._no_generator_s = no_generator_s
         self._records: dict[str, _Record] = {}
         self._without_s = 0.0
-        self._looked_at: float | None = None
+        self._looks = Looks()
 
     def failed(self, generator_id: str, reason: str, now: float, *, cost_s: float = 0.0) -> Sentence:
         """A join or an update of this generator has failed; others have waited `cost_s` for it."""
@@ -72,12 +71,11 @@ class Quarantine:
     def look(self, now: float, *, ready: bool, waiting: bool, serving: bool) -> None:
         """`ready`: a generator is there to be served; `waiting`: one has joined, and it is for the learner to serve it;
         `serving`: one serves weights of this learner."""
-        if self._looked_at is not None and not waiting:
-            self._without_s += min(now - self._looked_at, _LONGEST_LOOK_S)
+        if ready or serving or self._looks.begun:
+            passed_s = self._looks.passed(now)
+            self._without_s += 0.0 if waiting else passed_s
         if serving:
             self._without_s = 0.0
-        if ready or serving or self._looked_at is not None:
-            self._looked_at = now
 
     @property
     def hopeless(self) -> bool:

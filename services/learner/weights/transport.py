@@ -5,6 +5,8 @@ three prefixes in a TCP store; the same chain is made here from torch's public c
 a timeout and belongs in a thread of its own.
 """
 
+import math
+import os
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -17,6 +19,10 @@ from torch import Tensor
 from dapo.host.addresses import listen
 
 _POLL_S = 0.005
+_NEVER = timedelta(days=365)
+"""Timeout of torch's watchdog of NCCL, which would end the whole process; the deadlines are kept here instead."""
+_CONNECTING = "TORCH_NCCL_NONBLOCKING_TIMEOUT"
+"""Seconds after which torch gives up a NCCL group whose other ranks do not come; read once in a process."""
 DEVICE_OF = {"gloo": "cpu", "nccl": "cuda"}
 Backend = Literal["gloo", "nccl"]
 
@@ -65,7 +71,7 @@ class WeightGroup:
     def join(self, timeout_s: float) -> None:
         """Wait until every other rank has joined. Raises WeightGroupError after `timeout_s`.
 
-        NCCL connects on its first broadcast only, under that call's timeout.
+        NCCL connects on its first broadcast only, within the `timeout_s` of the process's first join.
         """
         store: dist.Store = self._store
         for prefix in (self.name, f"{self.name}/", f"{DEVICE_OF[self.backend]}/"):
@@ -76,7 +82,10 @@ class WeightGroup:
                 self._group = dist.ProcessGroupGloo(store, 0, self.world_size, timeout)
             else:
                 options = dist.ProcessGroupNCCL.Options()
-                options._timeout = timeout
+                options._timeout = _NEVER
+                # Else the first broadcast waits for its peers inside NCCL, where nothing can end it.
+                options.config.blocking = 0
+                os.environ.setdefault(_CONNECTING, str(math.ceil(timeout_s)))
                 self._group = dist.ProcessGroupNCCL(store, 0, self.world_size, options)
         except RuntimeError as error:
             raise WeightGroupError(

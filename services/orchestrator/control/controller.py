@@ -100,9 +100,14 @@ class Controller:
         self._steps_done = len(rows)
 
     @property
+    def steps(self) -> int:
+        """Of the run; fewer than `training.steps` once it is to end early."""
+        return self._pacing.steps
+
+    @property
     def trained(self) -> bool:
         """The learner has reported its last step."""
-        return self._steps_done >= self._pacing.steps
+        return self._steps_done >= self.steps
 
     @property
     def _evaluates_only(self) -> bool:
@@ -318,6 +323,7 @@ class Controller:
             "evaluations": self._evaluator.fresh(),
             "ledger": await self._bus.groups.ledger(),
         }
+        await self._recorder.secure()
         await self._emit(StepFinished(row=self._recorder.record_step(row)))
         if self.trained:
             # Its version was published before the step was reported, but perhaps not seen yet.

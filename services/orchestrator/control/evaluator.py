@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from dapo.algo.evaluation import measure
@@ -13,6 +13,7 @@ from dapo.bus.parts.decisions import Decided
 from dapo.bus.roles import OrchestratorBus
 from dapo.contracts.events import Alert, Emit, EvaluationFinished, EvaluationProgress
 from dapo.records.samples import Sample
+from dapo.spec.budget import evaluated_prompts
 from dapo.spec.run import RunSpec
 from dapo.spec.tree.graders import UnknownGrader, find_grader
 from dapo.v1 import messages_pb2 as pb
@@ -21,12 +22,10 @@ from services.orchestrator.records.samples import make_sample
 
 log = logging.getLogger(__name__)
 
-_TRAINING_SHARE = 4
-"""Beside training, prompts of an evaluation in flight: one for so many of a train batch."""
 _ISSUED_AT_ONCE = 64
 _PROGRESS_S = 1.0
 
-Record = Callable[[Mapping[str, Any], Sequence[Sample]], None]
+Record = Callable[[Mapping[str, Any], Sequence[Sample]], Awaitable[None]]
 
 
 class Evaluator:
@@ -187,14 +186,8 @@ class Evaluator:
             room -= count
 
     def _room(self, training: bool) -> int:
-        evaluation, resources = self._spec.evaluation, self._spec.resources.generator
         most = max(one.samples for one in self._settings)
-        at_once = max(1, resources.max_running_requests // most)
-        if evaluation.dedicated_generator:
-            return at_once
-        if not training or self.holds_training:
-            return at_once * resources.replicas
-        return evaluation.prompts_in_flight or max(1, self._spec.training.prompts_per_step // _TRAINING_SHARE)
+        return evaluated_prompts(self._spec, most, training=training and not self.holds_training)
 
     def _task(self, group_id: str, problem: EvaluationProblem, step: int) -> pb.PromptTask:
         evaluation = self._spec.evaluation
@@ -246,7 +239,7 @@ class Evaluator:
         for setting in current.settings:
             row = await self._row(current, setting.name)
             samples = current.results[setting.name].samples
-            await asyncio.to_thread(self._record, row, [samples[at] for at in sorted(samples)])
+            await self._record(row, [samples[at] for at in sorted(samples)])
             self._recorded.add((current.step, setting.name))
             if row["avg_at_k"] is not None:
                 self._fresh[setting.name] = {"step": current.step, "avg_at_k": row["avg_at_k"]["value"]}

@@ -44,7 +44,7 @@ class PromptIssuer:
         self._frontier = Frontier(dataset.parts, seed=spec.seed, shuffle=spec.data.shuffle)
         self._drawn = 0
         self._repeats = 0
-        self._again: deque[tuple[int, FrontierItem]] = deque()
+        self._again: deque[tuple[IssuedPrompt, FrontierItem]] = deque()
         self._requeued: dict[str, FrontierItem] = {}
         self._asked: set[str] = set()
         self._waiting: list[pb.PromptTask] = []
@@ -58,9 +58,7 @@ class PromptIssuer:
             return
         frontier, spec = self._frontier, self._spec
         try:
-            self._again = deque(
-                (number_of(one.group_id), frontier.item(one.epoch, one.cursor)) for one in decided.again
-            )
+            self._again = deque((one, frontier.item(one.epoch, one.cursor)) for one in decided.again)
             self._requeued = {one.group_id: frontier.item(one.epoch, one.cursor) for one in decided.requeued}
             state = frontier.behind(last.epoch, last.cursor)
             self._frontier = Frontier(self._dataset.parts, seed=spec.seed, shuffle=spec.data.shuffle, state=state)
@@ -126,7 +124,8 @@ class PromptIssuer:
     def _draw(self, version: int) -> pb.PromptTask:
         failed = ""
         if self._again:
-            number, item = self._again.popleft()
+            prompt, item = self._again.popleft()
+            number, failed = number_of(prompt.group_id), prompt.requeued_from
         elif self._requeued:
             failed = next(iter(self._requeued))
             number, item = self._drawn, self._requeued.pop(failed)

@@ -68,6 +68,7 @@ class Settler:
         outcome = "filtered" if kind else "kept"
         if record.state != "failed" and self._archive.wants(record.task.issued_version, outcome):
             texts = await self._bus.payloads.get([grade.completion.text_key for grade in record.grades])
+            await self._archive.secure()
             try:
                 self._archive.add(make_sample(record, texts, outcome))
             except OSError as error:

@@ -3,7 +3,7 @@
 import fcntl
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -55,21 +55,47 @@ class DeviceAllocator:
         self._owned[run_id] = owned
         return {worker: owned.get(worker, lent) for worker, _ in needs}
 
-    def locks(self, run_id: str) -> tuple[int, ...]:
-        """Descriptors of the run's locks, for its workers to inherit."""
-        return tuple(self._held.get(run_id, {}).values())
+    @property
+    def total(self) -> int:
+        """GPUs that there are to lend."""
+        return len(self._devices)
+
+    def free(self) -> int:
+        """GPUs that nobody has at this moment, on the machine. Each is locked for a moment to see that."""
+        held = {device for lent in self._held.values() for device in lent}
+        free = 0
+        for device in self._devices:
+            if device not in held and (descriptor := self._lock(device)) is not None:
+                os.close(descriptor)
+                free += 1
+        return free
+
+    def locks(self, run_id: str, devices: Collection[str]) -> tuple[int, ...]:
+        """Descriptors of the locks of these GPUs of the run, for the worker that uses them to inherit."""
+        return tuple(lock for device, lock in self._held.get(run_id, {}).items() if device in devices)
+
+    def keep(self, run_id: str, devices: Collection[str]) -> None:
+        """Of the run's GPUs these alone: the others are free, once the workers that used them are gone."""
+        held = self._held.get(run_id, {})
+        for device in held.keys() - set(devices):
+            os.close(held.pop(device))
 
     def release(self, run_id: str) -> None:
         """The run's GPUs are free for others; a run without any is passed over."""
-        self._owned.pop(run_id, None)
-        for descriptor in self._held.pop(run_id, {}).values():
+        for descriptor in self.withdraw(run_id):
             os.close(descriptor)
+
+    def withdraw(self, run_id: str) -> tuple[int, ...]:
+        """The run has no GPUs any more, and nobody gets them until the caller closes these descriptors."""
+        self._owned.pop(run_id, None)
+        return tuple(self._held.pop(run_id, {}).values())
 
     def _lend(self, run_id: str, count: int) -> tuple[str, ...]:
         """All GPUs that the run has, `count` at least. Raises LaunchError, and lends none, where too few are free."""
         held = self._held.setdefault(run_id, {})
         fresh: list[str] = []
-        for device in self._devices:
+        # Twice: another service may have looked at a GPU that is free (`free`).
+        for device in self._devices * 2:
             if len(held) >= count:
                 break
             if device not in held and (descriptor := self._lock(device)) is not None:

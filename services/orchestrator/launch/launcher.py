@@ -28,6 +28,8 @@ class RunTarget:
     """Of the payloads' own server, if any."""
     run_dir: Path
     """The run's folder as the run service sees it. A launcher of other hosts gives its workers a volume instead."""
+    term: int = 0
+    """Epoch of keys.WORKERS for which they act: once another orchestrator leads the run, they write nothing."""
 
 
 class WorkerState(StrEnum):
@@ -72,7 +74,10 @@ class Launcher(Protocol):
 
     async def apply(self, run: RunTarget, workloads: Sequence[Workload]) -> None:
         """Have just these workloads run, each with so many replicas: workers that are missing or have ended are
-        started, those beyond the count or of no workload any more are stopped. Raises LaunchError."""
+        started, those beyond the count or of no workload any more are stopped.
+
+        Raises LaunchError; then none is left that was started for it, and the run has the workers of before, of which
+        those that were to be stopped may have ended."""
 
     async def restart(self, run_id: str, worker_ids: Collection[str]) -> None:
         """End these workers of a run that is applied, where they still run, and start them anew. Raises LaunchError."""

@@ -2,15 +2,16 @@
 
 import asyncio
 import logging
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from dapo.client import TOKEN_VARIABLE
+from dapo.environment import SERVICE_KEYS
 from dapo.host.addresses import ADDRESS, LOOPBACK
 from dapo.host.files import tail
-from dapo.host.processes import child_environment, end_sessions, python_command, read_process
+from dapo.host.processes import child_environment, end_sessions, python_command, read_process, wait_gone
 from dapo.host.storage import in_words
 from dapo.records.folder import RunFolder
 from dapo.spec.workloads import Role, Workload
@@ -18,6 +19,16 @@ from services.orchestrator.launch.devices import DeviceAllocator
 from services.orchestrator.launch.launcher import LaunchError, LogTail, RunTarget, WorkerState, WorkerStatus
 
 log = logging.getLogger(__name__)
+
+_LOOK_S = 60.0
+
+
+class _Outlived(LaunchError):
+    """Processes did not die."""
+
+    def __init__(self, pids: Sequence[int]) -> None:
+        super().__init__(f"processes {pids} outlived SIGKILL")
+        self.pids = pids
 
 
 @dataclass
@@ -38,11 +49,19 @@ class _Child:
 @dataclass
 class _LocalRun:
     target: RunTarget
-    places: dict[str, tuple[Workload, int]]
-    """Worker id -> its workload, and which replica of it."""
+    workloads: Sequence[Workload]
     lent: Mapping[str, Sequence[str]]
     """Worker id -> its GPUs."""
     children: dict[str, _Child] = field(default_factory=dict)
+
+    @property
+    def places(self) -> dict[str, tuple[Workload, int]]:
+        """Worker id -> its workload, and which replica of it."""
+        return {
+            worker_id: (workload, index)
+            for workload in self.workloads
+            for index, worker_id in enumerate(workload.worker_ids)
+        }
 
     @property
     def logs(self) -> Path:
@@ -62,6 +81,7 @@ class LocalLauncher:
         self._address = address
         self._runs: dict[str, _LocalRun] = {}
         self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._giving_back: set[asyncio.Task[None]] = set()
 
     def _one_change(self, run_id: str) -> asyncio.Lock:
         """Changes of a run's workers come one after the other: each waits for processes to end."""
@@ -73,13 +93,17 @@ class LocalLauncher:
 
     async def _apply(self, run: RunTarget, workloads: Sequence[Workload]) -> None:
         lent = self._devices.assign(run.run_id, workloads)
-        places = {
-            worker_id: (workload, index)
-            for workload in workloads
-            for index, worker_id in enumerate(workload.worker_ids)
-        }
         before = self._runs.get(run.run_id)
-        state = self._runs[run.run_id] = _LocalRun(run, places, lent, dict(before.children) if before else {})
+        state = self._runs[run.run_id] = _LocalRun(run, workloads, lent, dict(before.children) if before else {})
+        try:
+            await self._bring_about(state)
+        except (LaunchError, OSError):
+            await self._take_back(state, before)
+            raise
+        self._devices.keep(run.run_id, {device for devices in lent.values() for device in devices})
+
+    async def _bring_about(self, state: _LocalRun) -> None:
+        places = state.places
         state.logs.mkdir(parents=True, exist_ok=True)
         await self._end([child for worker, child in state.children.items() if worker not in places])
         state.children = {worker: child for worker, child in state.children.items() if worker in places}
@@ -87,6 +111,17 @@ class LocalLauncher:
             known = state.children.get(worker_id)
             if known is None or known.process.returncode is not None:
                 await self._start(state, worker_id)
+
+    async def _take_back(self, state: _LocalRun, before: _LocalRun | None) -> None:
+        """The run has the workers of before, of which those that were to leave may have ended."""
+        run_id, known = state.target.run_id, before.children if before is not None else {}
+        await self._end([child for worker, child in state.children.items() if child is not known.get(worker)])
+        if before is None:
+            del self._runs[run_id]
+            self._devices.release(run_id)
+        else:
+            before.lent = self._devices.assign(run_id, before.workloads)
+            self._runs[run_id] = before
 
     async def restart(self, run_id: str, worker_ids: Collection[str]) -> None:
         async with self._one_change(run_id):
@@ -101,7 +136,7 @@ class LocalLauncher:
         workload, index = state.places[worker_id]
         devices = state.lent.get(worker_id)
         environment = _environment(state.target, workload, index, devices, self._address)
-        locks = self._devices.locks(state.target.run_id) if devices is not None else ()
+        locks = self._devices.locks(state.target.run_id, devices) if devices is not None else ()
         state.children[worker_id] = await _spawn(workload, worker_id, environment, state.logs, locks)
 
     async def observe(self, run_id: str) -> list[WorkerStatus]:
@@ -114,19 +149,35 @@ class LocalLauncher:
 
     async def stop(self, run_id: str) -> None:
         async with self._one_change(run_id):
-            if state := self._runs.get(run_id):
-                await self._end(list(state.children.values()))
-                del self._runs[run_id]
+            try:
+                if state := self._runs.get(run_id):
+                    await self._end(list(state.children.values()))
+                    del self._runs[run_id]
+            except _Outlived as error:
+                giving = asyncio.create_task(self._give_back(self._devices.withdraw(run_id), error.pids))
+                self._giving_back.add(giving)
+                giving.add_done_callback(self._giving_back.discard)
+                raise
             self._devices.release(run_id)
+
+    async def _give_back(self, locks: Collection[int], users: Sequence[int]) -> None:
+        """GPUs of a run that has ended, once these processes are gone, of which an engine holds no lock of its own."""
+        left = [entry for pid in users if (entry := read_process(pid)) is not None]
+        try:
+            while left:
+                left = await wait_gone(left, _LOOK_S)
+        finally:
+            for lock in locks:
+                os.close(lock)
 
     async def adopt(self, run: RunTarget, workloads: Sequence[Workload]) -> list[WorkerStatus]:
         return []
 
     async def _end(self, children: Sequence[_Child]) -> None:
-        """Within about ten seconds. Raises LaunchError naming pids that would not die."""
+        """Within about ten seconds. Raises _Outlived naming pids that would not die."""
         left = await end_sessions({child.process.pid: child.started for child in children})
         if left:
-            raise LaunchError(f"processes {left} outlived SIGKILL")
+            raise _Outlived(left)
         await asyncio.gather(*(child.process.wait() for child in children))
 
 
@@ -139,6 +190,7 @@ def _environment(
         "DAPO_RUN_ID": run.run_id,
         "DAPO_RUN_DIR": str(run.run_dir),
         "DAPO_REDIS_URL": run.redis_url,
+        "DAPO_TERM": str(run.term),
         "DAPO_WORKER_ID": workload.worker_ids[index],
         "DAPO_REPLICA": str(index),
         "DAPO_REPLICAS": str(workload.replicas),
@@ -158,19 +210,19 @@ async def _spawn(
     workload: Workload, worker_id: str, environment: Mapping[str, str], logs: Path, locks: Sequence[int]
 ) -> _Child:
     """`locks`: descriptors that the process inherits. Raises LaunchError where the operating system refuses it."""
-    with (logs / f"{worker_id}.log").open("ab") as output:
-        try:
+    try:
+        with (logs / f"{worker_id}.log").open("ab") as output:
             process = await asyncio.create_subprocess_exec(
                 *python_command(workload.module),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=child_environment(environment, without=[TOKEN_VARIABLE]),
+                env=child_environment(environment, without=SERVICE_KEYS),
                 start_new_session=True,
                 pass_fds=locks,
             )
-        except OSError as error:
-            raise LaunchError(f"cannot start {worker_id} ({workload.module}): {in_words(error)}") from error
+    except OSError as error:
+        raise LaunchError(f"cannot start {worker_id} ({workload.module}): {in_words(error)}") from error
     log.info("started %s as process %d", worker_id, process.pid)
     entry = read_process(process.pid)
     return _Child(worker_id, workload.role, process, entry.started if entry else 0)

@@ -4,7 +4,7 @@ Nothing here catches OSError: whether a full disk is borne is for the caller to 
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,14 @@ def _cut(text: str) -> str:
     return f"{text[:half]}\n[… {len(text) - 2 * half:,} characters left out …]\n{text[-half:]}"
 
 
+Secure = Callable[[], Awaitable[None]]
+"""Returns while this process may write to the run's folder."""
+
+
+async def _alone() -> None:
+    """Nobody else could write."""
+
+
 class SampleArchive:
     """Invariant: files hold whole lines only, also after a write that failed.
 
@@ -82,6 +90,8 @@ class SampleArchive:
         self._groups_per_step = groups_per_step
         self._limit_bytes = limit_bytes
         self._added: Counter[tuple[int, str]] = Counter()
+        self.secure: Secure = _alone
+        """Awaited before `add`."""
 
     def reopen(self) -> None:
         """Count what is there. Raises ValueError for a file that is none of samples, OSError."""

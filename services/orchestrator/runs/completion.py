@@ -3,18 +3,19 @@
 import asyncio
 import logging
 import secrets
+from pathlib import Path
 from typing import Any
 
-from dapo.bus import BusError, Fenced
+from dapo.bus import BusError
+from dapo.bus.index import Desired
 from dapo.bus.keys import CHECKPOINT_WANTED, CHECKPOINT_WRITTEN
 from dapo.bus.roles import OrchestratorBus
 from dapo.contracts.events import Alert, StateChanged
-from dapo.errors import first_leaf
 from dapo.host.storage import in_words
-from services.orchestrator.control.inbox import ROLE
+from services.orchestrator.records.recorder import Recorder
 from services.orchestrator.runs.events import RunEvents
 from services.orchestrator.runs.monitor import HealthMonitor
-from services.orchestrator.runs.outcome import RunFailed, RunOutcome
+from services.orchestrator.runs.outcome import INTERRUPTED, RunFailed, RunOutcome, Standing
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,8 @@ async def save_first(bus: OrchestratorBus, events: RunEvents, within_s: float) -
     wish = secrets.token_hex(8)
     try:
         async with asyncio.timeout(within_s):
-            await events.emit(Alert(cause="stopping", message="stopping: a checkpoint is written first"))
+            told = "stopping: a checkpoint is written first"
+            await events.emit(Alert(cause="stopping", message=told, severity="notice"))
             while await bus.registry.find(CHECKPOINT_WRITTEN) != wish:
                 await bus.registry.announce(CHECKPOINT_WANTED, wish, within_s)
                 await asyncio.sleep(_POLL_S)
@@ -81,14 +83,41 @@ async def tell_end(
             await asyncio.wait({archiving}, timeout=_REDIS_S)
         archiving.cancel()
         await settled(archiving, "the events could not be archived")
-    if answered and bus is not None:
+    if bus is not None and epoch:
+        # Also where the event was not told: what is wanted of the run must not outlive its end.
         try:
             async with asyncio.timeout(_REDIS_S):
                 await bus.runs.set_state(*outcome, epoch)
+                if outcome != INTERRUPTED:
+                    await bus.runs.want(Desired.STOPPED, epoch)
         except (BusError, TimeoutError) as error:
             log.warning("the end of the run could not be written to its record: %s", error)
             return False
     return answered
+
+
+async def write_end(
+    recorder: Recorder,
+    outcome: RunOutcome,
+    standing: Standing,
+    restarts: int,
+    elapsed_s: float,
+    provenance: "asyncio.Future[None] | None",
+    drawing: "asyncio.Future[Path | None]",
+) -> None:
+    """summary.json; beside it the other files are waited for. Raises OSError."""
+    if provenance is not None:
+        await settled(provenance, "provenance.json could not be written")
+    summary = recorder.summary(
+        state=outcome.state,
+        message=outcome.message,
+        ledger=standing.ledger,
+        issued=standing.issued,
+        restarts=restarts,
+        elapsed_s=recorder.elapsed_before_s + elapsed_s,
+    )
+    recorder.write_summary(summary)
+    await settled(drawing, "curves.png could not be drawn")
 
 
 async def settled(work: "asyncio.Future[Any]", trouble: str) -> None:
@@ -96,16 +125,3 @@ async def settled(work: "asyncio.Future[Any]", trouble: str) -> None:
     await asyncio.wait({work})
     if not work.cancelled() and (error := work.exception()):
         log.error("%s: %s", trouble, in_words(error), exc_info=error)
-
-
-async def was_taken_over(work: "asyncio.Task[None]", bus: OrchestratorBus | None, epoch: int) -> bool:
-    """Whether work has ended because another orchestrator drives the run. Not so where Redis has lost what it knew, and
-    with it the epoch of this one."""
-    error = None if work.cancelled() else work.exception()
-    if error is None or bus is None or not isinstance(first_leaf(error), Fenced):
-        return False
-    try:
-        async with asyncio.timeout(_REDIS_S):
-            return await bus.lease.newest(ROLE) > epoch
-    except (BusError, TimeoutError):
-        return False

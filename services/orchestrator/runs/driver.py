@@ -3,61 +3,66 @@
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dapo.bus import BusError
+from dapo.bus.index import Desired
 from dapo.bus.roles import OrchestratorBus
 from dapo.contracts.events import Alert, StateChanged
-from dapo.data import DatasetError
 from dapo.errors import first_leaf
 from dapo.host.storage import in_words
-from dapo.records.checkpoints import CheckpointError
-from dapo.spec.problem import SpecError
 from dapo.spec.run import RunSpec
 from dapo.v1 import run_pb2 as pb
-from services.orchestrator.control.alerts import ControllerError
 from services.orchestrator.control.controller import Controller
 from services.orchestrator.control.evaluator import Evaluator
-from services.orchestrator.control.inbox import ROLE
 from services.orchestrator.control.issuer import NotRequeued
+from services.orchestrator.control.scaling import Autoscaler, Scale
 from services.orchestrator.control.watchdog import Watchdog
 from services.orchestrator.launch.launcher import Launcher, LaunchError, RunTarget
-from services.orchestrator.records.provenance import provenance
 from services.orchestrator.records.recorder import Recorder
 from services.orchestrator.runs import completion
+from services.orchestrator.runs.entrance import Entrance, record_of
 from services.orchestrator.runs.events import RunEvents
 from services.orchestrator.runs.inputs import Inputs, input_problems, open_inputs
 from services.orchestrator.runs.monitor import HealthMonitor
-from services.orchestrator.runs.outcome import STOPPED, RunFailed, RunOutcome, at_its_end, disk_first
+from services.orchestrator.runs.outcome import (
+    INTERRUPTED,
+    STOPPED,
+    RunFailed,
+    RunOutcome,
+    Standing,
+    at_its_end,
+    failed_of,
+)
 from services.orchestrator.runs.placement import Placement, with_replicas
 from services.orchestrator.runs.questions import Questions, answering
 from services.orchestrator.runs.redis import RunRedis
-from services.orchestrator.runs.resumption import changes, take_up
+from services.orchestrator.runs.resumption import Change, take_up
+from services.orchestrator.runs.tenure import LEASE_S, Tenure, new_owner
+from services.orchestrator.tracking.tracking import Tracking
 
 log = logging.getLogger(__name__)
 
 _REDIS_S = 5.0
 """How long one answer of a Redis that may be gone is waited for."""
-_EXPECTED = (RunFailed, BusError, ControllerError, DatasetError, LaunchError, SpecError, CheckpointError, OSError)
 
 
 class RunDriver:
     """Drives one run through four phases: provision, launch, control, finish.
 
-    - *provision*: the inputs are read, Redis is opened, the run's record written.
+    - *provision*: Redis is opened, the run's record written, the inputs are read.
     - *launch*: the workloads of the spec are handed to the launcher.
     - *control*: the controller steers, the monitor watches the workers. It is over when the controller has cut the last
       batch and seen it trained, and the batch log says that a checkpoint covers it; exit codes say nothing about that.
     - *finish*: whatever happened before, workers are stopped, files written, the end told, Redis closed.
 
-    Promises: it ends in `succeeded`, `failed` or `stopped`, with the run's files written and no worker left. A stop may
-    come at any moment of the first three phases.
+    Promises: it ends in `succeeded`, `failed`, `stopped` or `cancelled`, with the run's files written and no worker
+    left. A stop may come at any moment of the first three phases.
 
     Restart: its run goes on with a new driver that is told the spec of before (`previous`): what was decided is in
-    Redis, or else in the newest checkpoint (resumption.py). A driver whose run another one has taken over ends its own
-    workers, and writes nothing.
+    Redis, or else in the newest checkpoint (resumption.py). It does so only while it holds the run's lease
+    (tenure.py): a driver whose run another one leads ends its own workers, and writes nothing.
     """
 
     def __init__(
@@ -68,24 +73,40 @@ class RunDriver:
         *,
         redis_url: str | None,
         previous: RunSpec | None = None,
+        changed: Sequence[Change] = (),
+        owner: str = "",
+        desired: Desired | None = Desired.STOPPED,
+        enlist: Callable[[], Awaitable[None]] | None = None,
+        room: Callable[[RunSpec, RunSpec], str] = lambda now, wanted: "",
     ) -> None:
         """`redis_url`: of the service's server, for a spec that names none; None: the run embeds a Valkey. `previous`:
-        the run goes on, and this was its spec."""
+        the run goes on, this was its spec, and `changed` is what differs now. `owner`: who leads it. `desired`: what is
+        wanted of it from the moment it is led; None: what its record says. `enlist`: of a run with which other services
+        go on after this one; tells them of it. `room`: why the run cannot become what another spec says; "": it can."""
         self.run_id = run_id = recorder.identity.run_id
         self.events = RunEvents(recorder.run_dir)
-        self._spec = spec
+        self.spec = spec
+        """As it runs at this moment."""
         self._previous = previous
+        # Of a new run that starts at once nobody else can know before it is led.
+        self._known = previous is not None or desired is None
+        self._changed = changed
         self._recorder = recorder
         self._launcher = launcher
         self._placement = Placement(launcher, self.events)
         self._redis = RunRedis(run_id, recorder.run_dir, spec.resources, redis_url)
+        # A Redis of its own is nobody else's: whoever has it needs to wait for no lease.
+        self._tenure = Tenure(str(recorder.run_dir) if self._redis.is_own else owner or new_owner())
+        self._listed = enlist is not None
+        self._room = room
+        self.entrance = Entrance(self._redis, self._tenure, recorder, spec, previous, desired, enlist)
+        recorder.guard(self._tenure.secure)
+        self.left = False
+        """Another orchestrator leads the run, and tells of it."""
+        self._tracking = Tracking(spec, recorder, self.events)
         self.questions = Questions(recorder.run_dir, self._redis)
         self._began = time.monotonic()
-        self._state = "starting"
-        self._message = ""
-        self._ledger: dict[str, int] = {}
-        self._issued = 0
-        self._epoch = 0
+        self._standing = Standing()
         self._stopping: RunOutcome | None = None
         self._saving: asyncio.Task[None] | None = None
         self._monitor: HealthMonitor | None = None
@@ -117,14 +138,26 @@ class RunDriver:
     async def _stop(
         self, work: "asyncio.Task[None]", driving: "asyncio.Task[None]", outcome: RunOutcome, save: bool
     ) -> None:
-        bus, within_s = self._redis.bus, self._spec.checkpoint.on_stop_s
-        if save and self._saving is None and self._state == "running" and bus is not None and within_s:
+        bus, within_s = self._redis.bus, self.spec.checkpoint.on_stop_s
+        if save and self._saving is None and self._standing.state == "running" and bus is not None and within_s:
             self._saving = asyncio.create_task(completion.save_first(bus, self.events, within_s))
+        if save and self._saving is not None:
             await asyncio.wait({self._saving, work}, return_when=asyncio.FIRST_COMPLETED)
         if self._stopping is None and not work.done():
             self._stopping = outcome
+        if (
+            self._known or self._tenure.epoch
+        ) and outcome != INTERRUPTED:  # it ends only as its leader, which it is about to be
+            opened = asyncio.create_task(self.events.wait_opened())
+            await asyncio.wait({opened, work}, timeout=_REDIS_S, return_when=asyncio.FIRST_COMPLETED)
+            opened.cancel()
         work.cancel()
         await asyncio.wait({driving})
+
+    @property
+    def stopping(self) -> bool:
+        """It has been asked to end."""
+        return self._stopping is not None or self._saving is not None
 
     async def _carry_out(self, asked: Coroutine[Any, Any, None]) -> None:
         """In a task of the driver's own: a client that does not wait for the answer breaks nothing off."""
@@ -134,110 +167,99 @@ class RunDriver:
         await asyncio.shield(task)
 
     def snapshot(self) -> pb.Run:
-        return pb.Run(
-            id=self.run_id,
-            state=f"RUN_STATE_{self._state.upper()}",
-            run_dir=str(self._recorder.run_dir),
-            message=self._message,
-            step=len(self._recorder.rows),
-            steps_total=self._spec.training.steps,
-            created_at=self._recorder.identity.created_at,
-            ledger=self._ledger,
-        )
+        return self._standing.view(self._recorder, self.spec)
 
     async def read(self) -> pb.Run:
         """The run with its ledger of this moment, or of the last at which Redis answered."""
-        await self._read_ledger()
+        await self._standing.refresh(self._redis.bus)
         return self.snapshot()
 
     async def requeue(self, group_id: str) -> None:
         """Have the prompt of a failed group issued once more. Raises NotRequeued, GroupNotFound, NoAnswer."""
         if self._controller is None or self._redis.bus is None:
-            raise NotRequeued(f"group {group_id} is not issued once more: the run is {self._state}")
+            raise NotRequeued(f"group {group_id} is not issued once more: the run is {self._standing.state}")
         async with answering():
             await self._controller.requeue(group_id)
 
-    async def _read_ledger(self) -> None:
-        if (bus := self._redis.bus) is not None:
-            try:
-                async with asyncio.timeout(_REDIS_S):
-                    self._ledger = await bus.groups.ledger()
-                    self._issued = await bus.groups.issued_total()
-            except (BusError, TimeoutError) as error:
-                log.warning("the ledger of %s cannot be read: %s", self.run_id, error)
-
-    # -- the three phases that may fail or be stopped
-
     async def _to_the_end(self) -> None:
-        inputs = await asyncio.to_thread(open_inputs, self._spec)
-        bus = await self._provision(inputs)
-        if self._previous is None:
-            await self._placement.place(self._target(), lambda: self._spec)
-        else:
-            await self._placement.place_patiently(self._target(), self._spec)
-        await self._control(bus, inputs)
+        patience_s = self.spec.resources.redis.outage_s if self._known else 0.0
+        # The one before may be gone, and its lease not yet lapsed.
+        bus = await self.entrance.lead(patience_s, min(patience_s, LEASE_S + _REDIS_S))
+        async with asyncio.TaskGroup() as tasks:
+            losing = tasks.create_task(self._tenure.lost())
+            await self.entrance.begin(bus)
+            await self._open_events(bus)
+            inputs = await asyncio.to_thread(open_inputs, self.spec)
+            await self._provision(bus, inputs)
+            await self._placement.place_patiently(self._target(), self.spec, patience_s)
+            await self._control(bus, inputs)
+            losing.cancel()
 
-    async def _provision(self, inputs: Inputs) -> OrchestratorBus:
-        bus = await self._redis.open(0.0 if self._previous is None else self._spec.resources.redis.outage_s)
-        self._epoch = await bus.lease.acquire(ROLE)
-        news: list[str] = []
-        if self._previous is None:
-            await bus.runs.create(*self._record())
-        else:
-            news = [await take_up(bus, self._recorder, self._previous, self._spec, self._epoch)]
-            # Not before: a spec that the run cannot go on with must not be the one that the next start compares with.
-            self._recorder.keep_spec(self._spec)
-            await bus.runs.renew(*self._record(), self._epoch)
-            news += [f"changed: {change}" for change in changes(self._previous, self._spec)]
-        self.events.open(bus)
+    async def _open_events(self, bus: OrchestratorBus) -> None:
+        if self._previous is not None:
+            await self.events.reopen(self._tenure.secure)
+        self.events.open(bus, self._tenure.secure)
         self._archiving = asyncio.create_task(self.events.archive())
         await self._set_state("starting")
-        for message in news:
-            await self.events.emit(Alert(cause="resumed", message=message))
+
+    async def _provision(self, bus: OrchestratorBus, inputs: Inputs) -> None:
+        if self._previous is not None:
+            where = await take_up(bus, self._recorder, self._previous, self.spec, self._tenure.epoch)
+            # Not before: a spec that the run cannot go on with must not be the one that the next start compares with.
+            await self._recorder.keep_spec(self.spec)
+            await self._renew(bus)
+            for message in (where, *(f"changed: {change}" for change in self._changed)):
+                await self.events.emit(Alert(cause="resumed", message=message, severity="notice"))
+        self._tracking.begin(bus, self._tenure.secure)
         for problem in input_problems(inputs):
             await self.events.emit(Alert(message=problem))
-        self._provenance = asyncio.ensure_future(asyncio.to_thread(self._write_provenance, inputs))
-        return bus
-
-    def _record(self) -> tuple[str, str, str]:
-        return self._spec.model_dump_json(), str(self.run_dir), self._recorder.identity.created_at
+        self._provenance = asyncio.create_task(self._recorder.write_provenance(self.spec, inputs.training))
 
     def _target(self) -> RunTarget:
-        return RunTarget(self.run_id, self._redis.url, self._spec.resources.redis.payload_url, self.run_dir)
+        payload_url = self.spec.resources.redis.payload_url
+        return RunTarget(self.run_id, self._redis.url, payload_url, self.run_dir, self._tenure.epoch)
 
-    async def scale(self, replicas: Mapping[str, int]) -> None:
-        """Have so many workers of a role, `generator` or `verifier`: more join while training goes on, those that leave
-        hand back what they hold. Raises RunFailed where the run does not go on; LaunchError, and its spec stays as it
-        is; OSError and BusError where it is scaled, but cannot keep that."""
+    async def scale(self, scale: Scale) -> None:
+        """More workers join while training goes on, those that leave hand back what they hold. Raises RunFailed where
+        the run does not go on; LaunchError, and its spec stays as it is; OSError, BusError where that is not kept."""
         bus = self._redis.bus
-        if bus is None or self._state not in ("running", "draining"):
-            raise RunFailed(f"run {self.run_id} is {self._state}: it is scaled while it runs")
+        if bus is None or self._standing.state not in ("running", "draining"):
+            raise RunFailed(f"run {self.run_id} is {self._standing.state}: it is scaled while it runs")
 
         async def keep(spec: RunSpec) -> None:
-            self._spec = spec
-            self._recorder.keep_spec(spec)
+            self.spec = spec
             async with asyncio.timeout(_REDIS_S):
-                await bus.runs.renew(*self._record(), self._epoch)
+                await self._recorder.keep_spec(spec)
+                await self._renew(bus)
 
-        await self._carry_out(self._placement.place(self._target(), lambda: with_replicas(self._spec, replicas), keep))
+        await self._carry_out(self._placement.scale(self._target(), lambda: self.spec, scale, keep))
+
+    def room(self, replicas: Mapping[str, int]) -> str:
+        """Why there is none for so many workers; "": there is."""
+        return self._room(self.spec, with_replicas(self.spec, replicas))
+
+    async def _renew(self, bus: OrchestratorBus) -> None:
+        record = record_of(self.spec, self._recorder)
+        await bus.runs.renew(*record, self._tenure.epoch, self._recorder.identity.history)
 
     async def _control(self, bus: OrchestratorBus, inputs: Inputs) -> None:
-        restarts = self._spec.resources.restarts
+        restarts = self.spec.resources.restarts
         self._monitor = monitor = HealthMonitor(bus, self._launcher, self.events, self.run_id, restarts)
         self._controller = controller = self._make_controller(bus, inputs, monitor)
-        watchdog = Watchdog(bus, self._spec, self.events.emit, monitor.replace)
+        watchdog = Watchdog(bus, self.spec, self.events.emit, monitor.replace, lambda: controller.steps)
         try:
             async with asyncio.TaskGroup() as tasks:
-                keeping = (monitor.run(), self._redis.keep(self.events.emit), watchdog.run())
+                scaling = Autoscaler(self, self._recorder, controller, self.events.emit).run()
+                keeping = (monitor.run(), self._redis.keep(self.events.emit), watchdog.run(), scaling)
                 keepers = [tasks.create_task(keeper) for keeper in keeping]
-                await controller.run(self._epoch)
-                if self._spec.training.steps:
+                await controller.run(self._tenure.epoch)
+                if self.spec.training.steps:
                     await completion.wait_until_complete(bus, monitor)
                 for keeper in keepers:
                     keeper.cancel()
         except* RunFailed:
             # The log decides: a worker that fails once the last checkpoint is committed fails no run.
-            if self._state != "draining" or not await completion.was_complete(bus):
+            if self._standing.state != "draining" or not await completion.was_complete(bus):
                 raise
 
     def _make_controller(self, bus: OrchestratorBus, inputs: Inputs, monitor: HealthMonitor) -> Controller:
@@ -247,29 +269,16 @@ class RunDriver:
                 monitor.may_end("learner")
             await self._set_state(state)
 
-        emit = self.events.emit
-        evaluator = Evaluator(bus, self._spec, inputs.evaluation, record=self._recorder.record_evaluation, emit=emit)
-        return Controller(
-            *(bus, self._spec, inputs.training),
-            recorder=self._recorder,
-            evaluator=evaluator,
-            emit=emit,
-            change_state=change_state,
-        )
+        recorder, emit = self._recorder, self.events.emit
+        evaluator = Evaluator(bus, self.spec, inputs.evaluation, record=recorder.keep_evaluation, emit=emit)
+        steers = (bus, self.spec, inputs.training)
+        return Controller(*steers, recorder=recorder, evaluator=evaluator, emit=emit, change_state=change_state)
 
     async def _set_state(self, state: str, message: str = "") -> None:
-        self._state, self._message = state, message
+        self._standing.state, self._standing.message = state, message
         if (bus := self._redis.bus) is not None:
-            await bus.runs.set_state(state, message, self._epoch)
-        await self.events.emit(StateChanged(state=self._state, message=self._message))
-
-    def _write_provenance(self, inputs: Inputs) -> None:
-        value = provenance(
-            self._spec, inputs.training, run_id=self.run_id, started_at=self._recorder.identity.created_at
-        )
-        self._recorder.write_provenance(value)
-
-    # -- the end
+            await bus.runs.set_state(state, message, self._tenure.epoch)
+        await self.events.emit(StateChanged(state=self._standing.state, message=self._standing.message))
 
     async def _drive(self, work: "asyncio.Task[None]") -> None:
         await asyncio.wait({work})
@@ -277,8 +286,8 @@ class RunDriver:
         await asyncio.wait({finish})
         if error := finish.exception():
             log.error("the end of %s went wrong", self.run_id, exc_info=error)
-            self._state, self._message = "failed", f"the run could not be ended in order: {error!r}"
-            await self.events.tell_end(StateChanged(state=self._state, message=self._message))
+            self._standing.state, self._standing.message = "failed", f"the run could not be ended in order: {error!r}"
+            await self.events.tell_end(StateChanged(state=self._standing.state, message=self._standing.message))
         self.events.close()
         self._recorder.close()
 
@@ -287,61 +296,54 @@ class RunDriver:
         answered = succeeded = False
         try:
             outcome = await self._outcome(work)
-            if await completion.was_taken_over(work, self._redis.bus, self._epoch):
-                await self._leave(outcome)
-                return
+            alone = not self._listed or not (self._known or self._tenure.epoch)
+            if leads := await self._tenure.may_conclude(alone=alone):
+                # Beside the workers, which take their time to leave.
+                drawing = asyncio.ensure_future(asyncio.to_thread(self._recorder.draw))
             try:
                 await self._placement.end(self.run_id)
             except LaunchError as error:
                 outcome = outcome.but(str(error))
-            await self._read_ledger()
-            await self.questions.keep()
+            if not leads:
+                return self._leave(outcome)
+            await self._standing.read_ledger(self._redis.bus)
+            await self.questions.keep(self._tenure.secure)
+            if not await self._tenure.may_conclude(alone=alone):  # it may have been frozen since
+                return self._leave(outcome)
+            restarts = self._monitor.restarts if self._monitor is not None else 0
             try:
-                await self._write_files(outcome)
+                files = (self._recorder, outcome, self._standing, restarts, time.monotonic() - self._began)
+                await completion.write_end(*files, self._provenance, drawing)
             except OSError as error:
                 outcome = outcome.but(f"summary.json cannot be written: {in_words(error)}")
             succeeded = outcome.state == "succeeded"
-            self._state, self._message = outcome
-            answered = await completion.tell_end(outcome, self.events, self._archiving, self._redis.bus, self._epoch)
+            self._standing.state, self._standing.message = outcome
+            await self._tracking.end(*outcome)
+            told = (self.events, self._archiving, self._redis.bus, self._tenure.epoch)
+            answered = await completion.tell_end(outcome, *told)
         finally:
+            self._tracking.abandon()
             self.events.leave()
-            await self._redis.close(succeeded=succeeded, answers=answered)
+            if succeeded and answered:
+                await self._redis.clean()
+            await self._tenure.release()
+            await self._redis.close(succeeded=succeeded)
 
-    async def _leave(self, outcome: RunOutcome) -> None:
-        """Another orchestrator drives the run now: nothing of it is this one's any more, but its workers."""
-        log.error("%s: %s", self.run_id, outcome.message)
-        self._state, self._message = outcome
-        await self._placement.end(self.run_id)
+    def _leave(self, outcome: RunOutcome) -> None:
+        """Another orchestrator leads the run: nothing of it was this one's any more but its workers."""
+        log.error("%s is led by another run service; this one has ended its workers and writes nothing", self.run_id)
+        self._standing.state, self._standing.message = outcome
+        self.left = True
+        self.events.abandon(self._archiving)
 
     async def _outcome(self, work: "asyncio.Task[None]") -> RunOutcome:
         if work.cancelled():
             # A stop that comes when a checkpoint covers all that was trained takes nothing back.
             bus = self._redis.bus
-            complete = self._state == "draining" and bus is not None and await completion.was_complete(bus)
+            complete = self._standing.state == "draining" and bus is not None and await completion.was_complete(bus)
             return at_its_end(self._controller) if complete else self._stopping or STOPPED
         if (raised := work.exception()) is None:
             return at_its_end(self._controller)
         if self._stopping is not None:
             return self._stopping
-        error = first_leaf(raised)
-        if isinstance(error, _EXPECTED):
-            words = await self._redis.failure() or in_words(error, self.run_dir)
-            return RunOutcome("failed", await asyncio.to_thread(disk_first, words, self.run_dir))
-        log.error("run %s failed", self.run_id, exc_info=error)
-        return RunOutcome("failed", f"internal error: {error!r} (the service's log has the traceback)")
-
-    async def _write_files(self, outcome: RunOutcome) -> None:
-        if self._provenance is not None:
-            await completion.settled(self._provenance, "provenance.json could not be written")
-        summary = self._recorder.summary(
-            state=outcome.state,
-            message=outcome.message,
-            ledger=self._ledger,
-            issued=self._issued,
-            restarts=self._monitor.restarts if self._monitor is not None else 0,
-            elapsed_s=self._recorder.elapsed_before_s + time.monotonic() - self._began,
-        )
-        self._recorder.write_summary(summary)
-        await completion.settled(
-            asyncio.ensure_future(asyncio.to_thread(self._recorder.draw)), "curves.png could not be drawn"
-        )
+        return await asyncio.to_thread(failed_of, first_leaf(raised), self.run_dir, await self._redis.failure())

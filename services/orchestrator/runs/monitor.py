@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
+from dapo.algo.progress import Looks
 from dapo.bus import BusError
 from dapo.bus.parts.registry import HEARTBEAT_TTL_S
 from dapo.bus.roles import OrchestratorBus
@@ -17,7 +18,7 @@ from dapo.spec.tree.resources import RestartSpec
 from dapo.spec.workloads import Role
 from dapo.worker import LAST_WORDS
 from services.orchestrator.launch.health import HealthAction, Judgement, RestartBudget, judge
-from services.orchestrator.launch.launcher import Launcher, LogTail, WorkerState, WorkerStatus
+from services.orchestrator.launch.launcher import Launcher, LaunchError, LogTail, WorkerState, WorkerStatus
 from services.orchestrator.runs.events import RunEvents
 from services.orchestrator.runs.outcome import RunFailed
 
@@ -44,10 +45,10 @@ class HealthMonitor:
 
     A generator or a verifier is started alone; all ranks of the learner together, since none can go on without the
     others. Such a unit has a RestartBudget; where that is spent the run fails, unless others do the same work: then the
-    unit is started again after the longest pause each time.
+    unit is started again after the longest pause each time. So it is where the launcher could not start it.
 
-    State: which instance of each worker was seen last, since when they run, which of them were heard, since when they
-    are silent, the budgets and the restarts that are due; none of it outlives the process.
+    State: which instance of each worker was seen last, how long it was listened to, which of them were heard, since
+    when they are silent, the budgets and the restarts that are due; none of it outlives the process.
     """
 
     def __init__(
@@ -61,7 +62,10 @@ class HealthMonitor:
         self._may_end: frozenset[Role] = frozenset()
         self._proven = False
         self._instances: dict[str, str] = {}
-        self._began: dict[str, float] = {}
+        self._looks = Looks()
+        self._listened_to: dict[str, float] = {}
+        """Those that run and were not heard by now: for how many seconds they could have been."""
+        self._unheard: dict[str, float] = {}
         self._heard: set[str] = set()
         self._silent_since: dict[str, float] = {}
         self._listened_s = -math.inf
@@ -94,7 +98,7 @@ class HealthMonitor:
             now_s = time.monotonic()
             silences = {worker: now_s - since for worker, since in self._silent_since.items()}
             judged = judge(
-                statuses, silences, may_end=self._may_end, proven=self._proven, silence_s=self._spec.silence_s
+                statuses, silences, self._unheard, may_end=self._may_end, proven=self._proven, spec=self._spec
             )
             # Those that a signal ended first: others may have ended for want of them.
             for judgement in sorted(judged, key=lambda one: (one.status.code or 0) >= 0):
@@ -122,36 +126,59 @@ class HealthMonitor:
             await self._events.tell(Alert(worker_id=status.worker_id, message=reason))
 
     async def _plan_restart(self, status: WorkerStatus, reason: str, statuses: Sequence[WorkerStatus]) -> None:
-        unit, now_s = _unit(status), time.monotonic()
-        budget = self._budgets.setdefault(unit, RestartBudget(self._spec))
-        pause_s = budget.spend(now_s)
+        unit = _unit(status)
+        pause_s, which = await self._spend(status, reason, statuses)
         workers = [one.worker_id for one in statuses if _unit(one) == unit]
-        which = f"restart {budget.used} of {self._spec.limit}"
-        if pause_s is None:
-            before = f"{budget.used} restarts within {self._spec.window_s:g} s"
-            if not budget.used or not _has_others(status, statuses):
-                await self._fail(status, f"{reason}, after {before}" if budget.used else reason)
-            pause_s, which = self._spec.longest_pause_s, f"it had {before}; the others go on"
-        self._due[unit] = _Restart(workers, status.instance, now_s + pause_s)
+        self._due[unit] = _Restart(workers, status.instance, time.monotonic() + pause_s)
         who = f"{workers[0]} is" if len(workers) == 1 else f"all {len(workers)} ranks of the {unit} are"
-        then = f"{who} started again in {pause_s:g} s ({which})"
+        when = f"in {pause_s:g} s" if pause_s else "at once"
+        then = f"{who} started again {when} ({which})"
         log_tail = await self._launcher.logs(self._run_id, status.worker_id)
         await self._events.tell(_changed(status, "ended", f"{reason}; {then}", log_tail))
+
+    async def _spend(self, status: WorkerStatus, reason: str, statuses: Sequence[WorkerStatus]) -> tuple[float, str]:
+        """One restart of the worker's unit: the pause before it in seconds, and which it is, in words. Raises RunFailed
+        where none is left and no other does the same work."""
+        budget = self._budgets.setdefault(_unit(status), RestartBudget(self._spec))
+        pause_s = budget.spend(time.monotonic(), heard=status.worker_id in self._heard)
+        if pause_s is not None:
+            return pause_s, f"restart {budget.used} of {self._spec.limit}"
+        before = f"{budget.used} restarts within {self._spec.window_s:g} s"
+        if not budget.used or not _has_others(status, statuses):
+            await self._fail(status, f"{reason}, after {before}" if budget.used else reason)
+        return self._spec.longest_pause_s, f"it had {before}; the others go on"
 
     async def _start_due(self) -> None:
         for unit, restart in list(self._due.items()):
             if time.monotonic() < restart.at_s:
                 continue
-            present = {one.worker_id: one.instance for one in await self._launcher.observe(self._run_id)}
+            statuses = await self._launcher.observe(self._run_id)
+            present = {one.worker_id: one.instance for one in statuses}
             workers = [worker for worker in restart.worker_ids if worker in present]
             # A worker that stands alone may have been started meanwhile, as the run was scaled, or be wanted no more.
             if len(workers) > 1 or restart.instance in [present[worker] for worker in workers]:
-                await self._launcher.restart(self._run_id, workers)
+                try:
+                    await self._launcher.restart(self._run_id, workers)
+                except LaunchError as error:
+                    await self._postpone(unit, restart, str(error), statuses)
+                    continue
             del self._due[unit]
             self.restarts += bool(workers)
             for worker in workers:
                 self._forget(worker)
                 await self._events.tell(ServiceChanged(worker_id=worker, state="restarted"))
+
+    async def _postpone(self, unit: str, restart: _Restart, error: str, statuses: Sequence[WorkerStatus]) -> None:
+        """The launcher refuses it for now. That counts as a restart, as the cause may stay. Raises RunFailed."""
+        who = f"the {unit}" if len(restart.worker_ids) > 1 else restart.worker_ids[0]
+        reason = f"{who} cannot be started again: {error}"
+        status = next(one for one in statuses if _unit(one) == unit)
+        _, which = await self._spend(status, reason, statuses)
+        pause_s = self._spec.longest_pause_s
+        self._due[unit] = _Restart(restart.worker_ids, restart.instance, time.monotonic() + pause_s)
+        message = f"{reason}; it is tried again in {pause_s:g} s ({which})"
+        log.warning("%s", message)
+        await self._events.tell(Alert(worker_id=status.worker_id, message=message))
 
     def _forget_old(self, statuses: Sequence[WorkerStatus]) -> None:
         """Nothing that was known of a worker holds for another one of its id, nor once it has left."""
@@ -165,7 +192,8 @@ class HealthMonitor:
 
     def _forget(self, worker: str) -> None:
         self._heard.discard(worker)
-        self._began.pop(worker, None)
+        self._listened_to.pop(worker, None)
+        self._unheard.pop(worker, None)
         self._silent_since.pop(worker, None)
 
     async def _fail(self, status: WorkerStatus, reason: str) -> NoReturn:
@@ -177,7 +205,7 @@ class HealthMonitor:
         raise RunFailed(f"{reason}\nend of {log_tail.source}:\n{log_tail.text}")
 
     async def _listen(self, statuses: Sequence[WorkerStatus]) -> None:
-        """Note which workers were heard before and are silent now, where Redis answers."""
+        """Note which workers were never heard, and which are silent now, where Redis answers."""
         now_s = time.monotonic()
         if now_s - self._listened_s < _LISTEN_S:
             return
@@ -194,10 +222,15 @@ class HealthMonitor:
             self._silent_since = dict.fromkeys(self._silent_since, now_s)
             return
         alive: set[str] = set().union(*beating)
+        passed_s = self._looks.passed(now_s)
+        self._listened_to = {
+            status.worker_id: self._listened_to.get(status.worker_id, -passed_s) + passed_s
+            for status in statuses
+            if status.state == WorkerState.RUNNING and status.worker_id not in self._heard
+        }
         # Of a worker that has just been started, the last heartbeat may be its predecessor's.
-        for status in statuses:
-            self._began.setdefault(status.worker_id, now_s)
-        self._heard |= {worker for worker in alive if now_s - self._began.get(worker, now_s) > HEARTBEAT_TTL_S}
+        self._heard |= {worker for worker in alive if self._listened_to.get(worker, 0.0) > HEARTBEAT_TTL_S}
+        self._unheard = {worker: listened_s for worker, listened_s in self._listened_to.items() if worker not in alive}
         self._silent_since = {worker: self._silent_since.get(worker, now_s) for worker in sorted(self._heard - alive)}
 
 

@@ -4,9 +4,10 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
-from dapo.contracts.events import Alert, ServiceChanged
+from dapo.contracts.events import Alert, Scaled, ServiceChanged
 from dapo.spec.run import RunSpec
 from dapo.spec.workloads import plan_workloads
+from services.orchestrator.control.scaling import Scale
 from services.orchestrator.launch.launcher import Launcher, LaunchError, RunTarget
 from services.orchestrator.runs.events import RunEvents
 
@@ -42,10 +43,27 @@ class Placement:
         for worker_id in sorted(before - roles.keys()):
             await self._events.tell(ServiceChanged(worker_id=worker_id, state="left"))
 
-    async def place_patiently(self, target: RunTarget, spec: RunSpec) -> None:
-        """Of a run that goes on: for `resources.redis.outage_s` it is tried again, since workers of an earlier run
-        service that is gone may hold GPUs until they are gone, too. Raises LaunchError."""
-        patience_s = spec.resources.redis.outage_s
+    async def scale(self, target: RunTarget, spec: Callable[[], RunSpec], scale: Scale, keep: Keep) -> None:
+        """As `place`, and tell of each number that is another: before `keep` is told."""
+        before: list[RunSpec] = []
+
+        def wanted() -> RunSpec:
+            before.append(spec())
+            return with_replicas(before[0], scale.replicas)
+
+        async def tell(after: RunSpec) -> None:
+            for role in scale.replicas:
+                was, now = (getattr(one.resources, role).replicas for one in (before[0], after))
+                if was != now:
+                    scaled = Scaled(role=role, before=was, after=now, reason=scale.reason, by=scale.by)
+                    await self._events.tell(scaled)
+            await keep(after)
+
+        await self.place(target, wanted, tell)
+
+    async def place_patiently(self, target: RunTarget, spec: RunSpec, patience_s: float) -> None:
+        """Tried again for so long, in a run that goes on: workers of a run service that is gone, or leads it no more,
+        may hold GPUs until they are gone, too. Raises LaunchError."""
         deadline, told = time.monotonic() + patience_s, False
         while True:
             try:

@@ -7,7 +7,9 @@ import shutil
 import time
 from pathlib import Path
 
+from dapo.algo.progress import Looks
 from dapo.bus import Bus, BusError, BusUnavailable
+from dapo.bus.keys import ORCHESTRATOR
 from dapo.bus.server.embedded import EmbeddedValkey
 from dapo.contracts.events import Alert, Emit
 from dapo.records.folder import RunFolder
@@ -19,7 +21,10 @@ from services.orchestrator.runs.outcome import RunFailed
 log = logging.getLogger(__name__)
 
 _CLEANING_S = 10.0
+_PURGE_S = 60.0
 _RETRY_S = 1.0
+_SILENCE_S = 5.0
+"""For less no server is taken for frozen."""
 
 
 class RunRedis:
@@ -40,6 +45,11 @@ class RunRedis:
         self._start: asyncio.Future[EmbeddedValkey] | None = None
         self.bus: Bus | None = None
         """While it is open."""
+
+    @property
+    def is_own(self) -> bool:
+        """Nobody else uses the server."""
+        return self._external is None
 
     @property
     def url(self) -> str:
@@ -79,21 +89,23 @@ class RunRedis:
         )
 
     async def keep(self, emit: Emit) -> None:
-        """Start the embedded Valkey again, at its address and with its data, whenever it has ended. Until cancelled.
+        """Start the embedded Valkey again, at its address and with its data, whenever it has ended, or runs but has not
+        answered for long. Until cancelled.
 
         At once, since everything waits for it, and as often as `resources.restarts` allows. Raises RunFailed when it
         ends once more, BusUnavailable when it does not start.
         """
-        if self._valkey is None:
+        if (valkey := self._valkey) is None:
             return
         budget, spec = RestartBudget(self._restarts), self._restarts
         while True:
-            while (reason := await self.failure()) is None:
-                pass
+            reason = await trouble(valkey, self._resources.outage_s)
             log.error("%s", reason)
             if budget.spend(time.monotonic()) is None:
+                if self.bus is not None:
+                    self.bus.give_up()
                 raise RunFailed(f"after {budget.used} restarts within {spec.window_s:g} s {reason}")
-            self._start = asyncio.ensure_future(asyncio.to_thread(self._valkey.restart))
+            self._start = asyncio.ensure_future(asyncio.to_thread(valkey.restart))
             await asyncio.shield(self._start)
             what, _, _ = reason.partition("\n")
             message = f"{what}, and was started again with its data (restart {budget.used} of {spec.limit})"
@@ -103,12 +115,14 @@ class RunRedis:
         """How the embedded Valkey ended, if it did: the services' own errors only say that Redis is gone."""
         return None if self._valkey is None else await asyncio.to_thread(self._valkey.failure)
 
-    async def close(self, *, succeeded: bool, answers: bool) -> None:
-        """`answers`: the server answered a moment ago, so that a server of others can be cleaned."""
+    async def clean(self) -> None:
+        """Of a run that has succeeded: delete what it needs no more from servers of others."""
+        if (bus := self.bus) is not None and (self._valkey is None or self._resources.payload_url):
+            await self._clean(bus)
+
+    async def close(self, *, succeeded: bool) -> None:
         if self.bus is not None:
             bus, self.bus = self.bus, None
-            if succeeded and answers and (self._valkey is None or self._resources.payload_url):
-                await self._clean(bus)
             await bus.close()
         if self._valkey is not None and self._start is not None:
             # A stop may come while it is starting.
@@ -117,14 +131,16 @@ class RunRedis:
             if succeeded:
                 await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 
-    async def purge(self) -> None:
-        """Delete all that the run has in Redis; for one that has ended. Raises BusError, OSError."""
+    async def purge(self, owner: str) -> None:
+        """Delete all that the run has in Redis; for one that has ended. Raises LeaseHeld where somebody else than
+        `owner` leads it, BusError, OSError."""
         if self._external is not None or self._resources.payload_url:
             bus = await self.open()
             try:
+                bus.act_for(ORCHESTRATOR, await bus.lease.take(owner, _PURGE_S))
                 await bus.runs.delete()
             finally:
-                await self.close(succeeded=True, answers=False)
+                await self.close(succeeded=True)
         await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 
     async def _clean(self, bus: Bus) -> None:
@@ -133,3 +149,14 @@ class RunRedis:
                 await bus.runs.delete_work()
         except (BusError, TimeoutError) as error:
             log.warning("keys %s* are left in Redis: %s", bus.keys.prefix, str(error) or f"{_CLEANING_S:.0f} s passed")
+
+
+async def trouble(valkey: EmbeddedValkey, outage_s: float) -> str:
+    """Return once it has ended, or has not answered for a third of the time that all wait for it: how."""
+    bound_s, silent_s, looks = max(_SILENCE_S, outage_s / 3), 0.0, Looks()
+    while (reason := await asyncio.to_thread(valkey.failure)) is None:
+        passed_s = looks.passed(time.monotonic())
+        silent_s = 0.0 if await asyncio.to_thread(valkey.answers) else silent_s + passed_s
+        if silent_s >= bound_s:
+            return f"the embedded Valkey did not answer for {silent_s:.0f} s"
+    return reason

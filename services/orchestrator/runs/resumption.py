@@ -4,11 +4,13 @@ import asyncio
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from dapo.algo.evaluation import reason_to_stop
 from dapo.bus.parts.decisions import Decided, Frontier
 from dapo.bus.roles import OrchestratorBus
 from dapo.records.checkpoints import Checkpoint, CheckpointError, find_newest
 from dapo.records.folder import RunFolder
-from dapo.records.group_archive import rewind_group_archive
+from dapo.records.identity import RunDirError
+from dapo.records.json_lines import read_json_lines
 from dapo.spec.problem import Problem, SpecError
 from dapo.spec.run import RunSpec
 from dapo.spec.wording import shown
@@ -44,7 +46,7 @@ class Change(NamedTuple):
 
 def changes(before: RunSpec, after: RunSpec) -> list[Change]:
     """What differs, in the order of the tree. Raises SpecError, naming the field, where that may not differ."""
-    found = list(_differences(before.model_dump(mode="json"), after.model_dump(mode="json"), ""))
+    found = list(differences(before.model_dump(mode="json"), after.model_dump(mode="json")))
     refused = [change for change in found if any(_within(change.field, fixed) for fixed in _FIXED)]
     if refused:
         raise SpecError(
@@ -65,12 +67,35 @@ def _within(field: str, section: str) -> bool:
     return field == section or field.startswith(f"{section}.")
 
 
-def _differences(before: Any, after: Any, path: str) -> Iterator[Change]:
+def differences(before: Any, after: Any, path: str = "") -> Iterator[Change]:
+    """Between two trees, in their order; `path`: of both within a larger one."""
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for name in dict.fromkeys((*before, *after)):
-            yield from _differences(before.get(name), after.get(name), f"{path}.{name}" if path else name)
+            yield from differences(before.get(name), after.get(name), f"{path}.{name}" if path else name)
     elif before != after:
         yield Change(path, before, after)
+
+
+def check_goes_on(folder: RunFolder, spec: RunSpec, *, over: bool) -> None:
+    """Whether the spec has room for the steps that there are; of a run that has succeeded (`over`), whether anything is
+    left to be done. Raises SpecError, naming the field that ends it, RunDirError, OSError."""
+    try:
+        rows = read_json_lines(folder.metrics) if folder.metrics.exists() else []
+        evaluations = read_json_lines(folder.evaluations) if folder.evaluations.exists() else []
+    except ValueError as error:
+        raise RunDirError(str(error)) from error
+    done = rows[-1]["step"] if rows else 0
+    if spec.training.steps < done or (over and spec.training.steps == done):
+        raise SpecError([_too_few(spec, done)])
+    if not over:
+        return
+    rule = spec.evaluation.early_stopping
+    if why := reason_to_stop(rule, evaluations):
+        advice = (
+            f"the run has ended by this rule, and would end by it again at once: {why}. Give that field another value, "
+            "or take the rule away (--set evaluation.early_stopping={})"
+        )
+        raise SpecError([Problem("evaluation.early_stopping", None, advice)])
 
 
 async def take_up(bus: OrchestratorBus, recorder: Recorder, previous: RunSpec, spec: RunSpec, epoch: int) -> str:
@@ -78,7 +103,8 @@ async def take_up(bus: OrchestratorBus, recorder: Recorder, previous: RunSpec, s
 
     It goes on from Redis where that has all that was decided, else from the newest whole checkpoint: then what Redis
     holds is deleted, the prompts that the checkpoint calls unsettled are issued again, and the records are cut off
-    behind it. Raises SpecError for a spec with less steps than were cut, CheckpointError where there is no way on.
+    behind it. Raises SpecError for a spec with less steps than were cut, CheckpointError where there is no way on,
+    RunDirError where somebody goes on with another Redis.
     """
     found = await asyncio.to_thread(find_newest, RunFolder(recorder.run_dir).checkpoints)
     if found.checkpoint is None and found.damage:
@@ -86,7 +112,9 @@ async def take_up(bus: OrchestratorBus, recorder: Recorder, previous: RunSpec, s
     start = found.checkpoint.manifest.step if found.checkpoint is not None else 0
     decided = await bus.decisions.read()
     cut = min(decided.cut, previous.training.steps)
-    reason = _reason_to_rewind(decided, start, previous, spec, len(recorder.rows))
+    known = (await bus.runs.read()).get("history", "")
+    reason = "another Redis had its latest word" if known != recorder.identity.history else None
+    reason = reason or _reason_to_rewind(decided, start, previous, spec, len(recorder.rows))
     if reason is None and start < decided.trained and not await bus.batches.reaches_back(start):
         reason = f"the batches behind step {start} have left the log"
     if reason is None and await _lost_a_batch(bus):
@@ -94,13 +122,16 @@ async def take_up(bus: OrchestratorBus, recorder: Recorder, previous: RunSpec, s
     if reason is None:
         if cut > spec.training.steps:
             raise SpecError([_too_few(spec, cut)])
+        if not recorder.identity.history:  # it began under an older release
+            await recorder.begin_history()
         return f"the run goes on behind step {decided.trained}"
     if start > spec.training.steps:
         raise SpecError([_too_few(spec, start)])
     frontier = _frontier(found.checkpoint)
+    # First: where this start is cut short, the next one still finds that Redis is not the one.
+    await recorder.begin_history()
     await bus.decisions.begin_at(start, frontier, epoch)
-    await asyncio.to_thread(recorder.rewind, start)
-    await asyncio.to_thread(rewind_group_archive, recorder.run_dir, frontier)
+    await recorder.rewind(start, frontier)
     where = f"from the checkpoint of step {start}" if found.checkpoint is not None else "from its beginning"
     again = (
         f", and issues {len(frontier.unsettled)} prompts again" if frontier is not None and frontier.unsettled else ""

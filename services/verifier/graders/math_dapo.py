@@ -135,11 +135,19 @@ def _grade(text: str, gold: str) -> Verdict:
     verdict = compare_texts(answer.normal, wanted.normal)
     if verdict.reason == "different" and _says_the_same(written, answer, wanted):
         verdict = right("equal", answer.normal)
+    if verdict.correct and _are_other_numbers(answer, wanted):  # as 10^2 and 10 cm^2
+        return wrong("different", answer.normal)
     if verdict.correct and wanted.unit:
         unit = _unit(written)
         if unit and not same_unit(unit, wanted.unit):
             return wrong("different", f"{answer.normal} {unit}")
     return verdict
+
+
+def _are_other_numbers(answer: _Answer, wanted: _Answer) -> bool:
+    """Though their normal forms are equal."""
+    known = answer.number is not None and wanted.number is not None and answer.percent == wanted.percent
+    return known and answer.number != wanted.number
 
 
 def _says_the_same(written: str, answer: _Answer, wanted: _Answer) -> bool:
@@ -188,7 +196,8 @@ def _read(written: str) -> _Answer:
     normal = normalise(_SHORT_POWER.sub(r"^\1", text.replace("$", "")))
     if "\\overline" in text or _states_several(text) or _joins(text, normal):
         return _Answer("".join(_BEFORE_DIGITS.sub(_APART, text.replace("$", "")).split(" ")), None)
-    if number is None:
+    # Of "10 cm^2" the normal form is 10^2.
+    if number is None and "^" not in split_measure(text)[1]:
         number = as_number(normal)
     return _measured(text, normal) if number is None else _Answer(normal, number)
 

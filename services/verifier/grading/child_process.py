@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+from dapo.environment import SERVICE_KEYS
 from dapo.host.processes import child_environment, python_command
 from services.verifier.grading.child_main import READY
 
@@ -45,7 +46,8 @@ class GradingProcess:
     async def start(cls, configuration: bytes) -> "GradingProcess | None":
         """None if it does not start within START_DEADLINE_S; its own error message is on stderr."""
         pipe = asyncio.subprocess.PIPE
-        child = await asyncio.create_subprocess_exec(*COMMAND, stdin=pipe, stdout=pipe, env=child_environment())
+        environment = child_environment(without=SERVICE_KEYS)
+        child = await asyncio.create_subprocess_exec(*COMMAND, stdin=pipe, stdout=pipe, env=environment)
         process = cls(child)
         ready = False
         try:

@@ -202,8 +202,9 @@ class GradingPool:
     def _give_up_grader(self, name: str, error: str) -> None:
         if name in self._required:
             raise GraderStartError(f"{self._required[name]}: {error}")
-        log.error("the grader %r, which a row of the data names, is unavailable: %s", name, error)
-        self._unavailable[name] = error
+        # Two processes may find out side by side.
+        if self._unavailable.setdefault(name, error) is error:
+            log.error("the grader %r, which a row of the data names, is unavailable: %s", name, error)
 
     async def _work(self, process: GradingProcess, batch: Sequence[GradingJob[Any]]) -> None:
         """Have the jobs done. Where one hangs or crashes, queues those behind it again and raises."""

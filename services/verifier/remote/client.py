@@ -12,12 +12,11 @@ import httpx
 
 from dapo.host.proxies import BadProxy, proxy_for
 from dapo.redaction import redact_url
-from dapo.spec.tree.graders import JudgeGrader, RemoteGrader
+from dapo.spec.tree.graders import LONGEST_RETRY_PAUSE_S, HttpGrader
 from services.verifier.graders import GraderSetupError
 from services.verifier.remote.circuit_breaker import CircuitBreaker
 
 _FIRST_PAUSE_S = 0.5
-_LONGEST_PAUSE_S = 30.0
 _TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Statuses of failures that may pass, so the request is tried again."""
 _MAX_REPLY_BYTES = 32 << 20
@@ -41,7 +40,7 @@ class ServiceClient:
     malformed, or the variable `api_key_env` is not set.
     """
 
-    def __init__(self, url: str, options: RemoteGrader | JudgeGrader) -> None:
+    def __init__(self, url: str, options: HttpGrader) -> None:
         self._shown = redact_url(url)
         try:
             self._url = httpx.URL(url)
@@ -141,7 +140,7 @@ def _authorisation(variable: str | None) -> dict[str, str]:
 
 def _pause_s(attempt: int) -> float:
     """Doubles with each attempt, with jitter, so that verifiers do not all come back at once."""
-    return min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**attempt) * random.uniform(0.5, 1.5)
+    return min(LONGEST_RETRY_PAUSE_S, _FIRST_PAUSE_S * 2**attempt) * random.uniform(0.5, 1.5)
 
 
 def _wait_s(headers: httpx.Headers) -> float | None:
@@ -151,7 +150,7 @@ def _wait_s(headers: httpx.Headers) -> float | None:
         wait_s = float(text) if text.isdigit() else parsedate_to_datetime(text).timestamp() - time.time()
     except (ValueError, TypeError):
         return None
-    return min(max(wait_s, 0.0), _LONGEST_PAUSE_S)
+    return min(max(wait_s, 0.0), LONGEST_RETRY_PAUSE_S)
 
 
 def _read_json(content: bytes) -> Any:

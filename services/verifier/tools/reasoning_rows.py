@@ -2,7 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from decimal import localcontext
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,17 @@ def generate_rows(task: str, rows: int, seed: int) -> Iterator[dict[str, Any]]:
             "grader": "reasoning_gym",
             "answer": entry["answer"],
         }
-        for entry in reasoning_gym.create_dataset(task, size=rows, seed=seed)
+        for entry in _entries(reasoning_gym.create_dataset(task, size=rows, seed=seed))
     )
     return (row for row in made if not gold_problem(row["gold"]))
+
+
+def _entries(dataset: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The library changes the precision of this thread's decimals, which is not its own."""
+    for at in range(len(dataset)):
+        with localcontext():
+            entry = dataset[at]
+        yield entry
 
 
 def write(rows: Iterable[dict[str, Any]], out: Path, *, force: bool) -> int:

@@ -2,15 +2,20 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dapo.bus import Bus, BusError, Fenced, LedgerError, Outcome, UnknownGroup
+from dapo.bus.failures import FailureReason
+from dapo.bus.keys import ORCHESTRATOR, WORKERS
 from dapo.bus.parts import garbage
 from dapo.bus.server.embedded import EmbeddedValkey
+from dapo.contracts.events import Alert
 from dapo.v1 import messages_pb2 as pb
 from tests.support.bus import (
     drive,
+    everything,
     group_id,
     issue,
     make_batch,
@@ -162,7 +167,7 @@ def test_a_former_holder_writes_nothing(valkey: EmbeddedValkey) -> None:
         old_learner = await bus.lease.acquire("learner")
         epoch, (scored, *_) = await make_scored(bus, 3)
         learner = await bus.lease.acquire("learner")
-        assert (epoch, learner) == (old + 1, old_learner + 1)
+        assert (epoch > old, learner) == (True, old_learner + 1)
         await bus.groups.settle(None, group_id(1), "kept", "", epoch)
         await bus.groups.settle(None, group_id(2), "kept", "", epoch)
         await bus.batches.cut(make_batch(bus, 0, [1]), epoch)
@@ -221,3 +226,74 @@ def test_payloads_may_live_on_a_server_of_their_own(valkey: EmbeddedValkey, tmp_
 
     with EmbeddedValkey(tmp_path, memory_mib=64) as payload:
         drive(valkey.url, scenario, payload_url=payload.url)
+
+
+def test_whoever_acts_for_a_term_that_is_over_writes_and_deletes_nothing(valkey: EmbeddedValkey) -> None:
+    """Also what carries no epoch: events, heartbeats, wishes, failed groups, completions, clean-up."""
+
+    async def scenario(old: Bus, new: Bus, worker: Bus) -> None:
+        await old.runs.create("{}", "runs/x", "now")
+        epoch, _ = await make_scored(old, 3)
+        old.act_for(ORCHESTRATOR, epoch)
+        worker.act_for(WORKERS, await old.lease.acquire(WORKERS))
+        await old.runs.emit(Alert(message="still its own"))
+        await worker.registry.beat("generator", "generator-0")
+        await new.lease.acquire(ORCHESTRATOR)
+        await new.lease.acquire(WORKERS)
+        before = await everything(new)
+        attempts = [
+            old.runs.emit(Alert(message="late")),
+            old.runs.create("{}", "runs/elsewhere", "now"),
+            old.registry.beat(ORCHESTRATOR, "orchestrator-0"),
+            old.registry.announce("checkpoint-wanted", "late", 60.0),
+            old.groups.fail(group_id(1), FailureReason.STALLED),
+            old.streams.claim_dead("scored", ORCHESTRATOR, "orchestrator-0", count=8),
+            old.runs.delete_work(),
+            old.runs.delete(),
+            old.decisions.begin_at(0, None, epoch),
+            worker.registry.beat("generator", "generator-0"),
+            worker.groups.write_completions([make_completion(worker, group_id(1), 0)]),
+            worker.payloads.put({worker.payloads.text_key(group_id(1), 0, 1): b"late"}),
+            worker.runs.emit(Alert(message="late")),
+            worker.weights.remove_member("generator-0"),
+        ]
+        for attempt in attempts:
+            with pytest.raises(Fenced, match=r"epoch \d+, newest \d+: another process has taken this role over"):
+                await attempt
+        assert await everything(new) == before
+
+    drive(valkey.url, scenario, buses=3)
+
+
+def test_a_clean_up_that_was_paused_half_way_deletes_nothing_more(valkey: EmbeddedValkey) -> None:
+    async def scenario(old: Bus, new: Bus) -> None:
+        epoch = await make_kept(old, 3)
+        old.act_for(ORCHESTRATOR, epoch)
+        scan = old.control_server.client.scan
+
+        async def scan_and_sleep(*args: Any, **options: Any) -> Any:
+            found = await scan(*args, **options)
+            await new.lease.acquire(ORCHESTRATOR)
+            return found
+
+        old.control_server.client.scan = scan_and_sleep
+        before = await everything(new)
+        with pytest.raises(Fenced):
+            await old.runs.delete_work()
+        after = await everything(new)
+        assert {key: value for key, value in after.items() if b"epoch" not in key and b"reply" not in key} == {
+            key: value for key, value in before.items() if b"epoch" not in key and b"reply" not in key
+        }
+
+    drive(valkey.url, scenario, buses=2)
+
+
+def test_who_deletes_a_run_that_it_holds_deletes_it_whole(valkey: EmbeddedValkey) -> None:
+    async def scenario(bus: Bus) -> None:
+        bus.act_for(ORCHESTRATOR, await make_kept(bus, 30))
+        await bus.runs.delete_work()
+        assert {key.removeprefix(bus.keys.prefix.encode()) for key in await everything(bus)} >= {b"epoch:orchestrator"}
+        await bus.runs.delete()
+        assert await everything(bus) == {}
+
+    drive(valkey.url, scenario)

@@ -83,7 +83,7 @@ def test_a_run_that_goes_on_knows_what_is_to_be_issued_once_more_and_what_was(va
         after = await bus.decisions.read()
         assert after.last_prompt == before.last_prompt
         assert (after.requeued, after.repeats) == (before.requeued, before.repeats)
-        assert after.again == [IssuedPrompt(group_id(2), 0, 2), IssuedPrompt(group_id(3), 0, 0)]
+        assert after.again == [IssuedPrompt(group_id(2), 0, 2), IssuedPrompt(group_id(3), 0, 0, group_id(0))]
         await bus.decisions.begin_at(0, None, epoch)
         anew = await bus.decisions.read()
         assert (anew.last_prompt, anew.requeued, anew.repeats) == (None, [], 0)

@@ -1,12 +1,15 @@
 """A Redis that goes away and comes back: what waits, how long, and what it finds."""
 
 import asyncio
+import itertools
 import time
 from pathlib import Path
 
 import pytest
 
 from dapo.bus import Bus, BusUnavailable, Outcome
+from dapo.bus.errors import LeaseHeld
+from dapo.bus.server import embedded
 from dapo.bus.server.embedded import EmbeddedValkey
 from tests.support.bus import RUN, group_id, issue, losing_deliveries, make_completion
 
@@ -51,7 +54,7 @@ def test_reads_and_writes_wait_for_the_same_server_and_find_their_data(tmp_path:
 def test_after_an_outage_nobody_is_taken_for_dead_before_it_could_be_heard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dapo.bus.parts.streams.HEARTBEAT_TTL_S", 1.0)
+    monkeypatch.setattr("dapo.bus.parts.streams.HEARTBEAT_TTL_S", 2.0)
 
     async def main() -> None:
         slow = await Bus.connect(server.url, RUN, instance="process0", outage_s=60)
@@ -66,7 +69,7 @@ def test_after_an_outage_nobody_is_taken_for_dead_before_it_could_be_heard(
         await coming_back
         assert await other.streams.claim_dead("prompts", "generator", "generator-1", count=1) == []
         await slow.registry.beat("generator", "generator-0")
-        await asyncio.sleep(1.1)
+        await asyncio.sleep(2.1)
         assert await other.streams.claim_dead("prompts", "generator", "generator-1", count=1) == []
         await slow.close()
         await other.close()
@@ -120,3 +123,56 @@ def test_an_outage_that_outlasts_its_limit_is_told_with_the_limit(tmp_path: Path
 
     with EmbeddedValkey(tmp_path, memory_mib=16) as server:
         asyncio.run(main())
+
+
+def test_a_folder_is_one_servers_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the one before is still ending, as after its service was killed."""
+    monkeypatch.setattr(embedded, "_STOP_S", 0.5)
+    with EmbeddedValkey(tmp_path, 64) as first:
+        with pytest.raises(BusUnavailable, match=f"Another embedded Valkey has {tmp_path}: end it first"):
+            EmbeddedValkey(tmp_path, 64).start()
+        assert first.failure() is None
+        first.kill()
+        with EmbeddedValkey(tmp_path, 64) as second:
+            assert second.failure() is None
+
+
+def test_a_connection_that_goes_silent_costs_neither_a_heartbeat_nor_a_lease(valkey: EmbeddedValkey) -> None:
+    """As behind a firewall that has forgotten it: nothing comes through, and nothing is refused."""
+    ttl_s = 4.0
+
+    async def main() -> None:
+        port = int(valkey.url.rpartition(":")[2].partition("/")[0])
+        silent: set[int] = set()
+        count = itertools.count()
+
+        async def pass_on(client: asyncio.StreamReader, answers: asyncio.StreamWriter) -> None:
+            number = next(count)
+            server, asked = await asyncio.open_connection("127.0.0.1", port)
+
+            async def pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+                while data := await source.read(65536):
+                    if number not in silent:
+                        target.write(data)
+                target.close()
+
+            await asyncio.gather(pump(client, asked), pump(server, answers), return_exceptions=True)
+
+        proxy = await asyncio.start_server(pass_on, "127.0.0.1", 0)
+        through = proxy.sockets[0].getsockname()[1]
+        leader = await Bus.connect(f"redis://127.0.0.1:{through}/0", RUN, instance="process0", outage_s=60)
+        other = await Bus.connect(valkey.url, RUN, instance="process1")
+        epoch = await leader.lease.take("first", ttl_s)
+        await leader.registry.beat("generator", "generator-0", ttl_s)
+        silent.update(range(next(count)))
+        await leader.registry.beat("generator", "generator-0", ttl_s)
+        silent.update(range(next(count)))
+        await leader.lease.renew("first", epoch, ttl_s)
+        assert await other.registry.alive("generator", ["generator-0"]) == {"generator-0"}
+        with pytest.raises(LeaseHeld):
+            await other.lease.take("second", ttl_s)
+        await leader.close()
+        await other.close()
+        proxy.close()
+
+    asyncio.run(asyncio.wait_for(main(), 60))

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from dapo.bus import Bus, BusUnavailable, Outcome
+from dapo.bus.keys import RUNS
 from dapo.bus.parts.part import KEY_BYTES
 from dapo.bus.server.connection import Argument
 from dapo.bus.server.embedded import EmbeddedValkey
@@ -16,6 +17,7 @@ from dapo.v1 import messages_pb2 as pb
 from tests.support.bus import (
     RUN,
     drive,
+    everything,
     generate,
     grade,
     group_id,
@@ -42,6 +44,10 @@ async def fenced_write(bus: Bus) -> Arguments:
 
 async def append(bus: Bus) -> Arguments:
     return NONCE, bus.keys.events, "~", 100, "kind", "alert", "data", "{}"
+
+
+async def take_lease(bus: Bus) -> Arguments:
+    return NONCE, "holder", 600_000, "running", ""
 
 
 async def acquire_epoch(bus: Bus) -> Arguments:
@@ -153,6 +159,12 @@ async def put_payloads(bus: Bus) -> Arguments:
     return KEY_BYTES, first, b"short", third, b"z", bus.payloads.text_key(group_id(0), 2, 0), b""
 
 
+async def delete_keys(bus: Bus) -> Arguments:
+    """Two, and one that is not there."""
+    await bus.control_server.client.mset({bus.keys.address(name): "x" for name in "ab"})
+    return tuple(bus.keys.address(name) for name in "abc")
+
+
 async def delete_payloads(bus: Bus) -> Arguments:
     """Two of three, and one that is not there."""
     keys = [bus.payloads.payload_key(group_id(0), index, 0) for index in range(4)]
@@ -160,20 +172,20 @@ async def delete_payloads(bus: Bus) -> Arguments:
     return KEY_BYTES, keys[0], keys[1], keys[3]
 
 
+async def unlist(bus: Bus) -> Arguments:
+    await bus.control_server.client.hset(RUNS, RUN, "{}")
+    return (RUN,)
+
+
 SCENARIOS: dict[str, Callable[[Bus], Awaitable[Arguments]]] = {
     one.__name__: one
     for one in (
-        *(small_write, fenced_write, append, acquire_epoch, claim, hand_back, issue_groups, write_completions),
+        *(small_write, fenced_write, append, take_lease, acquire_epoch, claim, hand_back, issue_groups),
+        write_completions,
         *(write_grades, fail_group, refill, settle_group, close_groups, cut_batch, record_step, commit_checkpoint),
-        *(retire_groups, begin_at, set_version, put_payloads, delete_payloads),
+        *(retire_groups, begin_at, set_version, put_payloads, delete_keys, delete_payloads, unlist),
     )
 }
-
-
-async def stored(bus: Bus) -> dict[bytes, bytes]:
-    """All that the run has on the server, byte for byte."""
-    client = bus.control_server.client
-    return {key: await client.dump(key) async for key in client.scan_iter(match=f"{bus.keys.prefix}*", count=1000)}
 
 
 def test_every_script_has_a_scenario() -> None:
@@ -186,12 +198,12 @@ def test_a_script_is_declared_repeatable_exactly_when_it_leaves_the_same_state(
 ) -> None:
     async def scenario(bus: Bus) -> None:
         arguments = await SCENARIOS[name](bus)
-        before = await stored(bus)
+        before = await everything(bus)
         first = await bus.control_server.script(name, bus.keys.prefix, *arguments)
-        once = await stored(bus)
+        once = await everything(bus)
         assert once != before, "the scenario lets the script do nothing"
         second = await bus.control_server.script(name, bus.keys.prefix, *arguments)
-        assert (await stored(bus) == once) == SCRIPTS[name].repeatable
+        assert (await everything(bus) == once) == SCRIPTS[name].repeatable
         if NONCE in arguments:
             assert second == first
 
@@ -201,7 +213,8 @@ def test_a_script_is_declared_repeatable_exactly_when_it_leaves_the_same_state(
 def test_a_small_write_that_may_not_be_repeated_is_refused(valkey: EmbeddedValkey) -> None:
     async def scenario(bus: Bus) -> None:
         for command in ("XADD", "INCR", "RPUSH"):
-            with pytest.raises(ValueError, match=f"{command} is no small write: use HDEL, HSET, PEXPIRE, SET, XGROUP"):
+            use = "HDEL, HSET, HSETNX, PEXPIRE, SET, XGROUP"
+            with pytest.raises(ValueError, match=f"{command} is no small write: use {use}"):
                 await bus.control_server.small_write(bus.keys.prefix, command, f"{bus.keys.prefix}x", 1)
 
     drive(valkey.url, scenario)
@@ -297,9 +310,9 @@ def test_whoever_loses_a_reply_is_where_it_would_be_with_it(valkey: EmbeddedValk
             return
         found = await call()
         assert not proxy.lose_reply
-        once = await stored(bus)
+        once = await everything(bus)
         assert await call() == found
-        assert await stored(bus) == once
+        assert await everything(bus) == once
 
     through_a_lossy_connection(valkey, scenario)
 

@@ -49,11 +49,12 @@ def test_the_slow_keep_their_work_and_the_dead_lose_it(valkey: EmbeddedValkey) -
     async def scenario(slow: Bus, dead: Bus, peer: Bus) -> None:
         await issue(peer, 4)
         await slow.registry.beat("generator", "generator-0", ttl_s=60)
-        await dead.registry.beat("generator", "generator-1", ttl_s=0.3)
+        await dead.registry.beat("generator", "generator-1", ttl_s=60)
         await slow.streams.consume("prompts", "generator-0", count=2, block_s=0)
         lost = await dead.streams.consume("prompts", "generator-1", count=2, block_s=0)
         assert await peer.streams.claim_dead("prompts", "generator", "generator-2", count=10) == []
-        await asyncio.sleep(0.4)
+        await dead.registry.beat("generator", "generator-1", ttl_s=0.1)
+        await asyncio.sleep(0.2)
         assert await peer.control_server.client.exists(peer.keys.heartbeat("generator", "generator-1")) == 0
         claimed = await peer.streams.claim_dead("prompts", "generator", "generator-2", count=10)
         assert [(one.message_id, one.data) for one in claimed] == [(one.message_id, one.data) for one in lost]

@@ -62,7 +62,7 @@ async def publish(learner: Learner, sender: WeightSender, model: Any, step: int,
 
 async def collect(generator: Generator, number: int, text: str, n: int, sampling: SamplingParams) -> Any:
     rids = [request_id(f"g{number:010d}", index, 0) for index in range(n)]
-    answers = generator.supervisor.engine.generate(rids, encode(text), sampling)
+    answers = generator.supervisor.engine.generate([*map(StreamedResponse, rids)], encode(text), sampling)
     return [response async for response, _ in answers if response.finish is not None]
 
 
@@ -74,7 +74,7 @@ def assert_greedy(responses: list[StreamedResponse], model: Any, text: str) -> N
 
 
 @pytest.mark.timeout(2 * START_S)
-@pytest.mark.parametrize("modules", ["all-linear", "q_proj, v_proj, gate_proj"])
+@pytest.mark.parametrize("modules", ["all-linear", pytest.param("q_proj, v_proj, gate_proj", marks=pytest.mark.slow)])
 def test_an_adapter_answers_as_peft_does_also_amid_responses(tmp_path: Path, modules: str) -> None:
     save_model(tmp_path / "model", 0)
     spec = make_spec(

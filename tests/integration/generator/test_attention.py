@@ -108,7 +108,7 @@ class Served:
         rids = [f"r{next(self.numbers):08d}" for _ in range(group.copies)]
         sampling = SamplingParams(0.0, group.response_tokens, group.stop)
         done: list[StreamedResponse] = []
-        async for response, _ in self.engine.generate(rids, group.prompt, sampling):
+        async for response, _ in self.engine.generate([*map(StreamedResponse, rids)], group.prompt, sampling):
             self.events += 1
             if response.finish is not None:
                 done.append(response)
@@ -170,7 +170,11 @@ async def start(server: SglangServer) -> EngineClient:
     return EngineClient(await server.start())
 
 
-@pytest.fixture(scope="module", params=list(ARCHITECTURES))
+# Each has a server of its own, which takes its time to start; qwen2 is that of test_sglang.py, too.
+EACH = [pytest.param(name, marks=() if name == "qwen3" else pytest.mark.slow) for name in ARCHITECTURES]
+
+
+@pytest.fixture(scope="module", params=EACH)
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     directory = tmp_path_factory.mktemp(request.param)
     model = tiny_model(request.param, 0)

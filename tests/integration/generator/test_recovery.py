@@ -11,7 +11,7 @@ from dapo.v1 import messages_pb2 as pb
 from services.generator import worker
 from services.generator.engine import supervisor
 from services.generator.engine.client import EngineClient, SamplingParams
-from services.generator.engine.responses import EngineError
+from services.generator.engine.responses import EngineError, StreamedResponse
 from tests.support.generator.kit import Learner, running, until
 from tests.support.generator.runs import (
     FIRST,
@@ -192,7 +192,7 @@ def test_calls_of_a_replaced_engine_are_typed_errors() -> None:
         with pytest.raises(EngineError, match="replaced"):
             await engine.pause()
         with pytest.raises(EngineError, match="replaced"):
-            await anext(engine.generate(["r"], [1], SamplingParams(1.0, 8, ())))
+            await anext(engine.generate([StreamedResponse("r")], [1], SamplingParams(1.0, 8, ())))
         assert not await engine.healthy(timeout_s=1.0)
         await server.kill()
 

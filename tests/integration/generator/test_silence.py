@@ -4,6 +4,7 @@ import asyncio
 
 from dapo.spec import RunSpec
 from services.generator.engine.client import EngineClient, SamplingParams
+from services.generator.engine.responses import StreamedResponse
 from tests.support.bus import read_alerts
 from tests.support.generator.runs import GROUP_SIZE, NAME, check_payloads, new_run, serving
 from tests.support.simulator.engine import SimulatedServer, SimulatorOptions
@@ -56,7 +57,8 @@ def test_what_shares_a_stream_with_a_lost_request_is_finished_first() -> None:
         server.engine.lose = 1
 
         async def collect() -> list[tuple[str, str, int]]:
-            stream = engine.generate(["lost", "well"], [1], SamplingParams(1.0, 60, ()))
+            asked = [StreamedResponse("lost"), StreamedResponse("well")]
+            stream = engine.generate(asked, [1], SamplingParams(1.0, 60, ()))
             found = [one async for one, _ in stream if one.finish is not None]
             return [(one.rid, str(one.finish), len(one.ids)) for one in found]
 
@@ -78,7 +80,7 @@ def test_nothing_is_lost_while_weights_are_sent() -> None:
     async def scenario() -> None:
         server = SimulatedServer(SimulatorOptions(step_s=0.02, mean_tokens=1000))
         engine = EngineClient(await server.start())
-        stream = engine.generate(["one"], [1], SamplingParams(1.0, 60, ()))
+        stream = engine.generate([StreamedResponse("one")], [1], SamplingParams(1.0, 60, ()))
         await anext(stream)
         await engine.pause()
         assert await engine.drop_lost(0.0, 0.0) == []

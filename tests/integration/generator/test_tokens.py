@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from dapo.bus import Bus
 from dapo.bus.server.embedded import EmbeddedValkey
+from dapo.contracts.arrays import decode_ids, decode_logprobs
 from dapo.v1 import messages_pb2 as pb
 from services.generator.engine.client import SamplingParams
 from services.generator.engine.responses import StreamedResponse
@@ -23,7 +24,6 @@ from services.generator.tokens import PromptCodec
 from services.generator.worker import Generator
 from services.learner.loss.policy import kl_k3
 from services.learner.model.policy import PolicyModel, load_causal, masked_ids
-from tests.support.arrays import decode_ids, decode_logprobs
 from tests.support.generator.kit import Learner, make_spec, make_task, running, until
 from tests.support.models import tiny_qwen2
 
@@ -69,7 +69,7 @@ class Run:
     def sample(self, group: int, sampling: SamplingParams) -> list[StreamedResponse]:
         async def collect() -> list[StreamedResponse]:
             rids = [request_id(f"g{group:010d}", index, 0) for index in range(64)]
-            answers = self.generator.supervisor.engine.generate(rids, [1, 0], sampling)
+            answers = self.generator.supervisor.engine.generate([*map(StreamedResponse, rids)], [1, 0], sampling)
             return [response async for response, _ in answers if response.finish is not None]
 
         return self.run(collect())

@@ -11,10 +11,10 @@ from dapo.bus import Delivery
 from dapo.bus.keys import PROMPTS
 from dapo.bus.parts.streams import Streams
 from dapo.bus.server.embedded import EmbeddedValkey
+from dapo.contracts.arrays import decode_ids, decode_logprobs
 from dapo.data import open_dataset
 from dapo.v1 import messages_pb2 as pb
 from services.generator import membership, worker, writer
-from tests.support.arrays import decode_ids, decode_logprobs
 from tests.support.bus import read_alerts
 from tests.support.data import write_lines
 from tests.support.generator.kit import Learner, make_spec, make_task, running, until

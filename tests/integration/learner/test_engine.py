@@ -65,6 +65,8 @@ def plain_pytorch(model_dir: Path, batches: int) -> dict[str, Any]:
 
 CUTS = [(0, 10_000), (0, 40), (1, 60), (2, 40), (3, 10_000), (3, 40)]
 """ZeRO stage and micro-batch budget in tokens."""
+POISONED = (0, 2)
+"""ZeRO stages."""
 BATCHES = 2
 MIXED = {"proximal_policy": "decoupled", "kl_coefficient": 0.05, "entropy_coefficient": 0.01}
 
@@ -76,7 +78,8 @@ def wanted(model_dir: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def found(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, Any]]]:
-    """By number of ranks: CUTS, three usable samples on stage 3, gradient checkpointing, MIXED in micro-batches."""
+    """By number of ranks: CUTS, three usable samples on stage 3, gradient checkpointing, a poisoned sample on each of
+    POISONED, MIXED in micro-batches."""
     cases = [
         {"spec": make_spec(model_dir, stage=stage, budget=budget), "batches": BATCHES, "samples": 24}
         for stage, budget in CUTS
@@ -85,6 +88,8 @@ def found(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int
     recomputing = make_spec(model_dir)
     recomputing["model"]["gradient_checkpointing"] = True
     cases.append({"spec": recomputing, "batches": BATCHES, "samples": 24})
+    poisoned = {"batches": BATCHES, "samples": 24, "poisoned_batch": 0}
+    cases += [{"spec": make_spec(model_dir, stage=stage), **poisoned} for stage in POISONED]
     results = {}
     for ranks, budget in ((1, 10_000), (2, 40)):
         mixed = {"spec": make_spec(model_dir, budget=budget, **MIXED), "batches": 2, "samples": 24}
@@ -144,11 +149,13 @@ def test_decoupled_with_reference_and_entropy_bonus(found: dict[int, list[dict[s
     assert one[1]["kl_reference"] > one[0]["kl_reference"] > 0
 
 
-@pytest.mark.parametrize(("stage", "ranks"), [(0, 1), (0, 2), (2, 2)])
-def test_a_gradient_that_is_not_finite_updates_nothing(tmp_path: Path, model_dir: Path, stage: int, ranks: int) -> None:
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("which", range(len(POISONED)), ids=[f"stage{stage}" for stage in POISONED])
+def test_a_gradient_that_is_not_finite_updates_nothing(
+    found: dict[int, list[dict[str, Any]]], which: int, ranks: int
+) -> None:
     """The update with the poisoned sample is left out, the others and the next batch are trained."""
-    case = {"spec": make_spec(model_dir, stage=stage), "batches": 2, "samples": 24, "poisoned_batch": 0}
-    (result,) = run_ranks(tmp_path, [case], ranks)
+    result = found[ranks][len(CUTS) + 2 + which]
     assert [(m["updates"], m["skipped_updates"]) for m in result["metrics"]] == [(1, 1), (2, 0)]
     for name, values in result["parameters"].items():
         assert all(map(math.isfinite, values)), name

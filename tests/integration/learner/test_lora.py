@@ -12,7 +12,7 @@ pytest.importorskip("peft")
 from tests.support.learner.kit import make_spec, model_directory, run_ranks  # noqa: E402
 
 
-@pytest.mark.parametrize(("stage", "ranks"), [(0, 1), (3, 2)])
+@pytest.mark.parametrize(("stage", "ranks"), [pytest.param(0, 1, marks=pytest.mark.slow), (3, 2)])
 def test_lora_resumes_exactly_and_exports_the_merged_model(tmp_path: Path, stage: int, ranks: int) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM

@@ -187,7 +187,7 @@ def test_the_policy_rests_while_the_value_network_warms_up(found: dict[int, list
     assert second["updates"] == 2 * EPOCHS
 
 
-@pytest.mark.parametrize(("stage", "ranks"), [(0, 1), (3, 2)])
+@pytest.mark.parametrize(("stage", "ranks"), [pytest.param(0, 1, marks=pytest.mark.slow), (3, 2)])
 def test_resume_is_exact_with_value_network_and_refreshed_reference(
     tmp_path: Path, model_dir: Path, stage: int, ranks: int
 ) -> None:

@@ -38,6 +38,24 @@ from tests.support.learner.weight_receiver import Receiver  # noqa: E402
 from tests.support.models import save_model  # noqa: E402
 
 
+@pytest.mark.timeout(300)
+def test_a_rank_is_heard_before_its_peers_and_the_model_are_there(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    spec = make_spec(tmp_path / "model")
+
+    async def scenario(bus: Bus, processes: list[asyncio.subprocess.Process]) -> None:
+        await bus.runs.create(spec.model_dump_json(), str(tmp_path), "2026-01-01T00:00:00Z")
+        first, second = await start_ranks(valkey.url, tmp_path)
+        processes.append(first)
+        second.kill()
+
+        async def heard() -> bool:
+            return bool(await bus.registry.alive("learner", ["learner-0"]))
+
+        await until(heard, processes)
+
+    play(valkey.url, scenario)
+
+
 def received_tensors(receiver: Receiver, names: list[tuple[str, list[int]]]) -> dict[str, Any]:
     """The last update that a receiver got, cut into float32 tensors."""
     flat = torch.cat(receiver.received[-1]).view(torch.float32)
@@ -69,8 +87,13 @@ def test_two_ranks_train_publish_stop_resume_and_end(valkey: EmbeddedValkey, tmp
 
             return reached
 
+        async def second_step_kept() -> bool:
+            """It is written beside the third."""
+            return newest(tmp_path) is not None
+
         processes += await start_ranks(valkey.url, tmp_path)
         await until(served(1), processes)
+        await until(second_step_kept, processes)
         for process in processes:
             process.send_signal(signal.SIGTERM)
         assert await exit_codes(processes) == [128 + signal.SIGTERM] * RANKS

@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("deepspeed")
 
+from dapo.bus.keys import LEFT_OUT
 from dapo.bus.server.embedded import EmbeddedValkey
 from dapo.v1 import messages_pb2 as pb
 from services.learner.weights import publisher as publisher_module
@@ -55,6 +56,7 @@ def test_a_failing_member_is_left_behind_and_comes_back(
         else:
             assert alerts[0]["pause_s"] == 0.1
         assert alerts[0]["reason"].startswith("weight update: ")
+        assert await stage.bus.registry.find(LEFT_OUT.format(bad.name)) == alerts[0]["reason"]
         bad.fault = None
         await stage.joined(2)
         assert await stage.publisher.waiting(0)
@@ -64,6 +66,19 @@ def test_a_failing_member_is_left_behind_and_comes_back(
         assert [alert["kind"] for alert in await read_alerts(stage.bus)] == ["generator_quarantined", "generator_back"]
 
     play(valkey, {"generator-0": None, "generator-1": fault}, scenario, update_deadline_s=3.0)
+
+
+@pytest.mark.parametrize("in_flight", ["continue", "drain"])
+def test_a_member_may_take_longer_to_be_ready_while_it_drains(valkey: EmbeddedValkey, in_flight: str) -> None:
+    async def scenario(stage: Stage) -> None:
+        await stage.joined(1)
+        assert (await stage.publish(0) is not None) == (in_flight == "drain")
+        assert [one["kind"] for one in await read_alerts(stage.bus)] == ["generator_quarantined"] * (
+            in_flight == "continue"
+        )
+
+    waits = {"update_deadline_s": 2.0, "in_flight": in_flight, "drain_s": 20.0}
+    play(valkey, {"generator-0": "slow-ready"}, scenario, **waits)
 
 
 def test_a_member_that_never_joins_holds_up_nobody(valkey: EmbeddedValkey) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import json
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import pytest
 from dapo.bus import Bus
 from dapo.bus.server.embedded import EmbeddedValkey
 from dapo.contracts.events import StateChanged, StepFinished
+from dapo.records.json_lines import parse_line
 from services.orchestrator.runs import events as events_module
-from services.orchestrator.runs.events import RunEvents, WatchedEvent
+from services.orchestrator.runs.events import RunEvents, WatchedEvent, past_events
+from services.orchestrator.runs.questions import FolderUnreadable
 from tests.support.waiting import eventually
 
 RUN = "events"
@@ -54,6 +57,31 @@ def test_watchers_see_all_events_during_the_run_and_after_it(valkey: EmbeddedVal
         assert await collect(events, "99999999999999-0") == []
         lines = (tmp_path / "events.jsonl").read_text().splitlines()
         assert [json.loads(line)["id"] for line in lines] == [event_id for event_id, _ in seen]
+
+    play(valkey, tmp_path, scenario)
+
+
+def test_what_there_is_can_be_read_without_waiting_for_more(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    async def so_far(events: RunEvents, after: str = "") -> list[tuple[str, dict]]:
+        return [(one.id, one.event.data()) async for one in events.watch(after, follow=False)]
+
+    async def scenario(bus: Bus, events: RunEvents) -> None:
+        assert await so_far(events) == [], "the run waits for room"
+        events.open(bus)
+        assert await so_far(events) == []
+        for step in range(250):  # More than Redis is asked for at once; nothing is archived yet.
+            await events.emit(StepFinished(row={"step": step}))
+        seen = await so_far(events)
+        assert [data["step"] for _, data in seen] == list(range(250))
+        archive = asyncio.create_task(events.archive())
+        await eventually(lambda: events.archived == seen[-1][0])
+        await events.emit(StepFinished(row={"step": 250}))
+        assert [data["step"] for _, data in await so_far(events, seen[247][0])] == [248, 249, 250]
+        await events.tell_end(StateChanged(state="failed", message=""))
+        await archive
+        events.close()
+        assert await so_far(events) == await collect(events)
+        assert len(await so_far(past_events(tmp_path))) == 252
 
     play(valkey, tmp_path, scenario)
 
@@ -171,3 +199,64 @@ def test_an_archive_that_could_not_be_written_for_a_while_is_whole(
 def test_a_bad_cursor_is_refused_at_once(after: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no event id"):
         RunEvents(tmp_path).watch(after)
+
+
+def test_a_long_archive_holds_up_nothing_else_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "events.jsonl").write_text(json.dumps({"id": "1-0", "kind": "step", "data": {"step": 1}}) + "\n")
+    readers: list[int] = []
+
+    def read(path: Path, at: int, line: bytes) -> dict:
+        readers.append(threading.get_ident())
+        return parse_line(path, at, line)
+
+    monkeypatch.setattr(events_module, "parse_line", read)
+    assert asyncio.run(collect(past_events(tmp_path))) == [("1-0", {"step": 1})]
+    assert readers
+    assert threading.get_ident() not in readers, "the event loop's thread"
+
+
+def test_many_watchers_read_the_stream_together_also_those_that_are_far_behind(
+    valkey: EmbeddedValkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events_module, "_RECENT", 4)
+
+    async def scenario(bus: Bus, events: RunEvents) -> None:
+        asked: list[str] = []
+        reading = bus.runs.read_events
+
+        async def read(after: str, *, block_s: float) -> list:
+            asked.append(after)
+            return await reading(after, block_s=block_s)
+
+        monkeypatch.setattr(bus.runs, "read_events", read)
+        events.open(bus)
+        archive = asyncio.create_task(events.archive())
+        watching = [asyncio.create_task(collect(events)) for _ in range(50)]
+        slow, told = events.watch(""), []
+        for step in range(20):
+            await events.emit(StepFinished(row={"step": step}))
+            if step == 10:
+                told.append(await anext(slow))  # Then it is left behind.
+        await events.tell_end(StateChanged(state="succeeded", message=""))
+        await archive
+        # One after the other at worst, beside the few that nobody finds anything for.
+        assert len(asked) <= 2 * 21
+        events.close()
+        seen = await watching[0]
+        assert [data for _, data in seen] == [*({"step": n} for n in range(20)), {"state": "succeeded", "message": ""}]
+        assert await asyncio.gather(*watching) == [seen] * 50
+        assert [(event_id, event.data()) for event_id, event in [*told, *[one async for one in slow]]] == seen
+
+    play(valkey, tmp_path, scenario)
+
+
+def test_what_a_watcher_has_seen_is_not_read_again(tmp_path: Path) -> None:
+    """Or opening many watches of a long run would hold up its service: what was seen long ago may be of any length."""
+    archive = tmp_path / "events.jsonl"
+    archive.write_text(
+        "not JSON\n"
+        + "".join(f'{{"id": "{n}-0", "kind": "step", "data": {{"row": {{"step": {n}}}}}}}\n' for n in (1, 2))
+    )
+    assert asyncio.run(collect(past_events(tmp_path), "1-0")) == [("2-0", {"row": {"step": 2}})]
+    with pytest.raises(FolderUnreadable, match=r"events\.jsonl:1 is not JSON"):
+        asyncio.run(collect(past_events(tmp_path)))

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from dapo.environment import SERVICE_KEYS
 from dapo.host.processes import end_sessions, family, is_alive, read_process
 from dapo.spec.workloads import Resources, Workload
 from services.orchestrator.launch.devices import DeviceAllocator
@@ -115,15 +116,45 @@ def test_applying_again_starts_only_what_is_missing_or_has_ended(workload, tmp_p
     assert logs == ["up\n"] * 3  # none was started twice
 
 
+def test_workers_that_cannot_all_be_started_leave_the_run_as_it_was(workload, tmp_path):
+    """One of three cannot: where its log should be there is a folder."""
+
+    async def scenario():
+        launcher = make_launcher(tmp_path, ("0", "1", "2"))
+        others = set(psutil.Process().children())
+        on_gpu = replace(workload("generator", POLITE), resources=Resources("auto", 1))
+        (tmp_path / RUN / "logs" / "generator-2.log").mkdir(parents=True)
+        refused = [replace(on_gpu, replicas=3)]
+        with pytest.raises(LaunchError, match=r"cannot start generator-2 .*Is a directory"):
+            await launcher.apply(target(tmp_path), refused)
+        assert await launcher.observe(RUN) == []
+        await launcher.apply(target(tmp_path, "other"), [replace(on_gpu, replicas=3)])  # no GPU is held
+        await launcher.stop("other")
+        await launcher.apply(target(tmp_path), [on_gpu, workload("verifier", POLITE)])
+        before = await launcher.observe(RUN)
+        with pytest.raises(LaunchError, match="cannot start generator-2"):
+            await launcher.apply(target(tmp_path), refused)
+        after = await launcher.observe(RUN)
+        assert after[0] == before[0], "it stayed, and was not started anew"
+        assert [one.worker_id for one in after] == ["generator-0", "verifier-0"]
+        assert after[1].state == WorkerState.EXITED, "it was to leave, and is started again as one that has ended"
+        await launcher.restart(RUN, ["verifier-0"])
+        found = [one.state for one in await launcher.observe(RUN)], len(set(psutil.Process().children()) - others)
+        await launcher.stop(RUN)
+        return found
+
+    assert asyncio.run(scenario()) == ([WorkerState.RUNNING] * 2, 2)
+
+
 ENVIRONMENT = """
 import json, os
-known = ("DAPO", "CUDA", "OMP")
-print(json.dumps({name: value for name, value in os.environ.items() if name.startswith(known)}))
+print(json.dumps(dict(os.environ)))
 """
 
 
 def test_every_worker_knows_its_run_and_its_place(workload, tmp_path, monkeypatch):
-    monkeypatch.setenv("DAPO_API_TOKEN", "secret")
+    for name in SERVICE_KEYS:
+        monkeypatch.setenv(name, "secret")
 
     async def scenario():
         launcher = make_launcher(tmp_path, ("0", "1", "2"))
@@ -137,14 +168,13 @@ def test_every_worker_knows_its_run_and_its_place(workload, tmp_path, monkeypatc
         return {env["DAPO_WORKER_ID"]: env for env in (json.loads(one.text) for one in logs)}
 
     found = asyncio.run(scenario())
-    for worker_id, env in found.items():
+    for env in found.values():
         assert env["DAPO_RUN_ID"] == RUN
         assert env["DAPO_RUN_DIR"] == str(tmp_path / RUN)
         assert env["DAPO_REDIS_URL"] == "redis://u:secret@127.0.0.1:7000"
         assert env["DAPO_PAYLOAD_URL"] == "redis://p"
-        assert env["DAPO_WORKER_ID"] == worker_id
         assert env["DAPO_ADDRESS"] == "127.0.0.1"
-        assert "DAPO_API_TOKEN" not in env
+        assert not env.keys() & set(SERVICE_KEYS)
     assert [(found[f"learner-{at}"]["DAPO_REPLICA"], found[f"learner-{at}"]["DAPO_REPLICAS"]) for at in (0, 1)] == [
         ("0", "2"),
         ("1", "2"),
@@ -318,26 +348,3 @@ def test_a_leader_whose_pid_was_given_to_another_process_is_left_alone():
     finally:
         other.kill()
         other.wait()
-
-
-def test_a_child_dies_with_its_parent(tmp_path):
-    child = (
-        "from dapo.host.processes import die_with_parent; import time\n"
-        "die_with_parent(); print('tied', flush=True); time.sleep(600)"
-    )
-    parent = textwrap.dedent(f"""
-        import subprocess, sys
-        p = subprocess.Popen([sys.executable, "-c", {child!r}], stdout=subprocess.PIPE, start_new_session=True)
-        p.stdout.readline()
-        print(p.pid, flush=True)
-    """)
-    done = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, check=True, cwd=REPO)
-    pid = int(done.stdout)
-    asyncio.run(eventually(lambda: (entry := read_process(pid)) is None or entry.zombie))
-
-
-def test_a_child_that_comes_too_late_to_be_tied_ends_at_once():
-    code = "from dapo.host.processes import die_with_parent; die_with_parent(); print('alive')"
-    env = {**os.environ, "DAPO_PARENT_PID": "1"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=REPO, check=False)
-    assert (done.returncode, done.stdout) == (-15, "")

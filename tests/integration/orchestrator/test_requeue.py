@@ -110,6 +110,32 @@ def test_what_was_issued_once_more_may_fail_and_come_again(valkey: EmbeddedValke
     drive(valkey.url, scenario)
 
 
+def test_a_checkpoint_that_has_it_unsettled_still_knows_which_failed(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    """Twice, as the second checkpoint may be written before it is issued again."""
+
+    async def scenario(bus: Bus) -> None:
+        life = Life(bus, tmp_path)
+        await life.begin()
+        await life.issue(2)
+        await life.fail(1)
+        await life.requeue(1)
+        await life.issue(1)
+        before = await life.rows(range(3))
+        assert before[2] == (before[1][0], group_id(1))
+        for _ in range(2):
+            frontier = await bus.decisions.frontier(0)
+            await bus.decisions.begin_at(0, frontier, life.epoch)
+        await life.begin()
+        await life.issue(ROWS)
+        assert await life.rows([0, 2]) == [before[0], before[2]]
+        rows = await life.rows([0, 2, *range(3, ROWS + 1)])
+        assert len({row for row, _ in rows}) == ROWS, "the epoch has every row once"
+        assert life.issuer.rested == 0, "it has a number, and no place of its own in the data"
+        assert (await bus.decisions.read()).repeats == 1
+
+    drive(valkey.url, scenario)
+
+
 def test_what_cannot_be_issued_once_more_says_why(valkey: EmbeddedValkey, tmp_path: Path) -> None:
     async def scenario(bus: Bus) -> None:
         life = Life(bus, tmp_path)

@@ -4,16 +4,17 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dapo.bus import Bus, BusFull
-from dapo.bus.keys import LEARNER_STEP
+from dapo.bus.keys import LEARNER_STEP, LEFT_OUT
 from dapo.bus.server.embedded import EmbeddedValkey
 from dapo.contracts.events import WAITING, WAITING_OVER, Alert, ServiceChanged
 from dapo.spec.run import RunSpec
 from dapo.v1 import messages_pb2 as pb
-from tests.support.orchestrator.control import STEPS, Workers, make_spec
+from tests.support.orchestrator.control import PROMPTS, STEPS, Verdict, Workers, make_spec
 from tests.support.orchestrator.stage import RUN, Stage, run_stage
 from tests.support.waiting import beside, eventually
 
@@ -25,10 +26,11 @@ def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.orchestrator.control.watchdog._LOOK_S", 0.05)
 
 
-def impatient(tmp_path: Path, *, stall_s: float, alert_s: float = 0.1) -> RunSpec:
+def impatient(tmp_path: Path, *, stall_s: float, alert_s: float = 0.1, **algorithm: Any) -> RunSpec:
     restarts = {"wait_alert_s": alert_s, "stall_s": stall_s, "pause_s": 0.0}
     generator = {"request_silence_s": 0.1, "start_deadline_s": 0.1}
-    return make_spec(tmp_path, staleness=1, tree={"resources": {"restarts": restarts, "generator": generator}})
+    tree = {"resources": {"restarts": restarts, "generator": generator}}
+    return make_spec(tmp_path, staleness=1, tree=tree, **algorithm)
 
 
 def causes(stage: Stage, cause: str) -> list[Alert]:
@@ -41,9 +43,13 @@ async def stand(bus: Bus, stream: str, worker_id: str) -> None:
         await bus.streams.consume(stream, worker_id, count=64, block_s=0.2)
 
 
-async def play_with(stage: Stage, *work: Work, until: Callable[[], bool]) -> None:
+def every_other(group_id: str, index: int) -> bool:
+    return index % 2 == 0
+
+
+async def play_with(stage: Stage, *work: Work, until: Callable[[], object], correct: Verdict = every_other) -> None:
     bus = await stage.bus()
-    workers = Workers(bus, lambda group_id, index: index % 2 == 0)
+    workers = Workers(bus, correct)
     try:
         async with beside(*(one(workers) for one in work)):
             await eventually(until)
@@ -91,6 +97,54 @@ def test_a_generator_that_does_nothing_is_told_of_and_started_again(valkey: Embe
     assert re.match(f"generator-0 does not get on: {held}; generator-0 is started again", ended[0].message)
 
 
+def test_what_the_first_weights_wait_for_is_told_and_nobody_is_started_again(
+    valkey: EmbeddedValkey, tmp_path: Path
+) -> None:
+    async def start_slowly(workers: Workers) -> None:
+        await workers.bus.registry.beat("learner", "learner-0", ttl_s=60)
+        await workers.bus.registry.beat("generator", "generator-0", ttl_s=60)
+        await workers.bus.weights.publish_member(pb.Member(generator_id="generator-0", state="starting"))
+
+    async def play(stage: Stage) -> None:
+        await play_with(stage, start_slowly, until=lambda: causes(stage, WAITING))
+        await play_with(stage, Workers.learn, until=lambda: causes(stage, WAITING_OVER))
+        await stage.driver.stop()
+
+    resources = {"learner": {"ranks": 2}, "generator": {"replicas": 2}}
+    spec = make_spec(tmp_path, staleness=1, tree={"resources": {"restarts": {"wait_alert_s": 0.1}, **resources}})
+    stage = run_stage(spec, tmp_path / "run", play, url=valkey.url)
+    assert re.fullmatch(
+        r"the run waits \d+ s for its first weights: generator-0 serves no weights, generator-1 sends no heartbeat, "
+        "learner-0 has published none, learner-1 sends no heartbeat",
+        causes(stage, WAITING)[0].message,
+    )
+    assert stage.launcher.restarted == []
+
+
+def test_a_generator_that_gets_no_weights_for_now_is_told_of_with_the_reason(
+    valkey: EmbeddedValkey, tmp_path: Path
+) -> None:
+    async def publish(workers: Workers) -> None:
+        """A version that the generator does not get: it has that of a learner before."""
+        epoch = await workers.bus.lease.acquire("learner")
+        old, new = pb.Version(incarnation=epoch - 1), pb.Version(incarnation=epoch)
+        await workers.bus.registry.announce(LEFT_OUT.format("generator-0"), "weight update: no such tensor", 60.0)
+        await workers.bus.registry.beat("generator", "generator-0", ttl_s=60)
+        await workers.bus.weights.publish_member(pb.Member(generator_id="generator-0", state="ready", version=old))
+        await workers.bus.weights.publish_version(new, epoch)
+
+    async def play(stage: Stage) -> None:
+        await play_with(stage, publish, until=lambda: causes(stage, WAITING))
+        await stage.driver.stop()
+
+    stage = run_stage(impatient(tmp_path, stall_s=60.0), tmp_path / "run", play, url=valkey.url)
+    assert re.fullmatch(
+        r"step 1 waits \d+ s for group g0000000000, which no generator has taken: "
+        r"generator-0 is left out of new weights \(weight update: no such tensor\)",
+        causes(stage, WAITING)[0].message,
+    )
+
+
 @pytest.mark.parametrize(
     ("stands", "says", "unit"),
     [
@@ -116,13 +170,13 @@ def test_what_no_restart_mends_ends_the_run_in_words(
             until=lambda: "failed" in stage.states(),
         )
 
-    stage = run_stage(impatient(tmp_path, stall_s=0.5), tmp_path / "run", play, url=valkey.url)
+    stage = run_stage(impatient(tmp_path, stall_s=1.0), tmp_path / "run", play, url=valkey.url)
     assert stage.launcher.restarted == [[unit]] * 3
     assert stage.summary()["ledger"]["failed"] == (3 if stands == "verifier" else 0)
     message = stage.summary()["message"]
     assert message.startswith("the run stands still: step 1 waits ")
     assert re.search(says, message)
-    assert message.endswith("resources.restarts.stall_s = 0.5 s without any progress, and restarts did not help")
+    assert message.endswith("after 1 s without any progress (resources.restarts.stall_s), and restarts did not help")
 
 
 def test_a_group_that_holds_up_whoever_has_it_is_given_up_and_the_run_goes_on(
@@ -142,7 +196,7 @@ def test_a_group_that_holds_up_whoever_has_it_is_given_up_and_the_run_goes_on(
             until=lambda: bool({"succeeded", "failed"} & set(stage.states())),
         )
 
-    stage = run_stage(impatient(tmp_path, stall_s=0.5), tmp_path / "run", play, url=valkey.url)
+    stage = run_stage(impatient(tmp_path, stall_s=1.0), tmp_path / "run", play, url=valkey.url)
     assert stage.states()[-1] == "succeeded"
     assert stage.launcher.restarted == [["generator-0"]] * 3
     assert stage.summary()["ledger"]["failed"] == 1
@@ -218,3 +272,57 @@ def test_a_slow_run_that_gets_on_is_left_alone(valkey: EmbeddedValkey, tmp_path:
     assert stage.states()[-1] == "succeeded"
     assert causes(stage, WAITING) == []
     assert stage.launcher.restarted == []
+
+
+def test_a_learner_that_says_what_it_does_is_left_alone(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    """The last checkpoint, when no batch is in training, takes longer than the bound."""
+
+    async def play(stage: Stage) -> None:
+        async def learn(workers: Workers) -> None:
+            await workers.learn()
+            epoch = await workers.bus.lease.acquire("learner")
+            for written in range(20):
+                await workers.bus.registry.announce(LEARNER_STEP, f"{epoch}.{STEPS} saving: {written} bytes", 60.0)
+                await asyncio.sleep(0.2)
+            await workers.bus.batches.commit_checkpoint(STEPS - 1, epoch)
+
+        await play_with(
+            *(stage, learn, Workers.verify, lambda workers: workers.generate("generator-0", 1)),
+            until=lambda: bool({"succeeded", "failed"} & set(stage.states())),
+        )
+
+    stage = run_stage(impatient(tmp_path, stall_s=2.0), tmp_path / "run", play, url=valkey.url)
+    assert stage.states()[-1] == "succeeded"
+    assert stage.launcher.restarted == []
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_a_learner_that_hangs_in_its_last_checkpoint_is_started_again(
+    valkey: EmbeddedValkey, tmp_path: Path, early: bool
+) -> None:
+    """Also where the run has ended before its last step."""
+
+    async def play(stage: Stage) -> None:
+        async def learn(workers: Workers) -> None:
+            await workers.learn()
+            await eventually(lambda: stage.launcher.restarted or "failed" in stage.states())
+            epoch = await workers.bus.lease.acquire("learner")
+            await workers.bus.batches.commit_checkpoint(len(workers.batches) - 1, epoch)
+
+        def correct(group_id: str, index: int) -> bool:
+            return index % 2 == 0 and not (early and int(group_id[1:]) >= PROMPTS)
+
+        await play_with(
+            *(stage, learn, Workers.verify, lambda workers: workers.generate("generator-0", 1)),
+            until=lambda: bool({"succeeded", "failed"} & set(stage.states())),
+            correct=correct,
+        )
+
+    spec = impatient(tmp_path, stall_s=2.0, max_uniform_batches=2)
+    stage = run_stage(spec, tmp_path / "run", play, url=valkey.url)
+    assert any(alert.startswith("the run ends with step 1: ") for alert in stage.alerts()) == early
+    assert stage.launcher.restarted == [["learner-0"]]
+    assert stage.states()[-1] == ("failed" if early else "succeeded")
+    assert "stands still" not in (stage.summary()["message"] or "")
+    told = causes(stage, WAITING)[-1].message
+    assert re.fullmatch(r"the run waits \d+ s for the learner's last checkpoint", told)

@@ -191,7 +191,7 @@ def test_a_verifier_that_is_stopped_hands_back_what_it_has_not_graded(valkey: Em
 def test_a_service_that_is_away_for_a_while_costs_no_reward(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "_SERVICE_PAUSE_S", 0.1)
+    monkeypatch.setattr(worker, "SERVICE_PAUSE_S", 0.1)
 
     def answer(number: int, body: Any) -> Answer:
         if number < 3:
@@ -231,8 +231,8 @@ def test_an_absent_service_holds_up_no_other_grader(valkey: EmbeddedValkey, monk
 def test_a_service_that_stays_away_fails_its_groups_and_gives_no_reward(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "_SERVICE_PAUSE_S", 0.1)
-    monkeypatch.setattr(worker, "_SERVICE_LIMIT_S", 0.5)
+    monkeypatch.setattr(worker, "SERVICE_PAUSE_S", 0.1)
+    monkeypatch.setattr(worker, "SERVICE_PATIENCE_S", 0.5)
 
     async def scenario(bus: Bus) -> None:
         with serving(lambda number, body: Answer("away", status=503)) as service:

@@ -49,9 +49,11 @@ async def until(condition: Callable[[], Awaitable[Any]], what: str, wait_s: floa
 
 
 @asynccontextmanager
-async def running(bus: Bus, spec: RunSpec, worker_id: str, server: EngineServer) -> AsyncIterator[Generator]:
+async def running(
+    bus: Bus, spec: RunSpec, worker_id: str, server: EngineServer, *, evaluates: bool = False
+) -> AsyncIterator[Generator]:
     """A generator at work; stopped as SIGTERM stops it."""
-    generator = Generator(bus, spec, worker_id, server, PromptCodec(spec.model.path))
+    generator = Generator(bus, spec, worker_id, server, PromptCodec(spec.model.path), evaluates=evaluates)
     task = asyncio.create_task(generator.run())
     try:
         yield generator

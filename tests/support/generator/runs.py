@@ -5,9 +5,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from dapo.bus import Bus, Delivery
+from dapo.contracts.arrays import decode_ids, decode_logprobs
 from dapo.spec import RunSpec
 from dapo.v1 import messages_pb2 as pb
-from tests.support.arrays import decode_ids, decode_logprobs
 from tests.support.generator.kit import Learner, make_task, running, until
 from tests.support.models import EOS
 from tests.support.simulator.engine import SimulatedServer
@@ -105,9 +105,11 @@ def called(server: SimulatedServer, route: str, times: int):
 
 
 @asynccontextmanager
-async def serving(run: Run, spec: RunSpec, server: SimulatedServer, name: str = NAME) -> AsyncIterator[Learner]:
+async def serving(
+    run: Run, spec: RunSpec, server: SimulatedServer, name: str = NAME, *, evaluates: bool = False
+) -> AsyncIterator[Learner]:
     """The learner of a generator that serves the version FIRST."""
-    async with running(run.bus, spec, name, server):
+    async with running(run.bus, spec, name, server, evaluates=evaluates):
         learner = Learner(run.bus, name)
         await learner.wait_state("ready", has_version=False)
         await learner.announce(FIRST)

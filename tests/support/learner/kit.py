@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dapo.host.ports import free_port
+from dapo.spec.tree.resources import Device
 from tests.support.paths import REPO
 
 RANK = Path(__file__).with_name("rank.py")
@@ -24,7 +25,7 @@ def model_directory(parent: Path) -> Path:
     return target
 
 
-def run_ranks(tmp_path: Path, cases: list[dict[str, Any]], ranks: int) -> list[dict[str, Any]]:
+def run_ranks(tmp_path: Path, cases: list[dict[str, Any]], ranks: int, device: Device = "cpu") -> list[dict[str, Any]]:
     """Of each case the metrics by batch and a digest of the parameters; one start of the ranks for all cases."""
     (tmp_path / "cases.json").write_text(json.dumps([{"run_dir": str(tmp_path), **case} for case in cases]))
     port = str(free_port())
@@ -33,8 +34,9 @@ def run_ranks(tmp_path: Path, cases: list[dict[str, Any]], ranks: int) -> list[d
         environment = {
             **os.environ, "RANK": str(rank), "WORLD_SIZE": str(ranks),
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO),
+            "DS_ACCELERATOR": device,  # rank.py imports DeepSpeed before it joins.
         }  # fmt: skip
-        command = [sys.executable, str(RANK), str(tmp_path / "cases.json"), str(tmp_path / "out.json")]
+        command = [sys.executable, str(RANK), str(tmp_path / "cases.json"), str(tmp_path / "out.json"), device]
         processes.append(
             subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         )

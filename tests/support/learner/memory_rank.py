@@ -16,12 +16,12 @@ from services.learner.distributed import Ranks
 from services.learner.model.logprobs import LogprobHead
 from services.learner.model.lora import add_lora
 from services.learner.model.policy import PolicyModel
-from services.learner.state import read_state, write_state
+from services.learner.state import own_state, read_state, write_state
 from services.learner.step.batch import collate
 from services.learner.step.engine import LearnerEngine
 from services.learner.step.payloads import TrainingSample
 from services.learner.weights.buckets import WeightBuckets
-from tests.support.learner.meeting import join_on_cpu
+from tests.support.learner.meeting import join
 from tests.support.models import VOCABULARY, tiny_model
 
 UPDATES = 2
@@ -69,7 +69,7 @@ def run_case(case: dict[str, Any], ranks: Ranks, folder: Path) -> dict[str, Any]
     for number in range(UPDATES):
         if number and case.get("resume"):
             folder.mkdir(exist_ok=True)
-            write_state(folder, engine)
+            write_state(folder, ranks.rank, own_state(engine))
             torch.distributed.barrier()
             engine = make_engine(case, ranks)
             read_state(folder, engine)
@@ -84,7 +84,7 @@ def run_case(case: dict[str, Any], ranks: Ranks, folder: Path) -> dict[str, Any]
 
 def main() -> None:
     cases: list[dict[str, Any]] = json.loads(Path(sys.argv[1]).read_text())
-    ranks = join_on_cpu()
+    ranks = join()
     LogprobHead.chunk_bytes = 4 * VOCABULARY * CHUNK_TOKENS
     folder = Path(sys.argv[2]).parent
     results = [run_case(case, ranks, folder / f"case{number}") for number, case in enumerate(cases)]

@@ -1,6 +1,6 @@
 """One learner rank for the tests: trains given samples through the real engine, and writes what came out.
 
-`python rank.py CASES.json OUT.json` with the launcher's environment; each case has a new engine.
+`python rank.py CASES.json OUT.json DEVICE` with the launcher's environment; each case has a new engine.
 """
 
 import hashlib
@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
+from dapo.host.memory import free_bytes
 from dapo.records.checkpoints import find_newest
 from dapo.spec import RunSpec
 from dapo.v1 import messages_pb2 as pb
+from services.learner import checkpoint as checkpoint_module
 from services.learner.checkpoint import CheckpointStore
 from services.learner.distributed import Ranks
 from services.learner.model.lora import add_lora
@@ -24,7 +26,7 @@ from services.learner.step.engine import LearnerEngine
 from services.learner.step.fingerprint import fingerprint
 from services.learner.step.payloads import TrainingSample
 from services.learner.step.trainer import Trainer
-from tests.support.learner.meeting import join_on_cpu
+from tests.support.learner.meeting import join
 
 
 def make_samples(seed: int, count: int, vocabulary: int) -> list[TrainingSample]:
@@ -80,7 +82,7 @@ def optimizer_digest(engine: LearnerEngine[TrainedModel] | None) -> dict[str, st
             whole["fp32"] = safe_get_full_fp32_param(parameter)
         for key in ("fp32", *moments):
             values = whole[key].reshape(-1) + 0.0  # As a sum over ranks has it: without negative zeros.
-            found[f"{key} {name}"] = hashlib.sha256(values.numpy().tobytes()).hexdigest()
+            found[f"{key} {name}"] = hashlib.sha256(values.cpu().numpy().tobytes()).hexdigest()
     return found
 
 
@@ -95,8 +97,8 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
 
 
 def run_case(case: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
-    """Metrics of each batch trained, a digest of the parameters after the last, the state when a checkpoint was written
-    and after one was loaded, and this rank's next random number then."""
+    """Metrics of each batch trained, a digest of the parameters after the last; the state when a checkpoint was written
+    and after one was loaded, and the ranks' next random numbers then (`drawn`, `random`)."""
     spec = RunSpec.model_validate(case["spec"])
     causal = load_causal(spec.model.path, spec.model.dtype)
     add_lora(causal, spec.lora, spec.seed)
@@ -109,6 +111,7 @@ def run_case(case: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     reference = load_causal(spec.model.path, spec.model.dtype) if spec.algorithm.needs_reference else None
     trainer = Trainer(spec, engine, value, reference)
     store = CheckpointStore(Path(case["run_dir"]), spec, trainer)
+    checkpoint_module.free_bytes = lambda: 0 if ranks.rank in case.get("full", []) else free_bytes()
     first = 0
     states = {}
     if case.get("resume"):
@@ -118,19 +121,32 @@ def run_case(case: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
         first = checkpoint.manifest.step
         states["loaded"] = state_of(trainer)
         states["random"] = all_randoms(ranks)
-    metrics = []
-    for number in range(first, case["batches"]):
+
+    def train(number: int) -> dict[str, float]:
         samples = make_samples(number, case["samples"], engine.module.vocabulary)
         if case.get("poisoned_batch") == number:
             samples[0].advantages = np.full_like(samples[0].advantages, np.inf)
         fetched = {index: sample for index, sample in enumerate(samples) if index not in case.get("lost", [])}
-        metrics.append(trainer.train(make_batch(number, samples), lambda records, f=fetched: pick(records, f)))
+        return trainer.train(make_batch(number, samples), lambda records: pick(records, fetched))
+
+    metrics = []
+    for number in range(first, case["batches"]):
+        metrics.append(train(number))
         if case.get("checkpoint_after") == number + 1:
+            all_randoms(ranks)  # So that the generators are not where they begin.
             states["saved"] = state_of(trainer)
-            directory = store.write(number + 1, epoch=1, frontier=None)
-            if ranks.leads:
-                store.mark(directory, epoch=1)
+            draft = store.draft(number + 1, epoch=1, frontier=None)
+            states["beside"] = draft.beside
+            if case.get("late") and draft.beside:
+                # As if the writing took as long: nothing of it may be in what is written.
+                train(number + 1)
+            store.write(draft)
             torch.distributed.barrier()
+            if ranks.leads:
+                store.complete(draft)
+                store.mark(draft.directory, epoch=1)
+            torch.distributed.barrier()
+            states["drawn"] = all_randoms(ranks)
     return {
         "metrics": metrics,
         "parameters": digest(engine),
@@ -141,9 +157,10 @@ def run_case(case: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
 
 
 def all_randoms(ranks: Ranks) -> list[float]:
-    """The next random number of each rank."""
+    """The next random number of each rank, on a GPU of its generator too: added to the host's."""
     found = [torch.zeros(1) for _ in range(ranks.world_size)]
-    torch.distributed.all_gather(found, torch.rand(1))
+    mine = torch.rand(1) if ranks.device.type == "cpu" else torch.rand(1) + torch.rand(1, device=ranks.device).cpu()
+    torch.distributed.all_gather(found, mine)
     return [float(one) for one in found]
 
 
@@ -153,7 +170,7 @@ def pick(records: dict[int, pb.TrainSample], samples: dict[int, TrainingSample])
 
 def main() -> None:
     cases: list[dict[str, Any]] = json.loads(Path(sys.argv[1]).read_text())
-    ranks = join_on_cpu()
+    ranks = join(sys.argv[3])  # type: ignore[arg-type]
     results = [run_case(case, ranks) for case in cases]
     if ranks.leads:
         Path(sys.argv[2]).write_text(json.dumps(results))

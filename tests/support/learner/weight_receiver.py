@@ -7,10 +7,8 @@ import asyncio
 import math
 import sys
 from datetime import timedelta
-from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from dapo.bus import Bus
@@ -18,9 +16,12 @@ from dapo.bus.parts.registry import HEARTBEAT_TTL_S
 from dapo.host.processes import die_with_parent
 from dapo.v1 import messages_pb2 as pb
 from tests.support.bus import RUN
+from tests.support.receiving import ReceivingGroup
 
-TIMEOUT = timedelta(seconds=10)
+TIMEOUT = timedelta(seconds=120)
+"""Of a broadcast. Far longer than a heartbeat lasts: in it one waits until a member that has died is judged."""
 BEAT_S = 2.0
+READY_S = 3.0
 BUCKET_S = 0.2
 """Of one in a process of its own: slow enough to be killed in the middle of an update."""
 
@@ -29,12 +30,13 @@ class Receiver:
     """A generator as the learner sees it. `fault` says at which command it misbehaves, and how.
 
     "refuse-update" answers failed in place of entering the collective, "hang-update" says ready and never enters it,
-    "hang-ready" does not answer at all, "hang-join" never joins; None does everything right. `bucket_s` is how long it
-    takes over each bucket, `alive_s` how long it counts as alive after it has said something of itself.
+    "hang-ready" does not answer at all, "slow-ready" after READY_S, "hang-join" never joins; None does everything
+    right. `bucket_s` is how long it takes over each bucket, `alive_s` how long it counts as alive after it has said
+    something of itself: longer than any test takes.
     """
 
     def __init__(
-        self, bus: Bus, name: str, fault: str | None = None, *, bucket_s: float = 0.0, alive_s: float = 120.0
+        self, bus: Bus, name: str, fault: str | None = None, *, bucket_s: float = 0.0, alive_s: float = 3600.0
     ) -> None:
         self.bus = bus
         self.name = name
@@ -42,7 +44,7 @@ class Receiver:
         self.bucket_s = bucket_s
         self.alive_s = alive_s
         self.received: list[list[Tensor]] = []
-        self.group: Any = None
+        self.group: ReceivingGroup | None = None
         self.member = pb.Member(generator_id=name, tensor_parallel=1, state="ready")
 
     async def announce(self) -> None:
@@ -63,13 +65,15 @@ class Receiver:
     async def obey(self, command: pb.WeightCommand) -> None:
         if command.HasField("join"):
             if self.fault != "hang-join":
-                await asyncio.to_thread(self.join, command.join)
+                await asyncio.to_thread(self.join, command.join, timedelta(seconds=command.deadline_s))
                 await self.reply(command, "done")
         elif self.fault == "refuse-update":
             await self.reply(command, "failed", error="no such tensor")
         else:
             if self.fault == "hang-ready":
                 return
+            if self.fault == "slow-ready":
+                await asyncio.sleep(READY_S)
             await self.reply(command, "ready")
             if self.fault != "hang-update":
                 self.received.append([])
@@ -83,19 +87,15 @@ class Receiver:
     async def reply(self, command: pb.WeightCommand, phase: str, error: str = "") -> None:
         await self.bus.weights.send_reply(self.name, pb.WeightReply(serial=command.serial, phase=phase, error=error))
 
-    def join(self, join: pb.JoinGroup) -> None:
-        store = dist.TCPStore(join.master_address, join.master_port, join.world_size, False, TIMEOUT)
-        for prefix in (join.group_name, f"{join.group_name}/", "cpu/"):
-            store = dist.PrefixStore(prefix, store)
-        self.group = dist.ProcessGroupGloo(store, 1, join.world_size, TIMEOUT)
+    def join(self, join: pb.JoinGroup, timeout: timedelta) -> None:
+        self.group = ReceivingGroup(
+            join.group_name, join.master_address, join.master_port, join.world_size, join.backend, timeout
+        )
 
     def receive(self, bucket: pb.WeightBucket) -> Tensor:
         sizes = [math.prod(t.shape) * getattr(torch, t.dtype).itemsize for t in bucket.tensors]
-        data = torch.empty(sum(sizes), dtype=torch.uint8)
-        options = dist.BroadcastOptions()
-        options.rootRank = 0
-        self.group.broadcast([data], options).wait()
-        return data
+        assert self.group is not None
+        return self.group.receive(sum(sizes), TIMEOUT)
 
 
 async def main(url: str, name: str) -> None:

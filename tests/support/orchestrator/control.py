@@ -172,7 +172,7 @@ def make_controller(bus: Bus, spec: RunSpec, recorder: Recorder, seen: Seen) -> 
         await emit(StateChanged(state=state))
 
     inputs = open_inputs(spec)
-    evaluator = Evaluator(bus, spec, inputs.evaluation, record=recorder.record_evaluation, emit=emit)
+    evaluator = Evaluator(bus, spec, inputs.evaluation, record=recorder.keep_evaluation, emit=emit)
     return Controller(
         bus, spec, inputs.training, recorder=recorder, evaluator=evaluator, emit=emit, change_state=change_state
     )

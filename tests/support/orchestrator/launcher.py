@@ -5,19 +5,23 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from dapo.spec.workloads import Role, Workload
+from services.orchestrator.launch.devices import DeviceAllocator
 from services.orchestrator.launch.launcher import LaunchError, LogTail, RunTarget, WorkerState, WorkerStatus
 
 
 class FakeLauncher:
     """Implements Launcher. Workers run from `apply` until `end` or `fail`; `applied` and `restarted` hold the calls."""
 
-    def __init__(self, refuses: str = "", stops: bool = True) -> None:
-        """`refuses`: what `apply` fails with; without `stops`, `stop` fails."""
+    def __init__(self, refuses: str = "", stops: bool = True, devices: DeviceAllocator | None = None) -> None:
+        """`refuses`: what `apply` fails with; without `stops`, `stop` fails. `devices`: that it gives to workers."""
+        self._devices = devices or DeviceAllocator(())
         self._refuses = refuses
         self._stops = stops
         self.last_words = "the last words"
         self.applied: list[tuple[RunTarget, list[Workload]]] = []
         self.restarted: list[list[str]] = []
+        self.stuck: set[str] = set()
+        """Workers that do not go away, so that no restart of theirs succeeds."""
         self.stopped: list[str] = []
         self.workers: dict[str, dict[str, WorkerStatus]] = {}
         self._starts = itertools.count(1)
@@ -28,6 +32,8 @@ class FakeLauncher:
     async def apply(self, run: RunTarget, workloads: Sequence[Workload]) -> None:
         if self._refuses:
             raise LaunchError(self._refuses)
+        lent = self._devices.assign(run.run_id, workloads)
+        self._devices.keep(run.run_id, {device for devices in lent.values() for device in devices})
         self.applied.append((run, list(workloads)))
         known = self.workers.get(run.run_id, {})
         self.workers[run.run_id] = {
@@ -47,6 +53,8 @@ class FakeLauncher:
         workers[worker_id] = replace(workers[worker_id], state=WorkerState.FAILED, reason=reason)
 
     async def restart(self, run_id: str, worker_ids: Collection[str]) -> None:
+        if stuck := self.stuck.intersection(worker_ids):
+            raise LaunchError(f"the processes of {sorted(stuck)} outlived SIGKILL")
         self.restarted.append(sorted(worker_ids))
         for worker in worker_ids:
             role = self.workers[run_id][worker].role
@@ -63,6 +71,7 @@ class FakeLauncher:
         if not self._stops:
             raise LaunchError("generator-0 would not go")
         self.workers.pop(run_id, None)
+        self._devices.release(run_id)
 
     async def adopt(self, run: RunTarget, workloads: Sequence[Workload]) -> list[WorkerStatus]:
         return await self.observe(run.run_id)

@@ -14,6 +14,7 @@ from dapo.spec.run import RunSpec
 from services.orchestrator.records.recorder import Recorder
 from services.orchestrator.runs.driver import RunDriver
 from services.orchestrator.runs.events import WatchedEvent
+from services.orchestrator.runs.resumption import changes
 from tests.support.orchestrator.control import STEPS, Workers
 from tests.support.orchestrator.launcher import FakeLauncher
 from tests.support.waiting import beside, eventually
@@ -72,11 +73,10 @@ def run_stage(
 
     async def main() -> Stage:
         placed = launcher or FakeLauncher()
-        identity = RunIdentity(RUN, "2026-01-02T03:04:05.000+00:00")
+        identity = RunIdentity(RUN, "2026-01-02T03:04:05.000+00:00", history="first")
         recorder = Recorder.reopen(folder, spec) if previous else Recorder.create(folder, spec, identity)
-        driver = RunDriver(spec, recorder, placed, redis_url=url, previous=previous)
-        if previous:
-            driver.events.reopen()
+        changed = changes(previous, spec) if previous is not None else ()
+        driver = RunDriver(spec, recorder, placed, redis_url=url, previous=previous, changed=changed)
         stage = Stage(driver, placed, folder)
         driver.start()
         watching = asyncio.create_task(stage.follow())

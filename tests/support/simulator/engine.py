@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from aiohttp import web
@@ -23,6 +23,9 @@ from dapo.host.ports import HOST, free_port
 from dapo.host.processes import die_with_parent
 from services.generator.engine.client import EngineEndpoint
 from tests.support.simulator.responses import SimulatedRequest, SimulatorOptions, sample
+
+if TYPE_CHECKING:
+    from tests.support.simulator.weights import ReceivedWeights
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # aiohttp takes 0 for "wait as long as it takes".
@@ -44,6 +47,10 @@ class SimulatedEngine:
         """So many of the next requests vanish: nothing is ever heard of them."""
         self.frozen = False
         """Neither steps nor answers, as a process that was stopped."""
+        self.inputs: dict[str, list[int]] = {}
+        """Prompt and tokens so far of every request, by its id."""
+        self.requests: dict[str, SimulatedRequest] = {}
+        """Every request that it took, by its id."""
         self.sampled = 0
         """Tokens, so far."""
         self.tell_sampled: Callable[[int], object] = lambda count: None
@@ -53,6 +60,8 @@ class SimulatedEngine:
         self._paused = False
         self._groups: set[str] = set()
         self._updating = False
+        self.weights: ReceivedWeights | None = None
+        """What takes the weights; without it they are not looked at."""
 
     def app(self) -> web.Application:
         routes: dict[str, Handler] = {
@@ -140,7 +149,10 @@ class SimulatedEngine:
         if taken or len(body["rid"]) != len(body["input_ids"]):
             await self._send(answer, {"error": {"message": f"bad or duplicate request ids {taken}", "code": 400}})
         else:
-            samples = [sample(self.options, rid, body["sampling_params"]) for rid in body["rid"]]
+            asked = list(zip(body["rid"], body["sampling_params"], strict=True))
+            samples = [sample(self.options, rid, sampling) for rid, sampling in asked]
+            self.inputs |= dict(zip(body["rid"], body["input_ids"], strict=True))
+            self.requests |= {one.rid: one for one in samples}
             try:
                 await self._stream(answer, samples)
             finally:
@@ -171,9 +183,9 @@ class SimulatedEngine:
 
     async def _abort(self, request: web.Request) -> web.Response:
         body = orjson.loads(await request.read())
-        for rid in list(self._requests):
+        for place, rid in enumerate(list(self._requests)):
             if body.get("abort_all") or rid.startswith(body["rid"]):
-                self._requests.pop(rid).emit({"type": "abort", "message": "Aborted"})
+                self._requests.pop(rid).abort(queued=self._paused or place >= self.options.max_running)
         return web.Response()
 
     async def _pause(self, request: web.Request) -> web.Response:
@@ -188,7 +200,10 @@ class SimulatedEngine:
         return web.Response(text="Cache flushed.")
 
     async def _init_group(self, request: web.Request) -> web.Response:
-        self._groups.add(orjson.loads(await request.read())["group_name"])
+        body = orjson.loads(await request.read())
+        if self.weights is not None:
+            await asyncio.to_thread(self.weights.join, body)
+        self._groups.add(body["group_name"])
         return self._done()
 
     async def _destroy_group(self, request: web.Request) -> web.Response:
@@ -196,6 +211,8 @@ class SimulatedEngine:
         if name not in self._groups:
             return self._refuse("The group to be destroyed does not exist.")
         self._groups.discard(name)
+        if self.weights is not None:
+            await asyncio.to_thread(self.weights.leave, name)
         return self._done()
 
     async def _begin(self, request: web.Request) -> web.Response:
@@ -208,6 +225,8 @@ class SimulatedEngine:
             return self._refuse("update_weights_from_distributed must run between begin and end")
         if body["group_name"] not in self._groups:
             return self._refuse(f"Group {body['group_name']} not in {sorted(self._groups)}")
+        if self.weights is not None:
+            await asyncio.to_thread(self.weights.receive, body)
         await asyncio.sleep(self.options.bucket_s)
         if body["weight_version"] is not None:
             self.version = body["weight_version"]
@@ -274,11 +293,20 @@ def main() -> None:
     parser.add_argument(
         "--count-in", type=Path, help="write the number of tokens sampled so far to a new file in there"
     )
+    parser.add_argument(
+        "--receive-in", type=Path, help="take the weights, and write their hashes to a new file in there"
+    )
     flags = parser.parse_args()
     die_with_parent(signal.SIGKILL)
     engine = SimulatedEngine(SimulatorOptions(**orjson.loads(flags.options)))
+    name = f"{os.getpid()}-{time.time_ns()}"
+    if flags.receive_in is not None:
+        # Torch takes seconds to import.
+        from tests.support.simulator.weights import ReceivedWeights
+
+        engine.weights = ReceivedWeights(flags.receive_in / name)
     if flags.count_in is not None:
-        file = os.open(flags.count_in / f"{os.getpid()}-{time.time_ns()}", os.O_CREAT | os.O_WRONLY)
+        file = os.open(flags.count_in / name, os.O_CREAT | os.O_WRONLY)
         engine.tell_sampled = lambda count: os.pwrite(file, b"%020d" % count, 0)
     web.run_app(engine.app(), host=HOST, port=flags.port, access_log=None, print=None, handler_cancellation=True)
 

@@ -18,6 +18,9 @@ OPTIONS = "SIMULATOR_OPTIONS"
 """Environment variable of a generator: fields of SimulatorOptions for its engines, a JSON object."""
 COUNTS = "SIMULATOR_COUNTS"
 """Environment variable of a generator: the folder where each of its engines counts its tokens; none where absent."""
+RECEIVED = "SIMULATOR_RECEIVED"
+"""Environment variable of a run service: the folder where each engine says which weights it was sent; where absent,
+none are."""
 _POLL_S = 0.05
 _HEALTH_S = 5.0
 
@@ -25,10 +28,9 @@ _HEALTH_S = 5.0
 class EngineProcess:
     """Implements EngineServer: a simulated engine in a process of its own, which dies with this one."""
 
-    def __init__(self, options: SimulatorOptions, log: Path, count_in: str | None) -> None:
+    def __init__(self, options: SimulatorOptions, log: Path) -> None:
         self._options = options
         self._log = log
-        self._count_in = count_in
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> EngineEndpoint:
@@ -36,8 +38,9 @@ class EngineProcess:
         port = free_port()
         command = python_command("tests.support.simulator.engine", "--port", str(port))
         command += ["--options", json.dumps(dataclasses.asdict(self._options))]
-        if self._count_in is not None:
-            command += ["--count-in", self._count_in]
+        for flag, variable in (("--count-in", COUNTS), ("--receive-in", RECEIVED)):
+            if folder := os.environ.get(variable):
+                command += [flag, folder]
         with self._log.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
                 *command, cwd=REPO, env=child_environment(), stdout=output, stderr=output
@@ -65,14 +68,17 @@ class EngineProcess:
             await process.wait()
 
 
-async def start_worker(redis_url: str, run_id: str, worker_id: str, run_dir: Path) -> asyncio.subprocess.Process:
+async def start_worker(
+    redis_url: str, run_id: str, worker_id: str, run_dir: Path, **options: float
+) -> asyncio.subprocess.Process:
+    """A generator with a simulated engine of these SimulatorOptions."""
     environment = {
         **os.environ,
         "DAPO_REDIS_URL": redis_url,
         "DAPO_RUN_ID": run_id,
         "DAPO_WORKER_ID": worker_id,
         "DAPO_RUN_DIR": str(run_dir),
-        OPTIONS: json.dumps({"step_s": 0.05, "mean_tokens": 30.0}),
+        OPTIONS: json.dumps({"step_s": 0.05, "mean_tokens": 30.0} | options),
     }
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.support.simulator.worker", env=environment, cwd=REPO

@@ -22,6 +22,8 @@ class SimulatorOptions:
     bucket_s: float = 0.0
     """Time to receive one bucket of weights."""
     stream_interval: int = 16
+    tells_spans: bool = True
+    """Each event tells the spans so far; otherwise the last one alone does, as SGLang by itself."""
     max_running: int = 1024
 
 
@@ -32,6 +34,7 @@ class SimulatedRequest:
     stop: bool
     """Whether the last id is a stop token; otherwise the response is cut by its maximum."""
     logprobs: list[float]
+    tells_spans: bool = True
     done: int = 0
     sent: int = 0
     spans: list[dict[str, Any]] = field(default_factory=list)
@@ -53,10 +56,20 @@ class SimulatedRequest:
                 [logprob, token, None] for logprob, token in zip(self.logprobs[window], self.ids[window], strict=True)
             ],
         }
-        if finish is not None:
-            meta["weight_versions"] = self.spans
+        if self.spans and (self.tells_spans or finish is not None):
+            meta["weight_versions"] = [dict(span) for span in self.spans]
         self.events.put_nowait({"output_ids": self.ids[window], "meta_info": meta})
         self.sent = self.done
+
+    def abort(self, *, queued: bool) -> None:
+        """End it early. One that waits in the queue repeats the last token that it has sent, as SGLang has it."""
+        reason = {"type": "abort", "message": "Aborted"}
+        if not queued:
+            return self.emit(reason)
+        self.done = self.sent
+        spans = [{**span, "end": min(span["end"], self.sent)} for span in self.spans if span["start"] < self.sent]
+        meta = {"id": self.rid, "finish_reason": reason, "completion_tokens": self.sent, "weight_versions": spans}
+        self.events.put_nowait({"output_ids": self.ids[: self.sent][-1:], "meta_info": meta})
 
 
 def draw_length(options: SimulatorOptions, rng: random.Random) -> int:
@@ -79,4 +92,4 @@ def sample(options: SimulatorOptions, rid: str, sampling: dict[str, Any]) -> Sim
     ids = [rng.randrange(options.vocabulary) for _ in range(length)]
     if stop:
         ids[-1] = stops[0]
-    return SimulatedRequest(rid, ids, stop, [-rng.random() for _ in ids])
+    return SimulatedRequest(rid, ids, stop, [-rng.random() for _ in ids], options.tells_spans)

@@ -5,16 +5,17 @@ Environment as services.generator, and that of processes.py.
 
 import json
 import os
-import sys
 
 from dapo.bus import BusError
+from dapo.host.addresses import bind_collectives
+from dapo.host.devices import device_names
 from dapo.records.folder import RunFolder
 from dapo.spec import RunSpec
-from dapo.worker import WorkerEnvironment, run_worker
+from dapo.worker import WorkerEnvironment, leave, run_worker
 from services.generator.engine.server import ServerError
-from services.generator.tokens import PromptCodec
+from services.generator.tokens import PromptCodec, leave_torch_out
 from services.generator.worker import Generator
-from tests.support.simulator.processes import COUNTS, OPTIONS, EngineProcess
+from tests.support.simulator.processes import OPTIONS, EngineProcess
 from tests.support.simulator.responses import SimulatorOptions
 
 
@@ -25,11 +26,14 @@ async def generate(environment: WorkerEnvironment) -> None:
         logs = RunFolder(environment.run_dir).logs
         logs.mkdir(parents=True, exist_ok=True)
         options = SimulatorOptions(**json.loads(os.environ[OPTIONS]))
-        server = EngineProcess(options, logs / f"{environment.worker_id}-engine.log", os.environ.get(COUNTS))
-        await Generator(bus, spec, environment.worker_id, server, PromptCodec(spec.model.path)).run()
+        server = EngineProcess(options, logs / f"{environment.worker_id}-engine.log")
+        bind_collectives(environment.address)
+        codec = PromptCodec(spec.model.path)
+        await Generator(bus, spec, environment.worker_id, server, codec, devices=device_names()).run()
     finally:
         await bus.close()
 
 
 if __name__ == "__main__":
-    sys.exit(run_worker(generate, (BusError, ServerError)))
+    leave_torch_out()
+    leave(run_worker(generate, (BusError, ServerError)))

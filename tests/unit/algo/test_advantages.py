@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dapo.algo.advantages import group_advantages
-from dapo.algo.overlong import overlong_penalty
-from dapo.algo.shaping import shaped_reward
+from dapo.algo.shaping import overlong_penalty, shaped_reward
 from dapo.spec import AlgorithmSpec, RunSpec
 from tests.support.paths import SHARED
 

@@ -2,12 +2,25 @@
 
 from datetime import datetime
 from itertools import pairwise
+from statistics import median
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dapo.algo.progress import ATTEMPTS, Level, Oldest, Progress, Reading, Scene, Wait, explain, seconds
+from dapo.algo.progress import (
+    ATTEMPTS,
+    LONGEST_LOOK_S,
+    Level,
+    Looks,
+    Oldest,
+    Progress,
+    Reading,
+    Scene,
+    Wait,
+    explain,
+    seconds,
+)
 
 ALERT_S, STALL_S = 30.0, 600.0
 LOOKS = st.floats(0.01, 5.0)
@@ -77,6 +90,34 @@ def test_a_standstill_is_told_then_acted_upon_and_at_last_hopeless(look_s: float
     assert all(STALL_S <= later - sooner < STALL_S + look_s + 1e-6 for sooner, later in pairwise(acts))
 
 
+@given(st.lists(st.floats(0.5, 500.0), max_size=25), st.floats(0.0, 5000.0), st.none() | st.floats(1.0, 5000.0))
+def test_when_a_run_is_stuck_follows_from_the_steps_that_it_has_shown(
+    steps: list[float], least_s: float, given_s: float | None
+) -> None:
+    progress, now = Progress(ALERT_S, given_s, least_s), 0.0
+    progress.observe(reading(1), now)
+    for number, step_s in enumerate(steps, start=2):
+        for _ in range(int(step_s // LONGEST_LOOK_S)):
+            now += LONGEST_LOOK_S
+            progress.observe(reading(number - 1, flow=int(now)), now)
+        now += step_s % LONGEST_LOOK_S
+        progress.observe(reading(number), now)
+    usual_s = median(steps[-21:]) if steps else 0.0
+    stall_s = progress.stall_s
+    if given_s is not None:
+        assert stall_s == pytest.approx(max(given_s, 5 * usual_s))
+    elif len(steps) < 5:
+        assert stall_s == pytest.approx(max(3600.0, least_s, 5 * usual_s))
+    else:
+        assert stall_s >= max(600.0, least_s, 5 * usual_s) - 1e-6
+        assert stall_s <= max(3600.0, least_s, 5 * usual_s) + 1e-6
+        if max(600.0, least_s) <= 20 * usual_s <= 3600.0:
+            assert stall_s == pytest.approx(20 * usual_s)
+    while (wait := progress.observe(reading(len(steps) + 1), now)).level < Level.STUCK:
+        now += LONGEST_LOOK_S
+    assert stall_s - 1e-6 <= wait.lasted_s < stall_s + LONGEST_LOOK_S + 1e-6
+
+
 def test_a_restart_that_helps_for_a_moment_counts_until_the_step_is_trained() -> None:
     """Else one that hangs after some tokens, each time, would be started again for ever."""
     progress, now, flow, acts = Progress(ALERT_S, 10.0), 0.0, 0, 0
@@ -110,6 +151,17 @@ def test_what_is_usual_for_the_run_s_steps_is_not_unusual(step_s: float) -> None
     assert stand_still(4, bound_s - 2) == Level.NORMAL
     now += 1.0
     assert stand_still(5, bound_s + 2) >= Level.UNUSUAL
+
+
+@given(st.floats(0.0, 1e6), st.lists(st.floats(0.0, 100.0), max_size=50))
+def test_each_time_between_two_looks_counts_up_to_a_bound(first_s: float, pauses: list[float]) -> None:
+    looks, now = Looks(), first_s
+    assert not looks.begun
+    assert looks.passed(now) == 0.0
+    assert looks.begun
+    for pause_s in pauses:
+        now += pause_s
+        assert looks.passed(now) == pytest.approx(min(pause_s, LONGEST_LOOK_S), abs=1e-6)
 
 
 def test_time_in_which_nobody_looked_is_held_against_nobody() -> None:

@@ -44,6 +44,7 @@ def share(grades: Sequence[pb.Grade], holds: Callable[[pb.Grade], bool]) -> floa
 def test_statistics_of_a_step_count_filtered_groups_too() -> None:
     groups = [make_group([True, False]), make_group([True, True]), make_group([False, False]), make_group([False] * 2)]
     groups[0].grades[1].completion.finish_reason = pb.FINISH_REASON_LENGTH
+    groups[0].grades[1].completion.salvaged_tokens, groups[1].grades[0].completion.salvaged_tokens = 3, 2
     assert summarise_graded(groups) == {
         "accuracy_mean": 3 / 8,
         "reward_mean": -2 / 8,
@@ -52,6 +53,7 @@ def test_statistics_of_a_step_count_filtered_groups_too() -> None:
         "correct_penalised_share": 0,
         "response_length_mean": 5.5,
         "truncated_share": 1 / 8,
+        "salvaged_tokens": 5,
         "unclosed_thinking_share": 0,
         "grader_failed_share": 0,
         "keep_rate": 1 / 4,

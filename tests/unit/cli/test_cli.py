@@ -1,17 +1,16 @@
-"""The command line without a run: help, dry runs, error texts, progress."""
+"""The command line without a run: help, dry runs, error texts."""
 
-import io
+import json
 import subprocess
 import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import pytest
-from rich.console import Console
 from typer.testing import CliRunner
 
 from dapo.cli.main import app
-from dapo.cli.progress import LiveDisplay, Pace, PlainDisplay, Waiting, duration, show
 from dapo.cli.train import summary_lines
-from dapo.contracts.events import WAITING, WAITING_OVER, Alert, ServiceChanged, StateChanged, StepFinished
 from tests.support.paths import REPO
 
 EXAMPLES = sorted((REPO / "examples").glob("*.yaml"))
@@ -119,113 +118,6 @@ def test_torch_is_asked_for_in_words(tmp_path, monkeypatch):
     assert "dapo model toy-reverse needs torch" in done.stderr
 
 
-def test_what_is_awaited_follows_the_events():
-    waiting = Waiting(10)
-    assert "Redis" in waiting.text
-    for worker, role in (("generator-0", "generator"), ("generator-1", "generator"), ("learner-0", "learner")):
-        waiting.update(ServiceChanged(worker_id=worker, role=role, state="launched"))
-    assert waiting.text == "starting SGLang (generator-0, generator-1) and loading the model…"
-    for worker in ("generator-0", "generator-1"):
-        waiting.update(ServiceChanged(worker_id=worker, role="generator", state="ready"))
-    assert "first weights" in waiting.text
-    waiting.update(StateChanged(state="running"))
-    assert "first batch" in waiting.text
-    waiting.update(StepFinished(row={"step": 1}))
-    assert waiting.text == ""
-    waiting.update(StateChanged(state="draining"))
-    assert "last steps" in waiting.text
-
-
-def test_a_standstill_is_awaited_until_the_run_goes_on():
-    told = Alert(cause=WAITING, message="step 2 waits 41 s for group g0000000123")
-    for end in (Alert(cause=WAITING_OVER, message="step 2 goes on"), StepFinished(row={"step": 2})):
-        waiting = Waiting(10)
-        waiting.update(StateChanged(state="running"))
-        waiting.update(StepFinished(row={"step": 1}))
-        waiting.update(told)
-        waiting.update(Alert(message="something else"))
-        assert waiting.text == told.message
-        waiting.update(end)
-        assert waiting.text == ""
-
-
-def test_while_a_run_stands_still_no_time_is_left_to_tell():
-    out = io.StringIO()
-    with LiveDisplay(Console(file=out, force_terminal=True, width=120), 10) as display:
-        for step in (1, 2):
-            display.event(StepFinished(row={**ROW, "step": step}))
-        assert display._bar.tasks[0].fields["left"] == "0:00:00"
-        display.event(Alert(cause=WAITING, message="step 3 waits 41 s for the learner"))
-        assert display._bar.tasks[0].fields["left"] == "–"
-        display.event(Alert(cause=WAITING_OVER, message="step 3 goes on"))
-        assert display._bar.tasks[0].fields["left"] == "0:00:00"
-    assert "alert: step 3 waits 41 s for the learner" in out.getvalue()
-
-
-def test_time_left():
-    pace = Pace(10)
-    pace.update(1, 100.0)
-    assert pace.left_s() is None
-    pace.update(2, 104.0)
-    pace.update(3, 106.0)
-    assert pace.left_s() == pytest.approx(7 * 3.0)
-    assert duration(3725) == "1:02:05"
-
-
-ROW = {"step": 3, "accuracy_mean": 0.25, "reward_mean": None, "generated_tokens_per_s": 2417.6, "policy_version": 3}
-
-
-def test_off_a_terminal_each_step_is_one_plain_line():
-    out = io.StringIO()
-    with PlainDisplay(Console(file=out, width=40), 10) as display:
-        display.event(StateChanged(state="starting"))
-        display.event(StateChanged(state="starting"))
-        display.event(Alert(message="look [here]"))
-        display.event(StepFinished(row=ROW))
-    lines = out.getvalue().splitlines()
-    assert lines[1] == "alert: look [here]"
-    assert len(lines) == 3
-    assert lines[2].startswith("step 3/10  accuracy 0.250  reward –")
-    assert "tokens/s 2,418" in lines[2]
-
-
-def test_the_live_display_shows_the_last_step():
-    out = io.StringIO()
-    with LiveDisplay(Console(file=out, force_terminal=True, width=120), 10) as display:
-        display.event(StepFinished(row=ROW))
-        display.note("stopping…")
-    text = out.getvalue()
-    assert "0.250" in text
-    assert "3/10" in text
-    assert "stopping…" in text
-
-
-FULL_ROW = {
-    "step": 123, "accuracy_mean": 0.25, "reward_mean": -0.812, "response_length_mean": 12345.6, "entropy": 0.123,
-    "keep_rate": 0.5, "staleness_mean": 1.25, "policy_version": 123, "generated_tokens_per_s": 1112417.6,
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("width", [120, 80, 60, 40, 20])
-def test_the_live_display_cuts_no_number_and_no_heading(width):
-    out = io.StringIO()
-    console = Console(file=out, force_terminal=True, width=width, color_system=None)
-    with LiveDisplay(console, 1000) as display:
-        for step in (122, 123):
-            display.event(StepFinished(row={**FULL_ROW, "step": step}))
-    text = out.getvalue()
-    for word in ("0.250", "-0.812", "12345.6", "0.123", "0.50", "1.25", "1,112,418", "123/1000", "left", "0:00:0"):
-        assert word in text
-    for heading in ("accuracy", "reward", "length", "entropy", "keep rate", "staleness", "version", "tokens/s"):
-        assert heading in text
-
-
-def test_show():
-    assert show({"x": float("nan")}, "x", "{:.1f}") == "–"
-    assert show({}, "x", "{:.1f}") == "–"
-    assert show({"x": 2}, "x", "{:.1f}") == "2.0"
-
-
 @pytest.mark.parametrize(
     ("steps", "averaged", "words"),
     [
@@ -261,3 +153,72 @@ def test_the_summary_in_words():
     assert "512,345" in text
     assert "17 prompts were left out of later epochs" in text
     assert "4340 issued: 3840 trained, 500 filtered" in text
+
+
+WRONG = {
+    "no URL": ["--url", "foo"],
+    "another scheme": ["--url", "ftp://x"],
+    "a port that is none": ["--url", "http://u:geheim/1@h:1"],
+    "no host": ["--url", "http://u:geheim@"],
+}
+
+
+@pytest.mark.parametrize("command", [["list"], ["show", "r-1"], ["watch", "r-1"], ["stop", "r-1"], ["samples", "r-1"]])
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_url_that_is_none_is_a_wrong_command(command, wrong):
+    done = dapo("runs", *command, *WRONG[wrong])
+    assert done.exit_code == 2, done.output
+    assert "DAPO_URL" in done.output
+    assert "geheim" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("DAPO_TLS_CA", "none.pem"), ("DAPO_TLS_CERT", "none.pem"), ("DAPO_API_TOKEN", "geheim\n")]
+)
+def test_settings_that_cannot_be_used_are_a_wrong_command(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    done = dapo("runs", "list", "--url", "https://127.0.0.1:1")
+    assert done.exit_code == 2, done.output
+    assert name in done.output
+    assert "geheim" not in done.output
+
+
+def test_a_wrong_url_is_no_reason_to_read_the_folder(tmp_path):
+    (tmp_path / "spec.yaml").touch()
+    (tmp_path / "run.json").write_text(json.dumps({"run_id": "r-1", "history": "", "created_at": ""}))
+    done = dapo("runs", "metrics", str(tmp_path), "--url", "foo")
+    assert done.exit_code == 2, done.output
+    assert "'foo'" in done.output
+
+
+def test_a_password_of_a_url_is_not_printed():
+    done = dapo("runs", "list", "--url", "http://u:geheim@127.0.0.1:1")
+    assert done.exit_code == 5
+    assert "***@127.0.0.1:1" in done.output
+    assert "geheim" not in done.output
+
+
+class Deaf(BaseHTTPRequestHandler):
+    """Breaks every request off without an answer."""
+
+    keys: list[str]
+
+    def do_POST(self) -> None:
+        self.keys.append(self.headers["Idempotency-Key"])
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("given", [[], ["--idempotency-key", "mine"]])
+def test_a_create_without_an_answer_says_how_it_is_asked_again(given):
+    fresh = type("FreshDeaf", (Deaf,), {"keys": []})
+    with ThreadingHTTPServer(("127.0.0.1", 0), fresh) as server:
+        Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        done = dapo("runs", "create", str(REPO / "examples" / "reverse.yaml"), "--url", url, *given)
+        server.shutdown()
+    (key,) = set(fresh.keys)
+    assert key == (given or ["", key])[1]
+    assert done.exit_code == 5
+    assert f"again with --idempotency-key {key}" in done.output

@@ -40,7 +40,7 @@ def conclude(folder: Path, state: str | None, *, interrupted: bool, written: str
 
 
 @pytest.mark.parametrize("interrupted", [False, True])
-@pytest.mark.parametrize(("state", "code"), [("succeeded", 0), ("failed", 1)])
+@pytest.mark.parametrize(("state", "code"), [("succeeded", 0), ("failed", 1), ("cancelled", 1)])
 def test_exit_code_and_words_agree(tmp_path: Path, state: str, code: int, interrupted: bool) -> None:
     left, said = conclude(tmp_path, state, interrupted=interrupted)
     assert left == code

@@ -1,10 +1,12 @@
 """What `dapo eval` makes of a run's spec."""
 
 import json
+from pathlib import Path
 
 import pytest
+from typer import Exit
 
-from dapo.cli.evaluate import EvaluationOptions, _build
+from dapo.cli.evaluate import EvaluationOptions, _build, evaluate
 from dapo.spec.load import parse_spec
 
 NOTHING = EvaluationOptions(
@@ -38,3 +40,19 @@ def test_what_a_run_does_with_its_evaluations_on_the_way_is_no_matter(section: d
     spec = _build(resolved, NOTHING._replace(data=data))
     assert spec.training.steps == 0
     assert list(spec.evaluation.sets) == (["other"] if data else ["exam"])
+
+
+def test_what_lies_in_the_folder_of_an_evaluation_stays(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "mine").write_text("precious")
+    with pytest.raises(Exit):
+        evaluate([], NOTHING, base=False, out=tmp_path, json_path=None, picture=None)
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["models", "models/mine"]
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    out, picture = tmp_path / "file" / "out", tmp_path / "p.png"
+    with pytest.raises(Exit):
+        evaluate([], NOTHING, base=False, out=out, json_path=None, picture=picture)
+    assert f"--out {out}" in capsys.readouterr().err

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dapo.contracts.arrays import encode_ids, encode_logprobs
+from dapo.contracts.arrays import decode_ids, decode_logprobs, encode_ids, encode_logprobs
 from dapo.v1 import messages_pb2 as pb
-from tests.support.arrays import decode_ids, decode_logprobs
 from tests.support.paths import REPO
 
 int32 = st.integers(-(2**31), 2**31 - 1)

@@ -11,6 +11,7 @@ from dapo.contracts.events import (
     EvaluationFinished,
     EvaluationProgress,
     Event,
+    Scaled,
     ServiceChanged,
     StateChanged,
     StepFinished,
@@ -24,6 +25,11 @@ WIRE: list[tuple[Event, str, dict]] = [
     (StateChanged(state="failed", message="no"), "state", {"state": "failed", "message": "no"}),
     (StepFinished(row={"step": 1, "loss": None}), "step", {"step": 1, "loss": None}),
     (
+        Scaled(role="generator", before=1, after=2, reason="asked for", by="request"),
+        "scaled",
+        {"role": "generator", "before": 1, "after": 2, "reason": "asked for", "by": "request"},
+    ),
+    (
         ServiceChanged(worker_id="generator-0", role="generator", state="ready"),
         "service",
         {"worker_id": "generator-0", "role": "generator", "state": "ready"},
@@ -34,6 +40,7 @@ WIRE: list[tuple[Event, str, dict]] = [
         {"worker_id": "learner-0", "state": "failed", "code": 0, "message": "m", "log": "/l", "log_end": ""},
     ),
     (Alert(message="m"), "alert", {"message": "m"}),
+    (Alert(message="m", severity="notice"), "alert", {"message": "m", "severity": "notice"}),
     (Alert(message="m", keep_rate=0.0), "alert", {"message": "m", "keep_rate": 0.0}),
     (Alert(message="m", group_id="g"), "alert", {"message": "m", "group_id": "g"}),
     (Alert(message="m", worker_id="w"), "alert", {"message": "m", "worker_id": "w"}),

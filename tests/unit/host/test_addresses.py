@@ -74,3 +74,8 @@ def test_nothing_of_torch_is_loaded() -> None:
     code = "import sys, dapo.host.addresses, dapo.host.devices; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_an_answer_in_two_parts_does_not_wait_for_the_receipt_of_the_first():
+    with listen("127.0.0.1") as listener, socket.create_connection(listener.getsockname()), listener.accept()[0] as one:
+        assert one.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

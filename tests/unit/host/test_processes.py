@@ -1,10 +1,14 @@
 """How children are started. (Ends of families: tests/integration/orchestrator/test_processes.py.)"""
 
+import asyncio
 import os
 import subprocess
 import sys
+import textwrap
 
-from dapo.host.processes import child_environment, python_command
+from dapo.host.processes import child_environment, python_command, read_process
+from tests.support.paths import REPO
+from tests.support.waiting import eventually
 
 
 def test_a_child_inherits_what_it_is_not_denied(monkeypatch):
@@ -29,3 +33,19 @@ def test_a_child_knows_its_parent_and_an_orphan_ends():
 
 def test_a_module_runs_in_this_interpreter():
     assert python_command("services.verifier", "--a", "b") == [sys.executable, "-m", "services.verifier", "--a", "b"]
+
+
+def test_a_child_dies_with_its_parent(tmp_path):
+    child = (
+        "from dapo.host.processes import die_with_parent; import time\n"
+        "die_with_parent(); print('tied', flush=True); time.sleep(600)"
+    )
+    parent = textwrap.dedent(f"""
+        import subprocess, sys
+        p = subprocess.Popen([sys.executable, "-c", {child!r}], stdout=subprocess.PIPE, start_new_session=True)
+        p.stdout.readline()
+        print(p.pid, flush=True)
+    """)
+    done = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, check=True, cwd=REPO)
+    pid = int(done.stdout)
+    asyncio.run(eventually(lambda: (entry := read_process(pid)) is None or entry.zombie))

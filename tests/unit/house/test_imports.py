@@ -11,12 +11,13 @@ from tests.support.paths import REPO
 # From the top down. A room imports what lies on lower lines, and nothing beside it on its own.
 DAPO = (
     {"cli", "worker"},
-    {"data", "records"},
+    {"data", "policy", "records", "sizing"},
     {"algo"},
     {"spec", "bus", "telemetry"},
     {"contracts"},
-    {"v1"},
-    {"client", "errors", "host", "redaction", "terminal"},
+    {"v1", "tokens"},
+    {"client", "errors", "host", "terminal"},
+    {"environment", "redaction"},
 )
 SPEC = (
     {"load", "preview", "reference"},

@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 from pathlib import Path
+from shutil import copyfile
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from dapo.host.processes import python_command
-from dapo.records.checkpoints import Manifest, file_sizes, mark, write_manifest
+from dapo.records.checkpoints import CheckpointError, Manifest, file_sizes, mark, prune, write_manifest
 from dapo.spec.load import dump_yaml
 from services.learner import export as module
 from services.learner.export import ExportError, export
@@ -102,6 +103,25 @@ def test_a_value_beyond_the_range_of_float16_is_refused_and_leaves_nothing(run_d
         export(run_dir, tmp_path / "out", "float16")
     assert not (tmp_path / "out").exists()
     assert export(run_dir, tmp_path / "out", "bfloat16").step == 3
+
+
+@pytest.mark.parametrize("copied", [0, 1])
+def test_a_checkpoint_that_the_run_deletes_meanwhile_is_told_and_leaves_nothing(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copied: int
+) -> None:
+    root, copies = run_dir / "checkpoints", []
+
+    def copy(source: str, target: str) -> None:
+        if len(copies) == copied:
+            mark(root, 1, ["step-000004.e1"])
+            prune(root, 1, ["step-000004.e1"])
+        copies.append(source)
+        copyfile(source, target)
+
+    monkeypatch.setattr(module.shutil, "copyfile", copy)
+    with pytest.raises(CheckpointError, match=r"step-000003 was deleted while it was copied.* checkpoint\.keep_last"):
+        export(run_dir, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_where_the_base_model_is_gone_its_dtype_is_asked_for(run_dir: Path, base: Path, tmp_path: Path) -> None:

@@ -89,6 +89,22 @@ def test_a_run_that_is_scaled_keeps_its_gpus(tmp_path: Path) -> None:
     assert grown == {"learner-0": ("0",), "generator-0": ("1",), "generator-1": ("2",), "generator-2": ("3",)}
 
 
+def test_a_run_that_has_fewer_workers_leaves_its_gpus_to_others(tmp_path: Path) -> None:
+    devices, others = (DeviceAllocator(("0", "1", "2", "3"), tmp_path) for _ in range(2))
+    assert (devices.total, devices.free()) == (4, 4)
+    grown = devices.assign("r", plan_workloads(spec(resources__generator__replicas=3)))
+    (worker,) = map(os.dup, devices.locks("r", grown["generator-2"]))
+    assert (devices.free(), others.free()) == (0, 0)
+    left = devices.assign("r", plan_workloads(spec()))
+    devices.keep("r", lent(left))
+    # The GPU of a worker that is not gone yet is its own.
+    assert (devices.free(), others.free()) == (1, 1)
+    os.close(worker)
+    assert (devices.free(), others.free()) == (2, 2)
+    assert lent(others.assign("other", plan_workloads(spec()))) == {"2", "3"}
+    assert (devices.free(), others.free()) == (0, 0)
+
+
 def with_an_evaluator(generators: int) -> list[Workload]:
     sets = {"a": {"path": "a.jsonl"}}
     return plan_workloads(

@@ -10,7 +10,8 @@ from rich.console import Console
 
 from dapo.algo.evaluation import Judged, measure
 from dapo.cli import evaluate
-from dapo.cli.progress import Waiting, evaluation_text
+from dapo.cli.display.waiting import Waiting
+from dapo.cli.display.words import evaluation_text
 from dapo.contracts.events import EvaluationFinished, EvaluationProgress, ServiceChanged, StateChanged
 from dapo.records.evaluations import best_step, points, read_evaluations
 from dapo.records.model_comparison import compare, comparison_json, draw_comparison, gain, read_result

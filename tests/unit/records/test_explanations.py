@@ -103,6 +103,14 @@ def test_a_response_tells_its_delivery_its_try_and_the_weights_of_its_tokens() -
     assert summary(found)[-1] == "Not of a delivery's first try: #0."
 
 
+def test_responses_that_were_continued_tell_the_tokens_that_were_kept() -> None:
+    responses = [completion(0, 0, 3, 4), completion(1, 0, 3), completion(2, 0, 4)]
+    responses[0].salvaged_tokens, responses[2].salvaged_tokens = 10, 7
+    found = explain_group(facts("generated", ungraded=responses), None, [])
+    assert [one.salvaged for one in found.responses] == [10, 0, 7]
+    assert summary(found)[-1] == "Cut short, and continued from the tokens that they had: #0 (10), #2 (7)."
+
+
 @given(
     state=st.sampled_from([state.value for state in TRANSITIONS]),
     verdicts=st.lists(st.booleans(), max_size=4),

@@ -28,6 +28,22 @@ REFUSED: list[tuple[dict[str, Any], str, list[str]]] = [
     ),
     ({"sampling__group_size": 1}, "sampling.group_size = 1", ["dynamic_sampling", "advantage_std", "at least 2"]),
     (
+        {"resources__generator": {"replicas": 3, "autoscale": {"min": 3, "max": 2}}},
+        "resources.generator.autoscale.min = 3",
+        ["Set at most 2"],
+    ),
+    (
+        {"resources__generator": {"autoscale": {"min": 2, "max": 4}}},
+        "resources.generator.replicas = 1",
+        ["min = 2 and max = 4", "Set 2"],
+    ),
+    (
+        {"resources__generator": {"replicas": 9, "autoscale": {"min": 2, "max": 4}}},
+        "resources.generator.replicas = 9",
+        ["Set 4"],
+    ),
+    ({"resources__generator": {"autoscale": {"min": 2}}}, "resources.generator.autoscale.min = 2", ["max = null"]),
+    (
         {"sampling__group_size": 1, "algorithm__dynamic_sampling": False, "algorithm__advantage_std": False},
         "sampling.group_size = 1",
         ["group of one", "at least 2"],
@@ -66,6 +82,7 @@ REFUSED: list[tuple[dict[str, Any], str, list[str]]] = [
     ({"algorithm__kl_placement": "reward"}, "algorithm.kl_placement = reward", ["advantage_estimator = group"]),
     ({"algorithm__reference_refresh_steps": 5}, "algorithm.reference_refresh_steps = 5", ["measure_kl"]),
     ({"model__head_dtype": "float32"}, "model.head_dtype = float32", ["model.dtype: bfloat16"]),
+    ({"weight_sync__drain_s": 60.0}, "weight_sync.drain_s = 60.0", ["in_flight = continue", "in_flight: drain"]),
     ({"optimizer__final_rate": 0.1}, "optimizer.final_rate = 0.1", ["schedule: linear or cosine"]),
     ({"value__clip": None}, "value.clip = null", ["advantage_estimator = group"]),
     ({"value__learning_rate": 1e-3}, "value.learning_rate = 0.001", ["no value network"]),
@@ -212,6 +229,29 @@ def test_budget_of_the_default_spec_by_hand() -> None:
     assert budget.needed == completion * 512 * 16 * (2 * 5 + (1 + 1) * 2)
     plain = payload_budget(spec(algorithm__dynamic_sampling=False))
     assert plain.needed == completion * 512 * 16 * (2 * 5 + 1 + 1)
+
+
+def test_the_budget_has_room_for_an_evaluation_beside_the_training() -> None:
+    """A quarter of a batch's prompts, each as often as the set that samples most; base model and last version alone do
+    not count."""
+    alone = payload_budget(spec())
+    sets = {"few": {"path": "a.jsonl"}, "many": {"path": "b.jsonl", "samples": 32}}
+    assert payload_budget(spec(evaluation__sets=sets)) == alone
+    fields = {"evaluation__sets": sets, "evaluation__every_steps": 5}
+    budget = payload_budget(spec(**fields))
+    assert (budget.evaluated, budget.needed - alone.needed) == (128 * 32, 128 * 32 * alone.completion)
+    assert f"+ {format_bytes(budget.evaluation)} (4096 responses of an evaluation in flight" in budget.explain()
+    fewer = payload_budget(spec(**fields, evaluation__prompts_in_flight=3, evaluation__max_response_tokens=100))
+    assert fewer.evaluation == 3 * 32 * (2048 * 4 + 100 * 13)
+    apart = payload_budget(spec(**fields, evaluation__dedicated_generator=True))
+    assert apart.evaluated == 1024, "as many responses as one generator keeps in flight"
+    held_out = payload_budget(spec(data__held_out_share=0.1, evaluation__every_steps=5))
+    assert held_out.evaluated == 128 * 4
+
+    enough = -(-budget.needed // MIB)
+    assert payload_budget(spec(**fields, resources__redis__memory_mib=enough)).fits
+    with pytest.raises(ValidationError, match=rf"Set at least {enough}\b"):
+        spec(**fields, resources__redis__memory_mib=enough - 1)
 
 
 def test_budget_uses_the_expected_length() -> None:

@@ -26,12 +26,23 @@ from tests.support.spec import spec
             ["weight_sync.no_generator_s = 1200", "1800 + 60 + 120", "Set at least 1980"],
         ),
         (
+            {"weight_sync__in_flight": "drain", "weight_sync__drain_s": 500.0},
+            ["weight_sync.no_generator_s = 1200", "weight_sync.drain_s = 600 + 60 + 120 + 500", "Set at least 1280"],
+        ),
+        (
             {"resources__restarts__stall_s": 400},
             ["resources.restarts.stall_s = 400", "start_deadline_s = 600", "Set at least 600"],
         ),
         (
-            {"resources__restarts__wait_alert_s": 4000},
+            {"resources__restarts__stall_s": 3600, "resources__restarts__wait_alert_s": 4000},
             ["resources.restarts.stall_s = 3600", "resources.restarts.wait_alert_s = 4000"],
+        ),
+        (
+            {
+                "resources__restarts__stall_s": 1200,
+                "reward__graders": {"away": {"type": "remote", "url": "http://a", "timeout_s": 10.0, "retries": 1}},
+            },
+            ["resources.restarts.stall_s = 1200", "reward.graders.away", "half an hour", "= 1965", "Set at least 1965"],
         ),
         (
             {"resources__redis__outage_s": 541},

@@ -1,6 +1,7 @@
 """`reasoning_gym`: every supported task takes its own answer and no other row's, and evaluates no response."""
 
 import ast
+import decimal
 import inspect
 import itertools
 import json
@@ -44,6 +45,12 @@ def test_a_task_takes_its_own_answer_and_no_other(task: str, grade) -> None:
             assert grade(text, row["gold"]).reason == "no_answer"
         both = "\n".join(f"<answer>{other['answer']}</answer>" for other in rows if other["answer"] != row["answer"])
         assert not grade(both, row["gold"]).correct
+
+
+def test_decimals_are_as_exact_after_a_task_as_before() -> None:
+    before = decimal.getcontext().prec
+    assert list(generate_rows("decimal_arithmetic", 2, seed=0))
+    assert decimal.getcontext().prec == before
 
 
 def _primes(low: int, high: int) -> int:

@@ -1,8 +1,8 @@
 -- ARGV: epoch, stream, then per group: id, size, issued version, task, position in the data ("epoch cursor"; "" of an
 -- evaluation's), the failed group whose prompt it issues once more ("" for none). An id that was issued before is left as
 -- it is. The greatest id is noted with the issue, and the position behind which a successor goes on; a prompt that is
--- issued once more does not move that, and is counted. What was waiting to be issued again waits no more. Returns the number of groups
--- issued.
+-- issued once more does not move that, and is counted. What was waiting to be issued again waits no more, and was counted
+-- before. Returns the number of groups issued.
 local refused = fence("orchestrator", ARGV[1])
 if refused then return refused end
 local issued = 0
@@ -24,9 +24,9 @@ for at = 3, #ARGV, 6 do
         end
         redis.call("HSET", prefix .. "log", "issued", id .. " " .. position)
       end
-      redis.call("HDEL", prefix .. "again", id)
+      local counted = redis.call("HDEL", prefix .. "again", id) == 1
       if failed ~= "" then
-        redis.call("HINCRBY", prefix .. "log", "repeats", 1)
+        if not counted then redis.call("HINCRBY", prefix .. "log", "repeats", 1) end
         redis.call("HDEL", prefix .. "requeued", failed)
         if redis.call("EXISTS", group_key(failed)) == 1 then
           redis.call("HSET", group_key(failed), "requeued_as", id)

@@ -1,5 +1,6 @@
--- Shared by every script. KEYS[1] is the run's key prefix: it names the slot, and all other keys derive from it.
--- ALLOWED, IS_OPEN, IS_DISCARDED, RUN_COMPLETE and READER stand above (see scripts.py).
+-- Shared by every script. KEYS[1] is the run's key prefix: it names the slot, and all other keys derive from it. Before the
+-- arguments of the script itself ARGV has the role and epoch for which the caller acts (connection.Term; "" and 0: none).
+-- ALLOWED, IS_OPEN, IS_DISCARDED, RUN_COMPLETE, RUNS and READER stand above (see scripts.py).
 local prefix = KEYS[1]
 
 local function group_key(id)
@@ -13,6 +14,25 @@ local function fence(role, epoch)
     return redis.error_reply("FENCED " .. role .. " epoch " .. epoch .. ", newest " .. (newest or "none"))
   end
 end
+
+-- Gives a role to a new holder: returns its epoch, above `least` and all before. Those of all but the learner, whose
+-- epochs stand in versions and file names, are also not below this server's time in ms: where what it knew of a run is
+-- gone, they do not begin again, and nobody of before is taken for a new holder.
+local function take_over(role, least)
+  local key = prefix .. "epoch:" .. role
+  local epoch = math.max(tonumber(redis.call("GET", key) or "0"), least) + 1
+  if role ~= "learner" then
+    local now = redis.call("TIME")
+    epoch = math.max(epoch, 1000 * tonumber(now[1]) + math.floor(tonumber(now[2]) / 1000))
+  end
+  redis.call("SET", key, string.format("%.0f", epoch))
+  return epoch
+end
+
+local refused_term = ARGV[1] ~= "" and fence(ARGV[1], ARGV[2])
+if refused_term then return refused_term end
+table.remove(ARGV, 1)
+table.remove(ARGV, 1)
 
 -- A request that cannot be told from its effect carries a nonce, and its reply is remembered for ten minutes: longer than
 -- a connection's tries at it take. `reply_to` gives the reply, or false for a request that was not carried out.

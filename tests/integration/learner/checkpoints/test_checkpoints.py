@@ -208,7 +208,10 @@ def test_crowded_memory_frees_what_only_a_damaged_checkpoint_would_need(valkey: 
 @pytest.mark.timeout(600)
 def test_beside_the_newest_every_so_many_and_the_best_are_kept(valkey: EmbeddedValkey, tmp_path: Path) -> None:
     save_model(tmp_path / "model", 0)
-    rows = [{"set": "exam", "step": step, "avg_at_k": {"value": value}} for step, value in ((1, 0.9), (2, 0.1))]
+    rows = [
+        {"set": "exam", "step": step, "samples": 4, "avg_at_k": {"value": value, "low": 0.0, "high": 1.0}}
+        for step, value in ((1, 0.9), (2, 0.1))
+    ]
     (tmp_path / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     async def scenario(bus: Bus, processes: Processes) -> None:

@@ -1,22 +1,18 @@
 """A run service that stands still is told from one that has nothing to say."""
 
-import asyncio
 import signal
-from collections.abc import AsyncIterator
 
 import pytest
 
 from dapo.client import RunClient, ServiceSilent
-from dapo.contracts.events import Alert
-from services.orchestrator.api import rest
-from services.orchestrator.runs.events import WatchedEvent
+from services.orchestrator.api.signs import SIGN_S
 from tests.support.orchestrator.run_service import TOKEN, Service, create
 
 
 def test_a_service_that_was_stopped_is_told_from_one_that_has_nothing_to_say(service: Service, spec: dict) -> None:
     run = create(service, spec)
     with RunClient(f"http://127.0.0.1:{service.ready['port']}", TOKEN) as client:
-        events = client.events(run["id"], silence_s=2 * rest._KEEP_ALIVE_S)
+        events = client.events(run["id"], silence_s=2 * SIGN_S)
         seen = next(events).id
         service.process.send_signal(signal.SIGSTOP)
         try:
@@ -28,19 +24,3 @@ def test_a_service_that_was_stopped_is_told_from_one_that_has_nothing_to_say(ser
         assert [event.data["state"] for event in client.events(run["id"], seen) if event.kind == "state"][
             -1
         ] == "failed"
-
-
-def test_a_watcher_hears_something_though_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rest, "_KEEP_ALIVE_S", 0.05)
-
-    async def rare() -> AsyncIterator[WatchedEvent]:
-        await asyncio.sleep(0.2)
-        yield WatchedEvent("1-0", Alert(message="at last"))
-
-    async def read() -> list[bytes]:
-        return [part async for part in rest._encode(rare())]
-
-    *comments, event = asyncio.run(read())
-    assert len(comments) >= 2
-    assert set(comments) == {b": nothing new\n\n"}
-    assert event == b'id: 1-0\nevent: alert\ndata: {"message": "at last"}\n\n'

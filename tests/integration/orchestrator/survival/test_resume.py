@@ -2,134 +2,33 @@
 
 import asyncio
 import shutil
-from collections.abc import Awaitable, Callable, Sequence
+import threading
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dapo.bus import Bus
 from dapo.bus.server.embedded import EmbeddedValkey
-from dapo.records.checkpoints import Manifest, directory_name, file_sizes, mark, newest_epoch, write_manifest
 from dapo.records.folder import RunFolder
+from dapo.records.identity import read_identity
 from dapo.records.json_lines import read_json_lines
 from dapo.spec.load import load_spec
 from dapo.spec.problem import SpecError
 from dapo.spec.run import RunSpec
 from dapo.spec.workloads import Workload
-from dapo.v1 import messages_pb2 as pb
 from services.orchestrator.launch.launcher import LaunchError, RunTarget
-from services.orchestrator.runs.resumption import changes
-from tests.support.orchestrator.control import PROMPTS, STEPS, Workers, make_spec, mixed_until
+from services.orchestrator.queue.entries import spec_file
+from services.orchestrator.runs import driver
+from services.orchestrator.runs.inputs import Inputs, open_inputs
+from services.orchestrator.runs.resumption import changes, check_goes_on
+from tests.integration.orchestrator.test_evaluator import evaluated
+from tests.support.orchestrator.control import PROMPTS, STEPS, make_spec
 from tests.support.orchestrator.launcher import FakeLauncher
-from tests.support.orchestrator.stage import Stage, run_stage, services
+from tests.support.orchestrator.stage import Stage, run_stage
+from tests.support.orchestrator.story import STALENESS, Story, resumed
 from tests.support.waiting import eventually
-
-ROWS = 23
-STALENESS = 1
-
-
-async def save(bus: Bus, folder: Path, step: int, epoch: int) -> Path:
-    """A checkpoint as the learner writes it, with one small file in it, that covers `step` steps."""
-    root = RunFolder(folder).checkpoints
-    directory = root / directory_name(step, epoch)
-    directory.mkdir(parents=True)
-    (directory / "weights").write_bytes(b"w" * 100)
-    frontier = (await bus.decisions.frontier(step))._asdict()
-    manifest = Manifest(step, epoch, 5, 1, 0, "float32", file_sizes(directory), frontier)
-    write_manifest(directory, manifest)
-    names = sorted((path.name for path in root.iterdir() if path.is_dir()), reverse=True)
-    mark(root, epoch, names)
-    return directory
-
-
-class Learner:
-    """Trains from `step` on, and writes a checkpoint after every second step."""
-
-    def __init__(self, bus: Bus, folder: Path, step: int) -> None:
-        self.bus, self.folder, self.step = bus, folder, step
-        self.batches: list[pb.TrainBatch] = []
-
-    async def run(self, last: int | None = None) -> None:
-        """To the end of the log, or until so many steps are done."""
-        epoch = await self.bus.lease.acquire("learner", above=newest_epoch(RunFolder(self.folder).checkpoints))
-        await self.bus.weights.publish_version(pb.Version(incarnation=epoch, step=self.step), epoch)
-        while last is None or self.step < last:
-            for batch in await self.bus.batches.read(self.step - 1, block_s=0.2):
-                if batch.end:
-                    if self.step % 2:
-                        await save(self.bus, self.folder, self.step, epoch)
-                    return await self.bus.batches.commit_checkpoint(self.step - 1, epoch)
-                self.step = batch.batch + 1
-                self.batches.append(batch)
-                version = pb.Version(incarnation=epoch, step=self.step)
-                report = pb.StepReport(batch=batch.batch, version=version, metrics={"step_s": 0.5})
-                await self.bus.weights.publish_version(version, epoch)
-                await self.bus.batches.record_step(report, [group.group_id for group in batch.groups], epoch)
-                if self.step % 2 == 0:
-                    await save(self.bus, self.folder, self.step, epoch)
-        return None
-
-
-class Story:
-    """What was trained and issued over all starts of a run."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.batches: dict[int, pb.TrainBatch] = {}
-        self.places: dict[str, tuple[int, int]] = {}
-
-    def start(
-        self,
-        spec: RunSpec,
-        *,
-        step: int = 0,
-        last: int | None = None,
-        at_last: Callable[[Bus], Awaitable[None]] | None = None,
-        previous: RunSpec | None = None,
-        mixed: int | None = None,
-    ) -> Stage:
-        """Train from `step` to the end, or to `last` and stop the run there, after `at_last`. `mixed`: groups with
-        greater numbers are uniform."""
-
-        async def play(stage: Stage) -> None:
-            bus = await stage.bus()
-            async with services(bus) as workers:
-                if mixed is not None:
-                    workers.correct = mixed_until(mixed)
-                learner = Learner(bus, self.folder, step)
-                await learner.run(last)
-                if last is None:
-                    await eventually(lambda: stage.states()[-1] in ("succeeded", "failed"))
-                else:
-                    await eventually(lambda: stage.driver.snapshot().step == last)
-                    if at_last is not None:
-                        await at_last(bus)
-                    await stage.driver.stop()
-                self.tell(learner, workers)
-            await bus.close()
-
-        return run_stage(spec, self.folder, play, url=None, previous=previous)
-
-    def tell(self, learner: Learner, workers: Workers) -> None:
-        self.batches |= {batch.batch: batch for batch in learner.batches}
-        self.places |= workers.rows_of
-
-    def check(self, steps: int) -> None:
-        """Of a run that is over: every step once, no group twice, every prompt in the data's order."""
-        rows = read_json_lines(RunFolder(self.folder).metrics)
-        assert [row["step"] for row in rows] == list(range(1, steps + 1))
-        trained = [group.group_id for number in sorted(self.batches) for group in self.batches[number].groups]
-        assert len(trained) == len(set(trained)) == steps * PROMPTS
-        numbers = sorted(int(group_id[1:]) for group_id in self.places)
-        assert numbers == list(range(len(numbers)))
-        assert all(self.places[f"g{number:010d}"] == divmod(number, ROWS) for number in numbers)
-        last = rows[-1]["ledger"]
-        assert last["trained"] == steps * PROMPTS
-
-
-def resumed(stage: Stage) -> str:
-    (message,) = [text for text in stage.alerts() if text.startswith("the run goes on")]
-    return message
 
 
 @pytest.mark.parametrize("last", [1, 5, 6])
@@ -235,6 +134,23 @@ def test_a_run_that_ended_early_goes_on_once_its_cause_is_mended(tmp_path: Path,
     story.check(STEPS)
 
 
+def test_a_run_that_early_stopping_has_ended_goes_on_with_another_rule(tmp_path: Path) -> None:
+    def spec(**rule: Any) -> RunSpec:
+        return evaluated(tmp_path, every_steps=1, prompts_in_flight=6, early_stopping=rule)
+
+    story, ended = Story(tmp_path / "run"), spec(set="exam", patience=1)
+    first = story.start(ended)
+    assert first.summary()["message"].startswith("exam has not risen above avg@3 = ")
+    done = len(read_json_lines(story.metrics))
+    assert done < STEPS
+    with pytest.raises(SpecError, match=r"evaluation\.early_stopping: the run has ended by this rule.*patience = 1"):
+        check_goes_on(RunFolder(story.folder), ended, over=True)
+    stage = story.start(spec(), step=done, previous=ended)
+    assert resumed(stage).startswith(f"the run goes on from the checkpoint of step {done}")
+    assert stage.states()[-1] == "succeeded"
+    assert [row["step"] for row in read_json_lines(story.metrics)] == list(range(1, STEPS + 1))
+
+
 def test_a_spec_that_the_run_cannot_go_on_with_does_not_take_the_place_of_its_own(tmp_path: Path) -> None:
     story, spec = Story(tmp_path / "run"), make_spec(tmp_path, staleness=STALENESS)
     story.start(spec, last=5)
@@ -248,6 +164,38 @@ def test_a_spec_that_the_run_cannot_go_on_with_does_not_take_the_place_of_its_ow
     assert load_spec(RunFolder(story.folder).spec) == spec
     assert story.start(spec, step=5, previous=spec).states()[-1] == "succeeded"
     story.check(STEPS)
+
+
+def test_whoever_goes_on_with_a_run_that_was_asked_for_changes_has_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the service that was asked is killed right after its answer, before the run has come back."""
+    story, spec = Story(tmp_path / "run"), make_spec(tmp_path, staleness=STALENESS)
+    story.start(spec, last=2)
+    reading, killed = threading.Event(), threading.Event()
+
+    def read_slowly(spec: RunSpec) -> Inputs:
+        reading.set()
+        killed.wait(30)
+        return open_inputs(spec)
+
+    monkeypatch.setattr(driver, "open_inputs", read_slowly)
+    changed = make_spec(tmp_path, staleness=STALENESS, tree={"checkpoint": {"on_stop_s": 7.0}})
+
+    async def kill(stage: Stage) -> None:
+        await eventually(reading.is_set)
+        shutil.copytree(story.folder, tmp_path / "left")
+        killed.set()
+        await stage.driver.stop()
+
+    run_stage(changed, story.folder, kill, url=None, previous=spec)
+    left = tmp_path / "left"
+    assert load_spec(RunFolder(left).spec) == spec
+    assert load_spec(spec_file(left, read_identity(left))) == changed
+    # It was stopped then, and goes on without a change.
+    stage = story.start(spec, step=2, previous=spec)
+    assert stage.states()[-1] == "succeeded"
+    assert not RunFolder(story.folder).next_spec.exists()
 
 
 def test_two_services_do_not_work_in_one_folder(tmp_path: Path) -> None:

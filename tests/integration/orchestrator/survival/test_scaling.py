@@ -13,6 +13,7 @@ from dapo.bus.server.embedded import EmbeddedValkey
 from dapo.contracts.events import Event, ServiceChanged
 from dapo.spec.load import load_spec
 from dapo.spec.workloads import Workload
+from services.orchestrator.control.scaling import Scale
 from services.orchestrator.launch.launcher import LaunchError, RunTarget
 from services.orchestrator.runs import monitor
 from tests.support.orchestrator.control import make_spec
@@ -53,7 +54,7 @@ def test_a_run_that_ends_while_it_is_scaled_leaves_no_worker(valkey: EmbeddedVal
 
     async def play(stage: Stage) -> None:
         async with training(stage):
-            scaling = [asyncio.create_task(stage.driver.scale({"verifier": number})) for number in (2, 3)]
+            scaling = [asyncio.create_task(stage.driver.scale(Scale({"verifier": number}))) for number in (2, 3)]
             await eventually(lambda: launcher.changing)
             await stage.driver.stop()
             await asyncio.wait(scaling)
@@ -79,15 +80,15 @@ def test_what_cannot_be_placed_is_not_kept(valkey: EmbeddedValkey, tmp_path: Pat
 
     async def play(stage: Stage) -> None:
         async with training(stage) as bus:
-            await stage.driver.scale({"verifier": 2})
+            await stage.driver.scale(Scale({"verifier": 2}))
             kept = (folder / "spec.yaml").read_text()
             with pytest.raises(LaunchError, match="no room"):
-                await stage.driver.scale({"verifier": 3})
+                await stage.driver.scale(Scale({"verifier": 3}))
             assert (folder / "spec.yaml").read_text() == kept
             record = await bus.runs.read()
             assert record is not None
             assert json.loads(record["spec"])["resources"]["verifier"]["replicas"] == 2
-            await stage.driver.scale({"generator": 2})
+            await stage.driver.scale(Scale({"generator": 2}))
             await stage.driver.stop()
 
     run_stage(make_spec(tmp_path, staleness=1), folder, play, url=valkey.url, launcher=FullLauncher())
@@ -100,7 +101,9 @@ def test_of_two_changes_at_once_both_are_kept(valkey: EmbeddedValkey, tmp_path: 
 
     async def play(stage: Stage) -> None:
         async with training(stage):
-            await asyncio.gather(stage.driver.scale({"verifier": 2}), stage.driver.scale({"generator": 3}))
+            await asyncio.gather(
+                stage.driver.scale(Scale({"verifier": 2})), stage.driver.scale(Scale({"generator": 3}))
+            )
             await stage.driver.stop()
 
     run_stage(make_spec(tmp_path, staleness=1), folder, play, url=valkey.url, launcher=launcher)
@@ -117,11 +120,11 @@ def test_a_worker_that_was_silent_left_and_came_back_is_a_new_one(
 
     async def play(stage: Stage) -> None:
         async with training(stage) as bus:
-            await stage.driver.scale({"verifier": 2})
+            await stage.driver.scale(Scale({"verifier": 2}))
             await bus.registry.beat("verifier", "verifier-1", ttl_s=3.0)
             await eventually(stage.alerts)
-            await stage.driver.scale({"verifier": 1})
-            await stage.driver.scale({"verifier": 2})
+            await stage.driver.scale(Scale({"verifier": 1}))
+            await stage.driver.scale(Scale({"verifier": 2}))
             await asyncio.sleep(3)
             await stage.driver.stop()
 
@@ -141,26 +144,31 @@ def test_a_worker_that_scaling_has_started_again_is_not_started_once_more(
 
     async def play(stage: Stage) -> None:
         async with training(stage):
+            # The first time it is started again at once, the second after a pause.
             stage.launcher.end(RUN, "verifier-0", -9)
-            await eventually(lambda: told(stage))
-            await stage.driver.scale({"verifier": 2})
             await eventually(lambda: len(told(stage)) == 2)
+            stage.launcher.end(RUN, "verifier-0", -9)
+            await eventually(lambda: len(told(stage)) == 3)
+            await stage.driver.scale(Scale({"verifier": 2}))
+            await eventually(lambda: len(told(stage)) == 4)
             await stage.driver.stop()
 
     spec = make_spec(tmp_path, staleness=1, tree={"resources": {"restarts": {"pause_s": 1.0}}})
     stage = run_stage(spec, tmp_path / "run", play, url=valkey.url)
-    assert told(stage) == [("verifier-0", "ended"), ("verifier-0", "restarted")]
-    assert stage.launcher.restarted == []
-    assert stage.summary()["restarts"] == 1
+    assert told(stage) == [("verifier-0", "ended"), ("verifier-0", "restarted")] * 2
+    assert stage.launcher.restarted == [["verifier-0"]]
+    assert stage.summary()["restarts"] == 2
 
 
 def test_a_worker_that_left_before_its_restart_was_due_is_not_started(valkey: EmbeddedValkey, tmp_path: Path) -> None:
     async def play(stage: Stage) -> None:
         async with training(stage):
-            await stage.driver.scale({"verifier": 2})
+            await stage.driver.scale(Scale({"verifier": 2}))
             stage.launcher.end(RUN, "verifier-1", -9)
-            await eventually(lambda: any("verifier-1 is started again" in words(event) for _, event in stage.seen))
-            await stage.driver.scale({"verifier": 1})
+            await eventually(lambda: stage.launcher.restarted)
+            stage.launcher.end(RUN, "verifier-1", -9)
+            await eventually(lambda: any("verifier-1 is started again in 1 s" in words(one) for _, one in stage.seen))
+            await stage.driver.scale(Scale({"verifier": 1}))
             await asyncio.sleep(1.5)
             assert stage.states()[-1] == "running"
             await stage.driver.stop()
@@ -170,8 +178,8 @@ def test_a_worker_that_left_before_its_restart_was_due_is_not_started(valkey: Em
 
     spec = make_spec(tmp_path, staleness=1, tree={"resources": {"restarts": {"pause_s": 1.0}}})
     stage = run_stage(spec, tmp_path / "run", play, url=valkey.url)
-    assert stage.launcher.restarted == []
-    assert stage.summary()["restarts"] == 0
+    assert stage.launcher.restarted == [["verifier-1"]]
+    assert stage.summary()["restarts"] == 1
 
 
 def test_a_change_whose_client_gives_up_waiting_is_made_and_kept(valkey: EmbeddedValkey, tmp_path: Path) -> None:
@@ -179,7 +187,7 @@ def test_a_change_whose_client_gives_up_waiting_is_made_and_kept(valkey: Embedde
 
     async def play(stage: Stage) -> None:
         async with training(stage):
-            asked = asyncio.create_task(stage.driver.scale({"verifier": 2}))
+            asked = asyncio.create_task(stage.driver.scale(Scale({"verifier": 2})))
             await eventually(lambda: launcher.changing)
             asked.cancel()
             await eventually(lambda: len(launcher.applied) == 2)

@@ -68,6 +68,8 @@ async def live(bus: Bus, spec: RunSpec, seen: Seen) -> bool:
     """Whether the run came to its end in this life."""
     first = not (seen.run_dir / "spec.yaml").exists()
     recorder = Recorder.create(seen.run_dir, spec, IDENTITY) if first else Recorder.reopen(seen.run_dir, spec)
+    if not first:
+        await recorder.begin()
     try:
         await make_controller(bus, spec, recorder, seen).run(await bus.lease.acquire("orchestrator"))
     except BusUnavailable:

@@ -18,7 +18,7 @@ from torch import nn  # noqa: E402
 from dapo.records.checkpoints import Checkpoint, CheckpointError, Manifest  # noqa: E402
 from services.learner import state as module  # noqa: E402
 from services.learner.checkpoint import CheckpointStore  # noqa: E402
-from services.learner.state import read_state, write_state  # noqa: E402
+from services.learner.state import own_state, read_state, write_state  # noqa: E402
 from services.learner.step.fragments import Fragment, held_fragments  # noqa: E402
 from tests.support.spec import spec  # noqa: E402
 
@@ -59,7 +59,7 @@ def state_of(one: Any) -> dict[str, dict[str, Any]]:
 def write(folder: Path, source: Any, ranks: int) -> None:
     for rank in range(ranks):
         source.ranks = SimpleNamespace(rank=rank, world_size=ranks)
-        write_state(folder, source)
+        write_state(folder, rank, own_state(source))
 
 
 @given(ranks=st.integers(1, 6), updates=st.integers(0, 3), file_bytes=st.sampled_from([1, 40, 2**30]))

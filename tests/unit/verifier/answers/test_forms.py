@@ -172,3 +172,18 @@ def test_a_value_is_itself_in_any_two_forms_and_no_other(name: str, family: Fami
             assert (grader.answer_class(text) == grader.answer_class(label % gold)) == (one == other), (text, gold)
 
     check()
+
+
+@pytest.mark.parametrize("unit", ["cm^2", "ft^3", "inches^2", "\\text{km}^2"])
+def test_the_exponent_of_a_unit_is_none_of_the_number_before_it(unit: str) -> None:
+    """Without the unit a power of ten would be left."""
+    grader = GRADERS["math_dapo"]
+    assert grader.answer_class is not None
+    for value, other in (("10", "100"), ("100", "10000"), ("7", "49")):
+        text = f"Answer: {value} {unit}"
+        assert grader(text, f"{value} {unit}").correct
+        assert grader(text, value).correct
+        assert not grader(text, other).correct
+        assert not grader(f"Answer: {other}", f"{value} {unit}").correct
+        assert grader.answer_class(text) == grader.answer_class(f"Answer: {value}")
+    assert not grader("Answer: 10^2", f"10 {unit}").correct

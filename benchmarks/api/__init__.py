@@ -1,0 +1,1 @@
+"""What the run service answers, how fast, and what that costs."""

@@ -1,0 +1,2 @@
+-- ARGV: keys of the run.
+return redis.call("UNLINK", unpack(ARGV))

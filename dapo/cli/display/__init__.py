@@ -1,0 +1,1 @@
+"""What `dapo train` and `dapo runs watch` show while a run goes on."""

@@ -1,0 +1,1 @@
+"""`dapo runs samples`: where groups come from, and how they are shown."""

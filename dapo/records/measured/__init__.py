@@ -1,0 +1,1 @@
+"""What runs have measured: one run's curves by step, and several runs side by side."""

@@ -1,0 +1,1 @@
+"""Routes of REST by subject; those of runs stand in rest.py."""

@@ -1,0 +1,1 @@
+"""How the runs of a service start, go on and are ended."""

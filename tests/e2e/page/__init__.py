@@ -1,0 +1,1 @@
+"""The web page in a browser, on a live run: engines are simulated, all else is as it is."""

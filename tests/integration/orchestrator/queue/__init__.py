@@ -1,0 +1,1 @@
+"""Runs that wait for room on the machine of a run service."""

@@ -1,0 +1,1 @@
+"""What REST and gRPC take, give and refuse."""

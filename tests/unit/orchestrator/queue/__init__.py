@@ -1,0 +1,1 @@
+"""What runs need of a machine, and which of those that wait start."""

@@ -1,0 +1,1 @@
+"""Who may use the run service, and how much of it."""

@@ -1,0 +1,1 @@
+"""Places that a run is told to, each with its real library."""
