@@ -30,6 +30,8 @@ class RunTarget:
     """The run's folder as the run service sees it. A launcher of other hosts gives its workers a volume instead."""
     term: int = 0
     """Epoch of keys.WORKERS for which they act: once another orchestrator leads the run, they write nothing."""
+    epoch: int = 0
+    """Of the orchestrator that asks: the newest that leads the run. 0: of none."""
 
 
 class WorkerState(StrEnum):
@@ -50,7 +52,7 @@ class WorkerStatus:
     code: int | None = None
     """Of an exited worker the exit code, or minus the signal that ended it."""
     reason: str = ""
-    """Of a failed worker: why, in words."""
+    """Of a failed worker: why, in words. Of one that starts: what it waits for, where that is unusual."""
     instance: str = ""
     """Tells a worker from the one of the same id that was started before it."""
 

@@ -68,6 +68,8 @@ class HealthMonitor:
         self._unheard: dict[str, float] = {}
         self._heard: set[str] = set()
         self._silent_since: dict[str, float] = {}
+        self._waiting: dict[str, str] = {}
+        """Of workers that are not started yet: for what, as was told last."""
         self._listened_s = -math.inf
         self._budgets: dict[str, RestartBudget] = {}
         self._due: dict[str, _Restart] = {}
@@ -124,6 +126,15 @@ class HealthMonitor:
             await self._plan_restart(status, reason, statuses)
         elif status.worker_id in self._silent_since and status.worker_id not in told:
             await self._events.tell(Alert(worker_id=status.worker_id, message=reason))
+        elif status.state == WorkerState.STARTING:
+            await self._tell_of_waiting(status, reason)
+
+    async def _tell_of_waiting(self, status: WorkerStatus, reason: str) -> None:
+        """Once for each thing that it waits for: what the cluster adds in brackets changes all the time."""
+        what, _, _ = reason.partition(" (")
+        if what and self._waiting.get(status.worker_id) != what:
+            await self._events.tell(Alert(worker_id=status.worker_id, cause="not_started", message=reason))
+        self._waiting[status.worker_id] = what
 
     async def _plan_restart(self, status: WorkerStatus, reason: str, statuses: Sequence[WorkerStatus]) -> None:
         unit = _unit(status)
@@ -191,6 +202,7 @@ class HealthMonitor:
         self._due = {unit: restart for unit, restart in self._due.items() if unit in units}
 
     def _forget(self, worker: str) -> None:
+        self._waiting.pop(worker, None)
         self._heard.discard(worker)
         self._listened_to.pop(worker, None)
         self._unheard.pop(worker, None)
