@@ -30,7 +30,8 @@ SESSIONS = "dapo:sessions:"
 ORCHESTRATOR, LEARNER, WORKERS = "orchestrator", "learner", "workers"
 HELD_ROLES = (ORCHESTRATOR, LEARNER, WORKERS)
 """Roles that one process holds at a time, each with a fencing epoch. That of the workers is their orchestrator's, taken
-with its lease, and they act for it: those of an orchestrator that was replaced write no more."""
+with its lease, and they act for it: those of an orchestrator that was replaced write no more, unless they
+outlive it and its successor takes them over."""
 
 GROUP_ID = re.compile(rb"[eg]\d{10}")
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")

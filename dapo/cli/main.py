@@ -186,6 +186,14 @@ def serve(
     policy: Annotated[
         Path | None, typer.Option(help="YAML file of what specs may ask for, see docs/operating.md.")
     ] = None,
+    launcher: Annotated[
+        str, typer.Option(help="What runs the workers: local, this machine, or kubernetes, a cluster.")
+    ] = "local",
+    kube_templates: Annotated[
+        Path | None, typer.Option(help="Folder of launcher.yaml and a pod template for each role, as the chart has it.")
+    ] = None,
+    kube_namespace: Annotated[str | None, typer.Option(help="Of the runs' objects. Default: the pod's own.")] = None,
+    kube_context: Annotated[str | None, typer.Option(help="Of the kubeconfig. Default: the active one.")] = None,
     max_runs: Annotated[
         int | None,
         typer.Option(min=1, help="Under way at a time; more wait in the queue. Default: what there is room for."),
@@ -214,6 +222,10 @@ def serve(
         "--requests-per-minute": requests_per_minute,
         "--streams": streams,
         "--policy": policy,
+        "--launcher": launcher,
+        "--kube-templates": kube_templates,
+        "--kube-namespace": kube_namespace,
+        "--kube-context": kube_context,
         "--max-runs": max_runs,
         "--cores": cores,
         "--memory-gib": memory_gib,

@@ -36,8 +36,10 @@ from services.orchestrator.fleet.reconciler import Reconciler
 from services.orchestrator.fleet.service import RunService
 from services.orchestrator.fleet.valkey import ServiceValkey
 from services.orchestrator.launch.devices import DeviceAllocator
-from services.orchestrator.launch.launcher import Launcher
+from services.orchestrator.launch.kubernetes import open as open_launcher
+from services.orchestrator.launch.launcher import Launcher, LaunchError
 from services.orchestrator.launch.local import LocalLauncher
+from services.orchestrator.queue.cluster import ClusterMachine
 from services.orchestrator.queue.machine import Machine
 from services.orchestrator.runs.tenure import new_owner
 from services.orchestrator.security.access import Access, UnsafeBind
@@ -99,6 +101,13 @@ def _arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--cores", type=_positive, help="for the runs under way, a worker one each; not counted without"
     )
     parser.add_argument("--memory-gib", type=_positive, help="for the runs under way; default: the machine's")
+    parser.add_argument(
+        "--launcher",
+        choices=("local", "kubernetes"),
+        default="local",
+        help="what runs the workers: this machine, or a cluster (docs/kubernetes.md)",
+    )
+    open_launcher.add_arguments(parser)
     parser.add_argument("--policy", type=Path, help="YAML file of what specs may ask for; docs/operating.md")
     parser.add_argument("--ready-file", type=Path, help="where to write the line that says it is ready")
     parser.add_argument("--die-with-parent", action="store_true", help="stop when the parent process ends")
@@ -168,23 +177,26 @@ async def serve(arguments: argparse.Namespace, guard: Guard, tls: Tls | None, ad
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    devices = DeviceAllocator(visible_cuda_devices())
-    launcher = LocalLauncher(devices)
     async with contextlib.AsyncExitStack() as stack:
-        machine = _machine(arguments, devices)
+        launcher, machine = await _placing(arguments, stack)
         service = await _open_service(arguments, launcher, machine, stack, admission, guard)
         operations = Operations(service, guard, admission=admission, state_dir=arguments.state_dir)
         await _serve(operations, arguments, tls, stopping)
 
 
-def _machine(arguments: argparse.Namespace, devices: DeviceAllocator) -> Machine:
+async def _placing(arguments: argparse.Namespace, stack: contextlib.AsyncExitStack) -> tuple[Launcher, Machine]:
+    """What runs the workers, and within what runs start. Raises LaunchError, DeviceError."""
+    if arguments.launcher == "kubernetes":
+        return await open_launcher.open_kubernetes(arguments, stack), ClusterMachine(arguments.max_runs)
+    devices = DeviceAllocator(visible_cuda_devices())
     memory = arguments.memory_gib
-    return Machine(
+    machine = Machine(
         devices,
         runs=arguments.max_runs,
         cores=arguments.cores,
         memory=memory * 2**30 if memory is not None else None,
     )
+    return LocalLauncher(devices), machine
 
 
 async def _open_service(
@@ -297,7 +309,7 @@ def main() -> int:
         _make_state_dir(arguments.state_dir)
         guard, tls = _guard(arguments, os.environ.get(TOKEN_VARIABLE, "")), _tls(arguments)
         asyncio.run(serve(arguments, guard, tls, _admission(arguments)))
-    except (UnsafeBind, TokenError, PolicyError, BadCertificate, DeviceError, BusError, OSError) as error:
+    except (UnsafeBind, TokenError, PolicyError, BadCertificate, DeviceError, LaunchError, BusError, OSError) as error:
         sys.stderr.write(f"the run service cannot serve: {in_words(error)}\n")
         return 2
     return 0

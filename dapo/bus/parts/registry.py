@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from dapo.bus.errors import Fenced, LeaseHeld
 from dapo.bus.index import Desired
-from dapo.bus.keys import ORCHESTRATOR
+from dapo.bus.keys import ORCHESTRATOR, WORKERS
 from dapo.bus.parts.part import Part, new_nonce
 
 HEARTBEAT_TTL_S = 10.0
@@ -66,15 +66,29 @@ class Lease(Part):
         is also greater than `above`."""
         return int(await self._script("acquire_epoch", new_nonce(), role, above))
 
-    async def take(self, holder: str, ttl_s: float, desired: Desired | None = None, before: str | None = None) -> int:
+    async def take(
+        self,
+        holder: str,
+        ttl_s: float,
+        desired: Desired | None = None,
+        before: str | None = None,
+        *,
+        workers_stay: bool = False,
+    ) -> int:
         """Leads the run from now on, for `ttl_s` or until it is renewed, under a new epoch of the orchestrator and of
-        its workers: those of the leader before write nothing more. `desired`: what is wanted of the run, from the same
-        moment, unless something else than `before` is wanted by then: nothing that came later is overwritten. Raises
-        LeaseHeld, with nothing done, while another holder leads it."""
-        reply = await self._script("take_lease", new_nonce(), holder, round(ttl_s * 1000), desired or "", before or "")
+        its workers: those of the leader before write nothing more, unless they are to stay (until `dismiss`).
+        `desired`: what is wanted of the run, from the same moment, unless something else than `before` is wanted by
+        then: nothing that came later is overwritten. Raises LeaseHeld, with nothing done, while another holder leads
+        it."""
+        wanted = (desired or "", before or "", "stay" if workers_stay else "")
+        reply = await self._script("take_lease", new_nonce(), holder, round(ttl_s * 1000), *wanted)
         if isinstance(reply, bytes):
             raise LeaseHeld(f"run {self._context.run_id} is led by {reply.decode()}")
         return int(reply)
+
+    async def dismiss(self, epoch: int) -> None:
+        """The workers of before write nothing more; those of this epoch of the orchestrator do. Raises Fenced."""
+        await self._write_as(ORCHESTRATOR, epoch, "SET", self._keys.epoch(WORKERS), epoch)
 
     async def renew(self, holder: str, epoch: int, ttl_s: float) -> None:
         """For another `ttl_s` from now on, also after it has lapsed, if nobody has taken it since. Raises Fenced."""

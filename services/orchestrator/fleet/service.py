@@ -86,9 +86,8 @@ class RunService:
         self._line: Line | None = None
         self._others: Elsewhere | None = None
         if index is not None and redis_url is not None:
-            self._line = Line(
-                self._machine, Entries(index, redis_url, self._owner), self._going, self.lead, self._locks
-            )
+            entries = Entries(index, redis_url, self._owner, launcher.keeps_workers)
+            self._line = Line(self._machine, entries, self._going, self.lead, self._locks)
             self._others = Elsewhere(index, self._line.told)
         self._alone = alone
         self._state_dir = state_dir

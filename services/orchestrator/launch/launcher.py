@@ -74,6 +74,9 @@ class LogTail(NamedTuple):
 class Launcher(Protocol):
     """Places workloads of any number of runs. Every method may be called again: it brings about what it says."""
 
+    keeps_workers: bool
+    """Whether workers go on when their run service ends, so that a later one takes them over (`adopt`)."""
+
     async def apply(self, run: RunTarget, workloads: Sequence[Workload]) -> None:
         """Have just these workloads run, each with so many replicas: workers that are missing or have ended are
         started, those beyond the count or of no workload any more are stopped.
@@ -97,5 +100,9 @@ class Launcher(Protocol):
     async def stop(self, run_id: str) -> None:
         """End the run's workers, and return once they are gone. Raises LaunchError naming those that are not."""
 
+    async def leave(self, run_id: str) -> None:
+        """The run is no more this launcher's: where it `keeps_workers`, they go on; elsewhere as `stop`."""
+
     async def adopt(self, run: RunTarget, workloads: Sequence[Workload]) -> list[WorkerStatus]:
-        """Take over the workers that an earlier run service has left running; none where they ended with it."""
+        """Take over the workers that an earlier run service has left, as they are; none where they ended with it.
+        Raises LaunchError."""

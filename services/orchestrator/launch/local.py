@@ -75,6 +75,8 @@ class LocalLauncher:
     of a run, nor any of their descendants. Workers die with this process, so `adopt` never finds any.
     """
 
+    keeps_workers = False
+
     def __init__(self, devices: DeviceAllocator, *, address: str = LOOPBACK) -> None:
         """`address`: of this machine, where the workers of a run reach each other."""
         self._devices = devices
@@ -169,6 +171,9 @@ class LocalLauncher:
         finally:
             for lock in locks:
                 os.close(lock)
+
+    async def leave(self, run_id: str) -> None:
+        await self.stop(run_id)
 
     async def adopt(self, run: RunTarget, workloads: Sequence[Workload]) -> list[WorkerStatus]:
         return []

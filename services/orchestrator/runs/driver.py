@@ -96,7 +96,8 @@ class RunDriver:
         self._placement = Placement(launcher, self.events)
         self._redis = RunRedis(run_id, recorder.run_dir, spec.resources, redis_url)
         # A Redis of its own is nobody else's: whoever has it needs to wait for no lease.
-        self._tenure = Tenure(str(recorder.run_dir) if self._redis.is_own else owner or new_owner())
+        leader = str(recorder.run_dir) if self._redis.is_own else owner or new_owner()
+        self._tenure = Tenure(leader, workers_stay=launcher.keeps_workers)
         self._listed = enlist is not None
         self._room = room
         self.entrance = Entrance(self._redis, self._tenure, recorder, spec, previous, desired, enlist)
@@ -145,9 +146,8 @@ class RunDriver:
             await asyncio.wait({self._saving, work}, return_when=asyncio.FIRST_COMPLETED)
         if self._stopping is None and not work.done():
             self._stopping = outcome
-        if (
-            self._known or self._tenure.epoch
-        ) and outcome != INTERRUPTED:  # it ends only as its leader, which it is about to be
+        # It ends only as its leader, which it is about to be.
+        if (self._known or self._tenure.epoch) and outcome != INTERRUPTED:
             opened = asyncio.create_task(self.events.wait_opened())
             await asyncio.wait({opened, work}, timeout=_REDIS_S, return_when=asyncio.FIRST_COMPLETED)
             opened.cancel()
@@ -191,6 +191,7 @@ class RunDriver:
             await self._open_events(bus)
             inputs = await asyncio.to_thread(open_inputs, self.spec)
             await self._provision(bus, inputs)
+            await self._tenure.read_term()
             await self._placement.place_patiently(self._target(), self.spec, patience_s)
             await self._control(bus, inputs)
             losing.cancel()
@@ -217,7 +218,7 @@ class RunDriver:
 
     def _target(self) -> RunTarget:
         payload_url = self.spec.resources.redis.payload_url
-        return RunTarget(self.run_id, self._redis.url, payload_url, self.run_dir, self._tenure.epoch)
+        return RunTarget(self.run_id, self._redis.url, payload_url, self.run_dir, *self._tenure.terms)
 
     async def scale(self, scale: Scale) -> None:
         """More workers join while training goes on, those that leave hand back what they hold. Raises RunFailed where
@@ -301,7 +302,7 @@ class RunDriver:
                 # Beside the workers, which take their time to leave.
                 drawing = asyncio.ensure_future(asyncio.to_thread(self._recorder.draw))
             try:
-                await self._placement.end(self.run_id)
+                await self._placement.end(self.run_id, goes_on=not leads or outcome == INTERRUPTED)
             except LaunchError as error:
                 outcome = outcome.but(str(error))
             if not leads:

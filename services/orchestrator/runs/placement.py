@@ -32,7 +32,8 @@ class Placement:
                 raise LaunchError(f"run {target.run_id} ends: no worker is placed any more")
             wanted = spec()
             workloads = plan_workloads(wanted)
-            before = {status.worker_id for status in await self._launcher.observe(target.run_id)}
+            known = await self._launcher.observe(target.run_id) or await self._launcher.adopt(target, workloads)
+            before = {status.worker_id for status in known}
             await self._launcher.apply(target, workloads)
             if keep is not None:
                 await keep(wanted)
@@ -76,11 +77,12 @@ class Placement:
                     told = True
             await asyncio.sleep(_RETRY_S)
 
-    async def end(self, run_id: str) -> None:
-        """Stop all workers; none is placed from now on. Raises LaunchError."""
+    async def end(self, run_id: str, *, goes_on: bool = False) -> None:
+        """Stop all workers; none is placed from now on. `goes_on`: the run does, with another run service, which takes
+        over those that outlive this one. Raises LaunchError."""
         self._over = True
         async with self._changing:
-            await self._launcher.stop(run_id)
+            await (self._launcher.leave(run_id) if goes_on else self._launcher.stop(run_id))
 
 
 def with_replicas(spec: RunSpec, replicas: Mapping[str, int]) -> RunSpec:

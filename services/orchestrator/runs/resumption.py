@@ -110,6 +110,9 @@ async def take_up(bus: OrchestratorBus, recorder: Recorder, previous: RunSpec, s
     if found.checkpoint is None and found.damage:
         raise CheckpointError(f"no checkpoint is whole: {'; '.join(found.damage)}. Restore one, or start a new run")
     start = found.checkpoint.manifest.step if found.checkpoint is not None else 0
+    if spec != previous:
+        # Those that an orchestrator before has left know the other one.
+        await bus.lease.dismiss(epoch)
     decided = await bus.decisions.read()
     cut = min(decided.cut, previous.training.steps)
     known = (await bus.runs.read()).get("history", "")
@@ -130,6 +133,8 @@ async def take_up(bus: OrchestratorBus, recorder: Recorder, previous: RunSpec, s
     frontier = _frontier(found.checkpoint)
     # First: where this start is cut short, the next one still finds that Redis is not the one.
     await recorder.begin_history()
+    # They work on what is deleted now.
+    await bus.lease.dismiss(epoch)
     await bus.decisions.begin_at(start, frontier, epoch)
     await recorder.rewind(start, frontier)
     where = f"from the checkpoint of step {start}" if found.checkpoint is not None else "from its beginning"

@@ -10,7 +10,7 @@ import time
 from dapo.bus import BusError, Fenced
 from dapo.bus.errors import LeaseHeld
 from dapo.bus.index import Desired
-from dapo.bus.keys import ORCHESTRATOR
+from dapo.bus.keys import ORCHESTRATOR, WORKERS
 from dapo.bus.roles import OrchestratorBus
 
 log = logging.getLogger(__name__)
@@ -40,10 +40,13 @@ class Tenure:
     Restart: nothing is kept; a successor takes the lease once it has lapsed, under the next epoch.
     """
 
-    def __init__(self, owner: str) -> None:
+    def __init__(self, owner: str, *, workers_stay: bool = False) -> None:
+        """`workers_stay`: those of the leader before go on, and write, until they are dismissed."""
         self.epoch = 0
         """Of the orchestrator; 0 before it is taken."""
         self._owner = owner
+        self._workers_stay = workers_stay
+        self._workers_term = 0
         self._bus: OrchestratorBus | None = None
         self._until = 0.0
         self._refused = False
@@ -57,7 +60,7 @@ class Tenure:
         before = None if desired is None else (await bus.runs.read()).get("desired")
         while True:
             asked = time.clock_gettime(_CLOCK)
-            taking = asyncio.ensure_future(bus.lease.take(self._owner, LEASE_S, desired, before))
+            taking = asyncio.ensure_future(self._ask(bus, desired, before))
             try:
                 return self._hold(bus, await asyncio.shield(taking), asked)
             except asyncio.CancelledError:
@@ -72,10 +75,24 @@ class Tenure:
                     raise
             await asyncio.sleep(_RETRY_S)
 
+    async def _ask(self, bus: OrchestratorBus, desired: Desired | None, before: str | None) -> int:
+        return await bus.lease.take(self._owner, LEASE_S, desired, before, workers_stay=self._workers_stay)
+
     def _hold(self, bus: OrchestratorBus, epoch: int, asked: float) -> None:
         self.epoch, self._until, self._bus = epoch, asked + LEASE_S, bus
         bus.act_for(ORCHESTRATOR, epoch)
         self._keeping = asyncio.create_task(self._keep())
+
+    async def read_term(self) -> None:
+        """For which the run's workers act from now on: that of before, where they stay and were not dismissed. Raises
+        BusError."""
+        assert self._bus is not None, "the lease was not taken"
+        self._workers_term = await self._bus.lease.newest(WORKERS)
+
+    @property
+    def terms(self) -> tuple[int, int]:
+        """Of the run's workers, as it was read, and of this leader."""
+        return self._workers_term, self.epoch
 
     async def lost(self) -> None:
         """Until cancelled. Raises Fenced once another orchestrator leads the run, BusError where the lease cannot be

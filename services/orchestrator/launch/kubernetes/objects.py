@@ -78,6 +78,21 @@ def kind_of(workload: Workload, settings: KubernetesSettings, cluster: Cluster) 
     return "Job" if cluster.version >= _INDEXED_JOBS else "StatefulSet"
 
 
+def resolved(templates: Templates, cluster: Cluster) -> Templates:
+    """With the kind that holds a learner's ranks in this cluster: a run keeps it, whatever the cluster learns later."""
+    rank = Workload("learner", "learner", 1, "")
+    settings = templates.settings.model_copy(update={"learner": kind_of(rank, templates.settings, cluster)})
+    return templates.model_copy(update={"settings": settings})
+
+
+def ranks_of(job: Manifest) -> int:
+    """Pods of a Job or a JobSet of ours."""
+    spec = job["spec"]
+    if job["kind"] == "JobSet":
+        spec = spec["replicatedJobs"][0]["template"]["spec"]
+    return int(spec["completions"])
+
+
 def owner_of(run: RunTarget, templates: Templates, cluster: Cluster) -> Manifest:
     """The ConfigMap that everything else of the run is owned by: deleting it deletes them. It keeps the templates with
     which the run began, so that a later release of the chart changes nothing of it."""

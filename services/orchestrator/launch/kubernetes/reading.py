@@ -1,7 +1,7 @@
 """What a run's pods mean: the state of each worker, and what is the matter in words. Pure."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -96,6 +96,22 @@ def read_pod(pod: Pod, worker_id: str, role: Role, look: Look) -> WorkerStatus:
 def missing(worker_id: str, role: Role, why: str = "") -> WorkerStatus:
     """A worker whose pod is not there yet."""
     return WorkerStatus(worker_id, role, WorkerState.STARTING, reason=why)
+
+
+def has_ended_before(pod: Pod) -> bool:
+    """Whether the container in which the worker ran is not the pod's last one."""
+    return bool(_container((pod.get("status") or {}).get("containerStatuses")).get("restartCount"))
+
+
+def why_none_is_made(events: Sequence[Mapping[str, Any]]) -> str:
+    """What the events of a workload's controller say of pods that it does not make."""
+    failed = [one for one in events if str(one.get("reason") or "").startswith("Failed")]
+    if not failed:
+        return "its pod has not been made yet"
+    message = _short(max(failed, key=lambda one: one.get("lastTimestamp") or "").get("message"))
+    if "quota" in message:
+        return f"the namespace's quota does not allow its pod ({message}). Raise it, or ask for less"
+    return f"the cluster refuses its pod ({message}). Change the role's template in the chart's values"
 
 
 Found = tuple[WorkerState, int | None, str]
