@@ -41,6 +41,7 @@ from services.orchestrator.launch.launcher import Launcher, LaunchError
 from services.orchestrator.launch.local import LocalLauncher
 from services.orchestrator.queue.cluster import ClusterMachine
 from services.orchestrator.queue.machine import Machine
+from services.orchestrator.runs.outcome import is_done
 from services.orchestrator.runs.tenure import new_owner
 from services.orchestrator.security.access import Access, UnsafeBind
 from services.orchestrator.security.audit import AUDIT_FILE, Audit
@@ -187,7 +188,7 @@ async def serve(arguments: argparse.Namespace, guard: Guard, tls: Tls | None, ad
 async def _placing(arguments: argparse.Namespace, stack: contextlib.AsyncExitStack) -> tuple[Launcher, Machine]:
     """What runs the workers, and within what runs start. Raises LaunchError, DeviceError."""
     if arguments.launcher == "kubernetes":
-        return await open_launcher.open_kubernetes(arguments, stack), ClusterMachine(arguments.max_runs)
+        return await open_launcher.open_kubernetes(arguments, stack, is_done), ClusterMachine(arguments.max_runs)
     devices = DeviceAllocator(visible_cuda_devices())
     memory = arguments.memory_gib
     machine = Machine(

@@ -55,6 +55,7 @@ KINDS: Mapping[str, Kind] = {
     "Event": Kind("api/v1", "events"),
     "StatefulSet": Kind("apis/apps/v1", "statefulsets"),
     "Job": Kind("apis/batch/v1", "jobs"),
+    "ScaledObject": Kind("apis/keda.sh/v1alpha1", "scaledobjects"),
     "JobSet": Kind("apis/jobset.x-k8s.io/v1alpha2", "jobsets"),
 }
 

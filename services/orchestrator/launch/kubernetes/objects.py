@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from dapo.bus.keys import COMPLETIONS, READERS, Keys
 from dapo.host.addresses import ADDRESS
 from dapo.pod import DEFAULT_FOLDER
 from dapo.pod import POD as POD_VARIABLE
@@ -93,9 +94,10 @@ def ranks_of(job: Manifest) -> int:
     return int(spec["completions"])
 
 
-def owner_of(run: RunTarget, templates: Templates, cluster: Cluster) -> Manifest:
+def owner_of(run: RunTarget, templates: Templates, cluster: Cluster, place: Place) -> Manifest:
     """The ConfigMap that everything else of the run is owned by: deleting it deletes them. It keeps the templates with
     which the run began, so that a later release of the chart changes nothing of it."""
+    target = {"run_id": run.run_id, "term": run.term, "folder": place.folder}
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -105,7 +107,7 @@ def owner_of(run: RunTarget, templates: Templates, cluster: Cluster) -> Manifest
             "labels": run_labels(templates.settings.instance, run.run_id),
             "annotations": {RUN_ID: run.run_id, EPOCH: str(run.epoch)},
         },
-        "data": {SNAPSHOT: templates.dump(), TARGET: json.dumps({"run_id": run.run_id, "term": run.term})},
+        "data": {SNAPSHOT: templates.dump(), TARGET: json.dumps(target)},
     }
 
 
@@ -178,6 +180,40 @@ def _job_set(workload: Workload, template: Manifest, service: str) -> Manifest:
 
 
 _SPECS = {"StatefulSet": _stateful_set, "Job": _job, "JobSet": _job_set}
+
+
+def scaling_of(
+    run: RunTarget, workload: Workload, templates: Templates, cluster: Cluster, owner: Manifest
+) -> Manifest | None:
+    """What has KEDA scale a workload; None where it does not."""
+    keda = templates.settings.keda
+    if workload.role != "verifier" or keda is None:
+        return None
+    name = object_name(run.run_id, workload.name)
+    return {
+        "apiVersion": "keda.sh/v1alpha1",
+        "kind": "ScaledObject",
+        "metadata": _metadata(name, run, templates.settings.instance, cluster, owner),
+        "spec": {
+            "scaleTargetRef": {"apiVersion": API_VERSIONS["StatefulSet"], "kind": "StatefulSet", "name": name},
+            "minReplicaCount": keda.min_replicas,
+            "maxReplicaCount": keda.max_replicas,
+            "triggers": [
+                {
+                    "type": "redis-streams",
+                    "metadata": {
+                        "address": keda.address,
+                        "enableTLS": str(keda.tls).lower(),
+                        "stream": Keys(run.run_id).stream(COMPLETIONS),
+                        "consumerGroup": READERS[COMPLETIONS],
+                        "lagCount": str(keda.lag),
+                        "activationLagCount": "0",
+                    },
+                    "authenticationRef": {"name": keda.authentication},
+                }
+            ],
+        },
+    }
 
 
 def pod_template(run: RunTarget, workload: Workload, templates: Templates, place: Place, kind: Kind) -> Manifest:

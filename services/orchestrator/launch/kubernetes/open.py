@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -18,9 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--kube-context", help="of the kubeconfig; default: the pod's service account, else the active")
 
 
-async def open_kubernetes(arguments: argparse.Namespace, stack: AsyncExitStack) -> Launcher:
-    """Closed with the stack. Raises LaunchError, which says which option is missing or wrong, or why the cluster cannot
-    be used."""
+async def open_kubernetes(
+    arguments: argparse.Namespace, stack: AsyncExitStack, is_done: Callable[[Path], bool]
+) -> Launcher:
+    """Closed with the stack. `is_done`: whether the run in a folder has ended, or none is there.
+
+    Raises LaunchError, which says which option is missing or wrong, or why the cluster cannot be used.
+    """
     if arguments.kube_templates is None:
         raise LaunchError("--launcher kubernetes wants --kube-templates: the chart renders such a folder")
     if arguments.redis_url is None:
@@ -41,7 +46,8 @@ async def open_kubernetes(arguments: argparse.Namespace, stack: AsyncExitStack) 
         KubernetesApi.connect, context=arguments.kube_context, namespace=arguments.kube_namespace
     )
     cluster = Cluster(api.namespace, await api.version(), await api.has("JobSet"))
-    launcher = KubernetesLauncher(api, templates, cluster, state_dir=arguments.state_dir, redis_url=arguments.redis_url)
+    place = {"state_dir": arguments.state_dir, "redis_url": arguments.redis_url}
+    launcher = KubernetesLauncher(api, templates, cluster, **place, is_done=is_done)
     await launcher.open()
     stack.push_async_callback(launcher.close)
     return launcher

@@ -34,7 +34,7 @@ def snapshot_of(owner: Manifest) -> Templates:
 
 def workers_of(state: PlacedRun, workload: Workload, pods: Mapping[str, Sequence[Manifest]]) -> list[str]:
     """Ids of all workers that a workload has now; others than this launcher may say how many there are."""
-    if workload.name not in state.templates.settings.scaled_by_others:
+    if not state.templates.settings.others_scale(workload.name):
         return workload.worker_ids
     indexes = [reading.index_of(pod) or 0 for group in pods.values() for pod in group]
     return [f"{workload.name}-{index}" for index in range(max(indexes, default=0) + 1)]

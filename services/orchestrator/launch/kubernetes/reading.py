@@ -81,7 +81,7 @@ def worker_of(pod: Pod) -> str | None:
     return None if workload is None or index is None else f"{workload}-{index}"
 
 
-def newest(pods: list[Pod]) -> Pod:
+def newest(pods: Sequence[Pod]) -> Pod:
     """Of pods of one worker: a Job's predecessor may still be there."""
     return max(pods, key=lambda pod: (pod["metadata"].get("creationTimestamp") or "", pod["metadata"].get("uid") or ""))
 

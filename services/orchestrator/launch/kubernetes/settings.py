@@ -59,6 +59,20 @@ class Gpus(_Part):
     """Whether `device: auto` means GPUs in this cluster."""
 
 
+class Keda(_Part):
+    """How KEDA scales the verifiers of each run: by the completions that nobody has taken yet."""
+
+    address: str = Field(pattern=r"^[^:/]+:[0-9]+$")
+    """`host:port` of the Redis, as KEDA reaches it."""
+    authentication: str = Field(min_length=1)
+    """The TriggerAuthentication with its password."""
+    tls: bool = False
+    min_replicas: int = Field(default=1, ge=1)
+    max_replicas: int = Field(default=16, ge=1)
+    lag: int = Field(default=64, ge=1)
+    """Completions that wait, for one verifier."""
+
+
 class KubernetesSettings(_Part):
     """The file launcher.yaml."""
 
@@ -72,11 +86,17 @@ class KubernetesSettings(_Part):
     queue: str = ""
     """A LocalQueue of Kueue, which then admits the workloads of a run; "": none."""
     scaled_by_others: frozenset[Literal["generator", "verifier"]] = frozenset()
-    """Workloads whose number of replicas an autoscaler of the cluster writes; the launcher gives them their first."""
+    """Workloads whose number of replicas an autoscaler of the cluster writes; the launcher gives them their first. With
+    `keda` the verifiers are one of them."""
+    keda: Keda | None = None
     pending_s: float = Field(default=1800.0, gt=0)
     """A pod that was not placed on a node for so long has failed. One that waits for Kueue has no such bound."""
     image_s: float = Field(default=120.0, gt=0)
     """So has one whose image, or whose configuration, was refused again and again for so long."""
+
+    def others_scale(self, workload: str) -> bool:
+        """Whether somebody else writes the number of a workload's replicas."""
+        return workload in self.scaled_by_others or (workload == "verifier" and self.keda is not None)
 
 
 class Templates(_Part):

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -29,6 +29,7 @@ from services.orchestrator.launch.kubernetes.objects import Cluster, Kind, Place
 from services.orchestrator.launch.kubernetes.placed import PlacedRun, snapshot_of, workers_of
 from services.orchestrator.launch.kubernetes.removal import Removal
 from services.orchestrator.launch.kubernetes.settings import Templates
+from services.orchestrator.launch.kubernetes.sweeping import Sweep
 from services.orchestrator.launch.kubernetes.watching import PodWatch
 from services.orchestrator.launch.launcher import LaunchError, LogTail, RunTarget, WorkerState, WorkerStatus
 
@@ -60,10 +61,17 @@ class KubernetesLauncher:
     keeps_workers = True
 
     def __init__(
-        self, api: KubernetesApi, templates: Templates, cluster: Cluster, *, state_dir: Path, redis_url: str
+        self,
+        api: KubernetesApi,
+        templates: Templates,
+        cluster: Cluster,
+        *,
+        state_dir: Path,
+        redis_url: str,
+        is_done: Callable[[Path], bool],
     ) -> None:
         """`state_dir`: of the service, on the volume that the templates call `runs`. `redis_url`: that of the secret
-        that the templates name."""
+        that the templates name. `is_done`: as in Sweep."""
         self._api = api
         self._templates = templates
         self._cluster = cluster
@@ -72,6 +80,13 @@ class KubernetesLauncher:
         self._watch = PodWatch(api, selector(common_labels(templates.settings.instance)))
         self._removal = Removal(api, self._watch)
         self._runs: dict[str, PlacedRun] = {}
+        self._sweep = Sweep(
+            *(api, templates.settings.instance, self._state_dir),
+            is_done=is_done,
+            knows=self._runs.__contains__,
+            stop=self.stop,
+        )
+        self._sweeping: asyncio.Task[None] | None = None
         self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def open(self) -> None:
@@ -80,8 +95,12 @@ class KubernetesLauncher:
         if not await asyncio.to_thread(self._watch.wait_listed, _LIST_S):
             self._watch.close()
             raise LaunchError(f"the cluster's pods could not be listed for {_LIST_S:g} s: {self._watch.trouble}")
+        self._sweeping = asyncio.create_task(self._sweep.run(), name="sweep of the cluster")
 
     async def close(self) -> None:
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            await asyncio.wait({self._sweeping})
         await asyncio.to_thread(self._watch.close)
 
     def _one_change(self, run_id: str) -> asyncio.Lock:
@@ -116,7 +135,8 @@ class KubernetesLauncher:
         now_s = time.monotonic()
         for worker_id in (worker_id for workload in workloads for worker_id in workload.worker_ids):
             state.seen_s.setdefault(worker_id, now_s)
-        owner = await self._api.apply(objects.owner_of(run, templates, self._cluster))
+        place = self._place(run)
+        owner = await self._api.apply(objects.owner_of(run, templates, self._cluster, place))
         await self._api.apply(objects.service_of(run, templates, self._cluster, owner))
         made = [self._manifest(state, workload, owner) for workload in workloads]
         await self._remove_others(run.run_id, made)
@@ -125,16 +145,18 @@ class KubernetesLauncher:
                 await self._apply_set(state, workload, manifest)
             else:
                 await self._apply_job(state, workload, manifest)
+            if (scaling := objects.scaling_of(run, workload, templates, self._cluster, owner)) is not None:
+                await self._api.apply(scaling)
 
     def _manifest(self, state: PlacedRun, workload: Workload, owner: Manifest) -> Manifest:
         """Raises LaunchError."""
-        place = Place(self._folder(state.target), self._redis_url)
+        place = self._place(state.target)
         return objects.workload_of(state.target, workload, state.templates, self._cluster, place, owner)
 
-    def _folder(self, run: RunTarget) -> str:
+    def _place(self, run: RunTarget) -> Place:
         """Raises LaunchError."""
         try:
-            return str(run.run_dir.resolve().relative_to(self._state_dir))
+            return Place(str(run.run_dir.resolve().relative_to(self._state_dir)), self._redis_url)
         except ValueError:
             raise LaunchError(
                 f"{run.run_dir} does not lie below --state-dir {self._state_dir}, which is what pods have of this "
@@ -146,7 +168,7 @@ class KubernetesLauncher:
         name = manifest["metadata"]["name"]
         before = await self._api.get("StatefulSet", name)
         await self._api.apply(manifest)
-        others_scale = workload.name in state.templates.settings.scaled_by_others
+        others_scale = state.templates.settings.others_scale(workload.name)
         if before is None or (not others_scale and before["spec"].get("replicas") != workload.replicas):
             await self._api.scale("StatefulSet", name, workload.replicas)
         over = [pod for pod in self._pods(state, workload) if self._is_over(state, workload, pod)]

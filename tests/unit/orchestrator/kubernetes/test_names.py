@@ -17,7 +17,7 @@ def test_every_name_and_label_is_one_that_the_api_server_takes(run_id: str, work
     assert DNS_LABEL.fullmatch(names.base_name(run_id))
     assert DNS_LABEL.fullmatch(f"{name}-{index}"), "of a pod, and a label of it"
     assert len(f"{name}-0123456789") <= 63, "the label controller-revision-hash"
-    assert len(f"{name}-rank-0-{index}-abcde") <= 63, "a pod of a JobSet"
+    assert len(f"{names.object_name(run_id, 'learner')}-rank-0-{index}-abcde") <= 63, "a pod of a JobSet"
     assert re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", names.run_label(run_id))
 
 

@@ -24,7 +24,7 @@ WORKLOADS = [
 
 
 def rendered(run: RunTarget, templates: Templates, cluster: Cluster, place: Place) -> list[dict[str, Any]]:
-    owner = objects.owner_of(run, templates, cluster)
+    owner = objects.owner_of(run, templates, cluster, place)
     owner["metadata"]["uid"] = "the-uid"
     of_workloads = [objects.workload_of(run, one, templates, cluster, place, owner) for one in WORKLOADS]
     return [owner, objects.service_of(run, templates, cluster, owner), *of_workloads]
@@ -152,9 +152,9 @@ def test_the_queue_of_kueue_is_named_on_each_workload(run: RunTarget, cluster: C
     assert {one["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] for one in found} == {"research"}
 
 
-def test_the_snapshot_is_what_the_run_began_with(run: RunTarget, cluster: Cluster) -> None:
+def test_the_snapshot_is_what_the_run_began_with(run: RunTarget, cluster: Cluster, place: Place) -> None:
     templates = make_templates(scaled_by_others=["verifier"], learner="Job")
-    assert load_snapshot(objects.owner_of(run, templates, cluster)["data"][objects.SNAPSHOT]) == templates
+    assert load_snapshot(objects.owner_of(run, templates, cluster, place)["data"][objects.SNAPSHOT]) == templates
 
 
 def test_filling_a_template_leaves_it_as_it_was(
