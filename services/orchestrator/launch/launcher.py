@@ -32,6 +32,19 @@ class RunTarget:
     """Epoch of keys.WORKERS for which they act: once another orchestrator leads the run, they write nothing."""
 
 
+def told_environment(run: RunTarget, workload: Workload, index: int) -> dict[str, str]:
+    """What the environment of a worker has that is the same on every host, beside its workload's own."""
+    environment = {
+        "DAPO_RUN_ID": run.run_id,
+        "DAPO_WORKER_ID": workload.worker_ids[index],
+        "DAPO_REPLICA": str(index),
+        "DAPO_REPLICAS": str(workload.replicas),
+    }
+    if run.payload_url is not None:
+        environment["DAPO_PAYLOAD_URL"] = run.payload_url
+    return environment
+
+
 class WorkerState(StrEnum):
     STARTING = "starting"
     """Accepted, not running yet."""
@@ -48,7 +61,8 @@ class WorkerStatus:
     role: Role
     state: WorkerState
     code: int | None = None
-    """Of an exited worker the exit code, or minus the signal that ended it."""
+    """Of an exited worker the exit code, or minus the signal that ended it; of one that was taken away with its
+    machine, as if it had been killed."""
     reason: str = ""
     """Of a failed worker: why, in words."""
     instance: str = ""
