@@ -20,7 +20,7 @@ from dapo.bus.index import RunIndex
 from dapo.bus.sessions import SessionRecords
 from dapo.environment import REDIS_VARIABLE, TOKEN_VARIABLE
 from dapo.host.addresses import listen
-from dapo.host.devices import DeviceError, visible_cuda_devices
+from dapo.host.devices import DeviceError
 from dapo.host.files import write_text
 from dapo.host.processes import die_with_parent
 from dapo.host.storage import in_words
@@ -35,10 +35,7 @@ from services.orchestrator.catalogue.idempotency import REQUESTS_FILE
 from services.orchestrator.fleet.reconciler import Reconciler
 from services.orchestrator.fleet.service import RunService
 from services.orchestrator.fleet.valkey import ServiceValkey
-from services.orchestrator.launch.devices import DeviceAllocator
-from services.orchestrator.launch.launcher import Launcher
-from services.orchestrator.launch.local import LocalLauncher
-from services.orchestrator.queue.machine import Machine
+from services.orchestrator.launchers import LAUNCHERS, BadLauncher, Opened
 from services.orchestrator.runs.tenure import new_owner
 from services.orchestrator.security.access import Access, UnsafeBind
 from services.orchestrator.security.audit import AUDIT_FILE, Audit
@@ -93,6 +90,12 @@ def _arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="of one command, which ends with it: go on with no run of an earlier service, nor have a later one do so; "
         "no tokens but that of the environment, no audit, no policy, and a Valkey for each run",
+    )
+    parser.add_argument(
+        "--launcher",
+        choices=sorted(LAUNCHERS),
+        default="local",
+        help="local: workers are processes of this machine; attached: of agents on any (dapo agent), docs/agents.md",
     )
     parser.add_argument("--max-runs", type=_positive, help="under way at a time; more wait in the queue")
     parser.add_argument(
@@ -168,29 +171,16 @@ async def serve(arguments: argparse.Namespace, guard: Guard, tls: Tls | None, ad
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    devices = DeviceAllocator(visible_cuda_devices())
-    launcher = LocalLauncher(devices)
     async with contextlib.AsyncExitStack() as stack:
-        machine = _machine(arguments, devices)
-        service = await _open_service(arguments, launcher, machine, stack, admission, guard)
+        opened = await LAUNCHERS[arguments.launcher](arguments, stack)
+        service = await _open_service(arguments, opened, stack, admission, guard)
         operations = Operations(service, guard, admission=admission, state_dir=arguments.state_dir)
         await _serve(operations, arguments, tls, stopping)
 
 
-def _machine(arguments: argparse.Namespace, devices: DeviceAllocator) -> Machine:
-    memory = arguments.memory_gib
-    return Machine(
-        devices,
-        runs=arguments.max_runs,
-        cores=arguments.cores,
-        memory=memory * 2**30 if memory is not None else None,
-    )
-
-
 async def _open_service(
     arguments: argparse.Namespace,
-    launcher: Launcher,
-    machine: Machine,
+    opened: Opened,
     stack: contextlib.AsyncExitStack,
     admission: Admission | None,
     guard: Guard,
@@ -199,7 +189,7 @@ async def _open_service(
     goes on with what nobody leads. Raises OSError, BusError."""
     state_dir, url = arguments.state_dir, arguments.redis_url
     if arguments.embedded:
-        service = RunService(launcher, state_dir=state_dir, redis_url=url, machine=machine)
+        service = RunService(opened.launcher, state_dir=state_dir, redis_url=url, machine=opened.capacity)
         stack.push_async_callback(service.close)
         return service
     alone = url is None
@@ -216,14 +206,14 @@ async def _open_service(
     stack.push_async_callback(sessions.close)
     guard.keep_sessions(sessions)
     service = RunService(
-        launcher,
+        opened.launcher,
         state_dir=state_dir,
         redis_url=url,
         index=index,
         owner=owner,
         alone=alone,
         admission=admission,
-        machine=machine,
+        machine=opened.capacity,
     )
     reconciler = Reconciler(index, service, owner, state_dir.resolve())
     await reconciler.begin()
@@ -297,7 +287,7 @@ def main() -> int:
         _make_state_dir(arguments.state_dir)
         guard, tls = _guard(arguments, os.environ.get(TOKEN_VARIABLE, "")), _tls(arguments)
         asyncio.run(serve(arguments, guard, tls, _admission(arguments)))
-    except (UnsafeBind, TokenError, PolicyError, BadCertificate, DeviceError, BusError, OSError) as error:
+    except (UnsafeBind, TokenError, PolicyError, BadCertificate, BadLauncher, DeviceError, BusError, OSError) as error:
         sys.stderr.write(f"the run service cannot serve: {in_words(error)}\n")
         return 2
     return 0

@@ -86,6 +86,10 @@ class LogTail(NamedTuple):
 class Launcher(Protocol):
     """Places workloads of any number of runs. Every method may be called again: it brings about what it says."""
 
+    @property
+    def elastic(self) -> bool:
+        """Whether places come and go while runs go on: one may grow into them (resources.generator.max_replicas)."""
+
     async def apply(self, run: RunTarget, workloads: Sequence[Workload]) -> None:
         """Have just these workloads run, each with so many replicas: workers that are missing or have ended are
         started, those beyond the count or of no workload any more are stopped.

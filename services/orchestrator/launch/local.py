@@ -83,6 +83,8 @@ class LocalLauncher:
     of a run, nor any of their descendants. Workers die with this process, so `adopt` never finds any.
     """
 
+    elastic = False
+
     def __init__(self, devices: DeviceAllocator, *, address: str = LOOPBACK) -> None:
         """`address`: of this machine, where the workers of a run reach each other."""
         self._devices = devices

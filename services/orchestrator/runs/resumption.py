@@ -1,7 +1,7 @@
 """How a run goes on that has stopped: what of its spec may change, and from where it goes on."""
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from dapo.algo.evaluation import reason_to_stop
@@ -98,8 +98,16 @@ def check_goes_on(folder: RunFolder, spec: RunSpec, *, over: bool) -> None:
         raise SpecError([Problem("evaluation.early_stopping", None, advice)])
 
 
-async def take_up(bus: OrchestratorBus, recorder: Recorder, previous: RunSpec, spec: RunSpec, epoch: int) -> str:
-    """Make the run's Redis and folder agree on where it goes on, and say where that is.
+async def take_up(
+    bus: OrchestratorBus,
+    recorder: Recorder,
+    previous: RunSpec,
+    spec: RunSpec,
+    epoch: int,
+    end_workers: Callable[[], Awaitable[None]],
+) -> str:
+    """Make the run's Redis and folder agree on where it goes on, and say where that is. `end_workers`: those that have
+    gone on meanwhile, before what they work on is deleted.
 
     It goes on from Redis where that has all that was decided, else from the newest whole checkpoint: then what Redis
     holds is deleted, the prompts that the checkpoint calls unsettled are issued again, and the records are cut off
@@ -128,6 +136,7 @@ async def take_up(bus: OrchestratorBus, recorder: Recorder, previous: RunSpec, s
     if start > spec.training.steps:
         raise SpecError([_too_few(spec, start)])
     frontier = _frontier(found.checkpoint)
+    await end_workers()
     # First: where this start is cut short, the next one still finds that Redis is not the one.
     await recorder.begin_history()
     await bus.decisions.begin_at(start, frontier, epoch)

@@ -26,6 +26,8 @@ class AttachedLauncher:
     process it keeps what was applied, and since when agents are missing.
     """
 
+    elastic = True
+
     def __init__(self, records: AgentRecords, state_dir: Path, redis_url: str) -> None:
         """`state_dir`: of the service; agents have it as their --work-dir. `redis_url`: where agents and runs meet."""
         self._records = records
