@@ -73,6 +73,8 @@ def _unmake(tag: str, hosts: Sequence[Host]) -> None:
 class HostsLauncher:
     """Implements Launcher: a local launcher on each host, and the workers of a workload on its hosts in turn."""
 
+    elastic = False
+
     def __init__(self, hosts: Mapping[str, Sequence[Host]], folder: Path) -> None:
         """`hosts` by role. What a host's workers call the run's folder lies in FOLDER/<address>."""
         self._hosts = hosts
