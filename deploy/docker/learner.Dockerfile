@@ -24,7 +24,7 @@ RUN useradd --uid 10001 --create-home --shell /usr/sbin/nologin dapo \
 COPY --from=build /opt/dapo /opt/dapo
 COPY examples /opt/dapo/examples
 ENV PATH=/opt/dapo/bin:$PATH PYTHONUNBUFFERED=1
-USER dapo
+USER 10001
 WORKDIR /srv/dapo
 VOLUME /srv/dapo
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \

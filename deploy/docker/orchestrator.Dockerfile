@@ -18,7 +18,7 @@ RUN useradd --uid 10001 --create-home --shell /usr/sbin/nologin dapo \
 COPY --from=build /opt/dapo /opt/dapo
 COPY examples /opt/dapo/examples
 ENV PATH=/opt/dapo/bin:$PATH PYTHONUNBUFFERED=1 MPLCONFIGDIR=/tmp/matplotlib
-USER dapo
+USER 10001
 WORKDIR /srv/dapo
 VOLUME /srv/dapo
 EXPOSE 8400 8401

@@ -17,7 +17,7 @@ RUN useradd --uid 10001 --create-home --shell /usr/sbin/nologin dapo \
     && install -d -o dapo -g dapo /srv/dapo
 COPY --from=build /opt/dapo /opt/dapo
 ENV PATH=/opt/dapo/bin:$PATH PYTHONUNBUFFERED=1
-USER dapo
+USER 10001
 WORKDIR /srv/dapo
 VOLUME /srv/dapo
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
