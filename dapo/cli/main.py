@@ -18,7 +18,6 @@ from dapo.cli.size import size
 from dapo.cli.tokens import tokens
 from dapo.environment import REDIS_VARIABLE
 from dapo.records.checkpoints import ExportDtype
-from dapo.spec.workloads import Role
 
 
 class _Command(typer.Typer):
@@ -230,7 +229,7 @@ def serve(
 
 @app.command()
 def agent(
-    role: Annotated[Role, typer.Option(help="Of the workers that it runs.")],
+    role: Annotated[Literal["generator", "verifier", "learner"], typer.Option(help="Of the workers that it runs.")],
     redis_url: Annotated[
         str | None, typer.Option(envvar=REDIS_VARIABLE, help="The run service's, as this machine reaches it.")
     ] = None,

@@ -112,7 +112,7 @@ class AgentLoop:
         why = refusal(order, self._agent.role)
         if not run_dir.is_relative_to(root):
             why = why or f"the run's folder {order.folder} is not below --work-dir {root}"
-        if order.gpus > len(self._place.devices):
+        if 0 < len(self._place.devices) < order.gpus:  # without any, a worker makes do or says so itself
             why = why or f"the order wants {order.gpus} GPUs, and this agent has {len(self._place.devices)}"
         if why:
             return child.refuse(why)

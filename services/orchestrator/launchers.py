@@ -9,7 +9,7 @@ from typing import NamedTuple
 from dapo.bus import BusUnavailable
 from dapo.bus.agents import AgentRecords
 from dapo.host.devices import visible_cuda_devices
-from dapo.spec.tree.resources import RedisResources
+from dapo.spec.checks.resources import LONGEST_OUTAGE_S
 from services.orchestrator.launch.attached.census import Census
 from services.orchestrator.launch.attached.launcher import AttachedLauncher
 from services.orchestrator.launch.devices import DeviceAllocator
@@ -51,7 +51,7 @@ async def open_attached(arguments: argparse.Namespace, stack: AsyncExitStack) ->
     given = {"--embedded": arguments.embedded, "--cores": arguments.cores, "--memory-gib": arguments.memory_gib}
     if wrong := [option for option, value in given.items() if value]:
         raise BadLauncher(f"--launcher attached does not go with {' and '.join(wrong)}: leave that out")
-    records = await AgentRecords.connect(arguments.redis_url, RedisResources().outage_s)
+    records = await AgentRecords.connect(arguments.redis_url, LONGEST_OUTAGE_S)
     stack.push_async_callback(records.close)
     census = Census(records)
     try:

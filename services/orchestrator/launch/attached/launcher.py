@@ -13,6 +13,9 @@ from services.orchestrator.launch.attached.choice import needs_of
 from services.orchestrator.launch.attached.workers import REPLACE_S, RunWorkers
 from services.orchestrator.launch.launcher import LaunchError, LogTail, RunTarget, WorkerStatus
 
+_STOP_S = 45.0
+"""How long a run's end waits for a Redis that is away."""
+
 
 class AttachedLauncher:
     """Implements Launcher. Workers run under agents (dapo/bus/agents.py), which the launcher finds in Redis.
@@ -83,7 +86,8 @@ class AttachedLauncher:
             if (workers := self._runs.get(run_id)) is None:
                 return
             with _in_words():
-                await workers.end(await self._records.placements(run_id))
+                async with asyncio.timeout(_STOP_S):
+                    await workers.end(await self._records.placements(run_id))
             del self._runs[run_id]
 
     async def adopt(self, run: RunTarget, workloads: Sequence[Workload]) -> list[WorkerStatus]:
@@ -115,3 +119,6 @@ def _in_words() -> Iterator[None]:
         yield
     except BusError as error:
         raise LaunchError(f"the run's agents cannot be asked: {error}") from error
+    except TimeoutError as error:
+        why = f"Redis did not tell of them for {_STOP_S:g} s; they end what nobody leads by themselves"
+        raise LaunchError(f"the run's workers may go on with their agents: {why}") from error

@@ -24,6 +24,7 @@ REPLACE_S = 5.0
 """How long they are waited for to start one worker anew, while the run's other workers are not looked after."""
 END_S = 20.0
 """How long an agent has to end its worker."""
+_FREE_S = 3.0
 _LOOK_S = 0.25
 
 
@@ -76,6 +77,8 @@ class RunWorkers:
         placed = await self.place(needed)
         try:
             self.workloads = [await self._fill(workload) for workload in self.workloads]
+            left_over = (await self.see()).placements.keys() - {need.worker_id for need in needs_of(self.workloads)}
+            await self.end(left_over)
         except BaseException:
             await self.end(placed)
             raise
@@ -115,9 +118,19 @@ class RunWorkers:
                 break
             await asyncio.sleep(_LOOK_S)
         await asyncio.gather(*(self._withdraw(worker, one, final=True) for worker, one in mine.items()))
+        await self._wait_free(mine.values())
         if living:
             where = ", ".join(f"{worker} (agent {mine[worker].agent_id})" for worker in sorted(living))
             raise LaunchError(f"not ended within {END_S:g} s: {where}. They write nothing more; look at their agents")
+
+    async def _wait_free(self, placements: Collection[Placement]) -> None:
+        """Until the agents of workers that are placed no more are free for others, or have had time enough to be."""
+        numbers, deadline = {one.number for one in placements}, time.monotonic() + _FREE_S
+        while time.monotonic() < deadline:
+            agents = await self._records.find(placements)
+            if not any(known.order is not None and known.order.number in numbers for known in agents.values()):
+                return
+            await asyncio.sleep(_LOOK_S)
 
     async def _fill(self, workload: Workload) -> Workload:
         """Those of its workers beyond the fewest that agents are free for, in order."""
