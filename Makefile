@@ -7,7 +7,13 @@ UNIT := $(BIN)/pytest -q -m "not slow" -n auto --maxprocesses 8 --dist worksteal
 # Real processes on two busy cores meet a bound now and then: up to five tests get a second try each, and their first failure is printed.
 RETRY := --reruns 1 --max-suite-reruns 5 --rerun-show-tracebacks
 
-.PHONY: help install demo test test-slow test-gpu lint check fuzz format proto released clean
+# Images of docker-compose.yml and of clusters; docs/compose.md.
+DAPO_REPOSITORY ?= dapo
+DAPO_TAG ?= latest
+CPU_TORCH ?= https://download.pytorch.org/whl/cpu
+BUILD = docker build $(BUILD_ARGS)
+
+.PHONY: images help install demo test test-slow test-gpu lint check fuzz format proto released clean
 
 help:
 	@echo "make demo       train a small model on this machine with the whole platform, about five minutes"
@@ -19,6 +25,7 @@ help:
 	@echo "make fuzz       thousands of requests that fit the OpenAPI document or nearly do, against a live service"
 	@echo "make proto      regenerate dapo/v1 from proto/, docs/spec.md from the spec and docs/openapi.json from the routes"
 	@echo "make released   keep the messages as they are now as those of a release: nothing of them may break from then on"
+	@echo "make images     the images of docker-compose.yml (docs/compose.md)"
 	@echo "make clean      remove the virtual environment, caches and build outputs (runs/ stays)"
 
 install: $(STAMP)
@@ -65,6 +72,14 @@ proto: install
 
 released: install
 	$(BIN)/buf build proto --exclude-source-info -o proto/released.binpb
+
+images:
+	$(BUILD) -t $(DAPO_REPOSITORY)/orchestrator:$(DAPO_TAG) -f deploy/docker/orchestrator.Dockerfile .
+	$(BUILD) -t $(DAPO_REPOSITORY)/verifier:$(DAPO_TAG) -f deploy/docker/verifier.Dockerfile .
+	$(BUILD) -t $(DAPO_REPOSITORY)/learner-cpu:$(DAPO_TAG) --build-arg TORCH_INDEX=$(CPU_TORCH) -f deploy/docker/learner.Dockerfile .
+	$(BUILD) -t $(DAPO_REPOSITORY)/learner:$(DAPO_TAG) -f deploy/docker/learner.Dockerfile .
+	$(BUILD) -t $(DAPO_REPOSITORY)/generator-cpu:$(DAPO_TAG) --build-arg TORCH_INDEX=$(CPU_TORCH) --target cpu -f deploy/docker/generator.Dockerfile .
+	$(BUILD) -t $(DAPO_REPOSITORY)/generator:$(DAPO_TAG) --target cuda -f deploy/docker/generator.Dockerfile .
 
 clean:
 	rm -rf .venv .cache build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

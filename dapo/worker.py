@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,7 +15,7 @@ from dapo.bus import Bus, BusError
 from dapo.bus.keys import WORKERS
 from dapo.bus.roles import ConsumesAndClaims
 from dapo.errors import first_leaf
-from dapo.host.addresses import advertised_address
+from dapo.host.addresses import ADDRESS, advertised_address
 from dapo.host.processes import die_with_parent
 from dapo.host.storage import EXIT_CODE, in_words, is_storage_error
 from dapo.spec.tree.resources import RedisResources
@@ -54,7 +54,9 @@ class WorkerEnvironment:
     outage_s: float
     """How long a Redis that is away is waited for."""
     term: int = 0
-    """Of the orchestrator that launched it, as in keys.WORKERS; 0: of none."""
+    """The epoch for which it acts; 0: for none."""
+    term_role: str = WORKERS
+    """Whose epoch that is: of the orchestrator's workers together, or of this one, as an agent has it (keys.placed)."""
 
     @classmethod
     def read(cls) -> "WorkerEnvironment":
@@ -68,6 +70,7 @@ class WorkerEnvironment:
             payload_url=os.environ.get("DAPO_PAYLOAD_URL") or None,
             outage_s=float(os.environ.get(OUTAGE) or RedisResources().outage_s),
             term=int(os.environ.get("DAPO_TERM", "0")),
+            term_role=os.environ.get("DAPO_TERM_ROLE") or WORKERS,
         )
 
     @property
@@ -76,11 +79,28 @@ class WorkerEnvironment:
         return advertised_address(self.redis_url)
 
     async def connect(self) -> Bus:
-        """A bus that is refused once another orchestrator leads the run. Raises BusUnavailable."""
+        """A bus that is refused once another holds the role for whose epoch it acts. Raises BusUnavailable."""
         bus = await Bus.connect(self.redis_url, self.run_id, payload_url=self.payload_url, outage_s=self.outage_s)
         if self.term:
-            bus.act_for(WORKERS, self.term)
+            bus.act_for(self.term_role, self.term)
         return bus
+
+
+def host_environment(run_dir: Path, redis_url: str, devices: Sequence[str] | None, address: str) -> dict[str, str]:
+    """What a worker's own host adds to its environment, whoever starts it there. `devices` None: it gets no GPU.
+    `address` "": it finds its own."""
+    environment = {
+        "DAPO_RUN_DIR": str(run_dir),
+        "DAPO_REDIS_URL": redis_url,
+        "CUDA_VISIBLE_DEVICES": ",".join(devices or ()),
+        "PYTHONUNBUFFERED": "1",
+    }
+    if address:
+        environment[ADDRESS] = address
+    if not devices:
+        # More than one thread a process slows small models down on a CPU.
+        environment["OMP_NUM_THREADS"] = "1"
+    return environment
 
 
 async def _until_stopped(work: Coroutine[Any, Any, None]) -> None:

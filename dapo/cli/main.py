@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -186,9 +186,6 @@ def serve(
     policy: Annotated[
         Path | None, typer.Option(help="YAML file of what specs may ask for, see docs/operating.md.")
     ] = None,
-    launcher: Annotated[
-        str, typer.Option(help="What runs the workers: local, this machine, or kubernetes, a cluster.")
-    ] = "local",
     kube_templates: Annotated[
         Path | None, typer.Option(help="Folder of launcher.yaml and a pod template for each role, as the chart has it.")
     ] = None,
@@ -207,6 +204,13 @@ def serve(
     streams: Annotated[
         int | None, typer.Option(min=1, help="Open ones of all callers; one may have half. Default 1024.")
     ] = None,
+    launcher: Annotated[
+        Literal["local", "attached", "kubernetes"] | None,
+        typer.Option(
+            help="local, the default: workers are processes of this machine; attached: of agents on any; kubernetes: "
+            "pods of a cluster."
+        ),
+    ] = None,
 ) -> None:
     """Serve runs over REST and gRPC, in the foreground."""
     from dapo.cli.children import become_module
@@ -222,16 +226,53 @@ def serve(
         "--requests-per-minute": requests_per_minute,
         "--streams": streams,
         "--policy": policy,
-        "--launcher": launcher,
         "--kube-templates": kube_templates,
         "--kube-namespace": kube_namespace,
         "--kube-context": kube_context,
         "--max-runs": max_runs,
         "--cores": cores,
         "--memory-gib": memory_gib,
+        "--launcher": launcher,
     }
     options = [text for name, value in given.items() if value is not None for text in (name, str(value))]
     become_module("services.orchestrator", *options, **({REDIS_VARIABLE: redis_url} if redis_url else {}))
+
+
+@app.command()
+def agent(
+    role: Annotated[Literal["generator", "verifier", "learner"], typer.Option(help="Of the workers that it runs.")],
+    redis_url: Annotated[
+        str | None, typer.Option(envvar=REDIS_VARIABLE, help="The run service's, as this machine reaches it.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="How people call it. Default: host and role.")] = None,
+    gpus: Annotated[
+        str | None, typer.Option(help="As CUDA_VISIBLE_DEVICES, e.g. 0,1; none for none. Default: all that are there.")
+    ] = None,
+    work_dir: Annotated[Path, typer.Option(help="The run service's --state-dir, as this machine sees it.")] = Path(),
+    address: Annotated[
+        str | None, typer.Option(help="That workers advertise. Default: the one from which Redis is reached.")
+    ] = None,
+    outage_s: Annotated[
+        float | None, typer.Option(min=0, help="How long a Redis that is away is waited for. Default 120.")
+    ] = None,
+    alive_file: Annotated[
+        Path | None, typer.Option(help="Written anew with every beat that Redis has answered, for health checks.")
+    ] = None,
+) -> None:
+    """Wait for workers of runs and run one at a time, for a service with --launcher attached (docs/agents.md)."""
+    from dapo.cli.children import become_module
+
+    given = {
+        "--role": role,
+        "--name": name,
+        "--gpus": gpus,
+        "--work-dir": work_dir,
+        "--address": address,
+        "--outage-s": outage_s,
+        "--alive-file": alive_file,
+    }
+    options = [text for option, value in given.items() if value is not None for text in (option, str(value))]
+    become_module("services.agent", *options, **({REDIS_VARIABLE: redis_url} if redis_url else {}))
 
 
 @app.command()

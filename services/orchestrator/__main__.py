@@ -20,7 +20,7 @@ from dapo.bus.index import RunIndex
 from dapo.bus.sessions import SessionRecords
 from dapo.environment import REDIS_VARIABLE, TOKEN_VARIABLE
 from dapo.host.addresses import listen
-from dapo.host.devices import DeviceError, visible_cuda_devices
+from dapo.host.devices import DeviceError
 from dapo.host.files import write_text
 from dapo.host.processes import die_with_parent
 from dapo.host.storage import in_words
@@ -35,13 +35,8 @@ from services.orchestrator.catalogue.idempotency import REQUESTS_FILE
 from services.orchestrator.fleet.reconciler import Reconciler
 from services.orchestrator.fleet.service import RunService
 from services.orchestrator.fleet.valkey import ServiceValkey
-from services.orchestrator.launch.devices import DeviceAllocator
-from services.orchestrator.launch.kubernetes import open as open_launcher
-from services.orchestrator.launch.launcher import Launcher, LaunchError
-from services.orchestrator.launch.local import LocalLauncher
-from services.orchestrator.queue.cluster import ClusterMachine
-from services.orchestrator.queue.machine import Machine
-from services.orchestrator.runs.outcome import is_done
+from services.orchestrator.launch.kubernetes.open import add_kubernetes_arguments
+from services.orchestrator.launchers import LAUNCHERS, BadLauncher, Opened
 from services.orchestrator.runs.tenure import new_owner
 from services.orchestrator.security.access import Access, UnsafeBind
 from services.orchestrator.security.audit import AUDIT_FILE, Audit
@@ -97,18 +92,19 @@ def _arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="of one command, which ends with it: go on with no run of an earlier service, nor have a later one do so; "
         "no tokens but that of the environment, no audit, no policy, and a Valkey for each run",
     )
+    parser.add_argument(
+        "--launcher",
+        choices=sorted(LAUNCHERS),
+        default="local",
+        help="local: workers are processes of this machine; attached: of agents on any (dapo agent), docs/agents.md; "
+        "kubernetes: pods of a cluster, docs/kubernetes.md",
+    )
+    add_kubernetes_arguments(parser)
     parser.add_argument("--max-runs", type=_positive, help="under way at a time; more wait in the queue")
     parser.add_argument(
         "--cores", type=_positive, help="for the runs under way, a worker one each; not counted without"
     )
     parser.add_argument("--memory-gib", type=_positive, help="for the runs under way; default: the machine's")
-    parser.add_argument(
-        "--launcher",
-        choices=("local", "kubernetes"),
-        default="local",
-        help="what runs the workers: this machine, or a cluster (docs/kubernetes.md)",
-    )
-    open_launcher.add_arguments(parser)
     parser.add_argument("--policy", type=Path, help="YAML file of what specs may ask for; docs/operating.md")
     parser.add_argument("--ready-file", type=Path, help="where to write the line that says it is ready")
     parser.add_argument("--die-with-parent", action="store_true", help="stop when the parent process ends")
@@ -179,31 +175,15 @@ async def serve(arguments: argparse.Namespace, guard: Guard, tls: Tls | None, ad
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     async with contextlib.AsyncExitStack() as stack:
-        launcher, machine = await _placing(arguments, stack)
-        service = await _open_service(arguments, launcher, machine, stack, admission, guard)
+        opened = await LAUNCHERS[arguments.launcher](arguments, stack)
+        service = await _open_service(arguments, opened, stack, admission, guard)
         operations = Operations(service, guard, admission=admission, state_dir=arguments.state_dir)
         await _serve(operations, arguments, tls, stopping)
 
 
-async def _placing(arguments: argparse.Namespace, stack: contextlib.AsyncExitStack) -> tuple[Launcher, Machine]:
-    """What runs the workers, and within what runs start. Raises LaunchError, DeviceError."""
-    if arguments.launcher == "kubernetes":
-        return await open_launcher.open_kubernetes(arguments, stack, is_done), ClusterMachine(arguments.max_runs)
-    devices = DeviceAllocator(visible_cuda_devices())
-    memory = arguments.memory_gib
-    machine = Machine(
-        devices,
-        runs=arguments.max_runs,
-        cores=arguments.cores,
-        memory=memory * 2**30 if memory is not None else None,
-    )
-    return LocalLauncher(devices), machine
-
-
 async def _open_service(
     arguments: argparse.Namespace,
-    launcher: Launcher,
-    machine: Machine,
+    opened: Opened,
     stack: contextlib.AsyncExitStack,
     admission: Admission | None,
     guard: Guard,
@@ -212,7 +192,7 @@ async def _open_service(
     goes on with what nobody leads. Raises OSError, BusError."""
     state_dir, url = arguments.state_dir, arguments.redis_url
     if arguments.embedded:
-        service = RunService(launcher, state_dir=state_dir, redis_url=url, machine=machine)
+        service = RunService(opened.launcher, state_dir=state_dir, redis_url=url, machine=opened.capacity)
         stack.push_async_callback(service.close)
         return service
     alone = url is None
@@ -229,14 +209,14 @@ async def _open_service(
     stack.push_async_callback(sessions.close)
     guard.keep_sessions(sessions)
     service = RunService(
-        launcher,
+        opened.launcher,
         state_dir=state_dir,
         redis_url=url,
         index=index,
         owner=owner,
         alone=alone,
         admission=admission,
-        machine=machine,
+        machine=opened.capacity,
     )
     reconciler = Reconciler(index, service, owner, state_dir.resolve())
     await reconciler.begin()
@@ -310,7 +290,7 @@ def main() -> int:
         _make_state_dir(arguments.state_dir)
         guard, tls = _guard(arguments, os.environ.get(TOKEN_VARIABLE, "")), _tls(arguments)
         asyncio.run(serve(arguments, guard, tls, _admission(arguments)))
-    except (UnsafeBind, TokenError, PolicyError, BadCertificate, DeviceError, LaunchError, BusError, OSError) as error:
+    except (UnsafeBind, TokenError, PolicyError, BadCertificate, BadLauncher, DeviceError, BusError, OSError) as error:
         sys.stderr.write(f"the run service cannot serve: {in_words(error)}\n")
         return 2
     return 0

@@ -39,6 +39,7 @@ from services.orchestrator.fleet.steering.updates import Updates
 from services.orchestrator.fleet.steering.wishes import Wishes
 from services.orchestrator.launch.devices import DeviceAllocator
 from services.orchestrator.launch.launcher import Launcher
+from services.orchestrator.queue.capacity import Capacity
 from services.orchestrator.queue.entries import Entries
 from services.orchestrator.queue.line import Candidate, Line
 from services.orchestrator.queue.locks import RunLocks
@@ -73,7 +74,7 @@ class RunService:
         owner: str = "",
         alone: bool = False,
         admission: Admission | None = None,
-        machine: Machine | None = None,
+        machine: Capacity | None = None,
     ) -> None:
         """`index`: on the server of `redis_url`, of the runs that services go on with; without one nobody goes on with
         its runs. `owner`: its name as a leader. `alone`: no other service uses that server.

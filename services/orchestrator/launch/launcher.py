@@ -34,6 +34,19 @@ class RunTarget:
     """Of the orchestrator that asks: the newest that leads the run. 0: of none."""
 
 
+def told_environment(run: RunTarget, workload: Workload, index: int) -> dict[str, str]:
+    """What the environment of a worker has that is the same on every host, beside its workload's own."""
+    environment = {
+        "DAPO_RUN_ID": run.run_id,
+        "DAPO_WORKER_ID": workload.worker_ids[index],
+        "DAPO_REPLICA": str(index),
+        "DAPO_REPLICAS": str(workload.replicas),
+    }
+    if run.payload_url is not None:
+        environment["DAPO_PAYLOAD_URL"] = run.payload_url
+    return environment
+
+
 class WorkerState(StrEnum):
     STARTING = "starting"
     """Accepted, not running yet."""
@@ -50,7 +63,8 @@ class WorkerStatus:
     role: Role
     state: WorkerState
     code: int | None = None
-    """Of an exited worker the exit code, or minus the signal that ended it."""
+    """Of an exited worker the exit code, or minus the signal that ended it; of one that was taken away with its
+    machine, as if it had been killed."""
     reason: str = ""
     """Of a failed worker: why, in words. Of one that starts: what it waits for, where that is unusual."""
     instance: str = ""
@@ -74,8 +88,14 @@ class LogTail(NamedTuple):
 class Launcher(Protocol):
     """Places workloads of any number of runs. Every method may be called again: it brings about what it says."""
 
-    keeps_workers: bool
-    """Whether workers go on when their run service ends, so that a later one takes them over (`adopt`)."""
+    @property
+    def elastic(self) -> bool:
+        """Whether places come and go while runs go on: one may grow into them (resources.generator.max_replicas)."""
+
+    @property
+    def keeps_workers(self) -> bool:
+        """Whether workers go on, for the term that they have, when their run service is shut down, or dies: a later one
+        takes them over (`adopt`), or dismisses them."""
 
     async def apply(self, run: RunTarget, workloads: Sequence[Workload]) -> None:
         """Have just these workloads run, each with so many replicas: workers that are missing or have ended are

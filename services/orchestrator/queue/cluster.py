@@ -6,17 +6,15 @@ from dapo.records.identity import RunIdentity
 from dapo.spec.problem import Problem
 from dapo.spec.run import RunSpec
 from dapo.v1 import run_pb2 as pb
-from services.orchestrator.launch.devices import DeviceAllocator
-from services.orchestrator.queue.machine import Machine
 from services.orchestrator.queue.rule import Amounts, Inventory, Verdict, Waiting
 
 
-class ClusterMachine(Machine):
-    """A run starts where there are fewer than `runs`; its pods then wait for nodes as the cluster has them wait."""
+class ClusterCapacity:
+    """Implements Capacity. A run starts where there are fewer than `runs`; its pods then wait for nodes as the cluster
+    has them wait."""
 
     def __init__(self, runs: int | None = None) -> None:
         """`runs`: at a time; None: any number."""
-        super().__init__(DeviceAllocator(()), runs=runs)
         self.has = Inventory(runs=runs)
 
     def needs(self, spec: RunSpec) -> Amounts:
@@ -42,5 +40,10 @@ class ClusterMachine(Machine):
 
     def view(self, under_way: Collection[RunSpec], queue: Iterable[tuple[Waiting, Verdict]]) -> pb.Machine:
         """The runs and who waits; of the cluster itself nothing is known here."""
-        found = super().view(under_way, queue)
-        return pb.Machine(runs=found.runs, queue=found.queue)
+        return pb.Machine(
+            runs=pb.RunsUnderWay(most=self.has.runs, under_way=len(under_way)),
+            queue=[
+                pb.QueuedRun(run_id=one.run_id, position=found.position, priority=one.priority, reason=found.reason)
+                for one, found in queue
+            ],
+        )

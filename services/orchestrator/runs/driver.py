@@ -16,6 +16,7 @@ from dapo.spec.run import RunSpec
 from dapo.v1 import run_pb2 as pb
 from services.orchestrator.control.controller import Controller
 from services.orchestrator.control.evaluator import Evaluator
+from services.orchestrator.control.growth import Growth
 from services.orchestrator.control.issuer import NotRequeued
 from services.orchestrator.control.scaling import Autoscaler, Scale
 from services.orchestrator.control.watchdog import Watchdog
@@ -87,12 +88,10 @@ class RunDriver:
         self.events = RunEvents(recorder.run_dir)
         self.spec = spec
         """As it runs at this moment."""
-        self._previous = previous
+        self._previous, self._changed = previous, changed
         # Of a new run that starts at once nobody else can know before it is led.
         self._known = previous is not None or desired is None
-        self._changed = changed
-        self._recorder = recorder
-        self._launcher = launcher
+        self._recorder, self._launcher = recorder, launcher
         self._placement = Placement(launcher, self.events)
         self._redis = RunRedis(run_id, recorder.run_dir, spec.resources, redis_url)
         # A Redis of its own is nobody else's: whoever has it needs to wait for no lease.
@@ -146,8 +145,7 @@ class RunDriver:
             await asyncio.wait({self._saving, work}, return_when=asyncio.FIRST_COMPLETED)
         if self._stopping is None and not work.done():
             self._stopping = outcome
-        # It ends only as its leader, which it is about to be.
-        if (self._known or self._tenure.epoch) and outcome != INTERRUPTED:
+        if (self._known or self._tenure.epoch) and outcome != INTERRUPTED:  # as its leader, which it is about to be
             opened = asyncio.create_task(self.events.wait_opened())
             await asyncio.wait({opened, work}, timeout=_REDIS_S, return_when=asyncio.FIRST_COMPLETED)
             opened.cancel()
@@ -191,7 +189,6 @@ class RunDriver:
             await self._open_events(bus)
             inputs = await asyncio.to_thread(open_inputs, self.spec)
             await self._provision(bus, inputs)
-            await self._tenure.read_term()
             await self._placement.place_patiently(self._target(), self.spec, patience_s)
             await self._control(bus, inputs)
             losing.cancel()
@@ -205,7 +202,9 @@ class RunDriver:
 
     async def _provision(self, bus: OrchestratorBus, inputs: Inputs) -> None:
         if self._previous is not None:
-            where = await take_up(bus, self._recorder, self._previous, self.spec, self._tenure.epoch)
+            await self._placement.take_over(self._target(), self.spec, changed=bool(self._changed))
+            before, clear = self._previous, self._placement.clear
+            where = await take_up(bus, self._recorder, before, self.spec, self._tenure, clear)
             # Not before: a spec that the run cannot go on with must not be the one that the next start compares with.
             await self._recorder.keep_spec(self.spec)
             await self._renew(bus)
@@ -240,8 +239,8 @@ class RunDriver:
         return self._room(self.spec, with_replicas(self.spec, replicas))
 
     async def _renew(self, bus: OrchestratorBus) -> None:
-        record = record_of(self.spec, self._recorder)
-        await bus.runs.renew(*record, self._tenure.epoch, self._recorder.identity.history)
+        recorder = self._recorder
+        await bus.runs.renew(*record_of(self.spec, recorder), self._tenure.epoch, recorder.identity.history)
 
     async def _control(self, bus: OrchestratorBus, inputs: Inputs) -> None:
         restarts = self.spec.resources.restarts
@@ -252,7 +251,7 @@ class RunDriver:
             async with asyncio.TaskGroup() as tasks:
                 scaling = Autoscaler(self, self._recorder, controller, self.events.emit).run()
                 keeping = (monitor.run(), self._redis.keep(self.events.emit), watchdog.run(), scaling)
-                keepers = [tasks.create_task(keeper) for keeper in keeping]
+                keepers = [tasks.create_task(keeper) for keeper in (*keeping, Growth(self, self._launcher).run())]
                 await controller.run(self._tenure.epoch)
                 if self.spec.training.steps:
                     await completion.wait_until_complete(bus, monitor)

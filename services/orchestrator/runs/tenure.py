@@ -76,23 +76,27 @@ class Tenure:
             await asyncio.sleep(_RETRY_S)
 
     async def _ask(self, bus: OrchestratorBus, desired: Desired | None, before: str | None) -> int:
-        return await bus.lease.take(self._owner, LEASE_S, desired, before, workers_stay=self._workers_stay)
+        epoch = await bus.lease.take(self._owner, LEASE_S, desired, before, workers_stay=self._workers_stay)
+        if self._workers_stay:
+            # Nobody else changes it from now on.
+            self._workers_term = await bus.lease.newest(WORKERS)
+        return epoch
 
     def _hold(self, bus: OrchestratorBus, epoch: int, asked: float) -> None:
         self.epoch, self._until, self._bus = epoch, asked + LEASE_S, bus
         bus.act_for(ORCHESTRATOR, epoch)
         self._keeping = asyncio.create_task(self._keep())
 
-    async def read_term(self) -> None:
-        """For which the run's workers act from now on: that of before, where they stay and were not dismissed. Raises
-        BusError."""
+    async def dismiss_workers(self) -> None:
+        """Those of the leader before write nothing more. Raises Fenced, BusError."""
         assert self._bus is not None, "the lease was not taken"
-        self._workers_term = await self._bus.lease.newest(WORKERS)
+        await self._bus.lease.dismiss(self.epoch)
+        self._workers_term = self.epoch
 
     @property
     def terms(self) -> tuple[int, int]:
-        """Of the run's workers, as it was read, and of this leader."""
-        return self._workers_term, self.epoch
+        """Of the run's workers, and of this leader."""
+        return self._workers_term or self.epoch, self.epoch
 
     async def lost(self) -> None:
         """Until cancelled. Raises Fenced once another orchestrator leads the run, BusError where the lease cannot be

@@ -73,6 +73,7 @@ def _unmake(tag: str, hosts: Sequence[Host]) -> None:
 class HostsLauncher:
     """Implements Launcher: a local launcher on each host, and the workers of a workload on its hosts in turn."""
 
+    elastic = False
     keeps_workers = False
 
     def __init__(self, hosts: Mapping[str, Sequence[Host]], folder: Path) -> None:

@@ -17,6 +17,7 @@ class FakeLauncher:
     def __init__(self, refuses: str = "", stops: bool = True, devices: DeviceAllocator | None = None) -> None:
         """`refuses`: what `apply` fails with; without `stops`, `stop` fails. `devices`: that it gives to workers."""
         self._devices = devices or DeviceAllocator(())
+        self.elastic = False
         self._refuses = refuses
         self._stops = stops
         self.last_words = "the last words"

@@ -17,7 +17,7 @@ import pytest
 from tests.support.paths import REPO
 
 PAGES = sorted([REPO / "README.md", *(REPO / "docs").glob("*.md"), *(REPO / "examples").rglob("*.md")])
-TOPS = ("dapo", "services", "docs", "tests", "examples", "proto", "benchmarks", "scripts", "requirements", "deploy")
+TOPS = ("dapo", "services", "docs", "tests", "examples", "proto", "benchmarks", "scripts", "requirements")
 PATH = re.compile(rf"(?<![\w./-])(?P<path>(?:{'|'.join(TOPS)})/[\w./*<>…-]*)(?::(?P<name>[A-Za-z_][\w.]*))?")
 LINK = re.compile(r"\]\((?P<target>[^)#\s]+)")
 PATTERN = re.compile(r"[*<>…]")

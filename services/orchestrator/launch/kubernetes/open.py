@@ -11,7 +11,7 @@ from services.orchestrator.launch.kubernetes.settings import TemplateError, load
 from services.orchestrator.launch.launcher import Launcher, LaunchError
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_kubernetes_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of a run service for this launcher."""
     group = parser.add_argument_group("launcher kubernetes")
     group.add_argument("--kube-templates", type=Path, help="folder of launcher.yaml and a pod template for each role")

@@ -58,6 +58,7 @@ class KubernetesLauncher:
     another is replaced.
     """
 
+    elastic = False
     keeps_workers = True
 
     def __init__(
