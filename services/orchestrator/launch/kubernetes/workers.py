@@ -312,13 +312,11 @@ class KubernetesLauncher:
             await self._remove_run(run_id)
 
     async def _remove_run(self, run_id: str) -> None:
-        labels = run_labels(self._templates.settings.instance, run_id)
         await self._remove_others(run_id, ())
         await self._removal.pods(self._watch.pods(run_label(run_id)))
         self._runs.pop(run_id, None)
-        for one in await self._api.find_all("Service", {"labelSelector": selector(labels)}):
-            await self._api.delete("Service", one["metadata"]["name"])
-        await self._api.delete("ConfigMap", base_name(run_id))
+        for kind in ("Service", "ConfigMap"):
+            await self._api.delete(kind, base_name(run_id))
 
     async def leave(self, run_id: str) -> None:
         self._runs.pop(run_id, None)

@@ -13,7 +13,7 @@ from services.orchestrator.launch.kubernetes.names import TERM
 from services.orchestrator.launch.kubernetes.objects import Cluster, Place
 from services.orchestrator.launch.kubernetes.settings import Templates, load_snapshot
 from services.orchestrator.launch.launcher import LaunchError, RunTarget
-from tests.unit.orchestrator.kubernetes.conftest import make_templates, template
+from tests.support.cluster.templates import make_templates, template
 
 GOLDEN = Path(__file__).with_name("manifests.yaml")
 WORKLOADS = [

@@ -11,7 +11,7 @@ from dapo.spec.tree.resources import RestartSpec
 from services.orchestrator.launch.health import HealthAction, judge
 from services.orchestrator.launch.kubernetes.reading import Look, newest, read_pod
 from services.orchestrator.launch.launcher import WorkerState, WorkerStatus
-from tests.unit.orchestrator.kubernetes.conftest import make_templates
+from tests.support.cluster.templates import make_templates
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 SETTINGS = make_templates().settings

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from services.orchestrator.launch.kubernetes.settings import TemplateError, check_template, load_templates
-from tests.unit.orchestrator.kubernetes.conftest import template
+from tests.support.cluster.templates import template
 
 
 def write(folder: Path, **files: Any) -> Path:
