@@ -206,8 +206,7 @@ class KubernetesApi:
             path,
             query_params=list(query.items()),
             header_params=headers,
-            # As text, the client hands a body of any content type on as it is.
-            body=body if not content else json.dumps(body),
+            body=body,
             auth_settings=["BearerToken"],
         )
         what = f"{method} {path}"
