@@ -9,7 +9,7 @@ COPY requirements requirements
 COPY dapo dapo
 COPY services services
 RUN python -m venv /opt/dapo \
-    && /opt/dapo/bin/python -m pip install --no-cache-dir -c requirements/cpu-lock.txt ".[tracking]"
+    && /opt/dapo/bin/python -m pip install --no-cache-dir -c requirements/cpu-lock.txt ".[tracking,kubernetes]"
 
 FROM ${PYTHON_IMAGE}
 LABEL org.opencontainers.image.title="dapo orchestrator" org.opencontainers.image.licenses="Apache-2.0"

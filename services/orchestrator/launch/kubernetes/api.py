@@ -24,7 +24,10 @@ log = logging.getLogger(__name__)
 _NAMESPACE_FILE = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 _CONNECT_S = 5.0
 _ANSWER_S = 15.0
-_TRIES = 6
+_PATIENCE_S = 120.0
+"""How long a server that is away is asked again: a control plane that is upgraded takes that long."""
+_START_S = 20.0
+"""At the service's start, where more often something is wrong."""
 _PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 5.0
 _AGAIN = frozenset({409, 429, 500, 502, 503, 504})
@@ -63,9 +66,9 @@ KINDS: Mapping[str, Kind] = {
 class KubernetesApi:
     """One namespace of one cluster.
 
-    Promises: every request is bounded; one that may succeed later (429, 5xx, no answer) is sent again with growing
-    pauses, some twenty seconds long. What is refused is a LaunchError that says what to do. Calls run in threads, so
-    that the service goes on meanwhile.
+    Promises: every request is bounded; one that may succeed later (409, 429, 5xx, no answer) is sent again with growing
+    pauses, for two minutes. What is refused is a LaunchError that says what to do. Calls run in threads, so that the
+    service goes on meanwhile.
     """
 
     def __init__(self, api_client: client.ApiClient, namespace: str) -> None:
@@ -132,12 +135,12 @@ class KubernetesApi:
     async def log(self, pod: str, container: str, lines: int, *, previous: bool) -> str:
         """The end of a container's log. Raises LaunchError, also where there is none."""
         query = {"container": container, "tailLines": str(lines), "previous": str(previous).lower()}
-        found = await asyncio.to_thread(self._ask, "GET", self.path("Pod", pod, "log"), query, None, "", 1)
+        found = await asyncio.to_thread(self._ask, "GET", self.path("Pod", pod, "log"), query)
         return found.decode("utf-8", errors="replace")
 
     async def version(self) -> tuple[int, int]:
         """Of the API server."""
-        found = json.loads(await asyncio.to_thread(self._ask, "GET", "/version", {}, None, "", _TRIES))
+        found = json.loads(await asyncio.to_thread(self._ask, "GET", "/version", {}, patience_s=_START_S))
         return tuple(int("".join(c for c in found[part] if c.isdigit())) for part in ("major", "minor"))  # type: ignore[return-value]
 
     async def has(self, kind: str) -> bool:
@@ -147,7 +150,7 @@ class KubernetesApi:
 
     def list_pods(self, labels: str) -> tuple[list[Manifest], str]:
         """All pods that have these labels, and the version of that list. Blocks. Raises ApiError."""
-        found = json.loads(self._ask("GET", self.path("Pod"), {"labelSelector": labels}, None, "", 1))
+        found = json.loads(self._ask("GET", self.path("Pod"), {"labelSelector": labels}))
         return list(found.get("items") or []), found["metadata"]["resourceVersion"]
 
     def watch_pods(self, labels: str, version: str, for_s: int) -> "PodStream":
@@ -172,27 +175,34 @@ class KubernetesApi:
     async def _object(
         self, method: str, path: str, query: Mapping[str, str], body: Manifest | None = None, content: str = ""
     ) -> Manifest:
-        answer = await asyncio.to_thread(self._ask, method, path, query, body, content, _TRIES)
+        answer = await asyncio.to_thread(self._ask, method, path, query, body, content, patience_s=_PATIENCE_S)
         found: Manifest = json.loads(answer)
         return found
 
     def _ask(
-        self, method: str, path: str, query: Mapping[str, str], body: Manifest | None, content: str, tries: int
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: Manifest | None = None,
+        content: str = "",
+        *,
+        patience_s: float = 0.0,
     ) -> bytes:
         """The body of the answer. Raises ApiError."""
-        for attempt in range(1, tries + 1):
+        deadline, pause_s = time.monotonic() + patience_s, _PAUSE_S
+        while True:
             try:
-                response = self._send(method, path, query, body, content, _ANSWER_S)
-                data: bytes = response.data
+                data: bytes = self._send(method, path, query, body, content, _ANSWER_S).data
                 return data
             except ApiError as error:
                 # A precondition that fails once fails always.
-                final = bool(body and "preconditions" in body and error.status == 409)
-                if final or attempt == tries or error.status not in (0, *_AGAIN):
+                final = error.status == 409 and body is not None and "preconditions" in body
+                if final or error.status not in (0, *_AGAIN) or time.monotonic() + pause_s >= deadline:
                     raise
                 log.info("asked again: %s", error)
-            time.sleep(min(_PAUSE_S * 2**attempt, _LONGEST_PAUSE_S) * random.uniform(0.5, 1.0))
-        raise AssertionError("unreachable")
+            time.sleep(pause_s * random.uniform(0.5, 1.0))
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     def _send(
         self, method: str, path: str, query: Mapping[str, str], body: Manifest | None, content: str, answer_s: float
