@@ -32,6 +32,19 @@ def snapshot_of(owner: Manifest) -> Templates:
         ) from error
 
 
+def check_scaling(placed: PlacedRun | None, workloads: Sequence[Workload]) -> None:
+    """Raises LaunchError where a workload is to have another number of replicas, which somebody else writes."""
+    if placed is None:
+        return
+    before = {one.name: one.replicas for one in placed.workloads}
+    for one in workloads:
+        if placed.templates.settings.others_scale(one.name) and one.replicas != before.get(one.name, one.replicas):
+            raise LaunchError(
+                f"an autoscaler of the cluster writes the number of {one.name}s (in the chart's values scaledByOthers, "
+                "or keda): change its limits, or take that value away and start the run anew"
+            )
+
+
 def workers_of(state: PlacedRun, workload: Workload, pods: Mapping[str, Sequence[Manifest]]) -> list[str]:
     """Ids of all workers that a workload has now; others than this launcher may say how many there are."""
     if not state.templates.settings.others_scale(workload.name):

@@ -26,7 +26,7 @@ from services.orchestrator.launch.kubernetes.names import (
     selector,
 )
 from services.orchestrator.launch.kubernetes.objects import Cluster, Kind, Place, resolved
-from services.orchestrator.launch.kubernetes.placed import PlacedRun, snapshot_of, workers_of
+from services.orchestrator.launch.kubernetes.placed import PlacedRun, check_scaling, snapshot_of, workers_of
 from services.orchestrator.launch.kubernetes.removal import Removal
 from services.orchestrator.launch.kubernetes.settings import Templates
 from services.orchestrator.launch.kubernetes.sweeping import Sweep
@@ -110,6 +110,7 @@ class KubernetesLauncher:
     async def apply(self, run: RunTarget, workloads: Sequence[Workload]) -> None:
         async with self._one_change(run.run_id):
             before = self._runs.get(run.run_id)
+            check_scaling(before, workloads)
             owner = await self._owner(run)
             try:
                 await self._bring_about(run, workloads, owner)
@@ -217,7 +218,8 @@ class KubernetesLauncher:
                 await self._remove_run(run.run_id)
             elif before is not None:
                 self._runs[run.run_id] = before
-                for workload in before.workloads:
+                scaled = [one for one in before.workloads if not before.templates.settings.others_scale(one.name)]
+                for workload in scaled:
                     name = object_name(run.run_id, workload.name)
                     if await self._api.get("StatefulSet", name) is not None:
                         await self._api.scale("StatefulSet", name, workload.replicas)

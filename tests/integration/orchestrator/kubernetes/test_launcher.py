@@ -225,6 +225,9 @@ def test_an_autoscaler_writes_the_number_where_that_is_its(namespace: Namespace,
         await launcher.apply(target(tmp_path), workloads(generators=2))
         await asyncio.sleep(1)
         await all_run(launcher, 7)
+        with pytest.raises(LaunchError, match="scaledByOthers"):
+            await launcher.apply(target(tmp_path), workloads(generators=3))
+        await all_run(launcher, 7)
         await launcher.stop(RUN)
 
     with_launcher(namespace, tmp_path, scenario, scaled_by_others=["generator"])
