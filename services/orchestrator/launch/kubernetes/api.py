@@ -7,7 +7,9 @@ import random
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -22,6 +24,7 @@ from services.orchestrator.launch.launcher import LaunchError
 log = logging.getLogger(__name__)
 
 _NAMESPACE_FILE = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
+_THREADS = 8
 _CONNECT_S = 5.0
 _ANSWER_S = 15.0
 _PATIENCE_S = 120.0
@@ -67,13 +70,18 @@ class KubernetesApi:
     """One namespace of one cluster.
 
     Promises: every request is bounded; one that may succeed later (409, 429, 5xx, no answer) is sent again with growing
-    pauses, for two minutes. What is refused is a LaunchError that says what to do. Calls run in threads, so that the
-    service goes on meanwhile.
+    pauses, for two minutes. What is refused is a LaunchError that says what to do. Calls run in a few threads of their
+    own, so that the service goes on whatever the server does.
     """
 
     def __init__(self, api_client: client.ApiClient, namespace: str) -> None:
         self._client = api_client
         self.namespace = namespace
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="kubernetes")
+
+    def close(self) -> None:
+        """What is asked by now is still answered."""
+        self._threads.shutdown(wait=False)
 
     @classmethod
     def connect(cls, *, context: str | None = None, namespace: str | None = None) -> "KubernetesApi":
@@ -135,12 +143,12 @@ class KubernetesApi:
     async def log(self, pod: str, container: str, lines: int, *, previous: bool) -> str:
         """The end of a container's log. Raises LaunchError, also where there is none."""
         query = {"container": container, "tailLines": str(lines), "previous": str(previous).lower()}
-        found = await asyncio.to_thread(self._ask, "GET", self.path("Pod", pod, "log"), query)
+        found = await self._ask("GET", self.path("Pod", pod, "log"), query)
         return found.decode("utf-8", errors="replace")
 
     async def version(self) -> tuple[int, int]:
         """Of the API server."""
-        found = json.loads(await asyncio.to_thread(self._ask, "GET", "/version", {}, patience_s=_START_S))
+        found = json.loads(await self._ask("GET", "/version", {}, patience_s=_START_S))
         return tuple(int("".join(c for c in found[part] if c.isdigit())) for part in ("major", "minor"))  # type: ignore[return-value]
 
     async def has(self, kind: str) -> bool:
@@ -150,7 +158,7 @@ class KubernetesApi:
 
     def list_pods(self, labels: str) -> tuple[list[Manifest], str]:
         """All pods that have these labels, and the version of that list. Blocks. Raises ApiError."""
-        found = json.loads(self._ask("GET", self.path("Pod"), {"labelSelector": labels}))
+        found = json.loads(self._read("GET", self.path("Pod"), {"labelSelector": labels}))
         return list(found.get("items") or []), found["metadata"]["resourceVersion"]
 
     def watch_pods(self, labels: str, version: str, for_s: int) -> "PodStream":
@@ -175,11 +183,10 @@ class KubernetesApi:
     async def _object(
         self, method: str, path: str, query: Mapping[str, str], body: Manifest | None = None, content: str = ""
     ) -> Manifest:
-        answer = await asyncio.to_thread(self._ask, method, path, query, body, content, patience_s=_PATIENCE_S)
-        found: Manifest = json.loads(answer)
+        found: Manifest = json.loads(await self._ask(method, path, query, body, content, patience_s=_PATIENCE_S))
         return found
 
-    def _ask(
+    async def _ask(
         self,
         method: str,
         path: str,
@@ -191,42 +198,57 @@ class KubernetesApi:
     ) -> bytes:
         """The body of the answer. Raises ApiError."""
         deadline, pause_s = time.monotonic() + patience_s, _PAUSE_S
+        read = partial(self._read, method, path, query, body, content)
         while True:
             try:
-                data: bytes = self._send(method, path, query, body, content, _ANSWER_S).data
-                return data
+                return await asyncio.get_running_loop().run_in_executor(self._threads, read)
             except ApiError as error:
                 # A precondition that fails once fails always.
                 final = error.status == 409 and body is not None and "preconditions" in body
                 if final or error.status not in (0, *_AGAIN) or time.monotonic() + pause_s >= deadline:
                     raise
                 log.info("asked again: %s", error)
-            time.sleep(pause_s * random.uniform(0.5, 1.0))
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    def _read(
+        self, method: str, path: str, query: Mapping[str, str], body: Manifest | None = None, content: str = ""
+    ) -> bytes:
+        """The whole answer. Blocks. Raises ApiError."""
+        with _answering(f"{method} {path}"):
+            data: bytes = self._send(method, path, query, body, content, _ANSWER_S).data
+            return data
 
     def _send(
         self, method: str, path: str, query: Mapping[str, str], body: Manifest | None, content: str, answer_s: float
     ) -> urllib3.BaseHTTPResponse:
-        """Raises ApiError."""
+        """The answer as it begins. Blocks. Raises ApiError."""
         headers = {"Accept": "application/json"}
         if body is not None:
             headers["Content-Type"] = content or "application/json"
-        request = self._client.param_serialize(
-            method,
-            path,
-            query_params=list(query.items()),
-            header_params=headers,
-            body=body,
-            auth_settings=["BearerToken"],
-        )
         what = f"{method} {path}"
-        try:
+        with _answering(what):
+            request = self._client.param_serialize(
+                method,
+                path,
+                query_params=list(query.items()),
+                header_params=headers,
+                body=body,
+                auth_settings=["BearerToken"],
+            )
             response = self._client.call_api(*request, _request_timeout=(_CONNECT_S, answer_s)).response
             if response.status >= 300:
                 raise ApiError(_refusal(what, response.status, response.data, self.namespace), response.status)
-        except (urllib3.exceptions.HTTPError, ApiException, OSError) as error:
-            raise ApiError(f"the cluster's API server does not answer {what}: {error}") from error
         return response
+
+
+@contextmanager
+def _answering(what: str) -> Iterator[None]:
+    """Raises ApiError where the server does not answer, or the client has no valid credentials to ask with."""
+    try:
+        yield
+    except (urllib3.exceptions.HTTPError, ApiException, config.ConfigException, OSError) as error:
+        raise ApiError(f"the cluster's API server does not answer {what}: {error}") from error
 
 
 class PodStream:

@@ -103,6 +103,7 @@ class KubernetesLauncher:
             self._sweeping.cancel()
             await asyncio.wait({self._sweeping})
         await asyncio.to_thread(self._watch.close)
+        self._api.close()
 
     def _one_change(self, run_id: str) -> asyncio.Lock:
         return self._changing.setdefault(run_id, asyncio.Lock())
