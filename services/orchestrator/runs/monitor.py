@@ -73,6 +73,8 @@ class HealthMonitor:
         self._due: dict[str, _Restart] = {}
         self.restarts = 0
         """Units started again so far."""
+        self.statuses: Sequence[WorkerStatus] = ()
+        """As they were seen last, at most a moment ago."""
 
     def may_end(self, role: Role) -> None:
         """From now on workers of this role may exit with code 0."""
@@ -91,7 +93,7 @@ class HealthMonitor:
     async def run(self) -> None:
         """Until cancelled. Raises RunFailed, LaunchError."""
         while True:
-            statuses = await self._launcher.observe(self._run_id)
+            self.statuses = statuses = await self._launcher.observe(self._run_id)
             self._forget_old(statuses)
             told = frozenset(self._silent_since)
             await self._listen(statuses)
