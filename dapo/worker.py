@@ -75,6 +75,13 @@ class WorkerEnvironment:
         """Under which the run's other workers reach this host. Raises OSError; see `advertised_address`."""
         return advertised_address(self.redis_url)
 
+    def configure_logs(self, service: str) -> None:
+        """Leaves the process in words where that cannot be."""
+        try:
+            logs.configure(service, self.run_id, self.worker_id)
+        except logs.BadLogFormat as error:
+            sys.exit(f"{LAST_WORDS}{error}")
+
     async def connect(self) -> Bus:
         """A bus that is refused once another orchestrator leads the run. Raises BusUnavailable."""
         bus = await Bus.connect(self.redis_url, self.run_id, payload_url=self.payload_url, outage_s=self.outage_s)
@@ -122,12 +129,13 @@ def leave(status: int) -> NoReturn:
 
 
 def run_worker(
-    work: Callable[[WorkerEnvironment], Coroutine[Any, Any, None]], expected: tuple[type[Exception], ...]
+    service: str, work: Callable[[WorkerEnvironment], Coroutine[Any, Any, None]], expected: tuple[type[Exception], ...]
 ) -> int:
-    """Run a service until it is stopped; the exit code. `expected` errors are its last log line, others a traceback."""
+    """Run a service until it is stopped; the exit code. `expected` errors are its last log line, others a traceback.
+    `service`: its name in the log."""
     die_with_parent()
     environment = WorkerEnvironment.read()
-    logs.configure(environment.worker_id)
+    environment.configure_logs(service)
     fatal: list[BaseException] = []
     refused: list[BaseException] = []
     try:
@@ -150,4 +158,10 @@ def run_worker(
 def tell_last(text: str) -> None:
     """The last line of this process's log. A log on a disk that is full is done without."""
     with contextlib.suppress(OSError):
-        os.write(_STDERR, f"{LAST_WORDS}{text}\n".encode())
+        os.write(_STDERR, f"{logs.line(__name__, f'{LAST_WORDS}{text}')}\n".encode())
+
+
+def last_words(line: str) -> str | None:
+    """Why a worker ended, where the last line of its log says so."""
+    said = logs.message_of(line)
+    return said.removeprefix(LAST_WORDS) if said.startswith(LAST_WORDS) else None

@@ -38,4 +38,4 @@ if __name__ == "__main__":
     # The tokenizers library warns, and runs fewer threads, once a process that used it forks.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     leave_torch_out()
-    leave(run_worker(generate, (BusError, ServerError, OSError, ValueError)))
+    leave(run_worker("generator", generate, (BusError, ServerError, OSError, ValueError)))

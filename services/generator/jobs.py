@@ -92,7 +92,7 @@ class JobRunner:
         self._under_way: dict[str, _Work] = {}
 
     async def fail(self, group_id: str, delivery: Delivery, reason: FailureReason, detail: str) -> None:
-        log.warning("group %s failed: %s: %s", group_id, reason, detail)
+        log.warning("group %s failed: %s: %s", group_id, reason, detail, extra={"group": group_id})
         await self._bus.groups.fail(group_id, reason, detail, stream=self._stream, delivery=delivery)
 
     async def run(self, job: PromptJob) -> None:
@@ -134,7 +134,7 @@ class JobRunner:
                 missing = await self._generate(work, missing, attempt_number(job.delivery.attempt, retry))
             except EngineError as error:
                 failure = str(error)
-                log.warning("group %s, try %d: %s", group_id, retry + 1, failure)
+                log.warning("group %s, try %d: %s", group_id, retry + 1, failure, extra={"group": group_id})
                 if await self._supervisor.is_lost(engine, error):
                     return await self._hand_back(work, lost=True)
                 missing = await self._bus.groups.missing_indices(group_id)

@@ -15,7 +15,6 @@ from dapo.host.processes import die_with_parent
 from dapo.host.storage import EXIT_CODE, StorageError, in_words, is_storage_error
 from dapo.records.checkpoints import CheckpointError
 from dapo.spec import RunSpec
-from dapo.telemetry import logs
 from dapo.worker import WorkerEnvironment, leave, tell_last
 from services.learner.background import ControlLoop
 from services.learner.signs import keep_announcing, memory_filled
@@ -50,7 +49,7 @@ def stop_on_sigterm() -> None:
 
 def run() -> None:
     environment = WorkerEnvironment.read()
-    logs.configure(environment.worker_id)
+    environment.configure_logs("learner")
 
     control = ControlLoop()
     bus = control.call(environment.connect())

@@ -236,7 +236,7 @@ class LearnerLoop:
         for index, problem in problems.items():
             key = records[index].payload_key
             group, _ = flat_samples(batch)[index]
-            log.error("sample %s is left out of the batch: %s", key, problem)
+            log.error("sample %s is left out of the batch: %s", key, problem, extra={"group": group.group_id})
             detail, reason = f"{key}: {problem}", FailureReason.PAYLOAD_UNUSABLE
             self.control.call(self.bus.groups.fail(group.group_id, reason, detail))
         if problems:

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import get_args
 
 from dapo.bus import BusError
 from dapo.bus.index import RunIndex
@@ -19,7 +20,8 @@ from dapo.host.files import write_text
 from dapo.host.processes import die_with_parent
 from dapo.host.storage import in_words
 from dapo.policy import Admission, Policy, PolicyError, load_policy
-from dapo.telemetry.logs import configure
+from dapo.telemetry import logs
+from dapo.telemetry.logs import BadLogFormat
 from dapo.tokens import TOKEN_FILE, TokenError
 from services.orchestrator.api.doors.listeners import METRICS_OPTION, HttpServer, listen_for, told
 from services.orchestrator.api.doors.tls import BadCertificate, Tls
@@ -86,6 +88,11 @@ def _arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         type=_host_and_port,
         metavar="HOST:PORT",
         help="GET /metrics there, too, without a token and without TLS; port 0 chooses a free one",
+    )
+    parser.add_argument(
+        "--log-format",
+        choices=get_args(logs.LogFormat),
+        help=f"of this service and its workers; default: {logs.VARIABLE}, or text",
     )
     parser.add_argument("--ready-file", type=Path, help="where to write the line that says it is ready")
     parser.add_argument("--die-with-parent", action="store_true", help="stop when the parent process ends")
@@ -272,12 +279,14 @@ def main() -> int:
     arguments = _arguments()
     if arguments.die_with_parent:
         die_with_parent()
-    configure("orchestrator")
+    if arguments.log_format is not None:
+        os.environ[logs.VARIABLE] = arguments.log_format  # its workers inherit it
     try:
+        logs.configure("orchestrator")
         _make_state_dir(arguments.state_dir)
         guard, tls = _guard(arguments, os.environ.get(TOKEN_VARIABLE, "")), _tls(arguments)
         asyncio.run(serve(arguments, guard, tls, _admission(arguments)))
-    except (UnsafeBind, TokenError, PolicyError, BadCertificate, DeviceError, BusError, OSError) as error:
+    except (UnsafeBind, TokenError, PolicyError, BadCertificate, DeviceError, BusError, OSError, BadLogFormat) as error:
         sys.stderr.write(f"the run service cannot serve: {in_words(error)}\n")
         return 2
     return 0

@@ -22,4 +22,4 @@ async def verify(environment: WorkerEnvironment) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_worker(verify, (BusError, GraderStartError, ValueError)))
+    sys.exit(run_worker("verifier", verify, (BusError, GraderStartError, ValueError)))

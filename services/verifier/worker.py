@@ -266,7 +266,7 @@ class Verifier:
 
     async def _fail(self, item: _Item, reason: FailureReason, detail: str) -> None:
         group_id = item.completion.group_id
-        log.warning("group %s failed: %s (%s)", group_id, reason, detail)
+        log.warning("group %s failed: %s (%s)", group_id, reason, detail, extra={"group": group_id})
         await self._bus.groups.fail(
             group_id, reason, f"response {item.completion.index}: {detail}", stream=STREAM, delivery=item.delivery
         )

@@ -13,6 +13,7 @@ from dapo.contracts.events import Alert, StateChanged
 from dapo.errors import first_leaf
 from dapo.host.storage import in_words
 from dapo.spec.run import RunSpec
+from dapo.telemetry import logs
 from dapo.v1 import run_pb2 as pb
 from services.orchestrator.control.controller import Controller
 from services.orchestrator.control.evaluator import Evaluator
@@ -119,8 +120,9 @@ class RunDriver:
         self._driving: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._work = asyncio.create_task(self._to_the_end(), name=f"run {self.run_id}")
-        self._driving = asyncio.create_task(self._drive(self._work), name=f"end of run {self.run_id}")
+        context = logs.about(self.run_id)
+        self._work = asyncio.create_task(self._to_the_end(), name=f"run {self.run_id}", context=context)
+        self._driving = asyncio.create_task(self._drive(self._work), name=f"end of {self.run_id}", context=context)
 
     @property
     def run_dir(self) -> Path:

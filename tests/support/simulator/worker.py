@@ -36,4 +36,4 @@ async def generate(environment: WorkerEnvironment) -> None:
 
 if __name__ == "__main__":
     leave_torch_out()
-    leave(run_worker(generate, (BusError, ServerError)))
+    leave(run_worker("generator", generate, (BusError, ServerError)))

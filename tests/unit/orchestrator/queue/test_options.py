@@ -57,7 +57,7 @@ def test_a_number_below_one_is_refused_by_name(option: str, capsys: pytest.Captu
 def serves(monkeypatch: pytest.MonkeyPatch, options: list[str]) -> None:
     """`main` has these options, and leaves the logs of the tests alone."""
     monkeypatch.setattr(sys, "argv", ["serve", *options])
-    monkeypatch.setattr(service, "configure", lambda role: None)
+    monkeypatch.setattr(service.logs, "configure", lambda role: None)
 
 
 def test_a_host_that_is_not_of_this_machine_is_told(
