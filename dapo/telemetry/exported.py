@@ -124,7 +124,7 @@ _GENERATOR = (
      "another try"),
     ("generator_busy_seconds_total", "counter", (), "Time in which it had something to generate"),
     ("generator_serving", "gauge", (), "Whether its engine serves weights of a known version: 1 or 0"),
-    ("generator_weight_version", "gauge", (), "Step of the weights that it serves; none while it serves none"),
+    ("generator_weight_version", "gauge", (), "Step of the weights that it serves; NaN while it serves none"),
     ("generator_weight_updates_total", "counter", ("outcome",), "Weight updates that it was sent: done or failed"),
     ("generator_weight_pause_seconds", "histogram", (), "How long generation stood still for new weights", SPANS),
     ("generator_engine_restarts_total", "counter", (), "Engines that it has replaced"),

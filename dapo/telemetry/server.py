@@ -11,6 +11,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from dapo.telemetry import exposition
 
+METRICS_PORT = "DAPO_METRICS_PORT"
+"""Environment variable of a worker: where it listens for scrapes; 0: on a free port, not set: nowhere."""
 PATH, ENGINE_PATH = "/metrics", "/engine/metrics"
 _CLIENT_S = 10.0
 """A client that is silent for longer is left."""

@@ -16,6 +16,7 @@ from dapo.worker import WorkerEnvironment
 from services.learner.background import ControlLoop
 from services.learner.checkpoint import CheckpointStore
 from services.learner.distributed import Ranks, broadcast_ints
+from services.learner.instruments import observe_step
 from services.learner.replay import Replay
 from services.learner.saving import Saving
 from services.learner.signs import announce
@@ -202,6 +203,7 @@ class LearnerLoop:
         now = time.monotonic()
         metrics["step_s"], self._step_ended = now - self._step_ended, now
         if self.replay is not None:
+            observe_step(self.step, metrics, published=self.step >= self.catch_up_step)
             self.replay.trained(batch.batch, found)
             self._record(batch, metrics, found)
             self._alert_skipped(batch.batch, metrics["skipped_updates"])

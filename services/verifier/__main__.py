@@ -15,6 +15,7 @@ async def verify(environment: WorkerEnvironment) -> None:
     bus = await environment.connect()
     try:
         spec = RunSpec.model_validate_json(await bus.runs.spec())
+        environment.export_metrics(bus)
         grading = Grading(spec.named_graders, spec.reward)
         await Verifier(bus, grading, spec, environment.worker_id).run()
     finally:

@@ -146,8 +146,10 @@ class SglangServer:
     and nothing survives a restart.
     """
 
-    def __init__(self, spec: RunSpec, *, device: str, log_path: Path) -> None:
+    def __init__(self, spec: RunSpec, *, device: str, log_path: Path, metrics: bool = False) -> None:
+        """`metrics`: it exports its own, at /metrics."""
         self._spec = spec
+        self._metrics = metrics
         self._device = device
         self._log_path = log_path
         self._process: asyncio.subprocess.Process | None = None
@@ -204,6 +206,8 @@ class SglangServer:
         if adapter is not None:
             write_empty_adapter(adapter, self._spec.lora)
         flags = server_flags(self._spec, device=self._device, port=port, pool=pool, adapter=adapter)
+        if self._metrics:
+            flags.append("--enable-metrics")
         environment = server_environment(self._spec, device=self._device, adapter=adapter is not None)
         with self._log_path.open("ab") as log:
             return await asyncio.create_subprocess_exec(
