@@ -157,7 +157,7 @@ _LEARNER = (
     ("learner_updates_total", "counter", (), "Optimizer updates"),
     ("learner_skipped_updates_total", "counter", (), "Updates left out because their gradient was not finite"),
     ("learner_checkpoint_seconds", "histogram", (), "From the beginning of a checkpoint until it counts", SPANS),
-    ("learner_checkpoint_step", "gauge", (), "Step of its newest checkpoint; none before the first"),
+    ("learner_checkpoint_step", "gauge", (), "Step of its newest checkpoint; NaN before the first"),
     ("learner_checkpoint_timestamp_seconds", "gauge", (), "Unix time at which that counted; of one that it began with, "
      "that of its loading"),
 )  # fmt: skip

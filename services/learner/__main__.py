@@ -54,7 +54,8 @@ def run() -> None:
     control = ControlLoop()
     bus = control.call(environment.connect())
     spec = RunSpec.model_validate_json(control.call(bus.runs.spec()))
-    environment.export_metrics(bus)
+    if environment.replica == 0:
+        environment.export_metrics(bus)
     bind_collectives(environment.address)
     with control.beside(keep_announcing(bus, "loading", memory_filled)) if environment.replica == 0 else nullcontext():
         loop = _load(environment, spec, bus, control)

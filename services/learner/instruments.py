@@ -1,5 +1,6 @@
 """What rank 0 of a learner measures; docs/metrics.md says what each means."""
 
+import math
 import time
 from collections.abc import Mapping
 
@@ -20,6 +21,8 @@ SKIPPED_UPDATES = instruments.counter("dapo_learner_skipped_updates_total")
 CHECKPOINT_SECONDS = instruments.histogram("dapo_learner_checkpoint_seconds")
 CHECKPOINT_STEP = instruments.gauge("dapo_learner_checkpoint_step")
 CHECKPOINT_TIMESTAMP = instruments.gauge("dapo_learner_checkpoint_timestamp_seconds")
+CHECKPOINT_STEP.set(math.nan)
+CHECKPOINT_TIMESTAMP.set(math.nan)
 
 _SPANS = {"step_s": STEP_SECONDS, "train_s": TRAIN_SECONDS, "learner_wait_s": WAIT_SECONDS}
 _SUMS = {

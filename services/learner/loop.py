@@ -16,7 +16,7 @@ from dapo.worker import WorkerEnvironment
 from services.learner.background import ControlLoop
 from services.learner.checkpoint import CheckpointStore
 from services.learner.distributed import Ranks, broadcast_ints
-from services.learner.instruments import observe_step
+from services.learner.instruments import STEP, observe_step
 from services.learner.replay import Replay
 from services.learner.saving import Saving
 from services.learner.signs import announce
@@ -118,6 +118,7 @@ class LearnerLoop:
             log.info("goes on behind step %d; published so far: %d", self.step, self.catch_up_step)
         found = fingerprint(self.trainer.engine)
         if self.ranks.leads:
+            STEP.set(self.step)
             self.replay = Replay(self.bus, self.control, self.step, self.ranks.world_size)
             self.replay.loaded(self.step, found, self.saving.loaded_ranks)
             limit = _BUCKETS_IN_FLIGHT if self.trainer.engine.zero_stage == 3 else 0

@@ -93,8 +93,9 @@ class Collector:
             "dapo_api_streams": self._streams(),
             **await self._redis(),
         }
-        states = dict(await self._known.get(None, self._states))
-        states.update((driver.run_id, driver.gauges.state) for driver in drivers)
+        mine = {driver.run_id: driver.gauges.state for driver in drivers}
+        # Where one of them ends, all are counted anew.
+        states = {**await self._known.get(frozenset(mine), self._states), **mine}
         numbers = Counter(states.values())
         return [
             family("dapo_build_info", [((dapo.__version__,), 1)]),

@@ -73,6 +73,9 @@ class Door(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             except _KNOWN as error:
                 begins(kind_of(error).http)
                 await _fail(context, error, method)
+            except Exception:
+                begins(HTTPStatus.INTERNAL_SERVER_ERROR)
+                raise
             begins(HTTPStatus.OK)
             return found
 
@@ -83,9 +86,13 @@ class Door(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                     async for one in behaviour(request, context):
                         begins(HTTPStatus.OK)
                         yield one
+                begins(HTTPStatus.OK)
             except _KNOWN as error:
                 begins(kind_of(error).http)
                 await _fail(context, error, method)
+            except Exception:
+                begins(HTTPStatus.INTERNAL_SERVER_ERROR)
+                raise
 
         guarded = stream if handler.response_streaming else answer
         return build(guarded, handler.request_deserializer, handler.response_serializer)
