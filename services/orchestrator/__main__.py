@@ -251,9 +251,11 @@ async def _serve(
     operations: Operations, arguments: argparse.Namespace, tls: Tls | None, stopping: asyncio.Event
 ) -> None:
     listener = listen_for("--port", "REST", arguments.host, arguments.port)
+    # Before gRPC, which holds a process that ends without it.
+    scraped = listen_for(METRICS_OPTION, "metrics", *arguments.metrics_address) if arguments.metrics_address else None
     with told("--grpc-port", arguments.grpc_port, "gRPC"):
         grpc_server, grpc_port = await start_grpc(operations, arguments.host, arguments.grpc_port, tls)
-    metrics = await _serve_metrics(operations, arguments.metrics_address)
+    metrics = await HttpServer.start(create_metrics_app(operations.collector), scraped) if scraped else None
     rest = await HttpServer.start(create_app(operations, metrics_open=arguments.metrics_open), listener, tls)
     ready = {"host": arguments.host, "port": rest.port, "grpc_port": grpc_port, "pid": os.getpid()}
     if metrics is not None:
@@ -265,14 +267,6 @@ async def _serve(
     await operations.close()
     await grpc_server.stop(grace=1.0)
     await asyncio.gather(*(server.stop() for server in (rest, metrics) if server is not None))
-
-
-async def _serve_metrics(operations: Operations, address: tuple[str, int] | None) -> HttpServer | None:
-    """Raises OSError."""
-    if address is None:
-        return None
-    listener = listen_for(METRICS_OPTION, "metrics", *address)
-    return await HttpServer.start(create_metrics_app(operations.collector), listener)
 
 
 def main() -> int:

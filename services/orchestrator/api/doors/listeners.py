@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from dapo.host.addresses import listen
 from services.orchestrator.api.doors.tls import Tls
 
+METRICS_OPTION = "--metrics-address"
 _GRACE_S = 5
 
 
@@ -66,9 +67,6 @@ def told(option: str, port: int, face: str) -> Iterator[None]:
         host = "--host" if option != METRICS_OPTION else "HOST"
         cure = f"Take another {option}, or end what has this one" if taken else f"Give a {host} of this machine"
         raise OSError(f"{option} {port}: {face} cannot listen there ({error}). {cure}") from error
-
-
-METRICS_OPTION = "--metrics-address"
 
 
 def listen_for(option: str, face: str, host: str, port: int) -> socket.socket:
