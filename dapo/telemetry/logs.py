@@ -83,6 +83,14 @@ def configure(service: str, run: str = "", worker: str = "", level: int = loggin
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
+def take_over(*libraries: str) -> None:
+    """Loggers of libraries that bring a handler of their own, once they are imported, log as this process does."""
+    for name in libraries:
+        logger = logging.getLogger(name)
+        logger.handlers[:] = []
+        logger.propagate = True
+
+
 def line(logger: str, message: str) -> str:
     """Of an error, as this process logs, for what cannot go through a handler any more: text is the message alone."""
     record = logging.LogRecord(logger, logging.ERROR, "", 0, message, None, None)

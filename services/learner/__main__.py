@@ -15,6 +15,7 @@ from dapo.host.processes import die_with_parent
 from dapo.host.storage import EXIT_CODE, StorageError, in_words, is_storage_error
 from dapo.records.checkpoints import CheckpointError
 from dapo.spec import RunSpec
+from dapo.telemetry import logs
 from dapo.worker import WorkerEnvironment, leave, tell_last
 from services.learner.background import ControlLoop
 from services.learner.signs import keep_announcing, memory_filled
@@ -91,6 +92,7 @@ def _load(environment: WorkerEnvironment, spec: RunSpec, bus: Bus, control: Cont
     from services.learner.step.engine import LearnerEngine
     from services.learner.step.trainer import Trainer
 
+    logs.take_over("DeepSpeed", "transformers")
     transformers_logging.disable_progress_bar()
     load = partial(load_causal, spec.model.path, spec.model.dtype)
     algorithm = spec.algorithm

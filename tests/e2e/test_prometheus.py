@@ -103,7 +103,8 @@ class Prometheus:
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
     environment = {"SIMULATOR_OPTIONS": ENGINES, METRICS_PORT: "0"}
-    one = Service(tmp_path, "--metrics-address", "127.0.0.1:0", module=SIMULATED, **environment)
+    options = ("--metrics-address", "127.0.0.1:0", "--log-format", "json")
+    one = Service(tmp_path, *options, module=SIMULATED, **environment)
     yield one
     one.close()
 
@@ -150,6 +151,7 @@ def test_a_run_is_seen_with_all_its_workers_and_no_longer_once_it_has_ended(
         assert service.http.get("/metrics/targets").json() == []
     finally:
         prometheus.close()
+    _check_logs(service, run_id)
 
 
 def _check_names(names: set[str]) -> None:
@@ -174,6 +176,18 @@ def _check_with_promtool(service: Service) -> None:
             ["promtool", "check", "metrics"], input=ours, capture_output=True, text=True, timeout=60, check=False
         )
         assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def _check_logs(service: Service, run_id: str) -> None:
+    """Each line of the service and of its workers is JSON, and says of whom it is."""
+    lines = [json.loads(line) for line in service.log.read_text().splitlines() if not line.startswith('{"host"')]
+    assert {line["service"] for line in lines} == {"orchestrator"}
+    assert run_id in {line.get("run") for line in lines}
+    logs = service.folder / "runs" / run_id / "logs"
+    for worker in ("generator-0", "generator-1", "verifier-0", "verifier-1", "learner-0"):
+        lines = [json.loads(line) for line in (logs / f"{worker}.log").read_text().splitlines()]
+        of = {(line["service"], line["run"], line["worker"]) for line in lines}
+        assert of == {(worker.partition("-")[0], run_id, worker)}
 
 
 def test_who_may_scrape(service: Service) -> None:

@@ -89,6 +89,18 @@ def test_a_traceback_and_a_warning_of_python_are_in_the_object(
     assert last(capsys)["logger"] == "py.warnings"
 
 
+def test_a_library_that_brings_a_handler_logs_as_all_others_do(as_json: None, capsys: Any) -> None:
+    logs.configure("learner", "r-1", "learner-0")
+    library = logging.getLogger("SomeLibrary")
+    library.addHandler(logging.StreamHandler(sys.stdout))
+    library.propagate = False
+    logs.take_over("SomeLibrary")
+    library.warning("hello")
+    found = capsys.readouterr()
+    assert found.out == ""
+    assert json.loads(found.err)["message"] == "hello"
+
+
 def test_tasks_of_a_run_say_so_and_no_others(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setenv(logs.VARIABLE, "json")
     logs.configure("orchestrator")
