@@ -13,6 +13,7 @@ from dapo.contracts.events import Alert, StateChanged
 from dapo.errors import first_leaf
 from dapo.host.storage import in_words
 from dapo.spec.run import RunSpec
+from dapo.telemetry import logs
 from dapo.v1 import run_pb2 as pb
 from services.orchestrator.control.controller import Controller
 from services.orchestrator.control.evaluator import Evaluator
@@ -26,6 +27,7 @@ from services.orchestrator.runs import completion
 from services.orchestrator.runs.entrance import Entrance, record_of
 from services.orchestrator.runs.events import RunEvents
 from services.orchestrator.runs.inputs import Inputs, input_problems, open_inputs
+from services.orchestrator.runs.measured.gauges import Gauges
 from services.orchestrator.runs.monitor import HealthMonitor
 from services.orchestrator.runs.outcome import (
     INTERRUPTED,
@@ -97,8 +99,7 @@ class RunDriver:
         # A Redis of its own is nobody else's: whoever has it needs to wait for no lease.
         leader = str(recorder.run_dir) if self._redis.is_own else owner or new_owner()
         self._tenure = Tenure(leader, workers_stay=launcher.keeps_workers)
-        self._listed = enlist is not None
-        self._room = room
+        self._listed, self._room = enlist is not None, room
         self.entrance = Entrance(self._redis, self._tenure, recorder, spec, previous, desired, enlist)
         recorder.guard(self._tenure.secure)
         self.left = False
@@ -109,7 +110,7 @@ class RunDriver:
         self._standing = Standing()
         self._stopping: RunOutcome | None = None
         self._saving: asyncio.Task[None] | None = None
-        self._monitor: HealthMonitor | None = None
+        self.gauges = Gauges(recorder, self._redis, self._tenure, self._standing, self.events)
         self._controller: Controller | None = None
         self._provenance: asyncio.Future[None] | None = None
         self._archiving: asyncio.Task[None] | None = None
@@ -118,8 +119,9 @@ class RunDriver:
         self._driving: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._work = asyncio.create_task(self._to_the_end(), name=f"run {self.run_id}")
-        self._driving = asyncio.create_task(self._drive(self._work), name=f"end of run {self.run_id}")
+        context = logs.about(self.run_id)
+        self._work = asyncio.create_task(self._to_the_end(), name=f"run {self.run_id}", context=context)
+        self._driving = asyncio.create_task(self._drive(self._work), name=f"end of {self.run_id}", context=context)
 
     @property
     def run_dir(self) -> Path:
@@ -244,7 +246,7 @@ class RunDriver:
 
     async def _control(self, bus: OrchestratorBus, inputs: Inputs) -> None:
         restarts = self.spec.resources.restarts
-        self._monitor = monitor = HealthMonitor(bus, self._launcher, self.events, self.run_id, restarts)
+        self.gauges.monitor = monitor = HealthMonitor(bus, self._launcher, self.events, self.run_id, restarts)
         self._controller = controller = self._make_controller(bus, inputs, monitor)
         watchdog = Watchdog(bus, self.spec, self.events.emit, monitor.replace, lambda: controller.steps)
         try:
@@ -310,9 +312,8 @@ class RunDriver:
             await self.questions.keep(self._tenure.secure)
             if not await self._tenure.may_conclude(alone=alone):  # it may have been frozen since
                 return self._leave(outcome)
-            restarts = self._monitor.restarts if self._monitor is not None else 0
             try:
-                files = (self._recorder, outcome, self._standing, restarts, time.monotonic() - self._began)
+                files = (self._recorder, outcome, self._standing, self.gauges.restarts, time.monotonic() - self._began)
                 await completion.write_end(*files, self._provenance, drawing)
             except OSError as error:
                 outcome = outcome.but(f"summary.json cannot be written: {in_words(error)}")

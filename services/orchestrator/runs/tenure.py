@@ -12,6 +12,7 @@ from dapo.bus.errors import LeaseHeld
 from dapo.bus.index import Desired
 from dapo.bus.keys import ORCHESTRATOR, WORKERS
 from dapo.bus.roles import OrchestratorBus
+from services.orchestrator.instruments import LEASES_LOST, LEASES_TAKEN
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,7 @@ class Tenure:
         self.epoch, self._until, self._bus = epoch, asked + LEASE_S, bus
         bus.act_for(ORCHESTRATOR, epoch)
         self._keeping = asyncio.create_task(self._keep())
+        LEASES_TAKEN.inc()
 
     async def dismiss_workers(self) -> None:
         """Those of the leader before write nothing more. Raises Fenced, BusError."""
@@ -141,7 +143,11 @@ class Tenure:
     async def _keep(self) -> None:
         while True:
             await asyncio.sleep(_RENEW_S)
-            await self._renew()
+            try:
+                await self._renew()
+            except BusError:
+                LEASES_LOST.inc()
+                raise
 
     async def _renew(self) -> None:
         assert self._bus is not None, "the lease was not taken"

@@ -24,6 +24,7 @@ RESERVED = frozenset(
         "DAPO_RUN_DIR",
         "DAPO_RUN_ID",
         "DAPO_TERM",
+        "DAPO_TERM_ROLE",
         "DAPO_WORKER_ID",
         "DAPO_WORKLOAD",
     }
