@@ -155,6 +155,7 @@ spec:
         {{- toYaml $values.resources | nindent 8 }}
       env:
         - {name: HOME, value: /tmp}
+        - {name: DAPO_LOG_FORMAT, value: {{ $root.Values.logFormat }}}
         - {name: DAPO_METRICS_PORT, value: {{ $root.Values.metrics.workerPort | quote }}}
         {{- with $root.Values.workers.env }}
         {{- toYaml . | nindent 8 }}
