@@ -63,7 +63,10 @@ MATRIX: dict[str, dict[str, Any]] = {
     },
     "watched": {"metrics": {"monitors": {"enabled": True, "labels": {"release": "prometheus"}}}},
     "watched over TLS": {"metrics": {"monitors": {"enabled": True}}, "orchestrator": {"tlsSecret": "tls"}},
-    "scaled by KEDA": {"verifier": {"keda": {"enabled": True, "maxReplicas": 8}}},
+    "scaled by KEDA": {
+        "verifier": {"keda": {"enabled": True, "maxReplicas": 8}},
+        "generator": {"keda": {"enabled": True, "prometheus": "http://prometheus:9090"}},
+    },
     "without extras": {
         "networkPolicy": {"enabled": False},
         "podDisruptionBudget": {"enabled": False},
@@ -165,6 +168,7 @@ def test_helm_finds_nothing_to_complain_of() -> None:
         ("runs.accessModes={ReadOnlyMany}", "accessModes"),
         ("redis.enabled=false", "redis.external.existingSecret"),
         ("gateway.enabled=true", "gateway.parentRefs"),
+        ("generator.keda.enabled=true", "generator.keda.prometheus"),
         ("workers.gpus.auto=maybe", "auto"),
     ],
 )

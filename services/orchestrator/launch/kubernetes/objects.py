@@ -25,7 +25,13 @@ from services.orchestrator.launch.kubernetes.names import (
     run_label,
     run_labels,
 )
-from services.orchestrator.launch.kubernetes.settings import RUNS_VOLUME, KubernetesSettings, Templates
+from services.orchestrator.launch.kubernetes.settings import (
+    RUNS_VOLUME,
+    GeneratorKeda,
+    KubernetesSettings,
+    Templates,
+    VerifierKeda,
+)
 from services.orchestrator.launch.launcher import LaunchError, RunTarget
 
 Manifest = dict[str, Any]
@@ -187,7 +193,12 @@ def scaling_of(
 ) -> Manifest | None:
     """What has KEDA scale a workload; None where it does not."""
     keda = templates.settings.keda
-    if workload.role != "verifier" or keda is None:
+    if workload.name == "generator" and keda.generator is not None:
+        limits: GeneratorKeda | VerifierKeda = keda.generator
+        trigger = _demand(run, keda.generator)
+    elif workload.name == "verifier" and keda.verifier is not None:
+        limits, trigger = keda.verifier, _lag(run, keda.verifier)
+    else:
         return None
     name = object_name(run.run_id, workload.name)
     return {
@@ -196,24 +207,29 @@ def scaling_of(
         "metadata": _metadata(name, run, templates.settings.instance, cluster, owner),
         "spec": {
             "scaleTargetRef": {"apiVersion": API_VERSIONS["StatefulSet"], "kind": "StatefulSet", "name": name},
-            "minReplicaCount": keda.min_replicas,
-            "maxReplicaCount": keda.max_replicas,
-            "triggers": [
-                {
-                    "type": "redis-streams",
-                    "metadata": {
-                        "address": keda.address,
-                        "enableTLS": str(keda.tls).lower(),
-                        "stream": Keys(run.run_id).stream(COMPLETIONS),
-                        "consumerGroup": READERS[COMPLETIONS],
-                        "lagCount": str(keda.lag),
-                        "activationLagCount": "0",
-                    },
-                    "authenticationRef": {"name": keda.authentication},
-                }
-            ],
+            "minReplicaCount": limits.min_replicas,
+            "maxReplicaCount": limits.max_replicas,
+            "triggers": [trigger],
         },
     }
+
+
+def _lag(run: RunTarget, keda: VerifierKeda) -> Manifest:
+    metadata = {
+        "address": keda.address,
+        "enableTLS": str(keda.tls).lower(),
+        "stream": Keys(run.run_id).stream(COMPLETIONS),
+        "consumerGroup": READERS[COMPLETIONS],
+        "lagCount": str(keda.lag),
+        "activationLagCount": "0",
+    }
+    return {"type": "redis-streams", "metadata": metadata, "authenticationRef": {"name": keda.authentication}}
+
+
+def _demand(run: RunTarget, keda: GeneratorKeda) -> Manifest:
+    query = f'max(dapo_run_generators_demand{{run="{run.run_id}"}})'
+    metadata = {"serverAddress": keda.prometheus, "query": query, "threshold": "1"}
+    return {"type": "prometheus", "metadata": metadata}
 
 
 def pod_template(run: RunTarget, workload: Workload, templates: Templates, place: Place, kind: Kind) -> Manifest:

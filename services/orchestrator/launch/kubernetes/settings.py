@@ -60,18 +60,35 @@ class Gpus(_Part):
     """Whether `device: auto` means GPUs in this cluster."""
 
 
-class Keda(_Part):
-    """How KEDA scales the verifiers of each run: by the completions that nobody has taken yet."""
+class _Keda(_Part):
+    min_replicas: int = Field(default=1, ge=1)
+    max_replicas: int = Field(default=16, ge=1)
+
+
+class VerifierKeda(_Keda):
+    """KEDA scales the verifiers of each run, by the completions that nobody has taken yet."""
 
     address: str = Field(pattern=r"^[^:/]+:[0-9]+$")
     """`host:port` of the Redis, as KEDA reaches it."""
     authentication: str = Field(min_length=1)
     """The TriggerAuthentication with its password."""
     tls: bool = False
-    min_replicas: int = Field(default=1, ge=1)
-    max_replicas: int = Field(default=16, ge=1)
     lag: int = Field(default=64, ge=1)
     """Completions that wait, for one verifier."""
+
+
+class GeneratorKeda(_Keda):
+    """KEDA scales the generators of each run, by the metric `dapo_run_generators_demand`."""
+
+    prometheus: str = Field(pattern=r"^https?://")
+    """URL of the Prometheus that scrapes the run service."""
+
+
+class Keda(_Part):
+    """For each role the KEDA that scales it; None: others do."""
+
+    generator: GeneratorKeda | None = None
+    verifier: VerifierKeda | None = None
 
 
 class KubernetesSettings(_Part):
@@ -87,9 +104,9 @@ class KubernetesSettings(_Part):
     queue: str = ""
     """A LocalQueue of Kueue, which then admits the workloads of a run; "": none."""
     scaled_by_others: frozenset[Literal["generator", "verifier"]] = frozenset()
-    """Workloads whose number of replicas an autoscaler of the cluster writes; the launcher gives them their first. With
-    `keda` the verifiers are one of them."""
-    keda: Keda | None = None
+    """Workloads whose number of replicas an autoscaler of the cluster writes; the launcher gives them their first. What
+    `keda` scales is one of them."""
+    keda: Keda = Keda()
     pending_s: float = Field(default=1800.0, gt=0)
     """A pod that was not placed on a node for so long has failed. One that waits for Kueue has no such bound."""
     image_s: float = Field(default=120.0, gt=0)
@@ -97,7 +114,7 @@ class KubernetesSettings(_Part):
 
     def others_scale(self, workload: str) -> bool:
         """Whether somebody else writes the number of a workload's replicas."""
-        return workload in self.scaled_by_others or (workload == "verifier" and self.keda is not None)
+        return workload in self.scaled_by_others or getattr(self.keda, workload, None) is not None
 
 
 class Templates(_Part):

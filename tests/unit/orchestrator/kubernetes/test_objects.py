@@ -152,6 +152,23 @@ def test_the_queue_of_kueue_is_named_on_each_workload(run: RunTarget, cluster: C
     assert {one["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] for one in found} == {"research"}
 
 
+def test_who_scales_with_keda_has_an_object_for_each_run(run: RunTarget, cluster: Cluster) -> None:
+    keda = {
+        "verifier": {"address": "redis:6379", "authentication": "lab-redis"},
+        "generator": {"prometheus": "http://prometheus:9090", "max_replicas": 4},
+    }
+    templates = make_templates(keda=keda)
+    owner = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "owner", "uid": "u"}}
+    made = [objects.scaling_of(run, one, templates, cluster, owner) for one in WORKLOADS]
+    assert made[2] is None
+    specs = [one["spec"] for one in made if one is not None]
+    assert [one["scaleTargetRef"]["name"].rpartition("-")[2] for one in specs] == ["generator", "verifier"]
+    assert specs[0]["triggers"][0]["metadata"]["query"] == f'max(dapo_run_generators_demand{{run="{run.run_id}"}})'
+    assert specs[1]["triggers"][0]["metadata"]["stream"] == f"dapo:{{{run.run_id}}}:completions"
+    assert [templates.settings.others_scale(one.name) for one in WORKLOADS] == [True, True, False]
+    assert objects.scaling_of(run, WORKLOADS[0], make_templates(), cluster, owner) is None
+
+
 def test_the_snapshot_is_what_the_run_began_with(run: RunTarget, cluster: Cluster, place: Place) -> None:
     templates = make_templates(scaled_by_others=["verifier"], learner="Job")
     assert load_snapshot(objects.owner_of(run, templates, cluster, place)["data"][objects.SNAPSHOT]) == templates
