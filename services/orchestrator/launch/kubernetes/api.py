@@ -29,8 +29,9 @@ _CONNECT_S = 5.0
 _ANSWER_S = 15.0
 _PATIENCE_S = 120.0
 """How long a server that is away is asked again: a control plane that is upgraded takes that long."""
-_START_S = 20.0
-"""At the service's start, where more often something is wrong."""
+_FAULT_S = 20.0
+"""One that answers with a fault of its own (500): some versions say so of objects that are wrong. Also at the service's
+start, where more often something else is."""
 _PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 5.0
 _AGAIN = frozenset({409, 429, 500, 502, 503, 504})
@@ -148,7 +149,7 @@ class KubernetesApi:
 
     async def version(self) -> tuple[int, int]:
         """Of the API server."""
-        found = json.loads(await self._ask("GET", "/version", {}, patience_s=_START_S))
+        found = json.loads(await self._ask("GET", "/version", {}, patience_s=_FAULT_S))
         return tuple(int("".join(c for c in found[part] if c.isdigit())) for part in ("major", "minor"))  # type: ignore[return-value]
 
     async def has(self, kind: str) -> bool:
@@ -197,7 +198,7 @@ class KubernetesApi:
         patience_s: float = 0.0,
     ) -> bytes:
         """The body of the answer. Raises ApiError."""
-        deadline, pause_s = time.monotonic() + patience_s, _PAUSE_S
+        began_s, pause_s = time.monotonic(), _PAUSE_S
         read = partial(self._read, method, path, query, body, content)
         while True:
             try:
@@ -205,7 +206,8 @@ class KubernetesApi:
             except ApiError as error:
                 # A precondition that fails once fails always.
                 final = error.status == 409 and body is not None and "preconditions" in body
-                if final or error.status not in (0, *_AGAIN) or time.monotonic() + pause_s >= deadline:
+                within_s = min(patience_s, _FAULT_S) if error.status == 500 else patience_s
+                if final or error.status not in (0, *_AGAIN) or time.monotonic() + pause_s >= began_s + within_s:
                     raise
                 log.info("asked again: %s", error)
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))

@@ -20,6 +20,8 @@ from tests.support.waiting import until
 
 pytestmark = pytest.mark.slow
 SMALL = ["--set", "hooks.stopRuns=false,test.trains=false,learner.kind=StatefulSet"]
+FORCED = "--force-conflicts"
+"""Controllers of Kubernetes 1.20 make the claims of a StatefulSet theirs."""
 # What the launcher and the hook ask for; the column of what they do not need is as telling.
 MAY = {
     "configmaps": "get list create patch delete",
@@ -112,14 +114,14 @@ def test_a_run_goes_on_while_its_release_is_upgraded_rolled_back_and_deleted(
             await all_run(launcher, 5)
             before = {name: pod["metadata"]["uid"] for name, pod in of_runs(release).items()}
             changed = "generator.shmSize=1Gi,images.generator.tag=next,orchestrator.maxRuns=2"
-            await asyncio.to_thread(helm_do, release, "upgrade", "lab", str(CHART), *SMALL, "--set", changed)
+            await asyncio.to_thread(helm_do, release, "upgrade", "lab", str(CHART), *SMALL, FORCED, "--set", changed)
             await launcher.apply(target(tmp_path), workloads(generators=3))
             await all_run(launcher, 6)
             images = {pod["spec"]["containers"][0]["image"] for pod in of_runs(release).values()}
             assert images == {f"dapo/{role}:0.1.0" for role in ("generator", "verifier", "learner")}
             await launcher.restart(RUN, ["learner-0", "learner-1"])
             await all_run(launcher, 6)
-            await asyncio.to_thread(helm_do, release, "rollback", "lab", "1")
+            await asyncio.to_thread(helm_do, release, "rollback", "lab", "1", FORCED)
             after = {name: pod["metadata"]["uid"] for name, pod in of_runs(release).items()}
             assert {name for name in before if after[name] != before[name]} == {
                 name for name in before if "-learner-" in name

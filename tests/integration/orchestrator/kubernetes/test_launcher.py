@@ -79,7 +79,7 @@ async def all_run(launcher: KubernetesLauncher, count: int) -> None:
 
 
 async def reasons(launcher: KubernetesLauncher) -> str:
-    return " ".join(one.reason for one in await launcher.observe(RUN))
+    return " ".join(one.reason for one in await launcher.observe(RUN)).strip()
 
 
 @pytest.mark.usefixtures("kubelet")
@@ -260,10 +260,10 @@ def test_what_others_have_set_in_our_fields_is_ours_again(namespace: Namespace, 
 
 def test_what_the_cluster_refuses_is_told_and_leaves_nothing(namespace: Namespace, tmp_path: Path) -> None:
     templates = make_templates()
-    templates.pods["verifier"]["spec"]["containers"][0]["resources"] = {"limits": {"cpu": "many"}}
+    templates.pods["verifier"]["metadata"]["labels"] = {"no label!": "x"}
 
     async def scenario(launcher: KubernetesLauncher) -> None:
-        with pytest.raises(LaunchError, match="refuses PATCH"):
+        with pytest.raises(LaunchError, match=r"refuses PATCH.*no label!"):
             await launcher.apply(target(tmp_path), workloads())
         assert await launcher.observe(RUN) == []
 
