@@ -4,7 +4,7 @@ import base64
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,7 @@ def test_a_run_scales_survives_and_is_taken_over(
                 assert first.keys() == {"generator-0", "verifier-0", "learner-0"}
                 client.update(run_id, generators=3)
                 until(lambda: pods_of(namespace, run_id), lambda found: len(found) == 5, 60)
+                until(lambda: client.pipeline(run_id)["generators"], lambda found: ready(found) == 3, 60)
                 goes_on(client, run_id)
                 client.update(run_id, generators=1)
                 until(lambda: pods_of(namespace, run_id), lambda found: len(found) == 3, 60)
@@ -153,6 +154,10 @@ def test_a_run_scales_survives_and_is_taken_over(
                 client.cancel(run_id)
                 assert pods_of(namespace, run_id) == {}
     assert namespace.all("apis/apps/v1", "statefulsets") == []
+
+
+def ready(generators: Sequence[dict[str, Any]]) -> int:
+    return sum(one["state"] not in ("starting", "stopped") for one in generators)
 
 
 def adopted(found: list[dict[str, Any]]) -> bool:
