@@ -237,6 +237,7 @@ def test_a_service_that_starts_again_takes_over_what_runs(valkey: EmbeddedValkey
         play(tmp_path, valkey.url, scenario)
 
 
+@pytest.mark.slow
 def test_an_outage_of_redis_takes_no_worker_from_its_agent(tmp_path: Path) -> None:
     async def scenario(stage: Stage) -> None:
         await stage.launcher.apply(await stage.lead(), verifiers(tmp_path, 1))
