@@ -135,7 +135,6 @@ def test_too_few_agents_are_named_in_time_and_nothing_is_left_of_the_start(
     valkey: EmbeddedValkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "PLACE_S", 1.0)
-    monkeypatch.setattr(workers.RunWorkers.place, "__defaults__", (1.0,))
 
     async def scenario(stage: Stage) -> None:
         target = await stage.lead()
