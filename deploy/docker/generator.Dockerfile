@@ -17,6 +17,9 @@ COPY pyproject.toml README.md LICENSE ./
 COPY dapo dapo
 COPY services services
 RUN /opt/dapo/bin/python -m pip install --no-cache-dir --no-build-isolation -c requirements/cpu-lock.txt .
+# The bill of materials of what is installed, in CycloneDX; its tool stays out of the image.
+RUN python3 -m venv /opt/bill && /opt/bill/bin/python -m pip install --no-cache-dir cyclonedx-bom==7.5.0 \
+    && /opt/bill/bin/cyclonedx-py environment /opt/dapo/bin/python -o /opt/dapo/sbom.cdx.json
 
 FROM ${PYTHON_IMAGE} AS cpu
 LABEL org.opencontainers.image.title="dapo generator (CPU)" org.opencontainers.image.licenses="Apache-2.0"
@@ -42,6 +45,10 @@ COPY services services
 RUN python3 -m pip install --no-cache-dir . \
     && useradd --uid 10001 --create-home --shell /usr/sbin/nologin dapo \
     && install -d -o dapo -g dapo /srv/dapo
+# The bill of materials of what is installed, in CycloneDX; of which the tool is no part.
+RUN python3 -m venv /opt/bill && /opt/bill/bin/python -m pip install --no-cache-dir cyclonedx-bom==7.5.0 \
+    && /opt/bill/bin/cyclonedx-py environment python3 -o /opt/sbom.cdx.json \
+    && install -D /opt/sbom.cdx.json /opt/dapo/sbom.cdx.json && rm -r /opt/bill /opt/sbom.cdx.json
 ENV PYTHONUNBUFFERED=1
 USER 10001
 WORKDIR /srv/dapo

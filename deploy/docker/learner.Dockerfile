@@ -16,6 +16,9 @@ COPY pyproject.toml README.md LICENSE ./
 COPY dapo dapo
 COPY services services
 RUN /opt/dapo/bin/python -m pip install --no-cache-dir --no-build-isolation -c requirements/cpu-lock.txt ".[learner]"
+# The bill of materials of what is installed, in CycloneDX; its tool stays out of the image.
+RUN python3 -m venv /opt/bill && /opt/bill/bin/python -m pip install --no-cache-dir cyclonedx-bom==7.5.0 \
+    && /opt/bill/bin/cyclonedx-py environment /opt/dapo/bin/python -o /opt/dapo/sbom.cdx.json
 
 FROM ${PYTHON_IMAGE}
 LABEL org.opencontainers.image.title="dapo learner" org.opencontainers.image.licenses="Apache-2.0"

@@ -108,7 +108,7 @@ class AgentLoop:
         root = self._place.work_dir.resolve()
         run_dir = (root / order.folder).resolve()
         self._child = child = Child(order, run_dir)
-        self._led_at = self._told_at = time.monotonic()
+        self._led_at, self._told_at = time.monotonic(), 0.0
         why = refusal(order, self._agent.role)
         if not run_dir.is_relative_to(root):
             why = why or f"the run's folder {order.folder} is not below --work-dir {root}"

@@ -135,7 +135,6 @@ def test_too_few_agents_are_named_in_time_and_nothing_is_left_of_the_start(
     valkey: EmbeddedValkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "PLACE_S", 1.0)
-    monkeypatch.setattr(workers.RunWorkers.place, "__defaults__", (1.0,))
 
     async def scenario(stage: Stage) -> None:
         target = await stage.lead()
@@ -237,6 +236,7 @@ def test_a_service_that_starts_again_takes_over_what_runs(valkey: EmbeddedValkey
         play(tmp_path, valkey.url, scenario)
 
 
+@pytest.mark.slow
 def test_an_outage_of_redis_takes_no_worker_from_its_agent(tmp_path: Path) -> None:
     async def scenario(stage: Stage) -> None:
         await stage.launcher.apply(await stage.lead(), verifiers(tmp_path, 1))

@@ -89,6 +89,9 @@ class Placing(RuleBasedStateMachine):
         acting = data.draw(st.sampled_from(self.agents))
         report = Report("running" if acting.runs else "exited", None if acting.runs else 0)
         answer = self.do(self.records.beat(acting.agent, acting.held, report if acting.held else None))
+        if answer.order is not None and not answer.stop:
+            mine = (acting.agent.agent_id, answer.order.number)
+            assert self.placements()[answer.order.worker_id][:2] == mine
         move, cleared = acting.act(answer)
         if move == Move.CLEAR:
             self.do(self.records.clear(acting.agent.agent_id, cleared))
@@ -97,6 +100,20 @@ class Placing(RuleBasedStateMachine):
     @rule(data=st.data())
     def lapse(self, data: st.DataObject) -> None:
         self.redis.delete(f"{AGENTS}:{data.draw(st.sampled_from(self.agents)).agent.agent_id}")
+
+    @precondition(lambda self: any(one.held for one in self.agents))
+    @rule(data=st.data())
+    def lapse_and_lose_the_worker_to_another(self, data: st.DataObject) -> None:
+        acting = data.draw(st.sampled_from([one for one in self.agents if one.held]))
+        held, placement = acting.held, self.placements().get(acting.held.worker_id)
+        self.redis.delete(f"{AGENTS}:{acting.agent.agent_id}")
+        if placement is None or placement.number != held.number:
+            return
+        self.do(self.records.withdraw(RUN, held.worker_id, held.number, self.terms[-1], final=True))
+        for other in self.do(self.records.agents()):
+            if other.free:
+                self.do(self.records.place(other.agent.agent_id, order(held.worker_id), self.terms[-1]))
+                return
 
     @precondition(lambda self: any(one.held for one in self.agents))
     @rule(data=st.data())

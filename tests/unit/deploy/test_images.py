@@ -49,6 +49,15 @@ def test_nothing_secret_gets_into_an_image(path: Path) -> None:
     assert (REPO / ".dockerignore").read_text().splitlines()[1] == "*"
 
 
+@pytest.mark.parametrize("path", DOCKERFILES, ids=[path.name for path in DOCKERFILES])
+def test_every_image_has_a_bill_of_materials(path: Path) -> None:
+    text = path.read_text()
+    bills = re.findall(r"cyclonedx-bom==[\d.]+", text)
+    assert len(bills) == len(finals(text))
+    assert len(set(bills)) == 1
+    assert text.count("/opt/dapo/sbom.cdx.json") == len(bills)
+
+
 @pytest.mark.parametrize("name", ["orchestrator", "verifier"])
 def test_the_control_plane_has_no_torch(name: str) -> None:
     instructions = "".join(

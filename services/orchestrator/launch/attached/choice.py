@@ -64,7 +64,8 @@ def lacking(unplaced: Sequence[Need], agents: Iterable[Agent], free: Iterable[Ag
     """Which roles lack how many agents, in words; "": none does. `free`: those of `agents` that have no worker."""
     known, idle = Counter(agent.role for agent in agents), Counter(agent.role for agent in free)
     words = []
-    for (role, gpus), count in Counter((need.role, need.gpus) for need in unplaced).items():
+    wanted = Counter((need.role, need.gpus if need.device == "cuda" else 0) for need in unplaced)
+    for (role, gpus), count in wanted.items():
         with_gpus = f" with {gpus} GPU{'s' * (gpus > 1)}" if gpus else ""
         more = f"{count} more {role} agent{'s' * (count > 1)}{with_gpus}"
         words.append(f"{more} (of {known[role]} that are there {idle[role]} {'is' if idle[role] == 1 else 'are'} free)")

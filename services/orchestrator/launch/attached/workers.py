@@ -74,7 +74,7 @@ class RunWorkers:
         seen = await self.see()
         await self.end(seen.placements.keys() - (wanted & seen.living()))
         needed = [need for need in needs_of(self.workloads, fewest=True) if need.worker_id not in seen.living()]
-        placed = await self.place(needed)
+        placed = await self.place(needed, PLACE_S)
         try:
             self.workloads = [await self._fill(workload) for workload in self.workloads]
             left_over = (await self.see()).placements.keys() - {need.worker_id for need in needs_of(self.workloads)}
@@ -83,7 +83,7 @@ class RunWorkers:
             await self.end(placed)
             raise
 
-    async def place(self, needs: Sequence[Need], patience_s: float = PLACE_S) -> list[str]:
+    async def place(self, needs: Sequence[Need], patience_s: float) -> list[str]:
         """Give each worker to a free agent, waiting for those that come free; where too few do, to none."""
         left, placed = list(needs), list[str]()
         deadline = time.monotonic() + patience_s
