@@ -17,7 +17,7 @@ help:
 	@echo "make lint       style, types, and whether the messages still fit those of the last release"
 	@echo "make check      lint and the unit tests, a few minutes"
 	@echo "make fuzz       thousands of requests that fit the OpenAPI document or nearly do, against a live service"
-	@echo "make proto      regenerate dapo/v1 from proto/, docs/spec.md from the spec and docs/openapi.json from the routes"
+	@echo "make proto      regenerate dapo/v1 from proto/, and docs/spec.md, metrics.md and openapi.json from the code"
 	@echo "make released   keep the messages as they are now as those of a release: nothing of them may break from then on"
 	@echo "make clean      remove the virtual environment, caches and build outputs (runs/ stays)"
 
@@ -61,6 +61,7 @@ proto: install
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=. --pyi_out=. --grpc_python_out=. proto/dapo/v1/run.proto
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=. --pyi_out=. proto/dapo/v1/messages.proto
 	$(BIN)/python -m dapo.spec.reference > docs/spec.md
+	$(BIN)/python -m dapo.telemetry.reference > docs/metrics.md
 	$(BIN)/python -m services.orchestrator.api > docs/openapi.json
 
 released: install

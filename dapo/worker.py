@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dapo.bus import Bus, BusError
-from dapo.bus.keys import WORKERS
+from dapo.bus.keys import METRICS_ADDRESS, WORKERS
 from dapo.bus.roles import ConsumesAndClaims
 from dapo.errors import first_leaf
 from dapo.host.addresses import advertised_address
@@ -21,6 +21,8 @@ from dapo.host.storage import EXIT_CODE, in_words, is_storage_error
 from dapo.spec.tree.resources import RedisResources
 from dapo.spec.workloads import OUTAGE
 from dapo.telemetry import logs
+from dapo.telemetry.server import METRICS_PORT, MetricsServer
+from dapo.telemetry.server import PATH as METRICS_PATH
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,11 @@ LAST_WORDS = "error: "
 """How the last line of a worker's log begins where it says why the worker ended."""
 _STDERR = 2
 _LEAVE_S = 5.0
+_PORTS = 1 << 16
+
+
+class BadMetricsPort(ValueError):
+    """Metrics cannot be exported at DAPO_METRICS_PORT; says what can be done."""
 
 
 def _variable(name: str) -> str:
@@ -74,6 +81,31 @@ class WorkerEnvironment:
     def address(self) -> str:
         """Under which the run's other workers reach this host. Raises OSError; see `advertised_address`."""
         return advertised_address(self.redis_url)
+
+    def configure_logs(self, service: str) -> None:
+        """Leaves the process in words where that cannot be."""
+        try:
+            logs.configure(service, self.run_id, self.worker_id)
+        except logs.BadLogFormat as error:
+            sys.exit(f"{LAST_WORDS}{error}")
+
+    def export_metrics(self, bus: Bus) -> MetricsServer | None:
+        """Where DAPO_METRICS_PORT asks for it: answers scrapes at this worker's address from now on, and says with each
+        heartbeat where. Raises BadMetricsPort, OSError as `address` does."""
+        if not (given := os.environ.get(METRICS_PORT)):
+            return None
+        if not given.isdecimal() or int(given) >= _PORTS:
+            choice = f"take 0 to {_PORTS - 1}, where 0 is a free one"
+            raise BadMetricsPort(f"{METRICS_PORT} = {given!r} is no port: {choice}")
+        address = self.address
+        try:
+            server = MetricsServer(address, int(given), {"run": self.run_id, "worker": self.worker_id})
+        except OSError as error:
+            cure = "take 0, for a free port, or another one for each worker of a host"
+            raise BadMetricsPort(f"{METRICS_PORT} = {given}: cannot listen at {address} ({error}): {cure}") from error
+        bus.registry.advertise(METRICS_ADDRESS.format(self.worker_id), server.address)
+        log.info("metrics at http://%s%s", server.address, METRICS_PATH)
+        return server
 
     async def connect(self) -> Bus:
         """A bus that is refused once another orchestrator leads the run. Raises BusUnavailable."""
@@ -122,12 +154,13 @@ def leave(status: int) -> NoReturn:
 
 
 def run_worker(
-    work: Callable[[WorkerEnvironment], Coroutine[Any, Any, None]], expected: tuple[type[Exception], ...]
+    service: str, work: Callable[[WorkerEnvironment], Coroutine[Any, Any, None]], expected: tuple[type[Exception], ...]
 ) -> int:
-    """Run a service until it is stopped; the exit code. `expected` errors are its last log line, others a traceback."""
+    """Run a service until it is stopped; the exit code. `expected` errors are its last log line, others a traceback.
+    `service`: its name in the log."""
     die_with_parent()
     environment = WorkerEnvironment.read()
-    logs.configure(environment.worker_id)
+    environment.configure_logs(service)
     fatal: list[BaseException] = []
     refused: list[BaseException] = []
     try:
@@ -150,4 +183,10 @@ def run_worker(
 def tell_last(text: str) -> None:
     """The last line of this process's log. A log on a disk that is full is done without."""
     with contextlib.suppress(OSError):
-        os.write(_STDERR, f"{LAST_WORDS}{text}\n".encode())
+        os.write(_STDERR, f"{logs.line(__name__, f'{LAST_WORDS}{text}')}\n".encode())
+
+
+def last_words(line: str) -> str | None:
+    """Why a worker ended, where the last line of its log says so."""
+    said = logs.message_of(line)
+    return said.removeprefix(LAST_WORDS) if said.startswith(LAST_WORDS) else None

@@ -19,6 +19,9 @@ steps it has done; while it loads, or waits for a checkpoint, how far that is. O
 LEFT_OUT = "left-out-{}"
 """What the learner announces of a generator, by its name, that gets no weights for now: why."""
 
+METRICS_ADDRESS = "metrics-{}"
+"""What each worker announces of itself, by its name, where it exports metrics: `host:port`."""
+
 READERS = {PROMPTS: "generator", EVALUATIONS: "generator", COMPLETIONS: "verifier", SCORED: "orchestrator"}
 """Stream -> the role that consumes it, which is also the name of its consumer group."""
 

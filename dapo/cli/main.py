@@ -18,6 +18,7 @@ from dapo.cli.size import size
 from dapo.cli.tokens import tokens
 from dapo.environment import REDIS_VARIABLE
 from dapo.records.checkpoints import ExportDtype
+from dapo.telemetry.logs import LogFormat
 
 
 class _Command(typer.Typer):
@@ -199,6 +200,15 @@ def serve(
     streams: Annotated[
         int | None, typer.Option(min=1, help="Open ones of all callers; one may have half. Default 1024.")
     ] = None,
+    metrics_open: Annotated[
+        bool, typer.Option("--metrics-open", help="GET /metrics wants no token (docs/operating.md).")
+    ] = False,
+    metrics_address: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="GET /metrics there, too, without a token.")
+    ] = None,
+    log_format: Annotated[
+        LogFormat | None, typer.Option(help="Of the service and its workers. Default: DAPO_LOG_FORMAT, or text.")
+    ] = None,
 ) -> None:
     """Serve runs over REST and gRPC, in the foreground."""
     from dapo.cli.children import become_module
@@ -217,8 +227,11 @@ def serve(
         "--max-runs": max_runs,
         "--cores": cores,
         "--memory-gib": memory_gib,
+        "--metrics-address": metrics_address,
+        "--log-format": log_format,
     }
     options = [text for name, value in given.items() if value is not None for text in (name, str(value))]
+    options += ["--metrics-open"] if metrics_open else []
     become_module("services.orchestrator", *options, **({REDIS_VARIABLE: redis_url} if redis_url else {}))
 
 

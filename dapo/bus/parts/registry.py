@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dapo.bus.errors import Fenced, LeaseHeld
 from dapo.bus.index import Desired
 from dapo.bus.keys import ORCHESTRATOR
-from dapo.bus.parts.part import Part, new_nonce
+from dapo.bus.parts.part import Context, Part, new_nonce
 
 HEARTBEAT_TTL_S = 10.0
 """How long a worker that is not heard counts as alive."""
@@ -18,15 +18,25 @@ class Registry(Part):
 
     Keys: `alive:<role>:<worker id>`, whose value names the instance and which expires; `address:<what>`, which expires.
     Promises: a worker is alive exactly while its key exists. A process that was started anew under an old id replaces
-    its predecessor with its first beat.
+    its predecessor with its first beat. What it has to `advertise` is said again with each beat.
     Restart: of a process, nothing is kept in it. Of Redis, beats come back with the next of each worker; one that died
     meanwhile stays dead, because the time of expiry is kept on disk.
     """
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._advertised: dict[str, str] = {}
+
+    def advertise(self, what: str, address: str) -> None:
+        """From now on each beat of this process announces it."""
+        self._advertised[what] = address
 
     async def beat(self, role: str, worker_id: str, ttl_s: float = HEARTBEAT_TTL_S) -> None:
         """States that this instance of the worker lives for another `ttl_s`."""
         beat = (self._keys.heartbeat(role, worker_id), self._context.instance, "PX", round(ttl_s * 1000))
         await self._control.promptly(lambda: self._write("SET", *beat), ttl_s * _PROMPT)
+        for what, address in self._advertised.items():
+            await self.announce(what, address, ttl_s)
 
     async def beat_first(self, role: str, worker_id: str, ttl_s: float = HEARTBEAT_TTL_S) -> None:
         """As `beat`, where no instance of the worker is alive; otherwise nothing."""

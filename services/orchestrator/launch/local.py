@@ -15,6 +15,7 @@ from dapo.host.processes import child_environment, end_sessions, python_command,
 from dapo.host.storage import in_words
 from dapo.records.folder import RunFolder
 from dapo.spec.workloads import Role, Workload
+from dapo.telemetry.server import METRICS_PORT
 from services.orchestrator.launch.devices import DeviceAllocator
 from services.orchestrator.launch.launcher import LaunchError, LogTail, RunTarget, WorkerState, WorkerStatus
 
@@ -201,6 +202,9 @@ def _environment(
     if not devices:
         # More than one thread a process slows small models down on a CPU.
         environment["OMP_NUM_THREADS"] = "1"
+    if os.environ.get(METRICS_PORT):
+        # They share an address.
+        environment[METRICS_PORT] = "0"
     if run.payload_url is not None:
         environment["DAPO_PAYLOAD_URL"] = run.payload_url
     return environment

@@ -13,6 +13,7 @@ from dapo.contracts.events import Alert, StateChanged
 from dapo.errors import first_leaf
 from dapo.host.storage import in_words
 from dapo.spec.run import RunSpec
+from dapo.telemetry import logs
 from dapo.v1 import run_pb2 as pb
 from services.orchestrator.control.controller import Controller
 from services.orchestrator.control.evaluator import Evaluator
@@ -25,6 +26,7 @@ from services.orchestrator.runs import completion
 from services.orchestrator.runs.entrance import Entrance, record_of
 from services.orchestrator.runs.events import RunEvents
 from services.orchestrator.runs.inputs import Inputs, input_problems, open_inputs
+from services.orchestrator.runs.measured.gauges import Gauges
 from services.orchestrator.runs.monitor import HealthMonitor
 from services.orchestrator.runs.outcome import (
     INTERRUPTED,
@@ -109,7 +111,7 @@ class RunDriver:
         self._standing = Standing()
         self._stopping: RunOutcome | None = None
         self._saving: asyncio.Task[None] | None = None
-        self._monitor: HealthMonitor | None = None
+        self.gauges = Gauges(recorder, self._redis, self._tenure, self._standing, self.events)
         self._controller: Controller | None = None
         self._provenance: asyncio.Future[None] | None = None
         self._archiving: asyncio.Task[None] | None = None
@@ -118,8 +120,9 @@ class RunDriver:
         self._driving: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._work = asyncio.create_task(self._to_the_end(), name=f"run {self.run_id}")
-        self._driving = asyncio.create_task(self._drive(self._work), name=f"end of run {self.run_id}")
+        context = logs.about(self.run_id)
+        self._work = asyncio.create_task(self._to_the_end(), name=f"run {self.run_id}", context=context)
+        self._driving = asyncio.create_task(self._drive(self._work), name=f"end of {self.run_id}", context=context)
 
     @property
     def run_dir(self) -> Path:
@@ -145,9 +148,7 @@ class RunDriver:
             await asyncio.wait({self._saving, work}, return_when=asyncio.FIRST_COMPLETED)
         if self._stopping is None and not work.done():
             self._stopping = outcome
-        if (
-            self._known or self._tenure.epoch
-        ) and outcome != INTERRUPTED:  # it ends only as its leader, which it is about to be
+        if (self._known or self._tenure.epoch) and outcome != INTERRUPTED:  # as its leader, which it is about to be
             opened = asyncio.create_task(self.events.wait_opened())
             await asyncio.wait({opened, work}, timeout=_REDIS_S, return_when=asyncio.FIRST_COMPLETED)
             opened.cancel()
@@ -244,7 +245,7 @@ class RunDriver:
 
     async def _control(self, bus: OrchestratorBus, inputs: Inputs) -> None:
         restarts = self.spec.resources.restarts
-        self._monitor = monitor = HealthMonitor(bus, self._launcher, self.events, self.run_id, restarts)
+        self.gauges.monitor = monitor = HealthMonitor(bus, self._launcher, self.events, self.run_id, restarts)
         self._controller = controller = self._make_controller(bus, inputs, monitor)
         watchdog = Watchdog(bus, self.spec, self.events.emit, monitor.replace, lambda: controller.steps)
         try:
@@ -310,7 +311,7 @@ class RunDriver:
             await self.questions.keep(self._tenure.secure)
             if not await self._tenure.may_conclude(alone=alone):  # it may have been frozen since
                 return self._leave(outcome)
-            restarts = self._monitor.restarts if self._monitor is not None else 0
+            restarts = self.gauges.restarts
             try:
                 files = (self._recorder, outcome, self._standing, restarts, time.monotonic() - self._began)
                 await completion.write_end(*files, self._provenance, drawing)

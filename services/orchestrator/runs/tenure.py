@@ -12,6 +12,7 @@ from dapo.bus.errors import LeaseHeld
 from dapo.bus.index import Desired
 from dapo.bus.keys import ORCHESTRATOR
 from dapo.bus.roles import OrchestratorBus
+from services.orchestrator.instruments import LEASES_LOST, LEASES_TAKEN
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ class Tenure:
         self.epoch, self._until, self._bus = epoch, asked + LEASE_S, bus
         bus.act_for(ORCHESTRATOR, epoch)
         self._keeping = asyncio.create_task(self._keep())
+        LEASES_TAKEN.inc()
 
     async def lost(self) -> None:
         """Until cancelled. Raises Fenced once another orchestrator leads the run, BusError where the lease cannot be
@@ -120,7 +122,11 @@ class Tenure:
     async def _keep(self) -> None:
         while True:
             await asyncio.sleep(_RENEW_S)
-            await self._renew()
+            try:
+                await self._renew()
+            except BusError:
+                LEASES_LOST.inc()
+                raise
 
     async def _renew(self) -> None:
         assert self._bus is not None, "the lease was not taken"

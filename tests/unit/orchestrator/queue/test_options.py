@@ -57,7 +57,7 @@ def test_a_number_below_one_is_refused_by_name(option: str, capsys: pytest.Captu
 def serves(monkeypatch: pytest.MonkeyPatch, options: list[str]) -> None:
     """`main` has these options, and leaves the logs of the tests alone."""
     monkeypatch.setattr(sys, "argv", ["serve", *options])
-    monkeypatch.setattr(service, "configure", lambda role: None)
+    monkeypatch.setattr(service.logs, "configure", lambda role: None)
 
 
 def test_a_host_that_is_not_of_this_machine_is_told(
@@ -98,3 +98,44 @@ def test_tokens_of_a_directory_that_is_not_there_are_not_none(command: list[str]
     result = CliRunner().invoke(app, ["tokens", *command, "--state-dir", str(tmp_path / "no")])
     assert (result.exit_code, "--state-dir" in result.output) == (2, True)
     assert not (tmp_path / "no").exists()
+
+
+def test_who_may_scrape_and_how_logs_look_reach_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[str] = []
+    monkeypatch.setattr(children, "become_module", lambda module, *options, **_: given.extend(options))
+    wanted = ["--metrics-address", "[::1]:9108", "--metrics-open", "--log-format", "json"]
+    result = CliRunner().invoke(app, ["serve", *wanted])
+    assert result.exit_code == 0, result.output
+    found = _arguments(given)
+    assert (found.metrics_address, found.metrics_open, found.log_format) == (("::1", 9108), True, "json")
+    found = _arguments([])
+    assert (found.metrics_address, found.metrics_open, found.log_format) == (None, False, None)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--metrics-address", "9108", "9108 is none: HOST:PORT, e.g. 127.0.0.1:9108"),
+        ("--metrics-address", "127.0.0.1:x", "x is none: 0 to 65535"),
+        ("--log-format", "xml", "invalid choice: 'xml'"),
+    ],
+)
+def test_an_option_of_metrics_and_logs_that_cannot_be_is_refused_by_name(
+    option: str, value: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        _arguments([option, value])
+    said = capsys.readouterr().err
+    assert f"argument {option}: {says}" in said
+
+
+def test_a_place_of_metrics_that_somebody_has_is_told_with_its_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        serves(monkeypatch, ["--embedded", "--state-dir", str(tmp_path), "--metrics-address", f"127.0.0.1:{port}"])
+        assert main() == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"--metrics-address {port}: metrics cannot listen there" in said
+    assert said.endswith("Take another --metrics-address, or end what has this one")
