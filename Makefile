@@ -7,7 +7,7 @@ UNIT := $(BIN)/pytest -q -m "not slow" -n auto --maxprocesses 8 --dist worksteal
 # Real processes on two busy cores meet a bound now and then: up to five tests get a second try each, and their first failure is printed.
 RETRY := --reruns 1 --max-suite-reruns 5 --rerun-show-tracebacks
 
-.PHONY: help install demo test test-slow test-gpu lint check fuzz format proto released clean
+.PHONY: help install demo test test-slow test-gpu lint check fuzz format proto dashboards released clean
 
 help:
 	@echo "make demo       train a small model on this machine with the whole platform, about five minutes"
@@ -18,6 +18,7 @@ help:
 	@echo "make check      lint and the unit tests, a few minutes"
 	@echo "make fuzz       thousands of requests that fit the OpenAPI document or nearly do, against a live service"
 	@echo "make proto      regenerate dapo/v1 from proto/, and docs/spec.md, metrics.md and openapi.json from the code"
+	@echo "make dashboards regenerate deploy/grafana/dashboards from deploy/grafana/source"
 	@echo "make released   keep the messages as they are now as those of a release: nothing of them may break from then on"
 	@echo "make clean      remove the virtual environment, caches and build outputs (runs/ stays)"
 
@@ -63,6 +64,9 @@ proto: install
 	$(BIN)/python -m dapo.spec.reference > docs/spec.md
 	$(BIN)/python -m dapo.telemetry.reference > docs/metrics.md
 	$(BIN)/python -m services.orchestrator.api > docs/openapi.json
+
+dashboards: install
+	$(BIN)/python -m deploy.grafana.source
 
 released: install
 	$(BIN)/buf build proto --exclude-source-info -o proto/released.binpb
