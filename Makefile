@@ -13,7 +13,7 @@ DAPO_TAG ?= latest
 CPU_TORCH ?= https://download.pytorch.org/whl/cpu
 BUILD = docker build $(BUILD_ARGS)
 
-.PHONY: images help install demo test test-slow test-cluster test-gpu lint check fuzz format proto released clean
+.PHONY: images help install demo test test-slow test-cluster test-gpu lint check fuzz format proto dashboards released clean
 
 help:
 	@echo "make demo       train a small model on this machine with the whole platform, about five minutes"
@@ -25,6 +25,7 @@ help:
 	@echo "make check      lint and the unit tests, a few minutes"
 	@echo "make fuzz       thousands of requests that fit the OpenAPI document or nearly do, against a live service"
 	@echo "make proto      regenerate dapo/v1 from proto/, and docs/spec.md, metrics.md and openapi.json from the code"
+	@echo "make dashboards regenerate deploy/grafana/dashboards from deploy/grafana/source"
 	@echo "make released   keep the messages as they are now as those of a release: nothing of them may break from then on"
 	@echo "make images     the images of docker-compose.yml (docs/compose.md)"
 	@echo "make clean      remove the virtual environment, caches and build outputs (runs/ stays)"
@@ -76,6 +77,9 @@ proto: install
 	$(BIN)/python -m dapo.spec.reference > docs/spec.md
 	$(BIN)/python -m dapo.telemetry.reference > docs/metrics.md
 	$(BIN)/python -m services.orchestrator.api > docs/openapi.json
+
+dashboards: install
+	$(BIN)/python -m deploy.grafana.source
 
 released: install
 	$(BIN)/buf build proto --exclude-source-info -o proto/released.binpb

@@ -61,7 +61,13 @@ MATRIX: dict[str, dict[str, Any]] = {
         "gateway": {"enabled": True, "parentRefs": [{"name": "public"}], "hostnames": ["dapo.example.org"]},
         "networkPolicy": {"apiFrom": [{"podSelector": {}}], "restrictVerifiers": True},
     },
-    "watched": {"metrics": {"monitors": {"enabled": True, "labels": {"release": "prometheus"}}}},
+    "watched": {
+        "metrics": {
+            "monitors": {"enabled": True, "labels": {"release": "prometheus"}},
+            "rules": {"enabled": True},
+            "dashboards": {"enabled": True},
+        }
+    },
     "watched over TLS": {"metrics": {"monitors": {"enabled": True}}, "orchestrator": {"tlsSecret": "tls"}},
     "scaled by KEDA": {
         "verifier": {"keda": {"enabled": True, "maxReplicas": 8}},
@@ -235,12 +241,12 @@ def test_workers_and_redis_are_reached_by_their_peers_only() -> None:
         assert all(rule["ports"] == [{"port": 9400, "protocol": "TCP"}] for rule in metrics)
 
 
-def test_alerts_and_dashboards_come_with_the_chart_where_there_are_some() -> None:
-    """What lies in deploy/prometheus and deploy/grafana is in the chart, too."""
-    alerts, dashboards = (list((CHART / "files" / name).glob("*")) for name in ("alerts", "dashboards"))
-    values = {"metrics": {"rules": {"enabled": bool(alerts)}, "dashboards": {"enabled": bool(dashboards)}}}
-    kinds = [one["kind"] for one in render(values=values)]
-    assert kinds.count("PrometheusRule") == bool(alerts)
-    assert kinds.count("ConfigMap") == 2 + len(dashboards)
+def test_the_alerts_and_dashboards_of_the_project_come_with_the_chart() -> None:
+    rendered = render(values=MATRIX["watched"])
     top = CHART.parent.parent
-    assert len(dashboards) == len(list((top / "grafana/dashboards").glob("*.json")))
+    (rules,) = [one for one in rendered if one["kind"] == "PrometheusRule"]
+    assert rules["spec"] == yaml.safe_load((top / "prometheus/rules.yml").read_text())
+    dashboards = {path.name: path.read_text() for path in (top / "grafana/dashboards").glob("*.json")}
+    found = [one for one in rendered if one["metadata"]["labels"].get("grafana_dashboard")]
+    assert {name: text for one in found for name, text in one["data"].items()} == dashboards
+    assert len(dashboards) >= 5
