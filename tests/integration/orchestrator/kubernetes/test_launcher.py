@@ -44,17 +44,18 @@ def workloads(generators: int = 2, ranks: int = 2) -> list[Workload]:
 
 
 def with_launcher(
-    namespace: Namespace, folder: Path, scenario: Scenario, templates: Templates | None = None, **settings: Any
+    namespace: Namespace,
+    folder: Path,
+    scenario: Scenario,
+    templates: Templates | None = None,
+    is_done: Callable[[Path], bool] = lambda folder: False,
+    **settings: Any,
 ) -> None:
     async def main() -> None:
         api = namespace.api()
         cluster = Cluster(namespace.name, await api.version(), await api.has("JobSet"))
-        made = KubernetesLauncher(
-            *(api, templates or make_templates(**settings), cluster),
-            state_dir=folder,
-            redis_url=URL,
-            is_done=lambda folder: False,
-        )
+        known = (api, templates or make_templates(**settings), cluster)
+        made = KubernetesLauncher(*known, state_dir=folder, redis_url=URL, is_done=is_done)
         await made.open()
         try:
             await scenario(made)
@@ -76,6 +77,10 @@ async def all_run(launcher: KubernetesLauncher, count: int) -> None:
         return len(found) == count and all(one.state == WorkerState.RUNNING for one in found)
 
     await come_about(look)
+
+
+def names(namespace: Namespace, plural: str) -> list[str]:
+    return [one["metadata"]["name"] for one in namespace.all("api/v1", plural)]
 
 
 async def reasons(launcher: KubernetesLauncher) -> str:
@@ -109,7 +114,7 @@ def test_a_run_is_placed_scaled_and_stopped(namespace: Namespace, tmp_path: Path
         assert await launcher.observe(RUN) == []
         assert namespace.pods() == {}
         assert namespace.all("apis/apps/v1", "statefulsets") == namespace.all("api/v1", "services") == []
-        assert base_name(RUN) not in [one["metadata"]["name"] for one in namespace.all("api/v1", "configmaps")]
+        assert base_name(RUN) not in names(namespace, "configmaps")
         await launcher.stop(RUN)
 
     with_launcher(namespace, tmp_path, scenario)
@@ -171,6 +176,34 @@ def test_a_later_service_takes_the_pods_over(namespace: Namespace, tmp_path: Pat
 
     with_launcher(namespace, tmp_path, first)
     with_launcher(namespace, tmp_path, second, gpus={"auto": False})
+
+
+@pytest.mark.usefixtures("kubelet")
+def test_what_a_run_has_left_that_is_over_is_deleted_and_nothing_else(
+    namespace: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.orchestrator.launch.kubernetes.sweeping._LOOK_S", 0.5)
+    over: list[Path] = []
+
+    async def left(launcher: KubernetesLauncher) -> None:
+        await launcher.apply(target(tmp_path), workloads())
+        await all_run(launcher, 5)
+        over.append(tmp_path / "runs" / "toy")
+        # While it goes on here, what others say of its folder is no reason.
+        await asyncio.sleep(2)
+        await all_run(launcher, 5)
+        over.clear()
+        await launcher.leave(RUN)
+
+    async def found(launcher: KubernetesLauncher) -> None:
+        await asyncio.sleep(2)
+        assert len(namespace.pods()) == 5, "it goes on elsewhere"
+        over.append(tmp_path / "runs" / "toy")
+        await eventually(lambda: not namespace.pods())
+        await eventually(lambda: base_name(RUN) not in names(namespace, "configmaps"))
+
+    with_launcher(namespace, tmp_path, left, is_done=lambda folder: folder in over)
+    with_launcher(namespace, tmp_path, found, is_done=lambda folder: folder in over)
 
 
 @pytest.mark.usefixtures("kubelet")
@@ -269,7 +302,7 @@ def test_what_the_cluster_refuses_is_told_and_leaves_nothing(namespace: Namespac
 
     with_launcher(namespace, tmp_path, scenario, templates)
     assert namespace.all("apis/apps/v1", "statefulsets") == namespace.all("api/v1", "services") == []
-    assert base_name(RUN) not in [one["metadata"]["name"] for one in namespace.all("api/v1", "configmaps")]
+    assert base_name(RUN) not in names(namespace, "configmaps")
 
 
 def test_a_quota_that_is_full_is_told(namespace: Namespace, kubelet: Kubelet, tmp_path: Path, monkeypatch) -> None:
