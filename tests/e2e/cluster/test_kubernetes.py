@@ -4,6 +4,8 @@ import base64
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +23,7 @@ from services.orchestrator.launch.kubernetes.names import run_label
 from tests.integration.orchestrator.kubernetes.conftest import Namespace, kubeconfig, namespace
 from tests.support.cluster.kubelet import Kubelet, node
 from tests.support.cluster.templates import template
-from tests.support.orchestrator.run_service import TOKEN, Service
+from tests.support.orchestrator.run_service import TOKEN, Service, base_env
 from tests.support.paths import REPO
 from tests.support.waiting import until
 
@@ -151,7 +153,8 @@ def test_a_run_scales_survives_and_is_taken_over(
                 client.resume(run_id)
                 goes_on(client, run_id)
                 assert not set(pods_of(namespace, run_id).values()) & set(third.values())
-                client.cancel(run_id)
+                uninstall(namespace, service)
+                assert client.get(run_id)["state"] == "stopped"
                 assert pods_of(namespace, run_id) == {}
     assert namespace.all("apis/apps/v1", "statefulsets") == []
 
@@ -162,6 +165,16 @@ def ready(generators: Sequence[dict[str, Any]]) -> int:
 
 def adopted(found: list[dict[str, Any]]) -> bool:
     return any(one.get("kind") == "adopted" for one in found)
+
+
+def uninstall(namespace: Namespace, service: Service) -> None:
+    """As the hook of the chart does before its release goes."""
+    command = [sys.executable, "-m", "services.orchestrator.launch.kubernetes.uninstall"]
+    command += ["--instance", "lab", "--namespace", namespace.name, "--seconds", "120"]
+    environment = base_env(
+        DAPO_URL=str(service.http.base_url), DAPO_API_TOKEN=TOKEN, KUBECONFIG=str(namespace.kubeconfig)
+    )
+    subprocess.run(command, env=environment, check=True, timeout=180)
 
 
 def kill(kubelet: Kubelet, uid: str) -> None:
