@@ -25,7 +25,7 @@ async def work(environment):
     while True:
         await bus.registry.beat("verifier", environment.worker_id, 5.0)
         await asyncio.sleep(0.1)
-sys.exit(run_worker(work, (BusError,)))
+sys.exit(run_worker("verifier", work, (BusError,)))
 """
 FAILING = "import sys; print('model.path /none: holds no config.json'); sys.exit(3)"
 _START = f"""
