@@ -92,6 +92,7 @@ _OF_RUN = (
      "here"),
     ("run_groups", "gauge", ("run", "state"), "Groups by state of the ledger"),
     ("run_groups_issued_total", "counter", _RUN, "Groups that were issued since it began"),
+    ("run_staleness_limit_versions", "gauge", _RUN, "asynchrony.max_staleness of its spec"),
     ("run_dead_letters", "gauge", _RUN, "Entries that nobody could process; the newest 10,000 or so are kept"),
     ("run_alerts_total", "counter", ("run", "severity", "cause"), "Alerts among its events since this instance leads "
      "it; `cause` is empty for those that have none"),

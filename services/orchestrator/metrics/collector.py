@@ -149,6 +149,8 @@ def _of_runs(seen: Sequence[_Seen]) -> Iterator[Metric]:
     """What each run has itself, then what its Redis told."""
     yield family("dapo_run_info", [((*one.key, one.driver.spec.name, one.gauges.state), 1) for one in seen])
     yield family("dapo_run_steps_planned", [(one.key, one.driver.spec.training.steps) for one in seen])
+    limits = [(one.key, one.driver.spec.asynchrony.max_staleness) for one in seen]
+    yield family("dapo_run_staleness_limit_versions", limits)
     yield family("dapo_run_progress_timestamp_seconds", [(one.key, one.gauges.progress_at) for one in seen])
     yield family("dapo_run_restarts_total", [(one.key, one.gauges.restarts) for one in seen])
     yield family("dapo_run_lease_epoch", [(one.key, one.gauges.epoch or None) for one in seen])

@@ -101,6 +101,7 @@ def test_a_run_is_exported_with_what_its_redis_says(driver: Any, monkeypatch: py
     expected: dict[str, dict[tuple[str, ...], float]] = {
         "dapo_run_info": {("toy", "running"): 1},
         "dapo_run_steps_planned": {(): 9},
+        "dapo_run_staleness_limit_versions": {(): 1},
         "dapo_run_step": {(): 1},
         "dapo_run_entropy_nats": {(): 0.5},
         "dapo_run_step_seconds": {},
