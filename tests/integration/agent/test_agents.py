@@ -120,7 +120,8 @@ def test_workers_are_placed_scaled_and_stopped(valkey: EmbeddedValkey, tmp_path:
 
 def test_a_failure_has_its_code_and_the_end_of_its_log(valkey: EmbeddedValkey, tmp_path: Path) -> None:
     async def scenario(stage: Stage) -> None:
-        await stage.launcher.apply(await stage.lead(), [scripted(tmp_path, "generator", FAILING)])
+        target = await stage.lead()
+        await stage.launcher.apply(target, [scripted(tmp_path, "generator", FAILING)])
         status = await stage.until("generator-0", lambda one: one.state == WorkerState.EXITED)
         assert str(status) == "generator-0 exited with code 3"
         log = await stage.launcher.logs(RUN, "generator-0")
@@ -215,7 +216,8 @@ def test_an_agent_that_is_told_to_leave_says_so_and_its_worker_ends_in_order(
 def test_a_service_that_starts_again_takes_over_what_runs(valkey: EmbeddedValkey, tmp_path: Path) -> None:
     async def scenario(stage: Stage) -> None:
         workload = verifiers(tmp_path, 2)
-        await stage.launcher.apply(await stage.lead(), workload)
+        target = await stage.lead()
+        await stage.launcher.apply(target, workload)
         await stage.up("verifier-0", "verifier-1")
         before = stage.launcher
         target = await stage.lead("another")
@@ -239,7 +241,8 @@ def test_a_service_that_starts_again_takes_over_what_runs(valkey: EmbeddedValkey
 @pytest.mark.slow
 def test_an_outage_of_redis_takes_no_worker_from_its_agent(tmp_path: Path) -> None:
     async def scenario(stage: Stage) -> None:
-        await stage.launcher.apply(await stage.lead(), verifiers(tmp_path, 1))
+        target = await stage.lead()
+        await stage.launcher.apply(target, verifiers(tmp_path, 1))
         await stage.up("verifier-0")
         await asyncio.to_thread(server.stop)
         await asyncio.sleep(10)  # longer than a record holds
