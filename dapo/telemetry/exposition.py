@@ -11,6 +11,7 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from dapo.telemetry.exported import BY_EXPORTED_NAME
 from dapo.telemetry.instruments import REGISTRY
 
 # A series more for each counter and histogram, which tells when the process began as process_start_time_seconds does.
@@ -44,12 +45,19 @@ _PROCESS = process_registry()
 
 
 def families(labels: Mapping[str, str] | None = None) -> list[Metric]:
-    """All instruments of this process, and what it tells of itself. `labels` are added to each sample."""
-    found = [*REGISTRY.collect(), *_PROCESS.collect()]
+    """A worker's instruments, whose samples get these labels, or without labels the run service's; and what the
+    process tells of itself. Those of another kind are only there because their module was imported."""
+    own = [one for one in REGISTRY.collect() if _is_of_service(one) == (not labels)]
+    found = [*own, *_PROCESS.collect()]
     if labels:
         for one in found:
             one.samples = [sample._replace(labels={**labels, **sample.labels}) for sample in one.samples]
     return found
+
+
+def _is_of_service(metric: Metric) -> bool:
+    name = f"{metric.name}_total" if metric.type == "counter" else metric.name
+    return BY_EXPORTED_NAME[name].exporter == "orchestrator"
 
 
 def answer(found: Iterable[Metric], accept_encoding: str = "") -> Answer:
