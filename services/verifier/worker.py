@@ -36,7 +36,7 @@ _CONCURRENT_BATCHES = 4
 """Several, so that a grading that hangs holds up its own batch only."""
 _CONCURRENT_REMOTE_BATCHES = 32
 """Batches that wait for remote graders, beside the others."""
-_BLOCK_S = 2.0
+_BLOCK_S = 1.0
 _HEARTBEAT_S = 2.5
 _CLAIM_S = 3.0
 _RETRY_S = 1.0

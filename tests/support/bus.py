@@ -43,6 +43,22 @@ def losing_deliveries(bus: Bus) -> Iterator[None]:
         connection.xreadgroup = deliver
 
 
+@contextmanager
+def reads_outliving_their_cancellation(bus: Bus) -> Iterator[None]:
+    """Blocking reads that are cancelled within the block go on at the server until their time is over."""
+    connection = bus.control_server.once
+    deliver = connection.xreadgroup
+
+    async def deliver_all_the_same(*args: Any, **options: Any) -> Any:
+        return await asyncio.shield(deliver(*args, **options))
+
+    connection.xreadgroup = deliver_all_the_same
+    try:
+        yield
+    finally:
+        connection.xreadgroup = deliver
+
+
 def group_id(number: int) -> str:
     return f"g{number:010d}"
 

@@ -57,6 +57,8 @@ class _Doubt:
 
     began: float
     failed: float
+    blocked_until: float
+    """Until then the server may still serve a read that nobody awaits any more."""
     handed: set[str] = field(default_factory=set)
 
 
@@ -94,7 +96,8 @@ class Streams(Part):
         await self._start(stream, worker_id)
 
         async def read(block_ms: int | None) -> list[Delivery]:
-            return await self._guard(stream, worker_id, self._fetch(stream, worker_id, count, block_ms))
+            fetch = self._fetch(stream, worker_id, count, block_ms)
+            return await self._guard(stream, worker_id, fetch, block_s=(block_ms or 0) / 1000)
 
         try:
             return await self._recover(stream, worker_id) or await block(read, block_s)
@@ -176,8 +179,14 @@ class Streams(Part):
         await self._hand_back(stream, worker_id, lost, delivery.message_id)
 
     async def leave(self, stream: str, worker_id: str) -> None:
-        """Hands back all that the worker holds, and forgets its consumer. It reads no more."""
+        """Hands back all that the worker holds, and forgets its consumer. It reads no more.
+
+        A blocking read that was cancelled is waited out first: the server may learn only later that its connection was
+        closed, and would serve it what is handed back here.
+        """
         if (stream, worker_id) in self._started:
+            if (doubt := self._doubts.get((stream, worker_id))) is not None:
+                await asyncio.sleep(doubt.blocked_until - asyncio.get_running_loop().time())
             await self._hand_back(stream, worker_id, False)
 
     async def _hand_back(self, stream: str, worker_id: str, lost: bool, *message_ids: str) -> None:
@@ -234,8 +243,10 @@ class Streams(Part):
         entries = [(entry, n, m, dict(zip(flat[::2], flat[1::2], strict=True))) for entry, n, m, *flat in claimed]
         return await self._sound(stream, entries)
 
-    async def _guard(self, stream: str, worker_id: str, read: Awaitable[list[Delivery]]) -> list[Delivery]:
-        """Awaits a read; keeps account of what may be lost when it fails."""
+    async def _guard(
+        self, stream: str, worker_id: str, read: Awaitable[list[Delivery]], *, block_s: float = 0.0
+    ) -> list[Delivery]:
+        """Awaits a read, which waits at the server for `block_s`; keeps account of what may be lost when it fails."""
         began = asyncio.get_running_loop().time()
         try:
             found = await read
@@ -244,7 +255,8 @@ class Streams(Part):
             raise
         except (BusUnavailable, asyncio.CancelledError):
             failed = asyncio.get_running_loop().time()
-            self._doubts.setdefault((stream, worker_id), _Doubt(began, failed)).failed = failed
+            doubt = self._doubts.setdefault((stream, worker_id), _Doubt(began, failed, failed))
+            doubt.failed, doubt.blocked_until = failed, max(doubt.blocked_until, failed + block_s)
             raise
         doubt = self._doubts.get((stream, worker_id))
         if doubt is not None:

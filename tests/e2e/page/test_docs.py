@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from tests.support.page.browser import Watched
+from tests.support.page.browser import Watched, wait_narrow
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def test_every_operation_is_shown_and_nothing_is_asked_of_anybody_else(docs: Wat
     assert answers.count() == len(names)
     assert docs.accessibility() == []
     page.set_viewport_size({"width": 360, "height": 740})
-    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    wait_narrow(page, 360)
 
 
 def test_an_operation_is_found_and_its_fields_are_followed_as_deep_as_they_go(docs: Watched) -> None:

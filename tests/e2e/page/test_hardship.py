@@ -11,7 +11,7 @@ import pytest
 from dapo.records.folder import RunFolder
 from dapo.tokens import TOKEN_FILE, Scope, add_token, revoke_token
 from tests.support.orchestrator.run_service import Service
-from tests.support.page.browser import Watched
+from tests.support.page.browser import Watched, wait_narrow
 from tests.support.page.recorded import record_run, record_samples
 
 MANY = 1000
@@ -142,7 +142,7 @@ def test_an_odd_run_is_shown_in_every_part(open_page, past: Past, name: str) -> 
         watched.page.locator(".tabs").wait_for()
         watched.page.wait_for_function("() => !document.querySelector('main').innerText.includes('Loading')")
         assert watched.page.locator("[role=alert]").count() == 0, part
-        assert watched.page.evaluate("document.documentElement.scrollWidth") <= 320, part
+        wait_narrow(watched.page, 320)
     assert watched.mistakes == []
 
 
@@ -239,5 +239,5 @@ def test_an_address_of_nothing_says_so_and_runs_are_compared_by_name(open_page, 
     watched.page.locator(".legend.key").get_by_role("link", name=other).wait_for()
     assert watched.accessibility() == []
     watched.page.set_viewport_size({"width": 320, "height": 700})
-    assert watched.page.evaluate("document.documentElement.scrollWidth") <= 320
+    wait_narrow(watched.page, 320)
     assert watched.mistakes == []

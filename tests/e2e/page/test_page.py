@@ -6,7 +6,7 @@ import urllib.request
 
 import pytest
 
-from tests.support.page.browser import Watched
+from tests.support.page.browser import Watched, wait_narrow
 
 STEP = re.compile(r"step (\d+) of")
 
@@ -174,4 +174,4 @@ def test_nothing_is_wider_than_a_phone(watched: Watched, run: str) -> None:
     for path in ("/", f"/runs/{run}", f"/runs/{run}/samples", f"/runs/{run}/spec", f"/runs/{run}/events", "/start"):
         watched.open(path)
         page.wait_for_timeout(1500)
-        assert page.evaluate("document.documentElement.scrollWidth") <= 360, path
+        wait_narrow(page, 360)

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.survival import platform, runs
 from tests.support.orchestrator.run_service import Service, create
-from tests.support.page.browser import Watched
+from tests.support.page.browser import Watched, wait_narrow
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_runs_that_wait_say_why_change_places_and_are_taken_out(chromium, narrow
     assert "run" in rows.first.inner_text(), "it says why"
     assert watched.accessibility() == []
     page.set_viewport_size({"width": 320, "height": 700})
-    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    wait_narrow(page, 320)
     page.set_viewport_size({"width": 1280, "height": 900})
     page.get_by_role("button", name=f"Raise the priority of {third}").click()
     page.wait_for_function("id => document.querySelector('main tbody tr').innerText.includes(id)", arg=third)

@@ -16,6 +16,7 @@ from tests.support.bus import (
     issue,
     losing_deliveries,
     make_completion,
+    reads_outliving_their_cancellation,
     store,
     stored_payloads,
     stream_length,
@@ -201,6 +202,25 @@ def test_whoever_leaves_hands_all_back_and_is_forgotten(valkey: EmbeddedValkey) 
         await peer.groups.write_grades([grade(one) for one in again])
         assert await stream_length(peer, "completions") == 0
         assert await consumers(peer, "completions", "verifier") == [b"verifier-1/process1"]
+
+    drive(valkey.url, scenario, buses=2)
+
+
+def test_what_is_handed_back_on_leaving_does_not_go_to_a_read_that_was_cancelled(valkey: EmbeddedValkey) -> None:
+    """The server may still serve it: a connection that the client has closed is seen to be closed only later."""
+
+    async def scenario(leaving: Bus, peer: Bus) -> None:
+        await issue(leaving, 1)
+        await leaving.streams.consume("prompts", "generator-0", count=1, block_s=0)
+        with reads_outliving_their_cancellation(leaving):
+            reading = asyncio.create_task(leaving.streams.consume("prompts", "generator-0", count=1, block_s=0.5))
+            await asyncio.sleep(0.1)
+            reading.cancel()
+            await asyncio.wait({reading})
+        await leaving.streams.leave("prompts", "generator-0")
+        (found,) = await peer.streams.consume("prompts", "generator-1", count=1, block_s=0)
+        assert (found.attempt, found.losses) == (2, 0)
+        assert await consumers(peer, "prompts", "generator") == [b"generator-1/process1"]
 
     drive(valkey.url, scenario, buses=2)
 

@@ -17,10 +17,9 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.fixture(scope="module")
-def redis_url(tmp_path_factory: pytest.TempPathFactory):
-    with EmbeddedValkey(tmp_path_factory.mktemp("redis"), 256) as valkey:
-        yield valkey.url
+@pytest.fixture
+def redis_url(valkey: EmbeddedValkey) -> str:
+    return valkey.url
 
 
 @pytest.fixture

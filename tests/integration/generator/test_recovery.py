@@ -58,6 +58,7 @@ def test_prompts_of_a_lost_engine_go_to_another_generator_at_once(redis_url: str
         async with new_run(redis_url, "lost", spec.model_dump_json()) as run:
             server = SimulatedServer(SimulatorOptions(step_s=0.02, mean_tokens=30))
             async with serving(run, spec, server):
+                stop_at_the_first_end(server)
                 await run.issue(["abc>"] * 8)
                 await until(some_completions(run), "the first completion")
                 async with serving(run, spec, SimulatedServer(), "generator-1"):
@@ -232,6 +233,16 @@ def test_an_engine_that_is_slow_and_well_is_kept(redis_url: str, spec, monkeypat
                 assert server.starts == 1
 
     asyncio.run(scenario())
+
+
+def stop_at_the_first_end(server: SimulatedServer) -> None:
+    """Freezes the engine in the step in which the first response ends, so that others are left unfinished."""
+    engine = server.engine
+
+    def stop(_: int) -> None:
+        engine.frozen = engine.frozen or any(one.done == len(one.ids) for one in engine.requests.values())
+
+    engine.tell_sampled = stop
 
 
 def restarted(server: SimulatedServer):

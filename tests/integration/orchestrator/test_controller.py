@@ -11,12 +11,6 @@ from dapo.v1 import messages_pb2 as pb
 from tests.support.orchestrator.control import GROUP, PROMPTS, STEPS, Seen, make_spec, run_scripted, some_uniform
 
 
-@pytest.fixture(scope="module")
-def valkey(tmp_path_factory):
-    with EmbeddedValkey(tmp_path_factory.mktemp("valkey"), 128) as server:
-        yield server
-
-
 @pytest.mark.parametrize("staleness", [0, 1, 4])
 def test_a_run_keeps_its_staleness_and_its_ledger(valkey, tmp_path, staleness):
     spec = make_spec(tmp_path, staleness=staleness)

@@ -18,12 +18,6 @@ from tests.support.orchestrator.control import PROMPTS, STEPS, Seen, Workers, ma
 PROBLEMS, SAMPLES = 6, 3
 
 
-@pytest.fixture(scope="module")
-def valkey(tmp_path_factory):
-    with EmbeddedValkey(tmp_path_factory.mktemp("valkey"), 128) as server:
-        yield server
-
-
 def evaluated(
     tmp_path: Path,
     prefix: str = "q",

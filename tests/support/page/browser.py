@@ -43,3 +43,8 @@ class Watched:
     def _asked(self, request: Any) -> None:
         if urlsplit(request.url).netloc != urlsplit(self.url).netloc:
             self.mistakes.append(f"asked elsewhere: {request.url}")
+
+
+def wait_narrow(page: Any, pixels: int) -> None:
+    """Returns once nothing of the page is wider, as charts are until they have followed the window; fails after 30 s."""
+    page.wait_for_function("pixels => document.documentElement.scrollWidth <= pixels", arg=pixels)
