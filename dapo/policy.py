@@ -39,6 +39,7 @@ LIMITS: Mapping[str, float] = {
     "reward.grader_memory_mib": 16_384,
     "resources.generator.replicas": 64,
     "resources.generator.autoscale.max": 64,
+    "resources.generator.max_replicas": 64,
     "resources.generator.tensor_parallel": 16,
     "resources.generator.max_running_requests": 65_536,
     "resources.learner.ranks": 64,

@@ -29,6 +29,6 @@ fi
 step 4 "DeepSpeed and the tools"
 pip deepspeed==0.19.8 peft gguf accelerate
 # --no-build-isolation keeps torch out of a build environment of its own.
-pip --no-build-isolation -e ".[dev,oracle,graders,tracking]"
+pip --no-build-isolation -e ".[dev,oracle,graders,tracking,kubernetes]"
 pip --no-build-isolation -e ".[reasoning-gym]" || echo "reasoning-gym is left out, and with it one grader: it needs a C compiler" >&2
 step 5 "done: .venv/bin/dapo --help"

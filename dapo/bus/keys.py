@@ -19,6 +19,9 @@ steps it has done; while it loads, or waits for a checkpoint, how far that is. O
 LEFT_OUT = "left-out-{}"
 """What the learner announces of a generator, by its name, that gets no weights for now: why."""
 
+METRICS_ADDRESS = "metrics-{}"
+"""What each worker announces of itself, by its name, where it exports metrics: `host:port`."""
+
 READERS = {PROMPTS: "generator", EVALUATIONS: "generator", COMPLETIONS: "verifier", SCORED: "orchestrator"}
 """Stream -> the role that consumes it, which is also the name of its consumer group."""
 
@@ -26,11 +29,21 @@ RUNS = "dapo:runs"
 """Which runs there are. It and the sessions are of no run."""
 SESSIONS = "dapo:sessions:"
 """What the keys of the web page's sessions begin with."""
+AGENTS = "dapo:agents"
+"""Which agents there are (dapo/bus/agents.py); what is known of one is at this name, a colon and its id."""
 
 ORCHESTRATOR, LEARNER, WORKERS = "orchestrator", "learner", "workers"
 HELD_ROLES = (ORCHESTRATOR, LEARNER, WORKERS)
 """Roles that one process holds at a time, each with a fencing epoch. That of the workers is their orchestrator's, taken
-with its lease, and they act for it: those of an orchestrator that was replaced write no more."""
+with its lease, and they act for it: those of an orchestrator that was replaced write no more, unless they
+outlive it and its successor takes them over."""
+
+
+def placed(worker_id: str) -> str:
+    """The role of one worker of a run that was given to an agent. Its epoch says to which: a process of before, on an
+    agent that was not heard for a while, writes no more."""
+    return f"worker:{worker_id}"
+
 
 GROUP_ID = re.compile(rb"[eg]\d{10}")
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -72,6 +85,7 @@ class Keys:
         self.members = self.prefix + "members"
         self.lease = self.prefix + "lease"
         self.wishes = self.prefix + "wishes"
+        self.placements = self.prefix + "placements"
         self.version = self.prefix + "version"
         self.sync = self.prefix + "sync"
         self.payload_bytes = self.prefix + "payload_bytes"

@@ -137,8 +137,15 @@ class ReadsMembers(ReadsVersion, Protocol):
 
 class OrchestratorLease(Protocol):
     async def take(
-        self, holder: str, ttl_s: float, desired: Desired | None = None, before: str | None = None
+        self,
+        holder: str,
+        ttl_s: float,
+        desired: Desired | None = None,
+        before: str | None = None,
+        *,
+        workers_stay: bool = False,
     ) -> int: ...
+    async def dismiss(self, epoch: int) -> None: ...
     async def renew(self, holder: str, epoch: int, ttl_s: float) -> None: ...
     async def release(self, epoch: int) -> None: ...
     async def newest(self, role: str) -> int: ...

@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -18,6 +18,7 @@ from dapo.cli.size import size
 from dapo.cli.tokens import tokens
 from dapo.environment import REDIS_VARIABLE
 from dapo.records.checkpoints import ExportDtype
+from dapo.telemetry.logs import LogFormat
 
 
 class _Command(typer.Typer):
@@ -186,6 +187,11 @@ def serve(
     policy: Annotated[
         Path | None, typer.Option(help="YAML file of what specs may ask for, see docs/operating.md.")
     ] = None,
+    kube_templates: Annotated[
+        Path | None, typer.Option(help="Folder of launcher.yaml and a pod template for each role, as the chart has it.")
+    ] = None,
+    kube_namespace: Annotated[str | None, typer.Option(help="Of the runs' objects. Default: the pod's own.")] = None,
+    kube_context: Annotated[str | None, typer.Option(help="Of the kubeconfig. Default: the active one.")] = None,
     max_runs: Annotated[
         int | None,
         typer.Option(min=1, help="Under way at a time; more wait in the queue. Default: what there is room for."),
@@ -198,6 +204,22 @@ def serve(
     ] = None,
     streams: Annotated[
         int | None, typer.Option(min=1, help="Open ones of all callers; one may have half. Default 1024.")
+    ] = None,
+    launcher: Annotated[
+        Literal["local", "attached", "kubernetes"] | None,
+        typer.Option(
+            help="local, the default: workers are processes of this machine; attached: of agents on any; kubernetes: "
+            "pods of a cluster."
+        ),
+    ] = None,
+    metrics_open: Annotated[
+        bool, typer.Option("--metrics-open", help="GET /metrics wants no token (docs/operating.md).")
+    ] = False,
+    metrics_address: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="GET /metrics there, too, without a token.")
+    ] = None,
+    log_format: Annotated[
+        LogFormat | None, typer.Option(help="Of the service and its workers. Default: DAPO_LOG_FORMAT, or text.")
     ] = None,
 ) -> None:
     """Serve runs over REST and gRPC, in the foreground."""
@@ -214,12 +236,56 @@ def serve(
         "--requests-per-minute": requests_per_minute,
         "--streams": streams,
         "--policy": policy,
+        "--kube-templates": kube_templates,
+        "--kube-namespace": kube_namespace,
+        "--kube-context": kube_context,
         "--max-runs": max_runs,
         "--cores": cores,
         "--memory-gib": memory_gib,
+        "--launcher": launcher,
+        "--metrics-address": metrics_address,
+        "--log-format": log_format,
     }
     options = [text for name, value in given.items() if value is not None for text in (name, str(value))]
+    options += ["--metrics-open"] if metrics_open else []
     become_module("services.orchestrator", *options, **({REDIS_VARIABLE: redis_url} if redis_url else {}))
+
+
+@app.command()
+def agent(
+    role: Annotated[Literal["generator", "verifier", "learner"], typer.Option(help="Of the workers that it runs.")],
+    redis_url: Annotated[
+        str | None, typer.Option(envvar=REDIS_VARIABLE, help="The run service's, as this machine reaches it.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="How people call it. Default: host and role.")] = None,
+    gpus: Annotated[
+        str | None, typer.Option(help="As CUDA_VISIBLE_DEVICES, e.g. 0,1; none for none. Default: all that are there.")
+    ] = None,
+    work_dir: Annotated[Path, typer.Option(help="The run service's --state-dir, as this machine sees it.")] = Path(),
+    address: Annotated[
+        str | None, typer.Option(help="That workers advertise. Default: the one from which Redis is reached.")
+    ] = None,
+    outage_s: Annotated[
+        float | None, typer.Option(min=0, help="How long a Redis that is away is waited for. Default 120.")
+    ] = None,
+    alive_file: Annotated[
+        Path | None, typer.Option(help="Written anew with every beat that Redis has answered, for health checks.")
+    ] = None,
+) -> None:
+    """Wait for workers of runs and run one at a time, for a service with --launcher attached (docs/agents.md)."""
+    from dapo.cli.children import become_module
+
+    given = {
+        "--role": role,
+        "--name": name,
+        "--gpus": gpus,
+        "--work-dir": work_dir,
+        "--address": address,
+        "--outage-s": outage_s,
+        "--alive-file": alive_file,
+    }
+    options = [text for option, value in given.items() if value is not None for text in (option, str(value))]
+    become_module("services.agent", *options, **({REDIS_VARIABLE: redis_url} if redis_url else {}))
 
 
 @app.command()

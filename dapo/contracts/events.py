@@ -72,8 +72,8 @@ class ServiceChanged(_Event):
     log_end: str | None = None
 
 
-ScaledBy = Literal["autoscale", "request"]
-"""The run itself, or whoever asked for it."""
+ScaledBy = Literal["agents", "autoscale", "request"]
+"""Agents that came or went, the run itself, or whoever asked for it."""
 
 
 class Scaled(_Event):

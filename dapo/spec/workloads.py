@@ -9,6 +9,12 @@ from dapo.spec.run import RunSpec
 from dapo.spec.tree.resources import Device
 
 Role = Literal["generator", "verifier", "learner"]
+MODULES: Mapping[str, str] = {
+    "generator": "services.generator",
+    "verifier": "services.verifier",
+    "learner": "services.learner",
+}
+"""By role, what a worker is started as."""
 EVALUATES = "DAPO_EVALUATES"
 """Environment variable of a generator: `1` where it takes nothing but the prompts of evaluations."""
 OUTAGE = "DAPO_REDIS_OUTAGE_S"
@@ -35,6 +41,8 @@ class Workload:
     environment: Mapping[str, str] = field(default_factory=dict)
     """Beside what a launcher gives to every worker; see docs/architecture.md."""
     resources: Resources = Resources()
+    fewest: int | None = None
+    """A launcher that has no place for all may do with so many; None: it may not."""
 
     @property
     def worker_ids(self) -> list[str]:
@@ -55,12 +63,13 @@ def plan_workloads(spec: RunSpec) -> list[Workload]:
         common["HF_HUB_OFFLINE"] = "1"
     generator, learner = spec.resources.generator, spec.resources.learner
     engine = Resources(generator.device, 0 if generator.device == "cpu" else generator.tensor_parallel)
-    found = [Workload("generator", "generator", generator.replicas, "services.generator", common, engine)]
+    fewest = None if generator.max_replicas is None else 1
+    found = [Workload("generator", "generator", generator.replicas, MODULES["generator"], common, engine, fewest)]
     if spec.evaluation.dedicated_generator:
         evaluates = {**common, EVALUATES: "1"}
-        found.append(Workload("generator", "evaluation-generator", 1, "services.generator", evaluates, engine))
-    found.append(Workload("verifier", "verifier", spec.resources.verifier.replicas, "services.verifier", common))
+        found.append(Workload("generator", "evaluation-generator", 1, MODULES["generator"], evaluates, engine))
+    found.append(Workload("verifier", "verifier", spec.resources.verifier.replicas, MODULES["verifier"], common))
     if spec.training.steps:
         rank = Resources(learner.device, 0 if learner.device == "cpu" else 1)
-        found.append(Workload("learner", "learner", learner.ranks, "services.learner", common, rank))
+        found.append(Workload("learner", "learner", learner.ranks, MODULES["learner"], common, rank))
     return found

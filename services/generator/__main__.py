@@ -20,16 +20,20 @@ async def generate(environment: WorkerEnvironment) -> None:
     bus = await environment.connect()
     try:
         spec = RunSpec.model_validate_json(await bus.runs.spec())
-        generator = spec.resources.generator
-        device = engine_device(generator.device, generator.tensor_parallel)
+        wanted = spec.resources.generator
+        device = engine_device(wanted.device, wanted.tensor_parallel)
         codec = await asyncio.to_thread(PromptCodec, spec.model.path)
         log_path = RunFolder(environment.run_dir).logs / f"{environment.worker_id}-sglang.log"
-        server = SglangServer(spec, device=device, log_path=log_path)
+        metrics = environment.export_metrics(bus)
+        server = SglangServer(spec, device=device, log_path=log_path, metrics=metrics is not None)
         evaluates = os.environ.get(EVALUATES) == "1"
         devices = device_names() if device == "cuda" else ()
         # For the engine, which inherits it.
         bind_collectives(environment.address)
-        await Generator(bus, spec, environment.worker_id, server, codec, evaluates=evaluates, devices=devices).run()
+        generator = Generator(bus, spec, environment.worker_id, server, codec, evaluates=evaluates, devices=devices)
+        if metrics is not None:
+            metrics.engine = lambda: generator.supervisor.url
+        await generator.run()
     finally:
         await bus.close()
 
@@ -38,4 +42,4 @@ if __name__ == "__main__":
     # The tokenizers library warns, and runs fewer threads, once a process that used it forks.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     leave_torch_out()
-    leave(run_worker(generate, (BusError, ServerError, OSError, ValueError)))
+    leave(run_worker("generator", generate, (BusError, ServerError, OSError, ValueError)))

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ from dapo.v1 import messages_pb2 as pb
 from services.generator.engine.client import SamplingParams
 from services.generator.engine.responses import NOTHING, EngineError, Prefix
 from services.generator.engine.supervisor import EngineSupervisor
+from services.generator.instruments import REQUEST_SECONDS, RESPONSE_TOKENS, RESPONSES
 from services.generator.membership import Membership
 from services.generator.salvage import Salvage, Unfinished, grown
 from services.generator.writer import CompletionWriter, FinishedResponse
@@ -90,9 +92,11 @@ class JobRunner:
         self._ready = ready
         self._one_version = one_version
         self._under_way: dict[str, _Work] = {}
+        self.generating = 0
+        """Jobs of which something is generated now."""
 
     async def fail(self, group_id: str, delivery: Delivery, reason: FailureReason, detail: str) -> None:
-        log.warning("group %s failed: %s: %s", group_id, reason, detail)
+        log.warning("group %s failed: %s: %s", group_id, reason, detail, extra={"group": group_id})
         await self._bus.groups.fail(group_id, reason, detail, stream=self._stream, delivery=delivery)
 
     async def run(self, job: PromptJob) -> None:
@@ -134,7 +138,7 @@ class JobRunner:
                 missing = await self._generate(work, missing, attempt_number(job.delivery.attempt, retry))
             except EngineError as error:
                 failure = str(error)
-                log.warning("group %s, try %d: %s", group_id, retry + 1, failure)
+                log.warning("group %s, try %d: %s", group_id, retry + 1, failure, extra={"group": group_id})
                 if await self._supervisor.is_lost(engine, error):
                     return await self._hand_back(work, lost=True)
                 missing = await self._bus.groups.missing_indices(group_id)
@@ -188,6 +192,8 @@ class JobRunner:
         left = {request_id(group_id, index, attempt): index for index in indices}
         writes: list[asyncio.Future[Outcome]] = []
         aborted = False
+        began = time.monotonic()
+        self.generating += 1
         self._membership.request_started(len(left))
         try:
             sampling = self._sampling_of(job.task)
@@ -199,9 +205,12 @@ class JobRunner:
                     if response.finish is None:
                         continue
                     self._membership.request_ended()
+                    RESPONSES.labels(response.finish).inc()
                     index = left.pop(response.rid)
                     if response.finish != "abort":
                         work.unfinished.finished(index)
+                        REQUEST_SECONDS.observe(time.monotonic() - began)
+                        RESPONSE_TOKENS.observe(len(response.ids))
                         writes.append(
                             self._writer.submit(FinishedResponse(group_id, index, attempt, job.prompt, response))
                         )
@@ -213,6 +222,7 @@ class JobRunner:
             await asyncio.gather(*writes)
             raise
         finally:
+            self.generating -= 1
             self._membership.request_ended(len(left))
         await asyncio.gather(*writes)
         # Also where all were written: a response may have been withdrawn by then.

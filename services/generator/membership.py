@@ -1,11 +1,13 @@
 """The generator's member record on the bus, and the events that wait for changes of it."""
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Sequence
 
 from dapo.bus.roles import GeneratorBus
 from dapo.v1 import messages_pb2 as pb
+from services.generator.instruments import BUSY_SECONDS, REQUESTS_RUNNING, SERVING, TOKENS, WEIGHT_VERSION
 
 ROLE = "generator"
 _STEP_S = 10.0
@@ -71,6 +73,10 @@ class Membership:
         self._version_changed = asyncio.Condition()
         self._behind = False
         self.serving = asyncio.Event()
+        self._counted_busy_s = 0.0
+        SERVING.set_function(lambda: float(self.serving.is_set()))
+        WEIGHT_VERSION.set_function(lambda: self._record.version.step if self.serving.is_set() else math.nan)
+        REQUESTS_RUNNING.set_function(lambda: self._record.running)
 
     def request_started(self, count: int = 1) -> None:
         if self._record.running == 0 and count:
@@ -85,6 +91,7 @@ class Membership:
 
     def add_tokens(self, count: int) -> None:
         self._record.generated_tokens += count
+        TOKENS.inc(count)
 
     async def set_state(self, state: str) -> None:
         self._record.state = state
@@ -162,7 +169,10 @@ class Membership:
         return member
 
     async def publish(self) -> None:
-        await self._bus.weights.publish_member(self.snapshot())
+        member = self.snapshot()
+        BUSY_SECONDS.inc(max(0.0, member.busy_s - self._counted_busy_s))
+        self._counted_busy_s = member.busy_s
+        await self._bus.weights.publish_member(member)
 
     async def heartbeat(self) -> None:
         await self._bus.registry.beat(ROLE, self._record.generator_id)

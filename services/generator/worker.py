@@ -15,6 +15,7 @@ from services.generator.engine.client import SamplingParams
 from services.generator.engine.responses import EngineError
 from services.generator.engine.server import EngineServer
 from services.generator.engine.supervisor import EngineSupervisor
+from services.generator.instruments import PROMPTS_RUNNING, PROMPTS_WAITING
 from services.generator.jobs import JobRunner, PromptJob
 from services.generator.membership import ROLE, Membership
 from services.generator.salvage import Salvage
@@ -124,6 +125,8 @@ class Generator:
             one_version=evaluates,
         )
         self._silence_s = resources.request_silence_s
+        PROMPTS_RUNNING.set_function(lambda: len(self._jobs))
+        PROMPTS_WAITING.set_function(lambda: len(self._jobs) - self._runner.generating)
 
     async def run(self) -> None:
         """Generate until cancelled. On return the engine is dead and the member record removed.

@@ -50,11 +50,13 @@ def stop_on_sigterm() -> None:
 
 def run() -> None:
     environment = WorkerEnvironment.read()
-    logs.configure(environment.worker_id)
+    environment.configure_logs("learner")
 
     control = ControlLoop()
     bus = control.call(environment.connect())
     spec = RunSpec.model_validate_json(control.call(bus.runs.spec()))
+    if environment.replica == 0:
+        environment.export_metrics(bus)
     bind_collectives(environment.address)
     with control.beside(keep_announcing(bus, "loading", memory_filled)) if environment.replica == 0 else nullcontext():
         loop = _load(environment, spec, bus, control)
@@ -90,6 +92,7 @@ def _load(environment: WorkerEnvironment, spec: RunSpec, bus: Bus, control: Cont
     from services.learner.step.engine import LearnerEngine
     from services.learner.step.trainer import Trainer
 
+    logs.take_over("DeepSpeed", "transformers")
     transformers_logging.disable_progress_bar()
     load = partial(load_causal, spec.model.path, spec.model.dtype)
     algorithm = spec.algorithm

@@ -16,6 +16,7 @@ from dapo.worker import WorkerEnvironment
 from services.learner.background import ControlLoop
 from services.learner.checkpoint import CheckpointStore
 from services.learner.distributed import Ranks, broadcast_ints
+from services.learner.instruments import STEP, observe_step
 from services.learner.replay import Replay
 from services.learner.saving import Saving
 from services.learner.signs import announce
@@ -117,6 +118,7 @@ class LearnerLoop:
             log.info("goes on behind step %d; published so far: %d", self.step, self.catch_up_step)
         found = fingerprint(self.trainer.engine)
         if self.ranks.leads:
+            STEP.set(self.step)
             self.replay = Replay(self.bus, self.control, self.step, self.ranks.world_size)
             self.replay.loaded(self.step, found, self.saving.loaded_ranks)
             limit = _BUCKETS_IN_FLIGHT if self.trainer.engine.zero_stage == 3 else 0
@@ -202,6 +204,7 @@ class LearnerLoop:
         now = time.monotonic()
         metrics["step_s"], self._step_ended = now - self._step_ended, now
         if self.replay is not None:
+            observe_step(self.step, metrics, published=self.step >= self.catch_up_step)
             self.replay.trained(batch.batch, found)
             self._record(batch, metrics, found)
             self._alert_skipped(batch.batch, metrics["skipped_updates"])
@@ -236,7 +239,7 @@ class LearnerLoop:
         for index, problem in problems.items():
             key = records[index].payload_key
             group, _ = flat_samples(batch)[index]
-            log.error("sample %s is left out of the batch: %s", key, problem)
+            log.error("sample %s is left out of the batch: %s", key, problem, extra={"group": group.group_id})
             detail, reason = f"{key}: {problem}", FailureReason.PAYLOAD_UNUSABLE
             self.control.call(self.bus.groups.fail(group.group_id, reason, detail))
         if problems:

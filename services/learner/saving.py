@@ -1,6 +1,7 @@
 """When a checkpoint is written, from which one a learner goes on, and what the batch log forgets for it."""
 
 import logging
+import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -21,6 +22,7 @@ from dapo.spec import RunSpec
 from services.learner.background import ControlLoop
 from services.learner.checkpoint import CheckpointStore, Draft
 from services.learner.distributed import Ranks, broadcast_ints, min_ints
+from services.learner.instruments import observe_checkpoint
 from services.learner.signs import files_written, keep_announcing
 
 log = logging.getLogger(__name__)
@@ -61,6 +63,7 @@ class Saving:
         """Of the newest checkpoint."""
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: tuple[Draft, Future[None]] | None = None
+        self._began_s = 0.0
         self.loaded_ranks = ranks.world_size
         """How many wrote the checkpoint that `resume` has loaded."""
 
@@ -84,6 +87,8 @@ class Saving:
         checkpoint = read_whole(self._store.root / directory_name(step, source))
         self._store.load(checkpoint)
         self.step = step
+        if self._ranks.leads:
+            observe_checkpoint(step, None)
         self.loaded_ranks = checkpoint.manifest.world_size
         if self.loaded_ranks != self._ranks.world_size:
             written, now = self.loaded_ranks, self._ranks.world_size
@@ -174,6 +179,7 @@ class Saving:
         self._still_leader()
         frontier = self._control.call(self._bus.decisions.frontier(step)) if self._ranks.leads else None
         draft = self._store.draft(step, self._epoch, frontier)
+        self._began_s = time.monotonic()
         self._writing = (draft, self._writer.submit(self._write, draft))
         if not draft.beside:
             self.settle()
@@ -209,6 +215,7 @@ class Saving:
         self._store.complete(draft)
         self._still_leader()
         self._store.mark(draft.directory, self._epoch)
+        observe_checkpoint(draft.step, time.monotonic() - self._began_s)
         log.info("checkpoint %s", draft.directory.name)
         self._release(self._store.covered_step)
         self.must_free(draft.step)

@@ -3,42 +3,38 @@
 import argparse
 import asyncio
 import contextlib
-import errno
 import json
 import logging
 import os
 import signal
-import socket
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-
-import uvicorn
+from typing import get_args
 
 from dapo.bus import BusError
 from dapo.bus.index import RunIndex
 from dapo.bus.sessions import SessionRecords
 from dapo.environment import REDIS_VARIABLE, TOKEN_VARIABLE
-from dapo.host.addresses import listen
-from dapo.host.devices import DeviceError, visible_cuda_devices
+from dapo.host.devices import DeviceError
 from dapo.host.files import write_text
 from dapo.host.processes import die_with_parent
 from dapo.host.storage import in_words
 from dapo.policy import Admission, Policy, PolicyError, load_policy
-from dapo.telemetry.logs import configure
+from dapo.telemetry import logs
+from dapo.telemetry.logs import BadLogFormat
 from dapo.tokens import TOKEN_FILE, TokenError
+from services.orchestrator.api.doors.listeners import METRICS_OPTION, HttpServer, listen_for, told
 from services.orchestrator.api.doors.tls import BadCertificate, Tls
 from services.orchestrator.api.grpc_api import start_grpc
 from services.orchestrator.api.operations import Operations
 from services.orchestrator.api.rest import create_app
+from services.orchestrator.api.routes.metrics import create_metrics_app
 from services.orchestrator.catalogue.idempotency import REQUESTS_FILE
 from services.orchestrator.fleet.reconciler import Reconciler
 from services.orchestrator.fleet.service import RunService
 from services.orchestrator.fleet.valkey import ServiceValkey
-from services.orchestrator.launch.devices import DeviceAllocator
-from services.orchestrator.launch.launcher import Launcher
-from services.orchestrator.launch.local import LocalLauncher
-from services.orchestrator.queue.machine import Machine
+from services.orchestrator.launch.kubernetes.open import add_kubernetes_arguments
+from services.orchestrator.launchers import LAUNCHERS, BadLauncher, Opened
 from services.orchestrator.runs.tenure import new_owner
 from services.orchestrator.security.access import Access, UnsafeBind
 from services.orchestrator.security.audit import AUDIT_FILE, Audit
@@ -47,22 +43,6 @@ from services.orchestrator.security.guard import REQUESTS_PER_MINUTE, STREAMS, G
 log = logging.getLogger("services.orchestrator")
 
 _PORTS = 1 << 16
-
-
-class _RestServer(uvicorn.Server):
-    """Leaves signals to `serve` below, which first stops the runs."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.listening = asyncio.Event()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.listening.set()
 
 
 def _arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -94,12 +74,32 @@ def _arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="of one command, which ends with it: go on with no run of an earlier service, nor have a later one do so; "
         "no tokens but that of the environment, no audit, no policy, and a Valkey for each run",
     )
+    parser.add_argument(
+        "--launcher",
+        choices=sorted(LAUNCHERS),
+        default="local",
+        help="local: workers are processes of this machine; attached: of agents on any (dapo agent), docs/agents.md; "
+        "kubernetes: pods of a cluster, docs/kubernetes.md",
+    )
+    add_kubernetes_arguments(parser)
     parser.add_argument("--max-runs", type=_positive, help="under way at a time; more wait in the queue")
     parser.add_argument(
         "--cores", type=_positive, help="for the runs under way, a worker one each; not counted without"
     )
     parser.add_argument("--memory-gib", type=_positive, help="for the runs under way; default: the machine's")
     parser.add_argument("--policy", type=Path, help="YAML file of what specs may ask for; docs/operating.md")
+    parser.add_argument("--metrics-open", action="store_true", help="GET /metrics wants no token")
+    parser.add_argument(
+        METRICS_OPTION,
+        type=_host_and_port,
+        metavar="HOST:PORT",
+        help="GET /metrics there, too, without a token and without TLS; port 0 chooses a free one",
+    )
+    parser.add_argument(
+        "--log-format",
+        choices=get_args(logs.LogFormat),
+        help=f"of this service and its workers; default: {logs.VARIABLE}, or text",
+    )
     parser.add_argument("--ready-file", type=Path, help="where to write the line that says it is ready")
     parser.add_argument("--die-with-parent", action="store_true", help="stop when the parent process ends")
     parsed = parser.parse_args(arguments)
@@ -116,6 +116,14 @@ def _positive(text: str) -> int:
 def _port(text: str) -> int:
     """Raises ArgumentTypeError."""
     return _within(text, range(_PORTS), f"0 to {_PORTS - 1}, where 0 chooses a free one")
+
+
+def _host_and_port(text: str) -> tuple[str, int]:
+    """Raises ArgumentTypeError."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not host:
+        raise argparse.ArgumentTypeError(f"{text} is none: HOST:PORT, e.g. 127.0.0.1:9108 or [::1]:9108")
+    return host.strip("[]"), _port(port)
 
 
 def _within(text: str, numbers: range, words: str) -> int:
@@ -168,29 +176,16 @@ async def serve(arguments: argparse.Namespace, guard: Guard, tls: Tls | None, ad
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    devices = DeviceAllocator(visible_cuda_devices())
-    launcher = LocalLauncher(devices)
     async with contextlib.AsyncExitStack() as stack:
-        machine = _machine(arguments, devices)
-        service = await _open_service(arguments, launcher, machine, stack, admission, guard)
+        opened = await LAUNCHERS[arguments.launcher](arguments, stack)
+        service = await _open_service(arguments, opened, stack, admission, guard)
         operations = Operations(service, guard, admission=admission, state_dir=arguments.state_dir)
         await _serve(operations, arguments, tls, stopping)
 
 
-def _machine(arguments: argparse.Namespace, devices: DeviceAllocator) -> Machine:
-    memory = arguments.memory_gib
-    return Machine(
-        devices,
-        runs=arguments.max_runs,
-        cores=arguments.cores,
-        memory=memory * 2**30 if memory is not None else None,
-    )
-
-
 async def _open_service(
     arguments: argparse.Namespace,
-    launcher: Launcher,
-    machine: Machine,
+    opened: Opened,
     stack: contextlib.AsyncExitStack,
     admission: Admission | None,
     guard: Guard,
@@ -199,7 +194,7 @@ async def _open_service(
     goes on with what nobody leads. Raises OSError, BusError."""
     state_dir, url = arguments.state_dir, arguments.redis_url
     if arguments.embedded:
-        service = RunService(launcher, state_dir=state_dir, redis_url=url, machine=machine)
+        service = RunService(opened.launcher, state_dir=state_dir, redis_url=url, machine=opened.capacity)
         stack.push_async_callback(service.close)
         return service
     alone = url is None
@@ -216,14 +211,14 @@ async def _open_service(
     stack.push_async_callback(sessions.close)
     guard.keep_sessions(sessions)
     service = RunService(
-        launcher,
+        opened.launcher,
         state_dir=state_dir,
         redis_url=url,
         index=index,
         owner=owner,
         alone=alone,
         admission=admission,
-        machine=machine,
+        machine=opened.capacity,
     )
     reconciler = Reconciler(index, service, owner, state_dir.resolve())
     await reconciler.begin()
@@ -233,18 +228,6 @@ async def _open_service(
         working.append(asyncio.create_task(valkey.keep(service.tell)))
     stack.callback(lambda: [task.cancel() for task in working])
     return service
-
-
-@contextlib.contextmanager
-def _told(option: str, port: int, face: str) -> Iterator[None]:
-    """Raises OSError that names the option where a face cannot listen."""
-    try:
-        yield
-    except OSError as error:
-        # gRPC, which comes second, does not say which.
-        taken = error.errno in (None, errno.EADDRINUSE, errno.EACCES)
-        cure = f"Take another {option}, or end what has this one" if taken else "Give a --host of this machine"
-        raise OSError(f"{option} {port}: {face} cannot listen there ({error}). {cure}") from error
 
 
 def _make_state_dir(state_dir: Path) -> None:
@@ -260,44 +243,40 @@ def _make_state_dir(state_dir: Path) -> None:
 async def _serve(
     operations: Operations, arguments: argparse.Namespace, tls: Tls | None, stopping: asyncio.Event
 ) -> None:
-    with _told("--port", arguments.port, "REST"):
-        listener = listen(arguments.host, arguments.port)
-    listener.setblocking(False)
-    with _told("--grpc-port", arguments.grpc_port, "gRPC"):
+    listener = listen_for("--port", "REST", arguments.host, arguments.port)
+    # Before gRPC, which holds a process that ends without it.
+    scraped = listen_for(METRICS_OPTION, "metrics", *arguments.metrics_address) if arguments.metrics_address else None
+    with told("--grpc-port", arguments.grpc_port, "gRPC"):
         grpc_server, grpc_port = await start_grpc(operations, arguments.host, arguments.grpc_port, tls)
-    config = uvicorn.Config(
-        create_app(operations),
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=5,
-        server_header=False,
-    )
-    config.load()
-    config.ssl = tls.rest() if tls is not None else None
-    rest = _RestServer(config)
-    serving = asyncio.create_task(rest.serve(sockets=[listener]))
-    ready = {"host": arguments.host, "port": listener.getsockname()[1], "grpc_port": grpc_port, "pid": os.getpid()}
-    await rest.listening.wait()
+    metrics = await HttpServer.start(create_metrics_app(operations.collector), scraped) if scraped else None
+    rest = await HttpServer.start(create_app(operations, metrics_open=arguments.metrics_open), listener, tls)
+    ready = {"host": arguments.host, "port": rest.port, "grpc_port": grpc_port, "pid": os.getpid()}
+    if metrics is not None:
+        ready["metrics_port"] = metrics.port
     log.info("REST on %(host)s:%(port)d, gRPC on %(host)s:%(grpc_port)d", ready)
     _announce(json.dumps(ready), arguments.ready_file)
     stop = asyncio.create_task(stopping.wait())
-    await asyncio.wait({serving, stop}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({rest.serving, stop}, return_when=asyncio.FIRST_COMPLETED)
     await operations.close()
-    rest.should_exit = True
     await grpc_server.stop(grace=1.0)
-    await serving
+    await asyncio.gather(*(server.stop() for server in (rest, metrics) if server is not None))
 
 
 def main() -> int:
     arguments = _arguments()
     if arguments.die_with_parent:
         die_with_parent()
-    configure("orchestrator")
+    if arguments.log_format is not None:
+        os.environ[logs.VARIABLE] = arguments.log_format  # its workers inherit it
     try:
+        logs.configure("orchestrator")
         _make_state_dir(arguments.state_dir)
         guard, tls = _guard(arguments, os.environ.get(TOKEN_VARIABLE, "")), _tls(arguments)
         asyncio.run(serve(arguments, guard, tls, _admission(arguments)))
-    except (UnsafeBind, TokenError, PolicyError, BadCertificate, DeviceError, BusError, OSError) as error:
+    except (
+        *(UnsafeBind, TokenError, PolicyError, BadCertificate, BadLauncher, BadLogFormat),
+        *(DeviceError, BusError, OSError),
+    ) as error:
         sys.stderr.write(f"the run service cannot serve: {in_words(error)}\n")
         return 2
     return 0

@@ -15,6 +15,7 @@ async def verify(environment: WorkerEnvironment) -> None:
     bus = await environment.connect()
     try:
         spec = RunSpec.model_validate_json(await bus.runs.spec())
+        environment.export_metrics(bus)
         grading = Grading(spec.named_graders, spec.reward)
         await Verifier(bus, grading, spec, environment.worker_id).run()
     finally:
@@ -22,4 +23,4 @@ async def verify(environment: WorkerEnvironment) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_worker(verify, (BusError, GraderStartError, ValueError)))
+    sys.exit(run_worker("verifier", verify, (BusError, GraderStartError, ValueError)))

@@ -24,6 +24,7 @@ from dapo.worker import leave_stream
 from services.verifier.graders import Verdict, wrong
 from services.verifier.grading.dispatch import Grading
 from services.verifier.grading.failure_alert import FailureAlert
+from services.verifier.instruments import BATCHES_RUNNING, count_failures, count_graded, observe_wait
 from services.verifier.request import GradingRequest
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,11 @@ class _Graded(NamedTuple):
     verdict: Verdict
     measured: TextStatistics | None
     answer_class: str
+
+
+def _named(one: _Graded) -> tuple[str, Verdict]:
+    """With the name of its grader."""
+    return one.gradable.request.grader, one.verdict
 
 
 class Verifier:
@@ -112,7 +118,9 @@ class Verifier:
         await self._persist(lambda: self._bus.registry.beat(ROLE, self._worker_id))
 
     async def _consume(self) -> list[Delivery]:
-        return await self._bus.streams.consume(STREAM, self._worker_id, count=_BATCH, block_s=_BLOCK_S)
+        taken = await self._bus.streams.consume(STREAM, self._worker_id, count=_BATCH, block_s=_BLOCK_S)
+        observe_wait(delivery.message_id for delivery in taken)
+        return taken
 
     async def _claim(self) -> list[Delivery]:
         return await self._bus.streams.claim_dead(STREAM, ROLE, self._worker_id, count=_BATCH)
@@ -137,6 +145,7 @@ class Verifier:
     async def _handle_batch(self, group: asyncio.TaskGroup, deliveries: Sequence[Delivery]) -> None:
         """Grade a batch. Requests to remote graders go on in a slot of their own, so that they hold up no others."""
         try:
+            BATCHES_RUNNING.inc()
             gradable = await self._persist(lambda: self._fetch(deliveries))
             await self._conclude([one for one in gradable if self._grading.is_local(one.request.grader)])
             remote = [one for one in gradable if not self._grading.is_local(one.request.grader)]
@@ -144,6 +153,7 @@ class Verifier:
                 await self._remote_slots.acquire()
                 group.create_task(self._conclude_remote(remote))
         finally:
+            BATCHES_RUNNING.dec()
             self._slots.release()
 
     async def _conclude_remote(self, gradable: Sequence[_Gradable]) -> None:
@@ -182,12 +192,14 @@ class Verifier:
         graded = [_Graded(*one) for one in zip(gradable, verdicts, statistics, classes, strict=True)]
         ready = [one for one in graded if not (patient and one.verdict.reason == UNAVAILABLE)]
         await self._persist(partial(self._write, ready))
+        count_graded(map(_named, ready))
         await self._watch(graded)
         return [one.gradable for one in graded if patient and one.verdict.reason == UNAVAILABLE]
 
     async def _watch(self, graded: Sequence[_Graded]) -> None:
         """Tell when too many gradings fail."""
-        alert = self._alert.observe((one.gradable.request.grader, one.verdict) for one in graded)
+        count_failures(map(_named, graded))
+        alert = self._alert.observe(map(_named, graded))
         if alert:
             message = f"{self._worker_id}: {alert}"
             log.warning("%s", message)
@@ -266,7 +278,7 @@ class Verifier:
 
     async def _fail(self, item: _Item, reason: FailureReason, detail: str) -> None:
         group_id = item.completion.group_id
-        log.warning("group %s failed: %s (%s)", group_id, reason, detail)
+        log.warning("group %s failed: %s (%s)", group_id, reason, detail, extra={"group": group_id})
         await self._bus.groups.fail(
             group_id, reason, f"response {item.completion.index}: {detail}", stream=STREAM, delivery=item.delivery
         )

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from dapo.bus import Bus, Delivery, attempt_number
-from dapo.bus.keys import RUNS
+from dapo.bus.keys import AGENTS, RUNS
 from dapo.v1 import messages_pb2 as pb
 
 RUN = "test-run"
@@ -161,7 +161,8 @@ async def read_alerts(bus: Bus) -> list[dict[str, Any]]:
 
 
 async def everything(bus: Bus) -> dict[bytes, bytes]:
-    """All that the run has on the server, byte for byte, and the index of runs."""
+    """All that the run has on the server, byte for byte, the index of runs, and agents."""
     client = bus.control_server.client
     found = {key: await client.dump(key) async for key in client.scan_iter(match=f"{bus.keys.prefix}*", count=1000)}
+    found |= {key: await client.dump(key) async for key in client.scan_iter(match=f"{AGENTS}*")}
     return found if (runs := await client.dump(RUNS)) is None else {**found, RUNS.encode(): runs}

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from dapo.bus.errors import Fenced, LeaseHeld
 from dapo.bus.index import Desired
-from dapo.bus.keys import ORCHESTRATOR
-from dapo.bus.parts.part import Part, new_nonce
+from dapo.bus.keys import ORCHESTRATOR, WORKERS
+from dapo.bus.parts.part import Context, Part, new_nonce
 
 HEARTBEAT_TTL_S = 10.0
 """How long a worker that is not heard counts as alive."""
@@ -18,15 +18,25 @@ class Registry(Part):
 
     Keys: `alive:<role>:<worker id>`, whose value names the instance and which expires; `address:<what>`, which expires.
     Promises: a worker is alive exactly while its key exists. A process that was started anew under an old id replaces
-    its predecessor with its first beat.
+    its predecessor with its first beat. What it has to `advertise` is said again with each beat.
     Restart: of a process, nothing is kept in it. Of Redis, beats come back with the next of each worker; one that died
     meanwhile stays dead, because the time of expiry is kept on disk.
     """
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._advertised: dict[str, str] = {}
+
+    def advertise(self, what: str, address: str) -> None:
+        """From now on each beat of this process announces it."""
+        self._advertised[what] = address
 
     async def beat(self, role: str, worker_id: str, ttl_s: float = HEARTBEAT_TTL_S) -> None:
         """States that this instance of the worker lives for another `ttl_s`."""
         beat = (self._keys.heartbeat(role, worker_id), self._context.instance, "PX", round(ttl_s * 1000))
         await self._control.promptly(lambda: self._write("SET", *beat), ttl_s * _PROMPT)
+        for what, address in self._advertised.items():
+            await self.announce(what, address, ttl_s)
 
     async def beat_first(self, role: str, worker_id: str, ttl_s: float = HEARTBEAT_TTL_S) -> None:
         """As `beat`, where no instance of the worker is alive; otherwise nothing."""
@@ -66,15 +76,29 @@ class Lease(Part):
         is also greater than `above`."""
         return int(await self._script("acquire_epoch", new_nonce(), role, above))
 
-    async def take(self, holder: str, ttl_s: float, desired: Desired | None = None, before: str | None = None) -> int:
+    async def take(
+        self,
+        holder: str,
+        ttl_s: float,
+        desired: Desired | None = None,
+        before: str | None = None,
+        *,
+        workers_stay: bool = False,
+    ) -> int:
         """Leads the run from now on, for `ttl_s` or until it is renewed, under a new epoch of the orchestrator and of
-        its workers: those of the leader before write nothing more. `desired`: what is wanted of the run, from the same
-        moment, unless something else than `before` is wanted by then: nothing that came later is overwritten. Raises
-        LeaseHeld, with nothing done, while another holder leads it."""
-        reply = await self._script("take_lease", new_nonce(), holder, round(ttl_s * 1000), desired or "", before or "")
+        its workers: those of the leader before write nothing more, unless they are to stay (until `dismiss`).
+        `desired`: what is wanted of the run, from the same moment, unless something else than `before` is wanted by
+        then: nothing that came later is overwritten. Raises LeaseHeld, with nothing done, while another holder leads
+        it."""
+        wanted = (desired or "", before or "", "stay" if workers_stay else "")
+        reply = await self._script("take_lease", new_nonce(), holder, round(ttl_s * 1000), *wanted)
         if isinstance(reply, bytes):
             raise LeaseHeld(f"run {self._context.run_id} is led by {reply.decode()}")
         return int(reply)
+
+    async def dismiss(self, epoch: int) -> None:
+        """The workers of before write nothing more; those of this epoch of the orchestrator do. Raises Fenced."""
+        await self._write_as(ORCHESTRATOR, epoch, "SET", self._keys.epoch(WORKERS), epoch)
 
     async def renew(self, holder: str, epoch: int, ttl_s: float) -> None:
         """For another `ttl_s` from now on, also after it has lapsed, if nobody has taken it since. Raises Fenced."""

@@ -71,8 +71,9 @@ class Runs(Part):
     async def delete(self) -> None:
         """Deletes everything of the run on its servers. As `delete_work`, and nobody can ask about it any more."""
         # Last what the deletion itself is fenced by.
-        await self._unlink_all(but=(self._keys.epoch(""), self._keys.lease))
-        await self._script("delete_keys", self._keys.lease, *(self._keys.epoch(role) for role in HELD_ROLES))
+        fences = [self._keys.epoch(role) for role in HELD_ROLES]
+        await self._unlink_all(but=(*fences, self._keys.lease))
+        await self._script("delete_keys", self._keys.lease, *fences)
 
     async def emit(self, event: Event) -> None:
         """Raises ValueError for a number that is not finite: JSON has none."""

@@ -255,8 +255,8 @@ class Streams(Part):
             raise
         except (BusUnavailable, asyncio.CancelledError):
             failed = asyncio.get_running_loop().time()
-            doubt = self._doubts.setdefault((stream, worker_id), _Doubt(began, failed, failed))
-            doubt.failed, doubt.blocked_until = failed, max(doubt.blocked_until, failed + block_s)
+            lost = self._doubts.setdefault((stream, worker_id), _Doubt(began, failed, failed))
+            lost.failed, lost.blocked_until = failed, max(lost.blocked_until, failed + block_s)
             raise
         doubt = self._doubts.get((stream, worker_id))
         if doubt is not None:

@@ -54,6 +54,11 @@ SCRIPTS = {
         Script("begin_at", True, "it puts whole values in the place of others"),
         Script("set_version", True, "it sets a value"),
         Script("unlist", True, "what is gone is left alone"),
+        Script("beat_agent", True, "it puts whole values in the place of others"),
+        Script("clear_agent", True, "it names the order by its number, and no other is cleared"),
+        Script("leave_agent", True, "what is gone is left alone"),
+        Script("place_worker", True, "the nonce is remembered with the number of the order"),
+        Script("withdraw_worker", True, "it names the order by its number, and what is gone is left alone"),
     )
 }
 """By name; each is a file lua/<name>.lua."""
@@ -73,7 +78,7 @@ def _tables() -> str:
         _table("ALLOWED", sorted(moves))
         + _table("IS_OPEN", ((state, "true") for state in sorted(ledger.OPEN)))
         + _table("IS_DISCARDED", ((state, "true") for state in sorted(ledger.DISCARDED)))
-        + f'local RUN_COMPLETE, RUNS = "{ledger.RUN_COMPLETE}", "{keys.RUNS}"\n'
+        + f'local RUN_COMPLETE, RUNS, AGENTS = "{ledger.RUN_COMPLETE}", "{keys.RUNS}", "{keys.AGENTS}"\n'
         + _table("READER", ((stream, f'"{role}"') for stream, role in keys.READERS.items()))
     )
 

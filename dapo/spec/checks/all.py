@@ -10,7 +10,7 @@ from dapo.spec.checks.evaluation import best_checkpoint, early_stopping, evaluat
 from dapo.spec.checks.metrics import reflection_patterns
 from dapo.spec.checks.model import model_path
 from dapo.spec.checks.no_effect import fields_without_effect
-from dapo.spec.checks.resources import autoscale, devices, outage_deadline, payload_memory, stall_deadline
+from dapo.spec.checks.resources import autoscale, devices, max_replicas, outage_deadline, payload_memory, stall_deadline
 from dapo.spec.checks.reward import graders, reward_values
 from dapo.spec.checks.sampling import batch_division, distribution, group_size
 from dapo.spec.checks.tracking import tracking_places
@@ -38,6 +38,7 @@ _PROBLEMS: tuple[Check, ...] = (
     weight_deadlines,
     devices,
     autoscale,
+    max_replicas,
     stall_deadline,
     outage_deadline,
     payload_memory,

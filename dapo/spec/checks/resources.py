@@ -55,6 +55,21 @@ def autoscale(spec: RunTree) -> Iterator[Problem]:
         )
 
 
+def max_replicas(spec: RunTree) -> Iterator[Problem]:
+    generator = spec.resources.generator
+    if generator.max_replicas is None:
+        return
+    shown = str(generator.max_replicas)
+    if generator.autoscale.max is not None:
+        cure = "only one of them may change the number of generators. Take this field or that one away"
+        yield Problem(
+            "resources.generator.max_replicas", shown, f"stands beside resources.generator.autoscale.max: {cure}"
+        )
+    if generator.max_replicas < generator.replicas:
+        cure = f"Set at least {generator.replicas}, or fewer replicas"
+        yield Problem("resources.generator.max_replicas", shown, f"is less than resources.generator.replicas. {cure}")
+
+
 def outage_deadline(spec: RunTree) -> Iterator[Problem]:
     outage_s = spec.resources.redis.outage_s
     if outage_s > LONGEST_OUTAGE_S:

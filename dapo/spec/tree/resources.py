@@ -30,6 +30,9 @@ class AutoscaleSpec(Section):
 class GeneratorResources(Section):
     replicas: int = Field(default=1, ge=1)
     """Generator processes, each with an SGLang server of its own; with `autoscale` those that the run starts with."""
+    max_replicas: int | None = Field(default=None, ge=1)
+    """With the launcher `attached`: free agents join as generators up to this number, and leave the run with their
+    machines, down to one ([agents.md](agents.md)); none: as many as `replicas` and no more."""
     autoscale: AutoscaleSpec = AutoscaleSpec()
     device: Device = "auto"
     """auto: CUDA where present."""

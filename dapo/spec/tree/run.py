@@ -62,7 +62,8 @@ class RunTree(Section):
     def generator_processes(self) -> int:
         """At most."""
         generator = self.resources.generator
-        return max(generator.replicas, generator.autoscale.max or 0) + self.evaluation.dedicated_generator
+        most = max(generator.replicas, generator.autoscale.max or 0, generator.max_replicas or 0)
+        return most + self.evaluation.dedicated_generator
 
     @property
     def longest_deadline(self) -> tuple[str, float]:

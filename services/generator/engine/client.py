@@ -100,6 +100,10 @@ class EngineClient:
         self._heard_at = 0.0
         self._silence = Silence()
 
+    @property
+    def url(self) -> str:
+        return self._endpoint.url
+
     async def close(self) -> None:
         await self._session.close()
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+import shutil
 import signal
 import tempfile
 from pathlib import Path
@@ -146,11 +147,14 @@ class SglangServer:
     and nothing survives a restart.
     """
 
-    def __init__(self, spec: RunSpec, *, device: str, log_path: Path) -> None:
+    def __init__(self, spec: RunSpec, *, device: str, log_path: Path, metrics: bool = False) -> None:
+        """`metrics`: it exports its own, at /metrics."""
         self._spec = spec
+        self._metrics = metrics
         self._device = device
         self._log_path = log_path
         self._process: asyncio.subprocess.Process | None = None
+        self._metrics_folder: str | None = None
 
     async def start(self) -> EngineEndpoint:
         if self._process is not None:
@@ -190,6 +194,9 @@ class SglangServer:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
+        if self._metrics_folder is not None:
+            # Killed, it leaves it behind.
+            shutil.rmtree(self._metrics_folder, ignore_errors=True)
 
     async def _spawn(self, port: int, endpoint: EngineEndpoint, directory: Path) -> asyncio.subprocess.Process:
         self._log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -204,7 +211,12 @@ class SglangServer:
         if adapter is not None:
             write_empty_adapter(adapter, self._spec.lora)
         flags = server_flags(self._spec, device=self._device, port=port, pool=pool, adapter=adapter)
+        if self._metrics:
+            flags.append("--enable-metrics")
         environment = server_environment(self._spec, device=self._device, adapter=adapter is not None)
+        if self._metrics:
+            # Where its processes leave their numbers for the one that is asked.
+            self._metrics_folder = environment["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="dapo-metrics-")
         with self._log_path.open("ab") as log:
             return await asyncio.create_subprocess_exec(
                 *python_command("services.generator.engine.sglang_main", *flags, "--config", str(keys)),

@@ -11,6 +11,7 @@ from dapo.contracts.events import Alert, Emit
 from services.generator.engine.client import EngineClient
 from services.generator.engine.responses import EngineError
 from services.generator.engine.server import EngineServer, ServerError
+from services.generator.instruments import ENGINE_RESTARTS
 from services.generator.membership import FIXED_VERSION, Membership
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,11 @@ class EngineSupervisor:
     def up(self) -> bool:
         """Whether there is an engine that has not failed."""
         return self._engine is not None and not self._failed.is_set()
+
+    @property
+    def url(self) -> str | None:
+        """Of the engine, while there is one that has not failed."""
+        return self._engine.url if self._engine is not None and self.up else None
 
     @property
     def engine(self) -> EngineClient:
@@ -174,6 +180,7 @@ class EngineSupervisor:
                 self._failed.clear()
                 # Before the learner is told: its first join belongs to the new engine.
                 self.replacements += 1
+                ENGINE_RESTARTS.inc()
                 return await self._announce()
 
     async def _start_failed(self, attempt: int, error: ServerError) -> None:

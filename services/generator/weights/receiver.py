@@ -11,6 +11,7 @@ from dapo.v1 import messages_pb2 as pb
 from services.generator.engine.client import TensorDescription
 from services.generator.engine.responses import EngineError
 from services.generator.engine.supervisor import EngineSupervisor
+from services.generator.instruments import WEIGHT_PAUSE_SECONDS, WEIGHT_UPDATES
 from services.generator.membership import Membership, version_name
 from services.generator.weights.hold import WeightHold
 
@@ -101,8 +102,10 @@ class Receiver:
             # The engine may wait in a collective or hold part of the weights.
             if not isinstance(error, UpdateFailed):
                 self._supervisor.fail(f"weight command {kind} failed: {reason}")
+            _count(kind, "failed")
             await self._reply(command, "failed", error=reason)
         else:
+            _count(kind, "done", pause_s)
             await self._reply(command, "done", pause_s=pause_s)
 
     def _check_incarnation(self, incarnation: int) -> None:
@@ -190,6 +193,13 @@ class Receiver:
     async def _reply(self, command: pb.WeightCommand, phase: str, *, error: str = "", pause_s: float = 0.0) -> None:
         reply = pb.WeightReply(serial=command.serial, phase=phase, error=error, pause_s=pause_s)
         await self._bus.weights.send_reply(self._id, reply)
+
+
+def _count(kind: str | None, outcome: str, pause_s: float | None = None) -> None:
+    if kind == "update":
+        WEIGHT_UPDATES.labels(outcome).inc()
+        if pause_s is not None:
+            WEIGHT_PAUSE_SECONDS.observe(pause_s)
 
 
 def describe(tensors: Sequence[pb.TensorSpec]) -> list[TensorDescription]:

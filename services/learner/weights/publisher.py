@@ -16,6 +16,7 @@ from dapo.bus.roles import LearnerBus
 from dapo.contracts.events import Alert
 from dapo.spec.tree.training import WeightSyncSpec
 from dapo.v1 import messages_pb2 as pb
+from services.learner.instruments import WEIGHT_FAILURES, WEIGHT_MEMBERS
 from services.learner.weights.channel import FAILURES, Channel
 from services.learner.weights.dialogue import Dialogue
 from services.learner.weights.patience import GroupCalls
@@ -110,6 +111,7 @@ class Publisher:
         self._updates: list[MemberUpdate] = []
         self._published = False
         self._settled = 0.0
+        WEIGHT_MEMBERS.set_function(lambda: len(self._channels))
 
     # -- membership
 
@@ -210,6 +212,7 @@ class Publisher:
         self, generator_id: str, phase: Literal["join", "update"], error: Exception, cost_s: float = 0.0
     ) -> None:
         """Leave the generator out for a while, and say so where that is new."""
+        WEIGHT_FAILURES.labels(phase).inc()
         deadline = self._spec.join_deadline_s if phase == "join" else self._spec.update_deadline_s
         slow = f"took longer than weight_sync.{phase}_deadline_s = {deadline:g} s"
         reason = f"weight {phase}: {slow if isinstance(error, TimeoutError) else error}"

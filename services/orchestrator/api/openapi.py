@@ -7,13 +7,14 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from services.orchestrator.api.doors.rest import GUARDED
 from services.orchestrator.api.errors import ERRORS, PROBLEM_JSON
 from services.orchestrator.api.examples import ANSWERS, PARAMETERS, PROBLEM, REQUESTS
+from services.orchestrator.api.routes.metrics import METRICS
 from services.orchestrator.api.schemas import ProblemDetails
 from services.orchestrator.security.sessions import COOKIE
 
 _REFERENCE = "#/components/schemas/{model}"
-_GUARDED = "/v1/"
 _SCHEMES = {
     "token": {
         "type": "http",
@@ -48,8 +49,9 @@ def document(app: FastAPI) -> dict[str, Any]:
     components["securitySchemes"] = _SCHEMES
     for path, operation in _operations(found):
         operation["responses"].pop("422", None)
-        operation["responses"].update(_errors(guarded=path.startswith(_GUARDED)))
-        operation["security"] = [{name: []} for name in _SCHEMES] if path.startswith(_GUARDED) else []
+        operation["responses"].update(_errors(guarded=path.startswith(GUARDED)))
+        guarded = path.startswith((GUARDED, METRICS))
+        operation["security"] = [{name: []} for name in _SCHEMES] if guarded else []
         _add_examples(operation)
     return found
 

@@ -19,6 +19,7 @@ from services.orchestrator.catalogue.listing import MOST, Page, Wanted
 from services.orchestrator.catalogue.logs import MOST_LINES, find_log, log_names, read_log
 from services.orchestrator.fleet.errors import BadField, StorageRefused
 from services.orchestrator.fleet.service import RunService
+from services.orchestrator.metrics.collector import Collector
 from services.orchestrator.reading.queries import Queries
 from services.orchestrator.records.exports import Export, exports, find_file
 from services.orchestrator.records.remarks import UNSAID, Edit, Remarks
@@ -56,6 +57,7 @@ class Operations:
         self.runs = runs
         self.guard = guard or Guard()
         self.queries = Queries(runs)
+        self.collector = Collector(runs, lambda: self.guard.open_streams)
         self._admission = admission
         self._state_dir = state_dir
         self._requests = Idempotency(state_dir)

@@ -9,13 +9,14 @@ from fastapi.routing import APIRoute
 
 import dapo
 from dapo.records.explanations import GroupExplanation
-from services.orchestrator.api.doors.rest import Door, caller_of, check_query
+from services.orchestrator.api.doors.rest import GUARDED, Door, caller_of, check_query
 from services.orchestrator.api.openapi import document
 from services.orchestrator.api.operations import Operations
 from services.orchestrator.api.problems import handle_errors
 from services.orchestrator.api.routes.exports import add_exports
 from services.orchestrator.api.routes.files import add_files
 from services.orchestrator.api.routes.login import add_login
+from services.orchestrator.api.routes.metrics import METRICS, add_metrics
 from services.orchestrator.api.routes.page import add_page
 from services.orchestrator.api.routes.queue import add_queue
 from services.orchestrator.api.routes.reads import add_reads
@@ -60,8 +61,9 @@ def _name(route: APIRoute) -> str:
     return route.name
 
 
-def create_app(operations: Operations) -> FastAPI:
-    """The application. What is below /v1 wants a token, where the service has any, of the scope in SCOPES."""
+def create_app(operations: Operations, *, metrics_open: bool = False) -> FastAPI:
+    """The application. What is below /v1 wants a token, where the service has any, of the scope in SCOPES; /metrics
+    too, unless it is `metrics_open`."""
     service, guard = operations.runs, operations.guard
 
     async def authorise(request: Request) -> None:
@@ -78,7 +80,7 @@ def create_app(operations: Operations) -> FastAPI:
     )
     guarded: dict[str, Any] = {"dependencies": [Depends(authorise), Depends(check_query)], "tags": ["runs"]}
 
-    app.add_middleware(Door, guard=guard)
+    app.add_middleware(Door, guard=guard, guarded=(GUARDED,) if metrics_open else (GUARDED, METRICS))
 
     # Load balancers ask with HEAD.
     @app.head("/healthz", include_in_schema=False)
@@ -187,6 +189,7 @@ def create_app(operations: Operations) -> FastAPI:
     add_exports(app, operations, guarded)
     _answer_questions(app, operations, guarded)
     add_reads(app, operations.queries, guarded)
+    add_metrics(app, operations.collector, {"tags": ["service"]} if metrics_open else {**guarded, "tags": ["service"]})
     add_login(app, guard, guarded)
     add_page(app)
     handle_errors(app)
@@ -218,5 +221,5 @@ def _answer_questions(app: FastAPI, operations: Operations, guarded: dict[str, A
 def _check_scopes(app: FastAPI) -> None:
     """A route without a scope would be one that nobody may use."""
     for route in app.routes:
-        if isinstance(route, APIRoute) and route.path.startswith("/v1/") and route.name not in SCOPES:
+        if isinstance(route, APIRoute) and route.path.startswith((GUARDED, METRICS)) and route.name not in SCOPES:
             raise LookupError(f"{route.path} ({route.name}) has no scope in services/orchestrator/security/access.py")

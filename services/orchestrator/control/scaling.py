@@ -55,10 +55,16 @@ class Course(Protocol):
 
 def scales_itself(spec: RunSpec) -> str:
     """Why nobody else may change the number of generators, and what to do; "": they may."""
-    limits = spec.resources.generator.autoscale
+    generator, field = spec.resources.generator, "resources.generator.autoscale"
+    limits = generator.autoscale
+    if generator.max_replicas is not None:
+        field = "resources.generator.max_replicas"
+        return (
+            f"generators: free agents join the run up to {generator.max_replicas} of them ({field}). Stop it, and "
+            f"resume it with --set {field}=N for another limit, or with --set {field}=null to scale it by hand"
+        )
     if limits.max is None:
         return ""
-    field = "resources.generator.autoscale"
     return (
         f"generators: the run scales itself between {limits.min} and {limits.max} of them ({field}). Stop it, and "
         f"resume it with --set {field}.max=N for another limit, or with --set {field}=null to scale it by hand"
@@ -83,7 +89,7 @@ class Autoscaler:
 
     async def run(self) -> None:
         """Until cancelled; at once where the run does not scale itself."""
-        if not scales_itself(self._run.spec):
+        if self._run.spec.resources.generator.autoscale.max is None:
             return
         self._since = self._seen = _last_step(self._log.rows)
         while True:

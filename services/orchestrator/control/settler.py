@@ -72,7 +72,8 @@ class Settler:
             try:
                 self._archive.add(make_sample(record, texts, outcome))
             except OSError as error:
-                log.warning("group %s is not kept in samples.jsonl: %s", record.group_id, error)
+                what = "group %s is not kept in samples.jsonl: %s"
+                log.warning(what, record.group_id, error, extra={"group": record.group_id})
 
     def _settlement(self, delivery: Delivery, record: GroupRecord, kind: Uniform | None) -> Settlement:
         if record.state == "failed":  # which is final: its notice is acknowledged

@@ -9,7 +9,7 @@ from dapo.spec.load import check_inputs
 from dapo.spec.problem import Problem, SpecError
 from dapo.spec.run import RunSpec
 from services.orchestrator.fleet.errors import BadField
-from services.orchestrator.queue.machine import Machine
+from services.orchestrator.queue.capacity import Capacity
 from services.orchestrator.runs.questions import NoAnswer, check_server
 
 _PROBE_BYTES = 64 << 10
@@ -20,7 +20,7 @@ class Gate:
     """Of one service. `admission` is its policy; None: nothing is refused."""
 
     def __init__(
-        self, admission: Admission | None, state_dir: Path, redis_url: str | None, machine: Machine | None
+        self, admission: Admission | None, state_dir: Path, redis_url: str | None, machine: Capacity | None
     ) -> None:
         """`machine`: where runs wait for room; None: they do not."""
         self._admission = admission

@@ -3,47 +3,44 @@
 import asyncio
 import contextlib
 import logging
-import secrets
 from collections.abc import AsyncIterator, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 from dapo.bus.index import RunIndex
+from dapo.bus.server.connection import Server
 from dapo.contracts.events import Alert
 from dapo.policy import Admission
 from dapo.records.explanations import GroupExplanation
 from dapo.records.group_archive import DeadLetter
-from dapo.records.identity import RunDirError, RunIdentity, new_run_id
 from dapo.spec.load import parse_spec
 from dapo.spec.problem import Problem
 from dapo.spec.run import RunSpec
 from dapo.v1 import run_pb2 as pb
 from services.orchestrator.fleet.course.endings import Endings
+from services.orchestrator.fleet.course.folders import make_folder
 from services.orchestrator.fleet.course.starts import Starts
 from services.orchestrator.fleet.drivers import Drivers
 from services.orchestrator.fleet.elsewhere import Elsewhere
 from services.orchestrator.fleet.errors import (
     BadField,
-    FolderTaken,
     RunConflict,
     RunNotFound,
     ServiceStopping,
     checked_group,
-    unusable,
 )
 from services.orchestrator.fleet.gate import Gate
-from services.orchestrator.fleet.past import PastRuns, folder_below, past_run
+from services.orchestrator.fleet.past import PastRuns, past_run
 from services.orchestrator.fleet.removal import Removal
 from services.orchestrator.fleet.steering.steering import Steering
 from services.orchestrator.fleet.steering.updates import Updates
 from services.orchestrator.fleet.steering.wishes import Wishes
 from services.orchestrator.launch.devices import DeviceAllocator
 from services.orchestrator.launch.launcher import Launcher
+from services.orchestrator.queue.capacity import Capacity
 from services.orchestrator.queue.entries import Entries
 from services.orchestrator.queue.line import Candidate, Line
 from services.orchestrator.queue.locks import RunLocks
 from services.orchestrator.queue.machine import Machine
-from services.orchestrator.records.recorder import Recorder
 from services.orchestrator.records.remarks import UNSAID, Edit, Remarks
 from services.orchestrator.runs.driver import RunDriver
 from services.orchestrator.runs.events import WatchedEvent, past_events
@@ -73,7 +70,7 @@ class RunService:
         owner: str = "",
         alone: bool = False,
         admission: Admission | None = None,
-        machine: Machine | None = None,
+        machine: Capacity | None = None,
     ) -> None:
         """`index`: on the server of `redis_url`, of the runs that services go on with; without one nobody goes on with
         its runs. `owner`: its name as a leader. `alone`: no other service uses that server.
@@ -86,9 +83,8 @@ class RunService:
         self._line: Line | None = None
         self._others: Elsewhere | None = None
         if index is not None and redis_url is not None:
-            self._line = Line(
-                self._machine, Entries(index, redis_url, self._owner), self._going, self.lead, self._locks
-            )
+            entries = Entries(index, redis_url, self._owner, launcher.keeps_workers)
+            self._line = Line(self._machine, entries, self._going, self.lead, self._locks)
             self._others = Elsewhere(index, self._line.told)
         self._alone = alone
         self._state_dir = state_dir
@@ -126,21 +122,11 @@ class RunService:
         spec = await asyncio.to_thread(lambda: self._gate.admit(parse_spec(spec_text)))
         if self._stopping:
             raise ServiceStopping("the service is shutting down: it takes no new run")
-        now = datetime.now(UTC)
-        run_id = new_run_id(spec.name, now)
-        try:
-            folder = folder_below(self._state_dir, run_dir or f"runs/{run_id}")
-            created_at = now.isoformat(timespec="milliseconds")
-            identity = RunIdentity(run_id, created_at, self._index is not None, secrets.token_hex(8))
-            recorder = Recorder.create(folder, spec, identity, remarks=remarks, shared=self.shares(spec))
-        except (RunDirError, OSError) as error:
-            asked = self._state_dir / (run_dir or f"runs/{run_id}")
-            what = f"run_dir {asked}" if run_dir else "the run is not made"
-            if isinstance(error, RunDirError):
-                raise FolderTaken(f"{what}: {error}") from error
-            raise unusable(what, error, asked) from error
+        recorder = make_folder(
+            *(self._state_dir, run_dir, spec, remarks), listed=self._index is not None, shared=self.shares(spec)
+        )
         await self._starts.begin(spec, recorder)
-        return run_id
+        return recorder.identity.run_id
 
     async def check_ready(self) -> None:
         """Raises ServiceStopping, NoAnswer where it cannot write to its directory, or its Redis does not answer."""
@@ -155,6 +141,15 @@ class RunService:
     def shares(self, spec: RunSpec) -> bool:
         """Whether other services see the run's lease."""
         return spec.resources.redis.url is not None or (self._redis_url is not None and not self._alone)
+
+    def under_way(self) -> Sequence[RunDriver]:
+        """Of the runs that go on here."""
+        return [driver for driver in self._drivers if not driver.over]
+
+    @property
+    def redis(self) -> Server | None:
+        """That the runs have in common; None: each has its own."""
+        return self._index.server if self._index is not None else None
 
     def leads(self, run_id: str) -> bool:
         """As Reconciler asks."""
@@ -180,7 +175,7 @@ class RunService:
 
     def _going(self) -> dict[str, RunSpec]:
         """The runs that go on here, as they do, or are about to."""
-        return self._starts.entering | {driver.run_id: driver.spec for driver in self._drivers if not driver.over}
+        return self._starts.entering | {driver.run_id: driver.spec for driver in self.under_way()}
 
     def _room(self, now: RunSpec, wanted: RunSpec) -> str:
         waiting = next((one.run_id for one, verdict in self._line or () if not one.obstacle), "")
@@ -334,9 +329,8 @@ class RunService:
 
     async def tell(self, alert: Alert) -> None:
         """In every run that goes on here."""
-        for driver in self._drivers:
-            if not driver.over:
-                await driver.events.tell(alert)
+        for driver in self.under_way():
+            await driver.events.tell(alert)
 
     async def close(self) -> None:
         """Stop every run, at once; a service that starts again takes them up."""

@@ -61,7 +61,8 @@ def _judge_end(status: WorkerStatus, may_end: Collection[Role], proven: bool) ->
 def _judge_silence(status: WorkerStatus, silent_s: float | None, unheard_s: float, spec: RestartSpec) -> Judgement:
     worker = status.worker_id
     if status.state != WorkerState.RUNNING:
-        return Judgement(status, HealthAction.EXPECTED)
+        reason = f"{worker} is not started yet: {status.reason}" if status.reason else ""
+        return Judgement(status, HealthAction.EXPECTED, reason)
     if silent_s is None:
         if unheard_s < spec.start_s:
             return Judgement(status, HealthAction.EXPECTED)

@@ -30,6 +30,21 @@ class RunTarget:
     """The run's folder as the run service sees it. A launcher of other hosts gives its workers a volume instead."""
     term: int = 0
     """Epoch of keys.WORKERS for which they act: once another orchestrator leads the run, they write nothing."""
+    epoch: int = 0
+    """Of the orchestrator that asks: the newest that leads the run. 0: of none."""
+
+
+def told_environment(run: RunTarget, workload: Workload, index: int) -> dict[str, str]:
+    """What the environment of a worker has that is the same on every host, beside its workload's own."""
+    environment = {
+        "DAPO_RUN_ID": run.run_id,
+        "DAPO_WORKER_ID": workload.worker_ids[index],
+        "DAPO_REPLICA": str(index),
+        "DAPO_REPLICAS": str(workload.replicas),
+    }
+    if run.payload_url is not None:
+        environment["DAPO_PAYLOAD_URL"] = run.payload_url
+    return environment
 
 
 class WorkerState(StrEnum):
@@ -48,9 +63,10 @@ class WorkerStatus:
     role: Role
     state: WorkerState
     code: int | None = None
-    """Of an exited worker the exit code, or minus the signal that ended it."""
+    """Of an exited worker the exit code, or minus the signal that ended it; of one that was taken away with its
+    machine, as if it had been killed."""
     reason: str = ""
-    """Of a failed worker: why, in words."""
+    """Of a failed worker: why, in words. Of one that starts: what it waits for, where that is unusual."""
     instance: str = ""
     """Tells a worker from the one of the same id that was started before it."""
 
@@ -71,6 +87,15 @@ class LogTail(NamedTuple):
 
 class Launcher(Protocol):
     """Places workloads of any number of runs. Every method may be called again: it brings about what it says."""
+
+    @property
+    def elastic(self) -> bool:
+        """Whether places come and go while runs go on: one may grow into them (resources.generator.max_replicas)."""
+
+    @property
+    def keeps_workers(self) -> bool:
+        """Whether workers go on, for the term that they have, when their run service is shut down, or dies: a later one
+        takes them over (`adopt`), or dismisses them."""
 
     async def apply(self, run: RunTarget, workloads: Sequence[Workload]) -> None:
         """Have just these workloads run, each with so many replicas: workers that are missing or have ended are
@@ -95,5 +120,9 @@ class Launcher(Protocol):
     async def stop(self, run_id: str) -> None:
         """End the run's workers, and return once they are gone. Raises LaunchError naming those that are not."""
 
+    async def leave(self, run_id: str) -> None:
+        """The run is no more this launcher's: where it `keeps_workers`, they go on; elsewhere as `stop`."""
+
     async def adopt(self, run: RunTarget, workloads: Sequence[Workload]) -> list[WorkerStatus]:
-        """Take over the workers that an earlier run service has left running; none where they ended with it."""
+        """Take over the workers that an earlier run service has left, as they are; none where they ended with it.
+        Raises LaunchError."""

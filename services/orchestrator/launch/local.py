@@ -8,15 +8,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from dapo.environment import SERVICE_KEYS
-from dapo.host.addresses import ADDRESS, LOOPBACK
+from dapo.host.addresses import LOOPBACK
+from dapo.host.children import start_logged
 from dapo.host.files import tail
-from dapo.host.processes import child_environment, end_sessions, python_command, read_process, wait_gone
+from dapo.host.processes import end_sessions, read_process, wait_gone
 from dapo.host.storage import in_words
 from dapo.records.folder import RunFolder
 from dapo.spec.workloads import Role, Workload
+from dapo.worker import host_environment
 from services.orchestrator.launch.devices import DeviceAllocator
-from services.orchestrator.launch.launcher import LaunchError, LogTail, RunTarget, WorkerState, WorkerStatus
+from services.orchestrator.launch.launcher import (
+    LaunchError,
+    LogTail,
+    RunTarget,
+    WorkerState,
+    WorkerStatus,
+    told_environment,
+)
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +82,9 @@ class LocalLauncher:
     A worker writes to RUN_DIR/logs/<worker id>.log and advertises one address of this machine. `stop` leaves no process
     of a run, nor any of their descendants. Workers die with this process, so `adopt` never finds any.
     """
+
+    elastic = False
+    keeps_workers = False
 
     def __init__(self, devices: DeviceAllocator, *, address: str = LOOPBACK) -> None:
         """`address`: of this machine, where the workers of a run reach each other."""
@@ -170,6 +181,9 @@ class LocalLauncher:
             for lock in locks:
                 os.close(lock)
 
+    async def leave(self, run_id: str) -> None:
+        await self.stop(run_id)
+
     async def adopt(self, run: RunTarget, workloads: Sequence[Workload]) -> list[WorkerStatus]:
         return []
 
@@ -185,25 +199,8 @@ def _environment(
     run: RunTarget, workload: Workload, index: int, devices: Sequence[str] | None, address: str
 ) -> dict[str, str]:
     """What a worker's environment holds beyond this process's own. `devices` None: it gets no GPU."""
-    environment = {
-        **workload.environment,
-        "DAPO_RUN_ID": run.run_id,
-        "DAPO_RUN_DIR": str(run.run_dir),
-        "DAPO_REDIS_URL": run.redis_url,
-        "DAPO_TERM": str(run.term),
-        "DAPO_WORKER_ID": workload.worker_ids[index],
-        "DAPO_REPLICA": str(index),
-        "DAPO_REPLICAS": str(workload.replicas),
-        ADDRESS: address,
-        "CUDA_VISIBLE_DEVICES": ",".join(devices or ()),
-        "PYTHONUNBUFFERED": "1",
-    }
-    if not devices:
-        # More than one thread a process slows small models down on a CPU.
-        environment["OMP_NUM_THREADS"] = "1"
-    if run.payload_url is not None:
-        environment["DAPO_PAYLOAD_URL"] = run.payload_url
-    return environment
+    told = {**workload.environment, **told_environment(run, workload, index), "DAPO_TERM": str(run.term)}
+    return {**told, **host_environment(run.run_dir, run.redis_url, devices, address)}
 
 
 async def _spawn(
@@ -211,16 +208,7 @@ async def _spawn(
 ) -> _Child:
     """`locks`: descriptors that the process inherits. Raises LaunchError where the operating system refuses it."""
     try:
-        with (logs / f"{worker_id}.log").open("ab") as output:
-            process = await asyncio.create_subprocess_exec(
-                *python_command(workload.module),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=child_environment(environment, without=SERVICE_KEYS),
-                start_new_session=True,
-                pass_fds=locks,
-            )
+        process = await start_logged(workload.module, environment, logs / f"{worker_id}.log", locks)
     except OSError as error:
         raise LaunchError(f"cannot start {worker_id} ({workload.module}): {in_words(error)}") from error
     log.info("started %s as process %d", worker_id, process.pid)

@@ -48,11 +48,13 @@ class Entries:
     waits on.
     """
 
-    def __init__(self, index: RunIndex, url: str, owner: str) -> None:
-        """`url`: of the server that the index is on. `owner`: the service's name as a leader."""
+    def __init__(self, index: RunIndex, url: str, owner: str, workers_stay: bool = False) -> None:
+        """`url`: of the server that the index is on. `owner`: the service's name as a leader. `workers_stay`: those of
+        the leader before go on where a run is led again."""
         self._index = index
         self._url = url
         self._owner = owner
+        self._workers_stay = workers_stay
 
     async def add(self, recorder: Recorder, spec: RunSpec, reason: str, *, resumed: bool) -> None:
         """Have a run wait, with whose folder `recorder` works: a new one, or one that is to go on with `spec`.
@@ -97,7 +99,7 @@ class Entries:
         try:
             async with answering():
                 try:
-                    epoch = await bus.lease.take(self._owner, LEASE_S)
+                    epoch = await bus.lease.take(self._owner, LEASE_S, workers_stay=self._workers_stay)
                 except LeaseHeld:
                     return False
                 wanted = (await bus.runs.read()).get("desired")

@@ -14,9 +14,9 @@ from dapo.records.identity import RunIdentity, read_identity
 from dapo.spec.load import load_spec
 from dapo.spec.run import RunSpec
 from services.orchestrator.launch.launcher import LaunchError
+from services.orchestrator.queue.capacity import Capacity
 from services.orchestrator.queue.entries import AlreadyLed, Entries, spec_file
 from services.orchestrator.queue.locks import RunLocks
-from services.orchestrator.queue.machine import Machine
 from services.orchestrator.queue.rule import Amounts, Verdict, Waiting, judge
 from services.orchestrator.records.recorder import Recorder
 from services.orchestrator.records.remarks import read_remarks
@@ -61,7 +61,7 @@ class Line:
 
     def __init__(
         self,
-        machine: Machine,
+        machine: Capacity,
         entries: Entries,
         under_way: Callable[[], Mapping[str, RunSpec]],
         lead: Callable[[Path], Awaitable[None]],

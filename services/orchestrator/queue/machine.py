@@ -19,7 +19,7 @@ from services.orchestrator.queue.rule import Amounts, Inventory, Verdict, Waitin
 
 
 class Machine:
-    """The inventory within which a service starts runs.
+    """Implements Capacity: the machine of the service.
 
     GPUs are those that it may lend, less those that other processes of the machine hold. Memory is that of the machine,
     or of its container; cores are counted only where their number is given: processes share them, and are slower then.

@@ -6,6 +6,7 @@ import logging
 import math
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -68,6 +69,8 @@ class Recorder:
         self.evaluations: list[dict[str, Any]] = []
         self.elapsed_before_s = 0.0
         """Until the last step of an earlier start."""
+        self.progress_at = time.time()
+        """Unix time of the newest step that was recorded here; before, of the start."""
         self._lock: FolderLock | None = None
         self.secure: Secure = self.samples.secure
 
@@ -201,6 +204,7 @@ class Recorder:
         row = {metric.name: None for metric in METRICS} | {name: _finite(value) for name, value in metrics.items()}
         self.rows.append(row)
         append_line(self._folder.metrics, json.dumps(row).encode() + b"\n")
+        self.progress_at = time.time()
         return row
 
     async def keep_evaluation(self, measures: Mapping[str, Any], samples: Sequence[Sample]) -> None:

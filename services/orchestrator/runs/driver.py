@@ -13,9 +13,11 @@ from dapo.contracts.events import Alert, StateChanged
 from dapo.errors import first_leaf
 from dapo.host.storage import in_words
 from dapo.spec.run import RunSpec
+from dapo.telemetry import logs
 from dapo.v1 import run_pb2 as pb
 from services.orchestrator.control.controller import Controller
 from services.orchestrator.control.evaluator import Evaluator
+from services.orchestrator.control.growth import Growth
 from services.orchestrator.control.issuer import NotRequeued
 from services.orchestrator.control.scaling import Autoscaler, Scale
 from services.orchestrator.control.watchdog import Watchdog
@@ -25,6 +27,7 @@ from services.orchestrator.runs import completion
 from services.orchestrator.runs.entrance import Entrance, record_of
 from services.orchestrator.runs.events import RunEvents
 from services.orchestrator.runs.inputs import Inputs, input_problems, open_inputs
+from services.orchestrator.runs.measured.gauges import Gauges
 from services.orchestrator.runs.monitor import HealthMonitor
 from services.orchestrator.runs.outcome import (
     INTERRUPTED,
@@ -87,18 +90,16 @@ class RunDriver:
         self.events = RunEvents(recorder.run_dir)
         self.spec = spec
         """As it runs at this moment."""
-        self._previous = previous
+        self._previous, self._changed = previous, changed
         # Of a new run that starts at once nobody else can know before it is led.
         self._known = previous is not None or desired is None
-        self._changed = changed
-        self._recorder = recorder
-        self._launcher = launcher
+        self._recorder, self._launcher = recorder, launcher
         self._placement = Placement(launcher, self.events)
         self._redis = RunRedis(run_id, recorder.run_dir, spec.resources, redis_url)
         # A Redis of its own is nobody else's: whoever has it needs to wait for no lease.
-        self._tenure = Tenure(str(recorder.run_dir) if self._redis.is_own else owner or new_owner())
-        self._listed = enlist is not None
-        self._room = room
+        leader = str(recorder.run_dir) if self._redis.is_own else owner or new_owner()
+        self._tenure = Tenure(leader, workers_stay=launcher.keeps_workers)
+        self._listed, self._room = enlist is not None, room
         self.entrance = Entrance(self._redis, self._tenure, recorder, spec, previous, desired, enlist)
         recorder.guard(self._tenure.secure)
         self.left = False
@@ -109,7 +110,7 @@ class RunDriver:
         self._standing = Standing()
         self._stopping: RunOutcome | None = None
         self._saving: asyncio.Task[None] | None = None
-        self._monitor: HealthMonitor | None = None
+        self.gauges = Gauges(recorder, self._redis, self._tenure, self._standing, self.events)
         self._controller: Controller | None = None
         self._provenance: asyncio.Future[None] | None = None
         self._archiving: asyncio.Task[None] | None = None
@@ -118,8 +119,9 @@ class RunDriver:
         self._driving: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._work = asyncio.create_task(self._to_the_end(), name=f"run {self.run_id}")
-        self._driving = asyncio.create_task(self._drive(self._work), name=f"end of run {self.run_id}")
+        context = logs.about(self.run_id)
+        self._work = asyncio.create_task(self._to_the_end(), name=f"run {self.run_id}", context=context)
+        self._driving = asyncio.create_task(self._drive(self._work), name=f"end of {self.run_id}", context=context)
 
     @property
     def run_dir(self) -> Path:
@@ -145,9 +147,7 @@ class RunDriver:
             await asyncio.wait({self._saving, work}, return_when=asyncio.FIRST_COMPLETED)
         if self._stopping is None and not work.done():
             self._stopping = outcome
-        if (
-            self._known or self._tenure.epoch
-        ) and outcome != INTERRUPTED:  # it ends only as its leader, which it is about to be
+        if (self._known or self._tenure.epoch) and outcome != INTERRUPTED:  # as its leader, which it is about to be
             opened = asyncio.create_task(self.events.wait_opened())
             await asyncio.wait({opened, work}, timeout=_REDIS_S, return_when=asyncio.FIRST_COMPLETED)
             opened.cancel()
@@ -204,7 +204,9 @@ class RunDriver:
 
     async def _provision(self, bus: OrchestratorBus, inputs: Inputs) -> None:
         if self._previous is not None:
-            where = await take_up(bus, self._recorder, self._previous, self.spec, self._tenure.epoch)
+            await self._placement.take_over(self._target(), self.spec, changed=bool(self._changed))
+            before, clear = self._previous, self._placement.clear
+            where = await take_up(bus, self._recorder, before, self.spec, self._tenure, clear)
             # Not before: a spec that the run cannot go on with must not be the one that the next start compares with.
             await self._recorder.keep_spec(self.spec)
             await self._renew(bus)
@@ -217,7 +219,7 @@ class RunDriver:
 
     def _target(self) -> RunTarget:
         payload_url = self.spec.resources.redis.payload_url
-        return RunTarget(self.run_id, self._redis.url, payload_url, self.run_dir, self._tenure.epoch)
+        return RunTarget(self.run_id, self._redis.url, payload_url, self.run_dir, *self._tenure.terms)
 
     async def scale(self, scale: Scale) -> None:
         """More workers join while training goes on, those that leave hand back what they hold. Raises RunFailed where
@@ -239,19 +241,19 @@ class RunDriver:
         return self._room(self.spec, with_replicas(self.spec, replicas))
 
     async def _renew(self, bus: OrchestratorBus) -> None:
-        record = record_of(self.spec, self._recorder)
-        await bus.runs.renew(*record, self._tenure.epoch, self._recorder.identity.history)
+        recorder = self._recorder
+        await bus.runs.renew(*record_of(self.spec, recorder), self._tenure.epoch, recorder.identity.history)
 
     async def _control(self, bus: OrchestratorBus, inputs: Inputs) -> None:
         restarts = self.spec.resources.restarts
-        self._monitor = monitor = HealthMonitor(bus, self._launcher, self.events, self.run_id, restarts)
+        self.gauges.monitor = monitor = HealthMonitor(bus, self._launcher, self.events, self.run_id, restarts)
         self._controller = controller = self._make_controller(bus, inputs, monitor)
         watchdog = Watchdog(bus, self.spec, self.events.emit, monitor.replace, lambda: controller.steps)
         try:
             async with asyncio.TaskGroup() as tasks:
                 scaling = Autoscaler(self, self._recorder, controller, self.events.emit).run()
                 keeping = (monitor.run(), self._redis.keep(self.events.emit), watchdog.run(), scaling)
-                keepers = [tasks.create_task(keeper) for keeper in keeping]
+                keepers = [tasks.create_task(keeper) for keeper in (*keeping, Growth(self, self._launcher).run())]
                 await controller.run(self._tenure.epoch)
                 if self.spec.training.steps:
                     await completion.wait_until_complete(bus, monitor)
@@ -301,7 +303,7 @@ class RunDriver:
                 # Beside the workers, which take their time to leave.
                 drawing = asyncio.ensure_future(asyncio.to_thread(self._recorder.draw))
             try:
-                await self._placement.end(self.run_id)
+                await self._placement.end(self.run_id, goes_on=not leads or outcome == INTERRUPTED)
             except LaunchError as error:
                 outcome = outcome.but(str(error))
             if not leads:
@@ -310,9 +312,8 @@ class RunDriver:
             await self.questions.keep(self._tenure.secure)
             if not await self._tenure.may_conclude(alone=alone):  # it may have been frozen since
                 return self._leave(outcome)
-            restarts = self._monitor.restarts if self._monitor is not None else 0
             try:
-                files = (self._recorder, outcome, self._standing, restarts, time.monotonic() - self._began)
+                files = (self._recorder, outcome, self._standing, self.gauges.restarts, time.monotonic() - self._began)
                 await completion.write_end(*files, self._provenance, drawing)
             except OSError as error:
                 outcome = outcome.but(f"summary.json cannot be written: {in_words(error)}")

@@ -5,7 +5,7 @@ import json
 import logging
 import re
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator
 from functools import partial
 from itertools import takewhile
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from dapo.bus import BusError
 from dapo.bus.roles import OrchestratorBus
-from dapo.contracts.events import Event, StateChanged, known_event
+from dapo.contracts.events import Alert, Event, StateChanged, known_event
 from dapo.host.files import append_line
 from dapo.records.folder import RunFolder
 from dapo.records.identity import RunDirError
@@ -119,6 +119,8 @@ class RunEvents:
         self._ending = False
         self._late: list[WatchedEvent] = []
         self._secure: Secure | None = None
+        self.alerts: Counter[tuple[str, str]] = Counter()
+        """Those that were archived here, by severity and cause."""
 
     async def reopen(self, secure: Secure) -> None:
         """Go on behind what is archived of an earlier start. `secure` as in `open`. Raises RunDirError, OSError."""
@@ -271,6 +273,8 @@ class RunEvents:
         line = json.dumps({"id": event.id, "kind": event.event.kind, "data": event.event.data()}) + "\n"
         append_line(self._path, line.encode())
         self._archived = position(event.id)
+        if isinstance(event.event, Alert):
+            self.alerts[event.event.severity or "warning", event.event.cause or ""] += 1
 
     def _past(self, after: Position) -> list[WatchedEvent]:
         """What is archived after that, and what could not be; what comes before is not read. Raises ValueError for a

@@ -16,7 +16,8 @@ from dapo.contracts.events import Alert, ServiceChanged
 from dapo.host.storage import EXIT_CODE
 from dapo.spec.tree.resources import RestartSpec
 from dapo.spec.workloads import Role
-from dapo.worker import LAST_WORDS
+from dapo.telemetry.logs import readable
+from dapo.worker import last_words
 from services.orchestrator.launch.health import HealthAction, Judgement, RestartBudget, judge
 from services.orchestrator.launch.launcher import Launcher, LaunchError, LogTail, WorkerState, WorkerStatus
 from services.orchestrator.runs.events import RunEvents
@@ -68,11 +69,15 @@ class HealthMonitor:
         self._unheard: dict[str, float] = {}
         self._heard: set[str] = set()
         self._silent_since: dict[str, float] = {}
+        self._waiting: dict[str, str] = {}
+        """Of workers that are not started yet: for what, as was told last."""
         self._listened_s = -math.inf
         self._budgets: dict[str, RestartBudget] = {}
         self._due: dict[str, _Restart] = {}
         self.restarts = 0
         """Units started again so far."""
+        self.statuses: Sequence[WorkerStatus] = ()
+        """As they were seen last, at most a moment ago."""
 
     def may_end(self, role: Role) -> None:
         """From now on workers of this role may exit with code 0."""
@@ -91,7 +96,7 @@ class HealthMonitor:
     async def run(self) -> None:
         """Until cancelled. Raises RunFailed, LaunchError."""
         while True:
-            statuses = await self._launcher.observe(self._run_id)
+            self.statuses = statuses = await self._launcher.observe(self._run_id)
             self._forget_old(statuses)
             told = frozenset(self._silent_since)
             await self._listen(statuses)
@@ -124,6 +129,15 @@ class HealthMonitor:
             await self._plan_restart(status, reason, statuses)
         elif status.worker_id in self._silent_since and status.worker_id not in told:
             await self._events.tell(Alert(worker_id=status.worker_id, message=reason))
+        elif status.state == WorkerState.STARTING:
+            await self._tell_of_waiting(status, reason)
+
+    async def _tell_of_waiting(self, status: WorkerStatus, reason: str) -> None:
+        """Once for each thing that it waits for: what the cluster adds in brackets changes all the time."""
+        what, _, _ = reason.partition(" (")
+        if what and self._waiting.get(status.worker_id) != what:
+            await self._events.tell(Alert(worker_id=status.worker_id, cause="not_started", message=reason))
+        self._waiting[status.worker_id] = what
 
     async def _plan_restart(self, status: WorkerStatus, reason: str, statuses: Sequence[WorkerStatus]) -> None:
         unit = _unit(status)
@@ -191,6 +205,7 @@ class HealthMonitor:
         self._due = {unit: restart for unit, restart in self._due.items() if unit in units}
 
     def _forget(self, worker: str) -> None:
+        self._waiting.pop(worker, None)
         self._heard.discard(worker)
         self._listened_to.pop(worker, None)
         self._unheard.pop(worker, None)
@@ -200,9 +215,9 @@ class HealthMonitor:
         log_tail = await self._launcher.logs(self._run_id, status.worker_id)
         await self._events.tell(_changed(status, "failed", reason, log_tail))
         last = log_tail.text.rpartition("\n")[2]
-        if status.code == EXIT_CODE and last.startswith(LAST_WORDS):
-            raise RunFailed(f"{status.worker_id}: {last.removeprefix(LAST_WORDS)}")
-        raise RunFailed(f"{reason}\nend of {log_tail.source}:\n{log_tail.text}")
+        if status.code == EXIT_CODE and (words := last_words(last)) is not None:
+            raise RunFailed(f"{status.worker_id}: {words}")
+        raise RunFailed(f"{reason}\nend of {log_tail.source}:\n{readable(log_tail.text)}")
 
     async def _listen(self, statuses: Sequence[WorkerStatus]) -> None:
         """Note which workers were never heard, and which are silent now, where Redis answers."""
@@ -246,7 +261,7 @@ def _unit(status: WorkerStatus) -> str:
 
 
 def _changed(status: WorkerStatus, state: str, reason: str, log_tail: LogTail | None = None) -> ServiceChanged:
-    source, text = log_tail or (None, None)
+    source, text = (log_tail.source, readable(log_tail.text)) if log_tail is not None else (None, None)
     return ServiceChanged(
         worker_id=status.worker_id, state=state, code=status.code, message=reason, log=source, log_end=text
     )

@@ -143,6 +143,11 @@ def has_end(folder: Path) -> bool:
     return summary is not None and (summary["state"], summary["message"]) != INTERRUPTED
 
 
+def is_done(folder: Path) -> bool:
+    """Whether no run in this folder goes on, or will by itself: it has an end, or there is none."""
+    return has_end(folder) or not RunFolder(folder).spec.exists()
+
+
 def has_succeeded(folder: Path) -> bool:
     summary = read_summary(folder)
     return summary is not None and summary["state"] == "succeeded"

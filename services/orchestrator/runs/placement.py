@@ -23,6 +23,8 @@ class Placement:
         self._events = events
         self._changing = asyncio.Lock()
         self._over = False
+        self._taken_over: str | None = None
+        """The run whose workers were found running."""
 
     async def place(self, target: RunTarget, spec: Callable[[], RunSpec], keep: Keep | None = None) -> None:
         """`spec` is asked for when its turn has come, so that it has what was changed before; `keep` is told of it once
@@ -42,6 +44,24 @@ class Placement:
                 await self._events.tell(ServiceChanged(worker_id=worker_id, role=role, state="launched"))
         for worker_id in sorted(before - roles.keys()):
             await self._events.tell(ServiceChanged(worker_id=worker_id, state="left"))
+
+    async def take_over(self, target: RunTarget, spec: RunSpec, *, changed: bool) -> None:
+        """Workers that an earlier run service left running are this one's; where the spec has changed, they end. Raises
+        LaunchError."""
+        async with self._changing:
+            found = await self._launcher.adopt(target, plan_workloads(spec))
+            self._taken_over = target.run_id if found else None
+            if found and changed:
+                await self._launcher.stop(target.run_id)
+        if found and not changed:
+            message = f"{len(found)} workers of before go on: {', '.join(status.worker_id for status in found)}"
+            await self._events.tell(Alert(cause="adopted", message=message, severity="notice"))
+
+    async def clear(self) -> None:
+        """End the workers that were taken over. Raises LaunchError."""
+        async with self._changing:
+            if self._taken_over is not None:
+                await self._launcher.stop(self._taken_over)
 
     async def scale(self, target: RunTarget, spec: Callable[[], RunSpec], scale: Scale, keep: Keep) -> None:
         """As `place`, and tell of each number that is another: before `keep` is told."""
@@ -76,11 +96,12 @@ class Placement:
                     told = True
             await asyncio.sleep(_RETRY_S)
 
-    async def end(self, run_id: str) -> None:
-        """Stop all workers; none is placed from now on. Raises LaunchError."""
+    async def end(self, run_id: str, *, goes_on: bool = False) -> None:
+        """Stop all workers; none is placed from now on. `goes_on`: the run does, with another run service, which takes
+        over those that outlive this one. Raises LaunchError."""
         self._over = True
         async with self._changing:
-            await self._launcher.stop(run_id)
+            await (self._launcher.leave(run_id) if goes_on else self._launcher.stop(run_id))
 
 
 def with_replicas(spec: RunSpec, replicas: Mapping[str, int]) -> RunSpec:

@@ -1,7 +1,7 @@
 """How a run goes on that has stopped: what of its spec may change, and from where it goes on."""
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from dapo.algo.evaluation import reason_to_stop
@@ -15,6 +15,7 @@ from dapo.spec.problem import Problem, SpecError
 from dapo.spec.run import RunSpec
 from dapo.spec.wording import shown
 from services.orchestrator.records.recorder import Recorder
+from services.orchestrator.runs.tenure import Tenure
 
 _FIXED = (
     "seed",
@@ -98,8 +99,16 @@ def check_goes_on(folder: RunFolder, spec: RunSpec, *, over: bool) -> None:
         raise SpecError([Problem("evaluation.early_stopping", None, advice)])
 
 
-async def take_up(bus: OrchestratorBus, recorder: Recorder, previous: RunSpec, spec: RunSpec, epoch: int) -> str:
-    """Make the run's Redis and folder agree on where it goes on, and say where that is.
+async def take_up(
+    bus: OrchestratorBus,
+    recorder: Recorder,
+    previous: RunSpec,
+    spec: RunSpec,
+    tenure: Tenure,
+    end_workers: Callable[[], Awaitable[None]],
+) -> str:
+    """Make the run's Redis and folder agree on where it goes on, and say where that is. `end_workers`: those that have
+    gone on meanwhile, before what they work on is deleted.
 
     It goes on from Redis where that has all that was decided, else from the newest whole checkpoint: then what Redis
     holds is deleted, the prompts that the checkpoint calls unsettled are issued again, and the records are cut off
@@ -110,6 +119,9 @@ async def take_up(bus: OrchestratorBus, recorder: Recorder, previous: RunSpec, s
     if found.checkpoint is None and found.damage:
         raise CheckpointError(f"no checkpoint is whole: {'; '.join(found.damage)}. Restore one, or start a new run")
     start = found.checkpoint.manifest.step if found.checkpoint is not None else 0
+    if spec != previous:
+        # Those that an orchestrator before has left know the other one.
+        await tenure.dismiss_workers()
     decided = await bus.decisions.read()
     cut = min(decided.cut, previous.training.steps)
     known = (await bus.runs.read()).get("history", "")
@@ -128,9 +140,12 @@ async def take_up(bus: OrchestratorBus, recorder: Recorder, previous: RunSpec, s
     if start > spec.training.steps:
         raise SpecError([_too_few(spec, start)])
     frontier = _frontier(found.checkpoint)
+    await end_workers()
     # First: where this start is cut short, the next one still finds that Redis is not the one.
     await recorder.begin_history()
-    await bus.decisions.begin_at(start, frontier, epoch)
+    # They work on what is deleted now.
+    await tenure.dismiss_workers()
+    await bus.decisions.begin_at(start, frontier, tenure.epoch)
     await recorder.rewind(start, frontier)
     where = f"from the checkpoint of step {start}" if found.checkpoint is not None else "from its beginning"
     again = (

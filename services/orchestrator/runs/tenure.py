@@ -10,8 +10,9 @@ import time
 from dapo.bus import BusError, Fenced
 from dapo.bus.errors import LeaseHeld
 from dapo.bus.index import Desired
-from dapo.bus.keys import ORCHESTRATOR
+from dapo.bus.keys import ORCHESTRATOR, WORKERS
 from dapo.bus.roles import OrchestratorBus
+from services.orchestrator.instruments import LEASES_LOST, LEASES_TAKEN
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +41,13 @@ class Tenure:
     Restart: nothing is kept; a successor takes the lease once it has lapsed, under the next epoch.
     """
 
-    def __init__(self, owner: str) -> None:
+    def __init__(self, owner: str, *, workers_stay: bool = False) -> None:
+        """`workers_stay`: those of the leader before go on, and write, until they are dismissed."""
         self.epoch = 0
         """Of the orchestrator; 0 before it is taken."""
         self._owner = owner
+        self._workers_stay = workers_stay
+        self._workers_term = 0
         self._bus: OrchestratorBus | None = None
         self._until = 0.0
         self._refused = False
@@ -57,7 +61,7 @@ class Tenure:
         before = None if desired is None else (await bus.runs.read()).get("desired")
         while True:
             asked = time.clock_gettime(_CLOCK)
-            taking = asyncio.ensure_future(bus.lease.take(self._owner, LEASE_S, desired, before))
+            taking = asyncio.ensure_future(self._ask(bus, desired, before))
             try:
                 return self._hold(bus, await asyncio.shield(taking), asked)
             except asyncio.CancelledError:
@@ -72,10 +76,29 @@ class Tenure:
                     raise
             await asyncio.sleep(_RETRY_S)
 
+    async def _ask(self, bus: OrchestratorBus, desired: Desired | None, before: str | None) -> int:
+        epoch = await bus.lease.take(self._owner, LEASE_S, desired, before, workers_stay=self._workers_stay)
+        if self._workers_stay:
+            # Nobody else changes it from now on.
+            self._workers_term = await bus.lease.newest(WORKERS)
+        return epoch
+
     def _hold(self, bus: OrchestratorBus, epoch: int, asked: float) -> None:
         self.epoch, self._until, self._bus = epoch, asked + LEASE_S, bus
         bus.act_for(ORCHESTRATOR, epoch)
         self._keeping = asyncio.create_task(self._keep())
+        LEASES_TAKEN.inc()
+
+    async def dismiss_workers(self) -> None:
+        """Those of the leader before write nothing more. Raises Fenced, BusError."""
+        assert self._bus is not None, "the lease was not taken"
+        await self._bus.lease.dismiss(self.epoch)
+        self._workers_term = self.epoch
+
+    @property
+    def terms(self) -> tuple[int, int]:
+        """Of the run's workers, and of this leader."""
+        return self._workers_term or self.epoch, self.epoch
 
     async def lost(self) -> None:
         """Until cancelled. Raises Fenced once another orchestrator leads the run, BusError where the lease cannot be
@@ -120,7 +143,11 @@ class Tenure:
     async def _keep(self) -> None:
         while True:
             await asyncio.sleep(_RENEW_S)
-            await self._renew()
+            try:
+                await self._renew()
+            except BusError:
+                LEASES_LOST.inc()
+                raise
 
     async def _renew(self) -> None:
         assert self._bus is not None, "the lease was not taken"

@@ -34,6 +34,8 @@ SCOPES: Mapping[str, Scope] = {
     "list_exports": Scope.READ,
     "read_export_file": Scope.READ,
     "list_logs": Scope.READ,
+    "read_metrics": Scope.READ,
+    "list_metrics_targets": Scope.READ,
     "tail_logs": Scope.READ,
     "create_run": Scope.RUN,
     "resume_run": Scope.RUN,

@@ -86,6 +86,10 @@ class Guard:
         """While it is open. Raises TooManyRequests."""
         return self._streams.one(_key(caller))
 
+    @property
+    def open_streams(self) -> int:
+        return self._streams.total
+
     async def log_in(self, secret: str, address: str) -> tuple[Token, str]:
         """Of a token: itself, and the value of a cookie that stands for it.
 

@@ -61,6 +61,11 @@ class StreamLimit:
         self._of_one, self._of_all = of_one, of_all
         self._open: Counter[str] = Counter()
 
+    @property
+    def total(self) -> int:
+        """That are open now."""
+        return self._open.total()
+
     @contextmanager
     def one(self, key: str) -> Iterator[None]:
         """While it is open. Raises TooManyRequests."""

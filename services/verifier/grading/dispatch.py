@@ -8,6 +8,7 @@ from dapo.spec.tree.graders import BUILT_IN, AnyGrader, JudgeGrader, PythonGrade
 from dapo.spec.tree.reward import RewardSpec
 from services.verifier.graders import GraderSetupError, Verdict, is_local, scored, text_for_grader, utf8_safe, wrong
 from services.verifier.grading.pool import GraderStartError, GradingPool
+from services.verifier.instruments import GRADING_SECONDS, UNKNOWN
 from services.verifier.remote.judge import Judge
 from services.verifier.remote.scorer import RemoteScorer
 from services.verifier.request import GradingRequest
@@ -75,7 +76,7 @@ class Grading:
         by_grader: dict[str, list[int]] = {}
         for index, request in enumerate(requests):
             by_grader.setdefault(request.grader, []).append(index)
-        parts = [self._grade_alike(name, [requests[index] for index in chosen]) for name, chosen in by_grader.items()]
+        parts = [self._measured(name, [requests[index] for index in chosen]) for name, chosen in by_grader.items()]
         found: dict[int, Verdict] = {}
         for chosen, verdicts in zip(by_grader.values(), await asyncio.gather(*parts), strict=True):
             found.update(zip(chosen, verdicts, strict=True))
@@ -117,6 +118,10 @@ class Grading:
         if isinstance(grader, WeightedGrader):
             return [local for part in grader.parts for local in self._local_parts(part)]
         return [name] if grader is not None and is_local(grader) else []
+
+    async def _measured(self, name: str, requests: Sequence[GradingRequest]) -> list[Verdict]:
+        with GRADING_SECONDS.labels(name if name in self._graders else UNKNOWN).time():
+            return await self._grade_alike(name, requests)
 
     async def _grade_alike(self, name: str, requests: Sequence[GradingRequest]) -> list[Verdict]:
         """Verdicts of requests that all name this grader."""

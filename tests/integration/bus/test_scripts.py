@@ -1,7 +1,7 @@
 """Which scripts may be repeated, and what a connection does with them when it breaks, on a real Valkey."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
 from urllib.parse import urlsplit
 
@@ -14,6 +14,15 @@ from dapo.bus.server.connection import Argument
 from dapo.bus.server.embedded import EmbeddedValkey
 from dapo.bus.server.scripts import SCRIPTS
 from dapo.v1 import messages_pb2 as pb
+from tests.support.agent.scenarios import (
+    NONCE,
+    Arguments,
+    beat_agent,
+    clear_agent,
+    leave_agent,
+    place_worker,
+    withdraw_worker,
+)
 from tests.support.bus import (
     RUN,
     drive,
@@ -29,9 +38,6 @@ from tests.support.bus import (
     make_task,
     stream_length,
 )
-
-NONCE = "0123456789abcdef"
-Arguments = Sequence[Argument]
 
 
 async def small_write(bus: Bus) -> Arguments:
@@ -184,6 +190,7 @@ SCENARIOS: dict[str, Callable[[Bus], Awaitable[Arguments]]] = {
         write_completions,
         *(write_grades, fail_group, refill, settle_group, close_groups, cut_batch, record_step, commit_checkpoint),
         *(retire_groups, begin_at, set_version, put_payloads, delete_keys, delete_payloads, unlist),
+        *(beat_agent, clear_agent, leave_agent, place_worker, withdraw_worker),
     )
 }
 

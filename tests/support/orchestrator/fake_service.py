@@ -7,10 +7,11 @@ tokens are refused as such, however many come.
 import sys
 
 from services.orchestrator import __main__ as service
+from services.orchestrator import launchers
 from services.orchestrator.security import guard
 from tests.support.orchestrator.launcher import FakeLauncher
 
 if __name__ == "__main__":
-    service.LocalLauncher = lambda devices: FakeLauncher(devices=devices)  # type: ignore[misc, assignment]
+    launchers.LocalLauncher = lambda devices: FakeLauncher(devices=devices)  # type: ignore[misc, assignment]
     guard._FAILURES_PER_MINUTE = 10**9
     sys.exit(service.main())

@@ -73,6 +73,9 @@ def _unmake(tag: str, hosts: Sequence[Host]) -> None:
 class HostsLauncher:
     """Implements Launcher: a local launcher on each host, and the workers of a workload on its hosts in turn."""
 
+    elastic = False
+    keeps_workers = False
+
     def __init__(self, hosts: Mapping[str, Sequence[Host]], folder: Path) -> None:
         """`hosts` by role. What a host's workers call the run's folder lies in FOLDER/<address>."""
         self._hosts = hosts
@@ -105,6 +108,9 @@ class HostsLauncher:
     async def stop(self, run_id: str) -> None:
         for launcher in self._launchers.values():
             await launcher.stop(run_id)
+
+    async def leave(self, run_id: str) -> None:
+        await self.stop(run_id)
 
     async def adopt(self, run: RunTarget, workloads: Sequence[Workload]) -> list[WorkerStatus]:
         return []

@@ -12,9 +12,12 @@ from services.orchestrator.launch.launcher import LaunchError, LogTail, RunTarge
 class FakeLauncher:
     """Implements Launcher. Workers run from `apply` until `end` or `fail`; `applied` and `restarted` hold the calls."""
 
+    keeps_workers = False
+
     def __init__(self, refuses: str = "", stops: bool = True, devices: DeviceAllocator | None = None) -> None:
         """`refuses`: what `apply` fails with; without `stops`, `stop` fails. `devices`: that it gives to workers."""
         self._devices = devices or DeviceAllocator(())
+        self.elastic = False
         self._refuses = refuses
         self._stops = stops
         self.last_words = "the last words"
@@ -72,6 +75,10 @@ class FakeLauncher:
             raise LaunchError("generator-0 would not go")
         self.workers.pop(run_id, None)
         self._devices.release(run_id)
+
+    async def leave(self, run_id: str) -> None:
+        if not self.keeps_workers:
+            await self.stop(run_id)
 
     async def adopt(self, run: RunTarget, workloads: Sequence[Workload]) -> list[WorkerStatus]:
         return await self.observe(run.run_id)

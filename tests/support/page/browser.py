@@ -46,5 +46,5 @@ class Watched:
 
 
 def wait_narrow(page: Any, pixels: int) -> None:
-    """Returns once nothing of the page is wider, as charts are until they have followed the window; fails after 30 s."""
+    """Waits, at most 30 s, until nothing is wider: charts follow the window a moment later."""
     page.wait_for_function("pixels => document.documentElement.scrollWidth <= pixels", arg=pixels)

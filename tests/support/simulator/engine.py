@@ -80,6 +80,7 @@ class SimulatedEngine:
         app.add_routes(
             [
                 web.get("/health", self._health),
+                web.get("/metrics", self._metrics),
                 web.get("/v1/loads", self._guard(self._loads)),
                 *(web.post(path, self._guard(h)) for path, h in routes.items()),
             ]
@@ -129,6 +130,11 @@ class SimulatedEngine:
             )
         elif self.options.stream_interval == 1 or request.done % self.options.stream_interval == 1:
             request.emit(None)
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        """One of those that SGLang exports, under its name there."""
+        name, labels = "sglang:num_running_reqs", 'model_name="simulated"'
+        return web.Response(text=f"# TYPE {name} gauge\n{name}{{{labels}}} {len(self._requests)}\n")
 
     async def _health(self, request: web.Request) -> web.Response:
         self.calls["/health"] += 1

@@ -6,9 +6,11 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import cast
 
 from dapo.host.ports import HOST, free_port
 from dapo.host.processes import child_environment, describe_exit, python_command
+from dapo.spec.workloads import MODULES
 from services.generator.engine.client import EngineClient, EngineEndpoint
 from services.generator.engine.server import ServerError
 from tests.support.paths import REPO
@@ -23,6 +25,14 @@ RECEIVED = "SIMULATOR_RECEIVED"
 none are."""
 _POLL_S = 0.05
 _HEALTH_S = 5.0
+
+
+def simulate() -> None:
+    """From now on plans of this process name the simulated modules, and agents take them."""
+    modules = cast(dict[str, str], MODULES)
+    modules["generator"] = "tests.support.simulator.worker"
+    if RECEIVED not in os.environ:
+        modules["learner"] = "tests.support.simulator.learner"
 
 
 class EngineProcess:

@@ -29,11 +29,14 @@ async def generate(environment: WorkerEnvironment) -> None:
         server = EngineProcess(options, logs / f"{environment.worker_id}-engine.log")
         bind_collectives(environment.address)
         codec = PromptCodec(spec.model.path)
-        await Generator(bus, spec, environment.worker_id, server, codec, devices=device_names()).run()
+        generator = Generator(bus, spec, environment.worker_id, server, codec, devices=device_names())
+        if (metrics := environment.export_metrics(bus)) is not None:
+            metrics.engine = lambda: generator.supervisor.url
+        await generator.run()
     finally:
         await bus.close()
 
 
 if __name__ == "__main__":
     leave_torch_out()
-    leave(run_worker(generate, (BusError, ServerError)))
+    leave(run_worker("generator", generate, (BusError, ServerError)))

@@ -16,8 +16,8 @@ import pytest
 
 from tests.support.paths import REPO
 
-PAGES = sorted([REPO / "README.md", *(REPO / "docs").glob("*.md"), *(REPO / "examples").rglob("*.md")])
-TOPS = ("dapo", "services", "docs", "tests", "examples", "proto", "benchmarks", "scripts", "requirements")
+PAGES = sorted([REPO / "README.md", *(REPO / "docs").rglob("*.md"), *(REPO / "examples").rglob("*.md")])
+TOPS = ("dapo", "services", "docs", "tests", "examples", "proto", "benchmarks", "scripts", "requirements", "deploy")
 PATH = re.compile(rf"(?<![\w./-])(?P<path>(?:{'|'.join(TOPS)})/[\w./*<>…-]*)(?::(?P<name>[A-Za-z_][\w.]*))?")
 LINK = re.compile(r"\]\((?P<target>[^)#\s]+)")
 PATTERN = re.compile(r"[*<>…]")

@@ -150,3 +150,11 @@ def test_a_budget_bounds_the_restarts_of_any_window_and_pauses_grow_in_a_row(
             assert pause == (min(longest_pause_s, pause_s * 2 ** (in_a_row - 1)) if in_a_row else 0.0)
             granted.append(now_s)
         assert budget.used == len([at for at in granted if now_s - at < spec.window_s])
+
+
+def test_what_a_worker_waits_for_before_it_starts_is_told_and_no_reason_to_do_anything() -> None:
+    status = WorkerStatus("g-0", "generator", WorkerState.STARTING, reason="no node takes it (0/3 nodes)")
+    told = judge_one(status, silent_s=1e6, unheard_s=1e6)
+    assert told == (status, HealthAction.EXPECTED, "g-0 is not started yet: no node takes it (0/3 nodes)")
+    silent = WorkerStatus("g-0", "generator", WorkerState.STARTING)
+    assert judge_one(silent, silent_s=1e6) == (silent, HealthAction.EXPECTED, "")

@@ -1,7 +1,6 @@
 """Curves and the declaration of metrics."""
 
 import json
-import logging
 import math
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import pytest
 
 from dapo.records.curves import _PANELS, draw_curves, plot_run, running_mean, series
 from dapo.records.json_lines import read_json_lines
-from dapo.telemetry.logs import configure
 from dapo.telemetry.metrics import BY_NAME, METRICS
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -71,11 +69,3 @@ def test_plot_run_needs_only_the_spec_and_the_metrics(tmp_path: Path):
     (tmp_path / "spec.yaml").write_text(json.dumps({"model": {"path": "./m"}, "data": {"path": "d.jsonl"}}))
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "accuracy_mean": 0.25}\n')
     assert plot_run(tmp_path).read_bytes().startswith(PNG)
-
-
-def test_logs_name_the_worker(capsys):
-    before = logging.getLogger().handlers[:]
-    configure("generator-3")
-    logging.getLogger("somewhere").info("hello")
-    logging.getLogger().handlers[:] = before
-    assert "INFO    generator-3 somewhere: hello" in capsys.readouterr().err

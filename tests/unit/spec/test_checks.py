@@ -44,6 +44,16 @@ REFUSED: list[tuple[dict[str, Any], str, list[str]]] = [
     ),
     ({"resources__generator": {"autoscale": {"min": 2}}}, "resources.generator.autoscale.min = 2", ["max = null"]),
     (
+        {"resources__generator": {"replicas": 3, "max_replicas": 2}},
+        "resources.generator.max_replicas = 2",
+        ["resources.generator.replicas", "at least 3"],
+    ),
+    (
+        {"resources__generator": {"max_replicas": 2, "autoscale": {"max": 4}}},
+        "resources.generator.max_replicas = 2",
+        ["autoscale.max"],
+    ),
+    (
         {"sampling__group_size": 1, "algorithm__dynamic_sampling": False, "algorithm__advantage_std": False},
         "sampling.group_size = 1",
         ["group of one", "at least 2"],

@@ -1,6 +1,6 @@
 -- Shared by every script. KEYS[1] is the run's key prefix: it names the slot, and all other keys derive from it. Before the
 -- arguments of the script itself ARGV has the role and epoch for which the caller acts (connection.Term; "" and 0: none).
--- ALLOWED, IS_OPEN, IS_DISCARDED, RUN_COMPLETE, RUNS and READER stand above (see scripts.py).
+-- ALLOWED, IS_OPEN, IS_DISCARDED, RUN_COMPLETE, RUNS, AGENTS and READER stand above (see scripts.py).
 local prefix = KEYS[1]
 
 local function group_key(id)
@@ -33,6 +33,21 @@ local refused_term = ARGV[1] ~= "" and fence(ARGV[1], ARGV[2])
 if refused_term then return refused_term end
 table.remove(ARGV, 1)
 table.remove(ARGV, 1)
+
+-- What is known of an agent, and the role of one worker that was given to it.
+local function agent_key(id)
+  return AGENTS .. ":" .. id
+end
+
+local function placed(worker)
+  return "worker:" .. worker
+end
+
+-- Where a worker of this run is, as a table of agent, number and role; nil where it is given to nobody.
+local function placement_of(worker)
+  local stored = redis.call("HGET", prefix .. "placements", worker)
+  return stored and cjson.decode(stored)
+end
 
 -- A request that cannot be told from its effect carries a nonce, and its reply is remembered for ten minutes: longer than
 -- a connection's tries at it take. `reply_to` gives the reply, or false for a request that was not carried out.

@@ -1,8 +1,10 @@
 """What every gRPC call passes: who may call, how often, and how the run service's errors are told."""
 
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
+from http import HTTPStatus
 from typing import Any, NoReturn
 from urllib.parse import unquote
 
@@ -10,6 +12,7 @@ import grpc
 import grpc.aio
 
 from services.orchestrator.api.errors import ERRORS, kind_of, problem_details
+from services.orchestrator.instruments import observe_request
 from services.orchestrator.security.access import Caller
 from services.orchestrator.security.guard import Guard
 
@@ -63,22 +66,49 @@ class Door(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         }[shape]
 
         async def answer(request: Any, context: Any) -> Any:
+            begins = _measured(method)
             try:
                 self._admit(method, header, request, context)
-                return await behaviour(request, context)
+                found = await behaviour(request, context)
             except _KNOWN as error:
+                begins(kind_of(error).http)
                 await _fail(context, error, method)
+            except Exception:
+                begins(HTTPStatus.INTERNAL_SERVER_ERROR)
+                raise
+            begins(HTTPStatus.OK)
+            return found
 
         async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
+            begins = _measured(method)
             try:
                 with self._guard.stream(self._admit(method, header, request, context)):
                     async for one in behaviour(request, context):
+                        begins(HTTPStatus.OK)
                         yield one
+                begins(HTTPStatus.OK)
             except _KNOWN as error:
+                begins(kind_of(error).http)
                 await _fail(context, error, method)
+            except Exception:
+                begins(HTTPStatus.INTERNAL_SERVER_ERROR)
+                raise
 
         guarded = stream if handler.response_streaming else answer
         return build(guarded, handler.request_deserializer, handler.response_serializer)
+
+
+def _measured(method: str) -> Callable[[int], None]:
+    """Call it when the answer begins, or is refused, with the status that REST gives; only the first call counts."""
+    began, open_ = time.perf_counter(), True
+
+    def begins(status: int) -> None:
+        nonlocal open_
+        if open_:
+            observe_request("grpc", operation_of(method), status, time.perf_counter() - began)
+            open_ = False
+
+    return begins
 
 
 def _address(peer: str) -> str:

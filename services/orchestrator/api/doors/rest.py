@@ -2,9 +2,11 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import ExitStack
+import time
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import ExitStack, contextmanager
 from difflib import get_close_matches
+from http import HTTPStatus
 from http.cookies import CookieError, SimpleCookie
 from typing import Any, get_origin
 
@@ -15,6 +17,7 @@ from starlette.datastructures import Headers
 from services.orchestrator.api.errors import ERRORS, TooLarge, TooSlow
 from services.orchestrator.api.problems import answer
 from services.orchestrator.fleet.errors import BadField
+from services.orchestrator.instruments import NO_ROUTE, observe_request
 from services.orchestrator.security.access import Caller, Forbidden, is_loopback
 from services.orchestrator.security.guard import BODY_BYTES, Guard
 from services.orchestrator.security.sessions import COOKIE
@@ -24,7 +27,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
-_GUARDED = "/v1/"
+GUARDED = "/v1/"
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _BODY_S = 30.0
 """A body must have come by then."""
@@ -35,16 +38,18 @@ _PORT = re.compile(r":\d+$")
 class Door:
     """ASGI middleware. Puts the caller into the request's state, and there `leaving`: what ends with the answer."""
 
-    def __init__(self, app: App, guard: Guard) -> None:
+    def __init__(self, app: App, guard: Guard, guarded: tuple[str, ...] = (GUARDED,)) -> None:
+        """`guarded`: how the paths begin that want a token, where the service has any."""
         self._app = app
         self._guard = guard
+        self._guarded = guarded
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        with ExitStack() as leaving:
+        with _observed(scope, send) as send, ExitStack() as leaving:
             try:
                 caller = await self._admit(scope, headers)
                 body = await _read_body(headers, receive)
@@ -57,7 +62,7 @@ class Door:
     async def _admit(self, scope: Message, headers: Headers) -> Caller | None:
         """Raises Unauthorised, Forbidden, TooManyRequests, NoAnswer."""
         address = scope["client"][0] if scope.get("client") else ""
-        if not scope["path"].startswith(_GUARDED):
+        if not scope["path"].startswith(self._guarded):
             self._guard.admit_stranger(address)
             return None
         header, cookie = headers.get("authorization"), cookie_of(headers)
@@ -70,6 +75,30 @@ class Door:
         elif header is None:
             check_site(scope, headers, must_say=True)
         return caller
+
+
+@contextmanager
+def _observed(scope: Message, send: Send) -> Iterator[Send]:
+    """The time until the answer begins is observed, under the name of its route; of one that fails, until it fails."""
+    began, answered = time.perf_counter(), False
+
+    def observe(status: int) -> None:
+        nonlocal answered
+        answered = True
+        name = getattr(scope.get("route"), "name", None) or NO_ROUTE
+        observe_request("rest", name, status, time.perf_counter() - began)
+
+    async def sends(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            observe(message["status"])
+        await send(message)
+
+    try:
+        yield sends
+    except Exception:
+        if not answered:
+            observe(HTTPStatus.INTERNAL_SERVER_ERROR)
+        raise
 
 
 def caller_of(request: Request) -> Caller:

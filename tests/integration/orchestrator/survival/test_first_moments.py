@@ -133,11 +133,11 @@ def test_a_cancel_while_a_service_takes_a_run_up_is_not_taken_back(
         await fleet.leave_unled(run)
         asked = [0]
 
-        async def cancelled_first(lease: Lease, *arguments: object) -> int:
+        async def cancelled_first(lease: Lease, *arguments: object, workers_stay: bool) -> int:
             asked[0] += 1
             if asked[0] == 2:  # the queue's own is the first, the driver's the second
                 await fleet.index.want(run.id, Desired.CANCELLED)
-            return await take(lease, *arguments)  # type: ignore[arg-type]
+            return await take(lease, *arguments, workers_stay=workers_stay)  # type: ignore[arg-type]
 
         monkeypatch.setattr(Lease, "take", cancelled_first)
         async with fleet.service("second") as second:
@@ -156,13 +156,13 @@ def test_a_run_that_is_cut_short_while_it_begins_is_over_for_all(
     reached, go_on = asyncio.Event(), asyncio.Event()
     do, calls = getattr(slow[0], slow[1]), [0]
 
-    async def slowly(it: object, *arguments: object) -> object:
+    async def slowly(it: object, *arguments: object, **options: object) -> object:
         calls[0] += 1
         if slow[0] is Recorder:
             reached.set()
             await go_on.wait()
-            return await do(it, *arguments)
-        done = await do(it, *arguments)
+            return await do(it, *arguments, **options)
+        done = await do(it, *arguments, **options)
         if calls[0] == 2:  # of the driver; the first is the queue's
             reached.set()
             await go_on.wait()

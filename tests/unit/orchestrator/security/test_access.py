@@ -22,7 +22,8 @@ def bearer(secret: str) -> str:
 
 def test_every_method_of_grpc_and_every_route_has_a_scope_and_no_scope_is_of_nothing(tmp_path: Path) -> None:
     app = create_app(Operations(RunService(FakeLauncher(), state_dir=tmp_path)))
-    routes = {route.name for route in app.routes if getattr(route, "path", "").startswith("/v1/")}
+    paths = ("/v1/", "/metrics")
+    routes = {route.name for route in app.routes if getattr(route, "path", "").startswith(paths)}
     methods = {operation_of(method.name) for method in pb.DESCRIPTOR.services_by_name["RunService"].methods}
     assert routes | methods == SCOPES.keys()
 

@@ -1,0 +1,1 @@
+"""Grafana's dashboards. `make dashboards` writes them to deploy/grafana/dashboards."""

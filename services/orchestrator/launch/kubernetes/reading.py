@@ -1,0 +1,234 @@
+"""What a run's pods mean: the state of each worker, and what is the matter in words. Pure."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from dapo.spec.workloads import Role
+from services.orchestrator.launch.kubernetes.names import COMPLETION_INDEX, CONTAINER, WORKLOAD
+from services.orchestrator.launch.kubernetes.settings import KubernetesSettings
+from services.orchestrator.launch.launcher import WorkerState, WorkerStatus
+
+Pod = Mapping[str, Any]
+"""As the API server gives it."""
+KILLED = -9
+"""Code of a worker that was taken away: another may do better."""
+ASKED = -15
+_LONGEST = 240
+_IMAGE = frozenset(
+    {
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "ErrImageNeverPull",
+        "ImageInspectError",
+        "RegistryUnavailable",
+        "SignatureValidationFailed",
+    }
+)
+_CONFIGURATION = frozenset(
+    {"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "CreatePodSandboxError"}
+)
+_NOT_STARTED = frozenset({"StartError", "ContainerCannotRun", "ContainerStatusUnknown"})
+_PREEMPTED = "a pod of a higher priority took its place. Raise the priorityClassName of the run's pods, or add nodes"
+_DISRUPTIONS = {
+    "PreemptionByScheduler": _PREEMPTED,
+    "PreemptionByKubeScheduler": _PREEMPTED,
+    "DeletionByTaintManager": "its node is out of reach or was tainted, as a spot node is that is taken back",
+    "EvictionByEvictionAPI": "it was evicted, as when its node is drained",
+    "DeletionByPodGC": "its node is gone",
+    "TerminationByKubelet": "its node was shut down or ran short of resources",
+}
+_POD_REASONS = {
+    "Evicted": "its node ran short of resources ({}). Give its container requests of memory and ephemeral-storage that "
+    "it keeps within",
+    "Preempting": "its node needed the place for a pod of a higher priority ({})",
+    "Preempted": "its node needed the place for a pod of a higher priority ({})",
+    "NodeLost": "its node does not answer ({})",
+    "NodeShutdown": "its node was shut down ({})",
+    "Terminated": "its node was shut down ({})",
+    "NodeAffinity": "its node no longer fits its nodeSelector or affinity ({})",
+    "UnexpectedAdmissionError": "its node refused it ({}): most often a GPU that has just gone. Look at the device "
+    "plugin there",
+    "DeadlineExceeded": "its activeDeadlineSeconds are over ({}). Take that field out of the template: dapo ends runs",
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How pods are looked at."""
+
+    settings: KubernetesSettings
+    now: datetime
+
+
+def index_of(pod: Pod) -> int | None:
+    """Which replica of its workload a pod is; None where it tells none."""
+    metadata = pod["metadata"]
+    marks = {**(metadata.get("labels") or {}), **(metadata.get("annotations") or {})}
+    text = marks.get(COMPLETION_INDEX)
+    if text is None and (found := re.search(r"-(\d+)$", metadata["name"])):
+        text = found[1]
+    return int(text) if text is not None and text.isdecimal() else None
+
+
+def worker_of(pod: Pod) -> str | None:
+    """Id of the worker in a pod; None of a pod that is none of a run's."""
+    workload = (pod["metadata"].get("labels") or {}).get(WORKLOAD)
+    index = index_of(pod)
+    return None if workload is None or index is None else f"{workload}-{index}"
+
+
+def newest(pods: Sequence[Pod]) -> Pod:
+    """Of pods of one worker: a Job's predecessor may still be there."""
+    return max(pods, key=lambda pod: (pod["metadata"].get("creationTimestamp") or "", pod["metadata"].get("uid") or ""))
+
+
+def read_pod(pod: Pod, worker_id: str, role: Role, look: Look) -> WorkerStatus:
+    """A worker as its pod shows it. Its `instance` is the pod: a container that is started again in the same pod runs
+    no worker a second time (dapo/pod.py)."""
+    state, code, reason = _read(pod, look)
+    return WorkerStatus(worker_id, role, state, code, reason, instance=pod["metadata"].get("uid") or "")
+
+
+def missing(worker_id: str, role: Role, why: str = "") -> WorkerStatus:
+    """A worker whose pod is not there yet."""
+    return WorkerStatus(worker_id, role, WorkerState.STARTING, reason=why)
+
+
+def has_ended_before(pod: Pod) -> bool:
+    """Whether the container in which the worker ran is not the pod's last one."""
+    return bool(_container((pod.get("status") or {}).get("containerStatuses")).get("restartCount"))
+
+
+def why_none_is_made(events: Sequence[Mapping[str, Any]]) -> str:
+    """What the events of a workload's controller say of pods that it does not make."""
+    failed = [one for one in events if str(one.get("reason") or "").startswith("Failed")]
+    if not failed:
+        return "its pod has not been made yet"
+    message = _short(max(failed, key=lambda one: one.get("lastTimestamp") or "").get("message"))
+    if "quota" in message:
+        return f"the namespace's quota does not allow its pod ({message}). Raise it, or ask for less"
+    return f"the cluster refuses its pod ({message}). Change the role's template in the chart's values"
+
+
+Found = tuple[WorkerState, int | None, str]
+
+
+def _read(pod: Pod, look: Look) -> Found:
+    status = pod.get("status") or {}
+    worker = _container(status.get("containerStatuses"))
+    state = worker.get("state") or {}
+    runs = "running" in state and not worker.get("restartCount")
+    if pod["metadata"].get("deletionTimestamp"):
+        if runs:
+            return WorkerState.RUNNING, None, ""
+        return WorkerState.FAILED, ASKED, f"its pod was taken away: {_disruption(status)}"
+    if status.get("phase") == "Failed" and (words := _taken_away(status)):
+        return WorkerState.FAILED, KILLED, words
+    if runs:
+        return WorkerState.RUNNING, None, ""
+    if ended := state.get("terminated") or (worker.get("lastState") or {}).get("terminated"):
+        return _ended(ended)
+    if "running" in state:
+        return WorkerState.EXITED, KILLED, ""
+    return _waiting(pod, status, state.get("waiting") or {}, look)
+
+
+def _container(statuses: list[dict[str, Any]] | None) -> dict[str, Any]:
+    return next((one for one in statuses or [] if one.get("name") == CONTAINER), {})
+
+
+def _disruption(status: Mapping[str, Any]) -> str:
+    target = _condition(status, "DisruptionTarget")
+    found = _DISRUPTIONS.get(target.get("reason") or "")
+    return found or _short(target.get("message")) or "somebody deleted it, or its node was drained"
+
+
+def _taken_away(status: Mapping[str, Any]) -> str:
+    reason = status.get("reason") or ""
+    message = _short(status.get("message")) or reason
+    if words := _POD_REASONS.get(reason):
+        return f"its pod was taken away: {words.format(message)}"
+    if reason.startswith("OutOf"):
+        return f"its node had no room for it after all ({message})"
+    if _condition(status, "DisruptionTarget"):
+        return f"its pod was taken away: {_disruption(status)}"
+    return ""
+
+
+def _ended(ended: Mapping[str, Any]) -> Found:
+    reason, number = ended.get("reason") or "", int(ended.get("exitCode") or 0)
+    # As a shell tells it: 128 and the signal.
+    code = 128 - number if number > 128 else number
+    if reason == "OOMKilled":
+        words = (
+            "it took more memory than its container's limit, and was killed. Raise resources.limits.memory of the "
+            "role in the chart's values, or let it take less"
+        )
+        return WorkerState.FAILED, KILLED, words
+    if reason == "ContainerStatusUnknown":
+        return WorkerState.FAILED, KILLED, "its node lost sight of it, as when it was started anew"
+    if reason in _NOT_STARTED:
+        words = f"its container cannot be started ({_short(ended.get('message')) or reason}). Look at the image"
+        return WorkerState.FAILED, None, words
+    return WorkerState.EXITED, code, ""
+
+
+def _waiting(pod: Pod, status: Mapping[str, Any], waiting: Mapping[str, Any], look: Look) -> Found:
+    """Of a pod whose worker has not begun."""
+    scheduled = _condition(status, "PodScheduled")
+    trouble = _trouble(waiting, "") or next(
+        (
+            words
+            for one in status.get("initContainerStatuses") or []
+            if (words := _trouble((one.get("state") or {}).get("waiting") or {}, f"init container {one['name']}: "))
+        ),
+        "",
+    )
+    if trouble:
+        began = scheduled.get("lastTransitionTime") or pod["metadata"].get("creationTimestamp")
+        return _patiently(trouble, _passed_s(began, look.now) >= look.settings.image_s)
+    if scheduled.get("status") == "False":
+        message = _short(scheduled.get("message"))
+        if scheduled.get("reason") == "SchedulingGated":
+            return WorkerState.STARTING, None, f"it waits to be admitted, by Kueue or another gate ({message})"
+        words = (
+            f"no node takes it ({message}). Free or add nodes, or ask for less: resources, nodeSelector, tolerations "
+            "and affinity of the role in the chart's values"
+        )
+        began = pod["metadata"].get("creationTimestamp")
+        return _patiently(words, _passed_s(began, look.now) >= look.settings.pending_s)
+    return WorkerState.STARTING, None, ""
+
+
+def _trouble(waiting: Mapping[str, Any], where: str) -> str:
+    reason, message = waiting.get("reason") or "", _short(waiting.get("message"))
+    if reason in _IMAGE:
+        cure = "Look at its name and tag in the chart's values, and at imagePullSecrets"
+        return f"{where}its image cannot be pulled ({message or reason}). {cure}"
+    if reason in _CONFIGURATION:
+        cure = "Most often a Secret, a ConfigMap or a volume that its template names is not there"
+        return f"{where}its container cannot be made ({message or reason}). {cure}"
+    if reason == "CrashLoopBackOff" and where:
+        return f"{where}it ends again and again ({message or reason}). Its log says why"
+    return ""
+
+
+def _patiently(words: str, over: bool) -> Found:
+    return (WorkerState.FAILED if over else WorkerState.STARTING), None, words
+
+
+def _condition(status: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    return next((one for one in status.get("conditions") or [] if one.get("type") == kind), {})
+
+
+def _passed_s(since: str | None, now: datetime) -> float:
+    return (now - datetime.fromisoformat(since)).total_seconds() if since else 0.0
+
+
+def _short(text: str | None) -> str:
+    one_line = " ".join((text or "").split())
+    return one_line if len(one_line) <= _LONGEST else one_line[:_LONGEST] + "…"

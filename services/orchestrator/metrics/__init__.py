@@ -1,0 +1,1 @@
+"""What Prometheus scrapes of a run service, and which workers it is to scrape."""

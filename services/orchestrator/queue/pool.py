@@ -1,0 +1,112 @@
+"""What agents have to give to runs."""
+
+import time
+from collections.abc import Collection, Iterable, Sequence
+
+from dapo.bus.agents import Agent
+from dapo.records.identity import RunIdentity
+from dapo.spec.problem import Problem
+from dapo.spec.run import RunSpec
+from dapo.spec.workloads import plan_workloads
+from dapo.v1 import run_pb2 as pb
+from services.orchestrator.launch.attached.census import Census
+from services.orchestrator.launch.attached.choice import Need, choose, cure, lacking, needs_of
+from services.orchestrator.launch.launcher import LaunchError
+from services.orchestrator.queue.rule import Amounts, Inventory, Verdict, Waiting
+
+_RESERVED_S = 60.0
+"""Longer than a run takes to place its workers once it starts, or fails to."""
+
+
+class Pool:
+    """Implements Capacity: a run starts where an agent is free for each worker that it cannot do without.
+
+    Nothing of the service's own machine is counted. Agents are counted as they were seen a second ago, less what other
+    runs of this service are about to take; where another service is faster, the launcher waits, and then says so.
+    """
+
+    def __init__(self, census: Census, *, runs: int | None = None) -> None:
+        """`runs`: at a time."""
+        self._census = census
+        self._reserved: dict[str, tuple[Sequence[Need], float]] = {}
+        """Run → what it is about to take, and until when that counts, by the monotonic clock."""
+        self.has = Inventory(runs=runs)
+
+    def needs(self, spec: RunSpec) -> Amounts:
+        return Amounts()
+
+    def misfits(self, spec: RunSpec) -> list[Problem]:
+        url = spec.resources.redis.url
+        if url is None:
+            return []
+        why = "agents work for runs in the Redis of the run service. Leave it empty"
+        return [Problem("resources.redis.url", "a server of the run's own", why)]
+
+    def lacks(self, identity: RunIdentity) -> str:
+        return ""
+
+    def taken(self, under_way: Iterable[RunSpec]) -> Amounts:
+        return Amounts()
+
+    def room(self, now: RunSpec, wanted: RunSpec, under_way: Iterable[RunSpec]) -> str:
+        before = {need.worker_id for need in needs_of(plan_workloads(now))}
+        more = [need for need in needs_of(plan_workloads(wanted)) if need.worker_id not in before]
+        try:
+            return self._lacking(more)
+        except LaunchError as error:
+            return str(error)
+
+    def reserve(self, run_id: str, spec: RunSpec) -> None:
+        needs = needs_of(plan_workloads(spec), fewest=True)
+        placed = self._placed(run_id)
+        left = [need for need in needs if need.worker_id not in placed]
+        if short := self._lacking(left, but=run_id):
+            raise LaunchError(short)
+        self._reserved[run_id] = left, time.monotonic() + _RESERVED_S
+
+    def release(self, run_id: str) -> None:
+        self._reserved.pop(run_id, None)
+
+    def view(self, under_way: Collection[RunSpec], queue: Iterable[tuple[Waiting, Verdict]]) -> pb.Machine:
+        """All agents together; none where they cannot be seen."""
+        try:
+            known = self._census.latest
+        except LaunchError:
+            known = ()
+        every, free = [one.agent for one in known], [one.agent for one in known if one.free]
+        return pb.Machine(
+            gpus=pb.Share(total=sum(one.gpus for one in every), free=sum(one.gpus for one in free)),
+            cores=pb.Share(total=sum(one.cores for one in every), free=sum(one.cores for one in free)),
+            memory=pb.Share(total=sum(one.memory for one in every), free=sum(one.memory for one in free)),
+            runs=pb.RunsUnderWay(most=self.has.runs, under_way=len(under_way)),
+            queue=[
+                pb.QueuedRun(run_id=one.run_id, position=found.position, priority=one.priority, reason=found.reason)
+                for one, found in queue
+            ],
+        )
+
+    def _placed(self, run_id: str) -> set[str]:
+        """Workers of the run that agents have. Raises LaunchError."""
+        orders = [one.order for one in self._census.latest if one.order is not None]
+        return {order.worker_id for order in orders if order.run_id == run_id}
+
+    def _lacking(self, needs: Sequence[Need], but: str = "") -> str:
+        """Which agents are not free for these; "": there are all. Raises LaunchError."""
+        known = self._census.latest
+        free = self._free([one.agent for one in known if one.free], but)
+        unplaced = choose(needs, free).unplaced
+        if not unplaced:
+            return ""
+        return f"needs {lacking(unplaced, [one.agent for one in known], free)}. {cure(unplaced)}"
+
+    def _free(self, free: Sequence[Agent], but: str) -> list[Agent]:
+        """Those of the agents that other runs are not about to take."""
+        now, about = time.monotonic(), list[Need]()
+        for run_id, (needs, until) in list(self._reserved.items()):
+            if now >= until:
+                del self._reserved[run_id]
+            elif run_id != but:
+                placed = self._placed(run_id)
+                about += [need for need in needs if need.worker_id not in placed]
+        taken = set(choose(about, free).places.values())
+        return [agent for agent in free if agent.agent_id not in taken]

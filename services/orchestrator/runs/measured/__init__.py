@@ -1,0 +1,1 @@
+"""What is measured of a run that goes on here, for whoever scrapes it."""

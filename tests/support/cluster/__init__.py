@@ -1,0 +1,1 @@
+"""What tests of the chart and of the launcher `kubernetes` share."""

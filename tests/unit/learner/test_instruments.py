@@ -1,0 +1,44 @@
+"""What rank 0 measures of a step and of a checkpoint."""
+
+import time
+
+from dapo.telemetry.instruments import REGISTRY
+from services.learner.instruments import observe_checkpoint, observe_step
+
+STEP = {
+    "step_s": 4.0,
+    "train_s": 2.5,
+    "learner_wait_s": 1.0,
+    "weight_sync_s": 0.5,
+    "trained_tokens": 640.0,
+    "trained_responses": 32.0,
+    "lost_responses": 1.0,
+    "updates": 2.0,
+    "skipped_updates": 0.0,
+}
+
+
+def read(name: str) -> float:
+    return REGISTRY.get_sample_value(f"dapo_learner_{name}") or 0.0
+
+
+def test_a_step_is_added_up_and_one_that_is_not_published_has_no_weight_sync() -> None:
+    names = ("tokens_total", "responses_total", "lost_responses_total", "updates_total", "skipped_updates_total")
+    spans = ("step_seconds", "train_seconds", "wait_seconds", "weight_sync_seconds")
+    before = {name: read(name) for name in (*names, *(f"{span}_{part}" for span in spans for part in ("sum", "count")))}
+    observe_step(7, STEP, published=True)
+    observe_step(8, {**STEP, "weight_sync_s": 0.0}, published=False)
+    gained = {name: read(name) - value for name, value in before.items()}
+    assert [gained[name] for name in names] == [1280, 64, 2, 4, 0]
+    assert [gained[f"{span}_count"] for span in spans] == [2, 2, 2, 1]
+    assert [gained[f"{span}_sum"] for span in spans] == [8.0, 5.0, 2.0, 0.5]
+    assert read("step") == 8
+
+
+def test_a_checkpoint_has_its_time_and_one_that_was_loaded_took_none() -> None:
+    count = read("checkpoint_seconds_count")
+    observe_checkpoint(5, None)
+    assert (read("checkpoint_step"), read("checkpoint_seconds_count")) == (5, count)
+    observe_checkpoint(10, 3.0)
+    assert (read("checkpoint_step"), read("checkpoint_seconds_count")) == (10, count + 1)
+    assert time.time() - 60 < read("checkpoint_timestamp_seconds") <= time.time()

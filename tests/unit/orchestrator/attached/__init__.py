@@ -1,0 +1,1 @@
+"""Which agent gets which worker, and what agents tell of them."""

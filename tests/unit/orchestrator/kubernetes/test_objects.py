@@ -1,0 +1,182 @@
+"""What is sent to the API server for a run; the whole of it stands in manifests.yaml."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dapo.spec.workloads import Resources, Workload
+from services.orchestrator.launch.kubernetes import objects
+from services.orchestrator.launch.kubernetes.names import TERM
+from services.orchestrator.launch.kubernetes.objects import Cluster, Place
+from services.orchestrator.launch.kubernetes.settings import Templates, load_snapshot
+from services.orchestrator.launch.launcher import LaunchError, RunTarget
+from tests.support.cluster.templates import make_templates, template
+
+GOLDEN = Path(__file__).with_name("manifests.yaml")
+WORKLOADS = [
+    Workload("generator", "generator", 3, "services.generator", {"DAPO_REDIS_OUTAGE_S": "120"}, Resources("cuda", 2)),
+    Workload("verifier", "verifier", 2, "services.verifier", {"DAPO_REDIS_OUTAGE_S": "120"}),
+    Workload("learner", "learner", 4, "services.learner", {"DAPO_REDIS_OUTAGE_S": "120"}, Resources("auto", 1)),
+]
+
+
+def rendered(run: RunTarget, templates: Templates, cluster: Cluster, place: Place) -> list[dict[str, Any]]:
+    owner = objects.owner_of(run, templates, cluster, place)
+    owner["metadata"]["uid"] = "the-uid"
+    of_workloads = [objects.workload_of(run, one, templates, cluster, place, owner) for one in WORKLOADS]
+    return [owner, objects.service_of(run, templates, cluster, owner), *of_workloads]
+
+
+def pod_of(manifest: dict[str, Any]) -> dict[str, Any]:
+    spec = manifest["spec"]
+    if manifest["kind"] == "JobSet":
+        spec = spec["replicatedJobs"][0]["template"]["spec"]
+    found: dict[str, Any] = spec["template"]
+    return found
+
+
+def variables(manifest: dict[str, Any]) -> dict[str, Any]:
+    return {one["name"]: one.get("value") for one in pod_of(manifest)["spec"]["containers"][0]["env"]}
+
+
+def test_the_objects_of_a_run(run: RunTarget, templates: Templates, place: Place) -> None:
+    """To change them, delete the file, run this once, and look at what git says is another."""
+    found = rendered(run, templates, Cluster("lab", jobsets=True), place)
+    if not GOLDEN.exists():
+        GOLDEN.write_text(yaml.safe_dump_all(found))
+        pytest.fail(f"{GOLDEN.name} was written anew: look at it")
+    assert found == list(yaml.safe_load_all(GOLDEN.read_text()))
+
+
+def test_scaling_changes_nothing_of_a_generators_template(run: RunTarget, templates: Templates, place: Place) -> None:
+    owner = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "owner", "uid": "u"}}
+    made = [
+        objects.workload_of(run, replace(WORKLOADS[0], replicas=count), templates, Cluster("lab"), place, owner)
+        for count in (1, 7)
+    ]
+    assert made[0] == made[1]
+    assert "replicas" not in made[0]["spec"]
+    assert "DAPO_REPLICAS" not in variables(made[0])
+
+
+@pytest.mark.parametrize(
+    ("choice", "cluster", "kind"),
+    [
+        ("auto", Cluster("lab", (1, 30), jobsets=True), "JobSet"),
+        ("auto", Cluster("lab", (1, 30)), "Job"),
+        ("auto", Cluster("lab", (1, 20)), "StatefulSet"),
+        ("StatefulSet", Cluster("lab", (1, 30), jobsets=True), "StatefulSet"),
+        ("Job", Cluster("lab", (1, 30), jobsets=True), "Job"),
+    ],
+)
+def test_what_holds_the_learners_ranks(choice: str, cluster: Cluster, kind: str, run: RunTarget, place: Place) -> None:
+    templates = make_templates(learner=choice)
+    learner = rendered(run, templates, cluster, place)[-1]
+    assert learner["kind"] == kind
+    assert variables(learner)["DAPO_REPLICAS"] == "4"
+    assert pod_of(learner)["spec"]["restartPolicy"] == ("Always" if kind == "StatefulSet" else "Never")
+
+
+def test_one_writer_of_restarts(run: RunTarget, templates: Templates, place: Place) -> None:
+    """Nothing of a JobSet or a Job starts a rank again."""
+    learner = rendered(run, templates, Cluster("lab", jobsets=True), place)[-1]
+    assert learner["spec"]["failurePolicy"] == {"maxRestarts": 0}
+    assert learner["spec"]["replicatedJobs"][0]["template"]["spec"]["backoffLimit"] == 0
+
+
+def test_the_password_stands_in_no_object(run: RunTarget, templates: Templates, cluster: Cluster, place: Place) -> None:
+    found = rendered(run, templates, cluster, place)
+    assert "secret@" not in str(found)
+    for manifest in found[2:]:
+        (redis,) = [one for one in pod_of(manifest)["spec"]["containers"][0]["env"] if one["name"] == "DAPO_REDIS_URL"]
+        assert redis["valueFrom"]["secretKeyRef"] == {"name": "dapo-redis", "key": "redis-url"}
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"redis_url": "redis://:other@elsewhere:6379"}, "resources.redis.url"),
+        ({"payload_url": "redis://:other@elsewhere:6379"}, "resources.redis.payload_url"),
+    ],
+)
+def test_a_password_that_would_be_seen_is_refused(
+    change: dict[str, str], field: str, run: RunTarget, templates: Templates, cluster: Cluster, place: Place
+) -> None:
+    with pytest.raises(LaunchError, match=field):
+        rendered(replace(run, **change), templates, cluster, place)  # type: ignore[arg-type]
+
+
+def test_another_server_without_a_password_is_named(
+    run: RunTarget, templates: Templates, cluster: Cluster, place: Place
+) -> None:
+    found = rendered(replace(run, redis_url="redis://elsewhere:6379"), templates, cluster, place)
+    assert variables(found[2])["DAPO_REDIS_URL"] == "redis://elsewhere:6379"
+
+
+def test_a_gpu_that_auto_means_is_asked_for_where_the_cluster_has_them(run: RunTarget, place: Place) -> None:
+    def limits(auto: bool) -> list[dict[str, Any]]:
+        found = rendered(run, make_templates(gpus={"auto": auto}), Cluster("lab"), place)
+        return [pod_of(one)["spec"]["containers"][0]["resources"]["limits"] for one in found[2:]]
+
+    assert [one.get("nvidia.com/gpu") for one in limits(True)] == [2, None, 1]
+    assert [one.get("nvidia.com/gpu") for one in limits(False)] == [2, None, None]
+    assert all(one["memory"] == "8Gi" for one in limits(True)), "what the template says stays"
+
+
+def test_claimed_devices_are_not_asked_for_twice(run: RunTarget, templates: Templates, place: Place) -> None:
+    claiming = template("image")
+    claiming["spec"]["resourceClaims"] = [{"name": "gpus", "resourceClaimTemplateName": "two"}]
+    claiming["spec"]["containers"][0]["resources"] = {"claims": [{"name": "gpus"}]}
+    with_claims = templates.model_copy(update={"pods": {**templates.pods, "generator": claiming}})
+    generator = rendered(run, with_claims, Cluster("lab"), place)[2]
+    assert pod_of(generator)["spec"]["containers"][0]["resources"] == {"claims": [{"name": "gpus"}]}
+    assert "CUDA_VISIBLE_DEVICES" not in variables(generator)
+
+
+def test_another_term_is_another_template(run: RunTarget, templates: Templates, cluster: Cluster, place: Place) -> None:
+    """So the pods of the term before can be told apart, and are replaced."""
+    for before, after in zip(
+        rendered(run, templates, cluster, place)[2:],
+        rendered(replace(run, term=8), templates, cluster, place)[2:],
+        strict=True,
+    ):
+        assert pod_of(before)["metadata"]["labels"][TERM] == "7"
+        assert variables(after)["DAPO_TERM"] == "8" == pod_of(after)["metadata"]["labels"][TERM]
+
+
+def test_the_queue_of_kueue_is_named_on_each_workload(run: RunTarget, cluster: Cluster, place: Place) -> None:
+    found = rendered(run, make_templates(queue="research"), cluster, place)[2:]
+    assert {one["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] for one in found} == {"research"}
+
+
+def test_who_scales_with_keda_has_an_object_for_each_run(run: RunTarget, cluster: Cluster) -> None:
+    keda = {
+        "verifier": {"address": "redis:6379", "authentication": "lab-redis"},
+        "generator": {"prometheus": "http://prometheus:9090", "max_replicas": 4},
+    }
+    templates = make_templates(keda=keda)
+    owner = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "owner", "uid": "u"}}
+    made = [objects.scaling_of(run, one, templates, cluster, owner) for one in WORKLOADS]
+    assert made[2] is None
+    specs = [one["spec"] for one in made if one is not None]
+    assert [one["scaleTargetRef"]["name"].rpartition("-")[2] for one in specs] == ["generator", "verifier"]
+    assert specs[0]["triggers"][0]["metadata"]["query"] == f'max(dapo_run_generators_demand{{run="{run.run_id}"}})'
+    assert specs[1]["triggers"][0]["metadata"]["stream"] == f"dapo:{{{run.run_id}}}:completions"
+    assert [templates.settings.others_scale(one.name) for one in WORKLOADS] == [True, True, False]
+    assert objects.scaling_of(run, WORKLOADS[0], make_templates(), cluster, owner) is None
+
+
+def test_the_snapshot_is_what_the_run_began_with(run: RunTarget, cluster: Cluster, place: Place) -> None:
+    templates = make_templates(scaled_by_others=["verifier"], learner="Job")
+    assert load_snapshot(objects.owner_of(run, templates, cluster, place)["data"][objects.SNAPSHOT]) == templates
+
+
+def test_filling_a_template_leaves_it_as_it_was(
+    run: RunTarget, templates: Templates, cluster: Cluster, place: Place
+) -> None:
+    before = templates.dump()
+    rendered(run, templates, cluster, place)
+    assert templates.dump() == before

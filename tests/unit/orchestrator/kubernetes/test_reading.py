@@ -1,0 +1,197 @@
+"""Pods as API servers show them, and what is made of them."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dapo.spec.tree.resources import RestartSpec
+from services.orchestrator.launch.health import HealthAction, judge
+from services.orchestrator.launch.kubernetes.reading import Look, newest, read_pod
+from services.orchestrator.launch.launcher import WorkerState, WorkerStatus
+from tests.support.cluster.templates import make_templates
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+SETTINGS = make_templates().settings
+
+
+def at(seconds_ago: float) -> str:
+    return (NOW - timedelta(seconds=seconds_ago)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def pod(*, age_s: float = 10.0, deleted: bool = False, **status: Any) -> dict[str, Any]:
+    metadata = {"name": "toy-12345678-generator-1", "uid": "u1", "creationTimestamp": at(age_s)}
+    return {"metadata": {**metadata, **({"deletionTimestamp": at(0)} if deleted else {})}, "status": status}
+
+
+def container(state: dict[str, Any], restarts: int = 0, last: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    beside = {"name": "exporter", "state": {"running": {}}, "restartCount": 9}
+    worker = {"name": "worker", "state": state, "restartCount": restarts, "lastState": last or {}}
+    return [beside, worker]
+
+
+def read(one: dict[str, Any]) -> WorkerStatus:
+    return read_pod(one, "generator-1", "generator", Look(SETTINGS, NOW))
+
+
+def waiting(reason: str, message: str = "", **more: Any) -> dict[str, Any]:
+    return pod(
+        phase="Pending",
+        containerStatuses=container({"waiting": {"reason": reason, "message": message}}),
+        **more,
+    )
+
+
+def ended(code: int, reason: str = "Error", message: str = "") -> dict[str, Any]:
+    return {"terminated": {"exitCode": code, "reason": reason, "message": message}}
+
+
+SCHEDULED = [{"type": "PodScheduled", "status": "True", "lastTransitionTime": at(300)}]
+JUST_SCHEDULED = [{"type": "PodScheduled", "status": "True", "lastTransitionTime": at(5)}]
+
+
+def gated(reason: str) -> list[dict[str, Any]]:
+    message = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
+    return [{"type": "PodScheduled", "status": "False", "reason": reason, "message": message}]
+
+
+@pytest.mark.parametrize(
+    ("one", "state", "code", "words"),
+    [
+        (pod(phase="Pending"), "starting", None, ""),
+        (waiting("ContainerCreating"), "starting", None, ""),
+        (pod(phase="Running", containerStatuses=container({"running": {}})), "running", None, ""),
+        (pod(phase="Running", containerStatuses=container(ended(1))), "exited", 1, ""),
+        (pod(phase="Running", containerStatuses=container(ended(0, "Completed"))), "exited", 0, ""),
+        (pod(phase="Running", containerStatuses=container(ended(74))), "exited", 74, ""),
+        (pod(phase="Running", containerStatuses=container(ended(137))), "exited", -9, ""),
+        (pod(phase="Running", containerStatuses=container(ended(143))), "exited", -15, ""),
+        # The kubelet has started the container again, in which nothing runs.
+        (pod(phase="Running", containerStatuses=container({"running": {}}, 1, ended(3))), "exited", 3, ""),
+        (pod(phase="Running", containerStatuses=container({"running": {}}, 1)), "exited", -9, ""),
+        (
+            pod(phase="Running", containerStatuses=container({"running": {}}, 1, ended(137, "OOMKilled"))),
+            "failed",
+            -9,
+            "more memory than its container's limit",
+        ),
+        (waiting("ErrImagePull", "not found", conditions=JUST_SCHEDULED), "starting", None, "image cannot be pulled"),
+        (waiting("ImagePullBackOff", "b", conditions=SCHEDULED), "failed", None, "imagePullSecrets"),
+        (waiting("CreateContainerConfigError", 'secret "x"', conditions=SCHEDULED), "failed", None, 'secret "x"'),
+        # It has waited for a node for long, and for its image only since.
+        (waiting("ErrImagePull", age_s=9000, conditions=JUST_SCHEDULED), "starting", None, "image"),
+        (pod(phase="Pending", conditions=gated("Unschedulable")), "starting", None, "Insufficient nvidia.com/gpu"),
+        (pod(phase="Pending", conditions=gated("Unschedulable"), age_s=2000), "failed", None, "no node takes it"),
+        (pod(phase="Pending", conditions=gated("SchedulingGated"), age_s=9000), "starting", None, "Kueue"),
+        (pod(phase="Failed", reason="Evicted", message="low on resource: memory"), "failed", -9, "low on resource"),
+        (pod(phase="Failed", reason="Preempting", message="critical pod"), "failed", -9, "higher priority"),
+        (pod(phase="Failed", reason="NodeLost", message="gone"), "failed", -9, "does not answer"),
+        (pod(phase="Failed", reason="OutOfcpu", message="no cpu"), "failed", -9, "no room for it after all"),
+        (pod(phase="Failed", containerStatuses=container(ended(2))), "exited", 2, ""),
+        (pod(phase="Running", deleted=True, containerStatuses=container({"running": {}})), "running", None, ""),
+        (
+            pod(
+                phase="Running",
+                deleted=True,
+                containerStatuses=container(ended(0, "Completed")),
+                conditions=[{"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}],
+            ),
+            "failed",
+            -15,
+            "higher priority",
+        ),
+        (pod(phase="Running", deleted=True, containerStatuses=container(ended(0))), "failed", -15, "drained"),
+        (
+            pod(phase="Running", containerStatuses=container(ended(128, "StartError", 'exec: "python": not found'))),
+            "failed",
+            None,
+            "not found",
+        ),
+        (
+            pod(
+                phase="Pending",
+                conditions=SCHEDULED,
+                containerStatuses=container({"waiting": {"reason": "PodInitializing"}}),
+                initContainerStatuses=[{"name": "fetch", "state": {"waiting": {"reason": "CrashLoopBackOff"}}}],
+            ),
+            "failed",
+            None,
+            "init container fetch",
+        ),
+    ],
+)
+def test_what_a_pod_says_of_its_worker(one: dict[str, Any], state: str, code: int | None, words: str) -> None:
+    found = read(one)
+    assert (found.state, found.code, found.instance) == (state, code, "u1")
+    assert words in found.reason
+    if words == "":
+        assert found.reason == ""
+
+
+@pytest.mark.parametrize(
+    ("one", "before_weights", "later"),
+    [
+        (pod(phase="Failed", reason="Evicted"), HealthAction.RESTART, HealthAction.RESTART),
+        (pod(phase="Running", deleted=True, containerStatuses=container(ended(0))), HealthAction.RESTART, "restart"),
+        (waiting("ImagePullBackOff", conditions=SCHEDULED), HealthAction.FAIL, HealthAction.RESTART),
+        (pod(phase="Running", containerStatuses=container({"running": {}}, 1, ended(1))), HealthAction.FAIL, "restart"),
+        (pod(phase="Pending", conditions=gated("Unschedulable")), HealthAction.EXPECTED, HealthAction.EXPECTED),
+    ],
+)
+def test_what_is_done_about_it(one: dict[str, Any], before_weights: str, later: str) -> None:
+    """A node that goes is an ordinary restart at any time; a spec or an image that does not work ends the run."""
+    for proven, action in ((False, before_weights), (True, later)):
+        (judged,) = judge([read(one)], {}, {}, may_end=(), proven=proven, spec=RestartSpec())
+        assert judged.action == action
+        assert judged.reason
+
+
+def test_of_two_pods_of_a_worker_the_later_counts() -> None:
+    old, new = pod(age_s=100, phase="Failed"), pod(age_s=1, phase="Running")
+    assert newest([new, old]) is new
+    assert newest([old, new]) is new
+
+
+texts = (
+    st.none() | st.text(max_size=20) | st.sampled_from(["Evicted", "OOMKilled", "ImagePullBackOff", "Unschedulable"])
+)
+states = st.fixed_dictionaries(
+    {},
+    optional={
+        "running": st.just({}),
+        "waiting": st.fixed_dictionaries({}, optional={"reason": texts, "message": texts}),
+        "terminated": st.fixed_dictionaries({"exitCode": st.integers(0, 255)}, optional={"reason": texts}),
+    },
+)
+statuses = st.fixed_dictionaries(
+    {"name": st.sampled_from(["worker", "other"])},
+    optional={"state": states, "lastState": states, "restartCount": st.integers(0, 5)},
+)
+conditions = st.fixed_dictionaries(
+    {
+        "type": st.sampled_from(["PodScheduled", "DisruptionTarget", "Ready"]),
+        "status": st.sampled_from(["True", "False"]),
+    },
+    optional={"reason": texts, "message": texts, "lastTransitionTime": st.just(at(50))},
+)
+pod_statuses = st.fixed_dictionaries(
+    {},
+    optional={
+        "phase": st.sampled_from(["Pending", "Running", "Succeeded", "Failed", "Unknown"]),
+        "reason": texts,
+        "message": texts,
+        "conditions": st.none() | st.lists(conditions),
+        "containerStatuses": st.none() | st.lists(statuses),
+        "initContainerStatuses": st.none() | st.lists(statuses),
+    },
+)
+
+
+@given(pod_statuses, st.booleans(), st.floats(0, 1e6))
+def test_any_pod_has_a_state_and_a_failed_one_a_reason(status: dict[str, Any], deleted: bool, age_s: float) -> None:
+    found = read({**pod(age_s=age_s, deleted=deleted), "status": status})
+    assert found.instance == "u1"
+    assert (found.state == WorkerState.FAILED) <= bool(found.reason)
+    assert (found.state == WorkerState.EXITED) == (found.code is not None and found.state != WorkerState.FAILED)

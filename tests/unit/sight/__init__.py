@@ -1,0 +1,1 @@
+"""What people look at says what the code measures: dashboards, alerts and runbooks."""
