@@ -10,7 +10,7 @@ redis.call("DEL", key)
 redis.call("SREM", AGENTS, ARGV[1])
 local stored = worker ~= "" and redis.call("HGET", runs .. "placements", worker)
 local placement = stored and cjson.decode(stored)
-if placement and placement.agent == ARGV[1] and placement.number == number then
+if placement and placement.agent == ARGV[1] and placement.number == number and not placement.gone then
   placement.gone = ARGV[4]
   redis.call("HSET", runs .. "placements", worker, cjson.encode(placement))
 end
