@@ -108,7 +108,8 @@ class KubernetesSettings(_Part):
     `keda` scales is one of them."""
     keda: Keda = Keda()
     pending_s: float = Field(default=1800.0, gt=0)
-    """A pod that was not placed on a node for so long has failed. One that waits for Kueue has no such bound."""
+    """A pod that no node takes, or whose node cannot make it, for so long has failed. One that waits for Kueue has no
+    such bound."""
     image_s: float = Field(default=120.0, gt=0)
     """So has one whose image, or whose configuration, was refused again and again for so long."""
 
