@@ -16,6 +16,7 @@ from services.orchestrator.launch.kubernetes.names import (
     COMPONENT,
     CONTAINER,
     EPOCH,
+    MANAGER,
     RUN,
     RUN_ID,
     TERM,
@@ -48,6 +49,7 @@ SNAPSHOT = "templates.yaml"
 TARGET = "run.json"
 _POD_VOLUME = "dapo-pod"
 _QUEUE = "kueue.x-k8s.io/queue-name"
+_SUSPENDED_BY = "kueue.x-k8s.io/pod-suspending-parent"
 _GRACE_S = 60
 _INDEXED_JOBS = (1, 22)
 
@@ -143,13 +145,23 @@ def workload_of(
     metadata = _metadata(object_name(run.run_id, workload.name), run, settings.instance, cluster, owner)
     metadata["labels"] |= {WORKLOAD: workload.name, COMPONENT: workload.role}
     if settings.queue:
-        metadata["labels"][_QUEUE] = settings.queue
+        _enqueue(settings.queue, kind, metadata, template["metadata"])
     return {
         "apiVersion": API_VERSIONS[kind],
         "kind": kind,
         "metadata": metadata,
         "spec": _SPECS[kind](workload, template, base_name(run.run_id)),
     }
+
+
+def _enqueue(queue: str, kind: Kind, metadata: Manifest, pod: Manifest) -> None:
+    """Ranks in a Job or a JobSet are admitted together. Kueue takes no StatefulSet whose number changes, so each pod of
+    one is admitted by itself; the annotation has it look at pods that have an owner."""
+    if kind != "StatefulSet":
+        metadata["labels"][_QUEUE] = queue
+        return
+    pod["labels"][_QUEUE] = queue
+    pod["annotations"][_SUSPENDED_BY] = MANAGER
 
 
 def _stateful_set(workload: Workload, template: Manifest, service: str) -> Manifest:

@@ -102,7 +102,8 @@ class KubernetesSettings(_Part):
     """What holds the learner's ranks. auto: a JobSet where the cluster has them, else an Indexed Job, and on a cluster
     older than 1.22 a StatefulSet."""
     queue: str = ""
-    """A LocalQueue of Kueue, which then admits the workloads of a run; "": none."""
+    """A LocalQueue of Kueue, which then admits the pods of a run one by one, and its learner's ranks together; "":
+    none."""
     scaled_by_others: frozenset[Literal["generator", "verifier"]] = frozenset()
     """Workloads whose number of replicas an autoscaler of the cluster writes; the launcher gives them their first. What
     `keda` scales is one of them."""
