@@ -230,6 +230,7 @@ def _lag(run: RunTarget, keda: VerifierKeda) -> Manifest:
     metadata = {
         "address": keda.address,
         "enableTLS": str(keda.tls).lower(),
+        "databaseIndex": str(keda.database),
         "stream": Keys(run.run_id).stream(COMPLETIONS),
         "consumerGroup": READERS[COMPLETIONS],
         "lagCount": str(keda.lag),

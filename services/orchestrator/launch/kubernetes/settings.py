@@ -73,6 +73,7 @@ class VerifierKeda(_Keda):
     authentication: str = Field(min_length=1)
     """The TriggerAuthentication with its password."""
     tls: bool = False
+    database: int = Field(default=0, ge=0)
     lag: int = Field(default=64, ge=1)
     """Completions that wait, for one verifier."""
 
