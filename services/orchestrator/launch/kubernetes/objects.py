@@ -241,7 +241,8 @@ def _lag(run: RunTarget, keda: VerifierKeda) -> Manifest:
 
 def _demand(run: RunTarget, keda: GeneratorKeda) -> Manifest:
     query = f'max(dapo_run_generators_demand{{run="{run.run_id}"}})'
-    metadata = {"serverAddress": keda.prometheus, "query": query, "threshold": "1"}
+    # Before the first step, and while the run service is away, nothing is published: that is no demand for none.
+    metadata = {"serverAddress": keda.prometheus, "query": query, "threshold": "1", "ignoreNullValues": "false"}
     return {"type": "prometheus", "metadata": metadata}
 
 

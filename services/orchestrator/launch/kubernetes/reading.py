@@ -139,7 +139,7 @@ def is_being_made(pod: Pod) -> bool:
     state = worker.get("state") or {}
     waits = not {"running", "terminated"} & state.keys() and not worker.get("restartCount")
     quiet = ((state.get("waiting") or {}).get("reason") or "") in _BEING_MADE
-    placed = _condition(status, "PodScheduled").get("status") == "True"
+    placed = status.get("phase") == "Pending" and _condition(status, "PodScheduled").get("status") == "True"
     return placed and waits and quiet and not pod["metadata"].get("deletionTimestamp")
 
 

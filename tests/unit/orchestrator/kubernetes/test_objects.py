@@ -173,6 +173,7 @@ def test_who_scales_with_keda_has_an_object_for_each_run(run: RunTarget, cluster
     specs = [one["spec"] for one in made if one is not None]
     assert [one["scaleTargetRef"]["name"].rpartition("-")[2] for one in specs] == ["generator", "verifier"]
     assert specs[0]["triggers"][0]["metadata"]["query"] == f'max(dapo_run_generators_demand{{run="{run.run_id}"}})'
+    assert specs[0]["triggers"][0]["metadata"]["ignoreNullValues"] == "false"
     assert specs[1]["triggers"][0]["metadata"]["stream"] == f"dapo:{{{run.run_id}}}:completions"
     assert [templates.settings.others_scale(one.name) for one in WORKLOADS] == [True, True, False]
     assert objects.scaling_of(run, WORKLOADS[0], make_templates(), cluster, owner) is None
