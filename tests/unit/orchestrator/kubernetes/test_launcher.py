@@ -9,10 +9,10 @@ import pytest
 
 from dapo.spec.workloads import Workload
 from services.orchestrator.launch.kubernetes.objects import Cluster
-from services.orchestrator.launch.kubernetes.placed import PlacedRun
+from services.orchestrator.launch.kubernetes.placed import Explanations, PlacedRun
 from services.orchestrator.launch.kubernetes.settings import Templates
 from services.orchestrator.launch.kubernetes.workers import KubernetesLauncher
-from services.orchestrator.launch.launcher import RunTarget, WorkerState
+from services.orchestrator.launch.launcher import LaunchError, RunTarget, WorkerState
 from tests.support.cluster.templates import URL, make_templates
 
 GENERATORS = Workload("generator", "generator", 2, "services.generator")
@@ -27,7 +27,8 @@ MADE = {
 class Api:
     namespace = "lab"
 
-    def __init__(self, events: list[dict[str, Any]]) -> None:
+    def __init__(self, events: list[dict[str, Any]] | None) -> None:
+        """`events`: None where they cannot be read."""
         self.deleted: list[str] = []
         self.pods: dict[str, dict[str, Any]] = {}
         self.asked: list[str] = []
@@ -43,6 +44,8 @@ class Api:
     async def find_all(self, kind: str, query: dict[str, str]) -> list[dict[str, Any]]:
         assert kind == "Event"
         self.asked.append(query["fieldSelector"])
+        if self._events is None:
+            raise LaunchError("events are forbidden")
         return self._events
 
 
@@ -105,3 +108,14 @@ def test_a_volume_that_cannot_be_mounted_is_told_with_the_words_of_its_node(
         assert await look(1) == (WorkerState.STARTING, "")
 
     asyncio.run(look_on())
+
+
+def test_events_that_cannot_be_read_say_nothing_and_are_asked_once_a_minute() -> None:
+    api, why = Api(None), Explanations()
+
+    async def ask() -> None:
+        for _ in range(3):
+            await why.ask(api, "generator", "", lambda events: "never", "not made yet")  # type: ignore[arg-type]
+
+    asyncio.run(ask())
+    assert (why.words, len(api.asked)) == ({"generator": "not made yet"}, 1)
