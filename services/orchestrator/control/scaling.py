@@ -143,8 +143,15 @@ def demand(spec: RunSpec, rows: Sequence[Row], since: int = 0) -> Advice:
     autoscale = spec.resources.generator.autoscale
     limits = Limits(autoscale.min, autoscale.max, autoscale.window_steps)
     responses = spec.training.prompts_per_step * spec.sampling.group_size
-    count = spec.resources.generator.replicas
-    return advise(rows, responses=responses, count=count, limits=limits, since=since)
+    return advise(rows, responses=responses, count=generators_of(spec, rows), limits=limits, since=since)
+
+
+def generators_of(spec: RunSpec, rows: Sequence[Row]) -> int:
+    """That the run has. The spec knows of a run that scales itself; an autoscaler of a cluster changes no spec, so of
+    others the newest step does."""
+    generator = spec.resources.generator
+    measured = rows[-1].get("generators") if rows and generator.autoscale.max is None else None
+    return round(measured) if measured else generator.replicas
 
 
 def _last_step(rows: Sequence[Row]) -> int:

@@ -11,9 +11,8 @@ from prometheus_client.core import Metric
 import dapo
 from dapo.algo.scaling import HISTORY
 from dapo.bus import Bus, BusError
-from dapo.bus.measures import Measures, memory
+from dapo.bus.measures import Measures, WorkersByRole, memory
 from dapo.host.remembered import Briefly
-from dapo.spec.run import RunSpec
 from dapo.telemetry.exported import STEP_GAUGES
 from dapo.telemetry.exposition import families
 from dapo.telemetry.instruments import Value, family
@@ -53,6 +52,15 @@ class _Seen(NamedTuple):
     @property
     def gauges(self) -> Gauges:
         return self.driver.gauges
+
+    @property
+    def workers(self) -> WorkersByRole:
+        return workers_of(self.driver.spec, self.gauges.workers)
+
+    @property
+    def generators(self) -> int:
+        """Those that only evaluate left out."""
+        return sum(worker.startswith("generator-") for worker in self.workers["generator"])
 
 
 class Collector:
@@ -137,8 +145,12 @@ class Collector:
         return family("dapo_run_generators_demand", values)
 
 
-def _open(drivers: Iterable[RunDriver]) -> dict[str, tuple[Bus, RunSpec]]:
-    return {one.run_id: (bus, one.spec) for one in drivers if (bus := one.gauges.bus) is not None}
+def _open(drivers: Iterable[RunDriver]) -> dict[str, tuple[Bus, WorkersByRole]]:
+    return {
+        one.run_id: (bus, workers_of(one.spec, one.gauges.workers))
+        for one in drivers
+        if (bus := one.gauges.bus) is not None
+    }
 
 
 def _word(state: int) -> str:
@@ -169,13 +181,12 @@ def _of_runs(seen: Sequence[_Seen]) -> Iterator[Metric]:
 def _of_workers(seen: Sequence[_Seen]) -> Iterator[Metric]:
     wanted, present = [], []
     for one in seen:
-        wanted += [((*one.key, role), len(ids)) for role, ids in workers_of(one.driver.spec).items()]
+        wanted += [((*one.key, role), len(ids)) for role, ids in one.workers.items()]
         states = Counter((status.role, _state(status, one.counted)) for status in one.gauges.workers)
         present += [((*one.key, role, state), number) for (role, state), number in states.items()]
     yield family("dapo_run_workers_wanted", wanted)
     yield family("dapo_run_workers", present)
-    replicas = [(one.key, one.driver.spec.resources.generator.replicas) for one in seen]
-    yield family("dapo_run_generators_wanted", replicas)
+    yield family("dapo_run_generators_wanted", [(one.key, one.generators) for one in seen])
 
 
 def _state(status: WorkerStatus, counted: Counted | None) -> str:

@@ -28,7 +28,8 @@ async def find_targets(service: RunService) -> list[TargetGroup]:
     servers: dict[str, tuple[Server, dict[str, Sequence[str]]]] = {}
     for driver in service.under_way():
         if (bus := driver.gauges.bus) is not None:
-            workers = {worker: role for role, ids in workers_of(driver.spec).items() for worker in ids}
+            by_role = workers_of(driver.spec, driver.gauges.workers)
+            workers = {worker: role for role, ids in by_role.items() for worker in ids}
             roles[driver.run_id] = workers
             _, on_it = servers.setdefault(bus.control_server.url, (bus.control_server, {}))
             on_it[driver.run_id] = list(workers)

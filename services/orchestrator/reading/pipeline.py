@@ -13,7 +13,7 @@ from dapo.bus.questions import QuestionBus
 from dapo.spec.run import RunSpec
 from dapo.spec.workloads import plan_workloads
 from dapo.v1 import messages_pb2 as pb
-from services.orchestrator.control.scaling import demand
+from services.orchestrator.control.scaling import demand, generators_of
 from services.orchestrator.reading.bottleneck import Stage, bottleneck
 
 
@@ -77,7 +77,7 @@ class DemandView(_View):
     generators: int
     """Wanted: within the limits of `resources.generator.autoscale`, where it has some."""
     running: int
-    """That the run is to have now."""
+    """That the run has now: those of its spec where it scales itself, else those of the newest step."""
     balance: float | None
     """The number before it is rounded and held where it is near enough; None before enough steps were measured."""
     reason: str
@@ -186,7 +186,7 @@ def _generator(member: pb.Member) -> GeneratorView:
 
 def _demand(spec: RunSpec, rows: Sequence[Mapping[str, Any]]) -> DemandView:
     found = demand(spec, rows)
-    running = spec.resources.generator.replicas
+    running = generators_of(spec, rows)
     return DemandView(generators=found.wanted, running=running, balance=found.balance, reason=found.reason)
 
 

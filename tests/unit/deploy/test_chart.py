@@ -6,121 +6,17 @@ from typing import Any
 import pytest
 import yaml
 
-from dapo.spec import parse_spec
-from dapo.spec.workloads import plan_workloads
 from scripts import chart_docs
-from services.orchestrator.launch.kubernetes import objects
-from services.orchestrator.launch.kubernetes.objects import Cluster, Place
-from services.orchestrator.launch.launcher import RunTarget
 from tests.support.cluster import manifests
-from tests.support.cluster.manifests import CHART, EXAMPLES, VERSIONS, Manifest, render, run_helm
+from tests.support.cluster.manifests import CHART, EXAMPLES, VERSIONS, render, run_helm
+from tests.support.cluster.releases import MATRIX, run_objects
 
-MATRIX: dict[str, dict[str, Any]] = {
-    "defaults": {},
-    "two services over TLS": {"orchestrator": {"replicas": 2, "tlsSecret": "tls"}},
-    "another Redis": {"redis": {"enabled": False, "external": {"existingSecret": "redis-url", "caSecret": "ca"}}},
-    "existing secrets and claims": {
-        "auth": {"existingSecret": "token", "key": "token"},
-        "redis": {"existingSecret": "mine"},
-        "runs": {"existingClaim": "runs"},
-        "models": {"existingClaim": "models"},
-    },
-    "one node": {"runs": {"accessModes": ["ReadWriteOnce"]}},
-    "placed": {
-        role: {
-            "nodeSelector": {"pool": role},
-            "tolerations": [{"key": "gpu", "operator": "Exists"}],
-            "affinity": {"nodeAffinity": {}},
-            "priorityClassName": "high",
-            "topologySpreadConstraints": [
-                {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway", "labelSelector": {}}
-            ],
-        }
-        for role in ("orchestrator", "generator", "verifier", "learner")
-    },
-    "devices claimed": {
-        "generator": {
-            "resourceClaims": [{"name": "gpus", "resourceClaimTemplateName": "eight"}],
-            "resources": {"claims": [{"name": "gpus"}]},
-            "runtimeClassName": "nvidia",
-        },
-        "workers": {"schedulerName": "volcano", "kueueQueue": "research"},
-    },
-    "shared": {
-        "commonLabels": {"team": "maths"},
-        "images": {"registry": "mirror:5000", "pullSecrets": [{"name": "regcred"}]},
-        "workers": {
-            "env": [{"name": "HF_HOME", "value": "/models/hub"}],
-            "envFrom": [{"secretRef": {"name": "hf"}}],
-            "extraVolumes": [{"name": "scratch", "emptyDir": {}}],
-            "extraVolumeMounts": [{"name": "scratch", "mountPath": "/scratch"}],
-        },
-    },
-    "reached from outside": {
-        "ingress": {"enabled": True, "className": "nginx", "tlsSecret": "tls", "annotations": {"a": "b"}},
-        "gateway": {"enabled": True, "parentRefs": [{"name": "public"}], "hostnames": ["dapo.example.org"]},
-        "networkPolicy": {"apiFrom": [{"podSelector": {}}], "restrictVerifiers": True},
-    },
-    "watched": {
-        "metrics": {
-            "monitors": {"enabled": True, "labels": {"release": "prometheus"}},
-            "rules": {"enabled": True},
-            "dashboards": {"enabled": True},
-        }
-    },
-    "watched over TLS": {"metrics": {"monitors": {"enabled": True}}, "orchestrator": {"tlsSecret": "tls"}},
-    "scaled by KEDA": {
-        "verifier": {"keda": {"enabled": True, "maxReplicas": 8}},
-        "generator": {"keda": {"enabled": True, "prometheus": "http://prometheus:9090"}},
-    },
-    "without extras": {
-        "networkPolicy": {"enabled": False},
-        "podDisruptionBudget": {"enabled": False},
-        "hooks": {"stopRuns": False},
-        "rbac": {"create": False},
-        "serviceAccount": {"create": False},
-        "test": {"trains": False},
-    },
-    "ranks in a StatefulSet": {"learner": {"kind": "StatefulSet"}},
-    "ranks in a Job": {"learner": {"kind": "Job"}},
-    "ranks in a JobSet": {"learner": {"kind": "JobSet"}},
-} | {path.stem: yaml.safe_load(path.read_text()) for path in EXAMPLES}
-SPEC = """
-name: toy
-model: {path: /models/toy}
-data: {path: /models/toy.jsonl}
-resources: {generator: {replicas: 2}, learner: {ranks: 2}}
-"""
+ELSEWHERE = "redis.enabled=false,redis.external.existingSecret=mine"
 
 
 @pytest.fixture(params=MATRIX)
 def values(request: pytest.FixtureRequest) -> dict[str, Any]:
     return MATRIX[request.param]
-
-
-def pods_of(manifest: Manifest) -> list[Manifest]:
-    """Specs of the pods that an object is, or makes."""
-    if manifest["kind"] == "Pod":
-        return [manifest["spec"]]
-    if manifest["kind"] == "JobSet":
-        return [one["template"]["spec"]["template"]["spec"] for one in manifest["spec"]["replicatedJobs"]]
-    return [manifest["spec"]["template"]["spec"]] if "template" in manifest.get("spec", {}) else []
-
-
-def run_objects(rendered: list[Manifest], folder: Path) -> list[Manifest]:
-    """What the launcher makes of the release's templates for a run."""
-    templates = manifests.templates_of(rendered, folder)
-    run = RunTarget("toy-20260101-ab12", "redis://r:6379", None, Path("/srv/dapo/runs/toy"), 1, 1)
-    cluster, place = Cluster("research", jobsets=True), Place("runs/toy", "redis://r:6379")
-    owner = objects.owner_of(run, templates, cluster, place)
-    made = [owner]
-    owned_by = {**owner, "metadata": {**owner["metadata"], "uid": "0"}}
-    made.append(objects.service_of(run, templates, cluster, owned_by))
-    for workload in plan_workloads(parse_spec(SPEC)):
-        made.append(objects.workload_of(run, workload, templates, cluster, place, owned_by))
-        scaling = objects.scaling_of(run, workload, templates, cluster, owned_by)
-        made += [] if scaling is None else [scaling]
-    return made
 
 
 def test_every_object_is_what_kubernetes_knows(values: dict[str, Any], tmp_path: Path) -> None:
@@ -133,24 +29,6 @@ def test_every_object_is_what_kubernetes_knows(values: dict[str, Any], tmp_path:
     assert len(rendered) > 5
     names = [(one["kind"], one["metadata"]["name"]) for one in rendered]
     assert len(names) == len(set(names))
-
-
-def test_every_pod_keeps_to_the_restricted_standard(values: dict[str, Any], tmp_path: Path) -> None:
-    """https://kubernetes.io/docs/concepts/security/pod-security-standards: IPC_LOCK aside, which RDMA needs."""
-    rendered = render(values=values)
-    pods = [pod for one in rendered + run_objects(rendered, tmp_path) for pod in pods_of(one)]
-    assert len(pods) >= 5
-    for pod in pods:
-        assert pod["securityContext"]["runAsNonRoot"] is True
-        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
-        assert all(not volume.keys() & {"hostPath"} for volume in pod.get("volumes", []))
-        for container in pod["containers"] + pod.get("initContainers", []):
-            context = container["securityContext"]
-            assert context["allowPrivilegeEscalation"] is False
-            assert context["readOnlyRootFilesystem"] is True
-            assert context["capabilities"]["drop"] == ["ALL"]
-            assert set(context["capabilities"].get("add", [])) <= {"IPC_LOCK"}
 
 
 def test_helm_finds_nothing_to_complain_of() -> None:
@@ -176,12 +54,25 @@ def test_helm_finds_nothing_to_complain_of() -> None:
         ("gateway.enabled=true", "gateway.parentRefs"),
         ("generator.keda.enabled=true", "generator.keda.prometheus"),
         ("workers.gpus.auto=maybe", "auto"),
+        ("generator.keda.prometheus=prometheus:9090", "prometheus"),
+        ("verifier.keda.address=redis://r:6379", "address"),
+        ("verifier.keda.enabled=true,verifier.keda.minReplicas=17", "verifier.keda.minReplicas: 17 is more than"),
+        ("redis.resources.limits.memory=1Gi", "redis.resources.limits.memory: 1Gi is less than redis.maxmemory, 6gb"),
+        (f"{ELSEWHERE},verifier.keda.enabled=true", "verifier.keda.address"),
+        (f"{ELSEWHERE},verifier.keda.enabled=true,verifier.keda.address=r:1", "verifier.keda.authentication"),
+        ("metrics.port=80", "port"),
     ],
 )
 def test_a_mistake_is_refused_by_name(given: str, words: str) -> None:
     done = run_helm("template", "lab", str(CHART), "--set", given)
     assert done.returncode != 0
     assert words in done.stderr
+
+
+def test_a_release_whose_name_the_launcher_does_not_take_is_refused() -> None:
+    done = run_helm("template", "lab.v1", str(CHART))
+    assert done.returncode != 0
+    assert "without dots" in done.stderr
 
 
 def test_the_files_made_of_the_values_are_current() -> None:
@@ -198,17 +89,6 @@ def test_every_value_is_documented() -> None:
     assert [".".join(one.path) for one in leaves if not one.text] == []
 
 
-def test_no_permission_but_over_the_objects_of_runs() -> None:
-    (role,) = [one for one in render() if one["kind"] == "Role"]
-    assert not [one for one in render(values=MATRIX["gpu-cluster"]) if one["kind"] == "ClusterRole"]
-    for rule in role["rules"]:
-        assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"]
-        assert "secrets" not in rule["resources"]
-        assert not {"pods/exec", "roles", "rolebindings"} & set(rule["resources"])
-    (pods,) = [rule["verbs"] for rule in role["rules"] if rule["resources"] == ["pods"]]
-    assert "create" not in pods
-
-
 def test_an_upgrade_of_the_chart_leaves_redis_and_the_volume_as_they_are(tmp_path: Path) -> None:
     """Neither the version of the chart nor a value of a run's templates stands in what would start them anew."""
     before = {one["metadata"]["name"]: one for one in render() if one["kind"] == "StatefulSet"}
@@ -221,24 +101,39 @@ def test_an_upgrade_of_the_chart_leaves_redis_and_the_volume_as_they_are(tmp_pat
     assert claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
 
 
-def test_the_passwords_stand_in_secrets_only() -> None:
-    rendered = render()
-    (secret,) = [one for one in rendered if one["metadata"]["name"] == "lab-dapo-redis" and one["kind"] == "Secret"]
-    password = secret["stringData"]["password"]
-    assert len(password) >= 32
-    assert password in secret["stringData"]["redis-url"]
-    assert all(password not in str(one) for one in rendered if one is not secret)
+def test_specs_may_name_what_is_below_the_models_wherever_they_are_mounted() -> None:
+    given = {"orchestrator": {"policy": {"roots": ["/scratch"], "hub_models": ["Qwen/*"]}}}
+    (found,) = [one for one in render(values=given | {"models": {"mountPath": "/data"}}) if "launcher.yaml" in str(one)]
+    assert yaml.safe_load(found["data"]["policy.yaml"]) == {"roots": ["/data", "/scratch"], "hub_models": ["Qwen/*"]}
 
 
-def test_workers_and_redis_are_reached_by_their_peers_only() -> None:
-    policies = {one["metadata"]["name"]: one["spec"] for one in render() if one["kind"] == "NetworkPolicy"}
-    assert set(policies) == {f"lab-dapo-{name}" for name in ("redis", "orchestrator", "workers", "verifiers")}
-    for name in ("redis", "workers"):
-        (peers, *metrics) = policies[f"lab-dapo-{name}"]["ingress"]
-        for peer in peers["from"]:
-            assert peer["podSelector"]["matchLabels"]["app.kubernetes.io/instance"] == "lab"
-            assert "namespaceSelector" not in peer
-        assert all(rule["ports"] == [{"port": 9400, "protocol": "TCP"}] for rule in metrics)
+def test_a_volume_of_one_node_is_let_go_before_another_service_takes_it() -> None:
+    def strategy(runs: dict[str, Any]) -> str:
+        (found,) = [one for one in render(values={"runs": runs}) if one["kind"] == "Deployment"]
+        return str(found["spec"]["strategy"]["type"])
+
+    assert strategy({}) == strategy({"existingClaim": "c"}) == "RollingUpdate"
+    assert strategy({"accessModes": ["ReadWriteOnce"]}) == "Recreate"
+    assert strategy({"accessModes": ["ReadWriteOnce"], "existingClaim": "c"}) == "Recreate"
+
+
+def test_keda_reads_another_redis_with_the_password_that_somebody_else_gives_it(tmp_path: Path) -> None:
+    keda = {"enabled": True, "address": "r:6380", "tls": True, "database": 3, "authentication": "mine"}
+    rendered = render(values=MATRIX["another Redis"] | {"verifier": {"keda": keda}})
+    assert not [one for one in rendered if one["kind"] == "TriggerAuthentication"]
+    (scaling,) = [one for one in run_objects(rendered, tmp_path) if one["kind"] == "ScaledObject"]
+    (trigger,) = scaling["spec"]["triggers"]
+    assert trigger["authenticationRef"] == {"name": "mine"}
+    assert {"address": "r:6380", "enableTLS": "true", "databaseIndex": "3"}.items() <= trigger["metadata"].items()
+
+
+def test_what_helm_says_gives_hooks_the_time_that_they_take() -> None:
+    given = ("--set", "hooks.stopSeconds=4000,test.timeoutSeconds=3000,orchestrator.tlsSecret=tls")
+    done = run_helm("install", "lab", str(CHART), "--dry-run=client", "--namespace", "research", *given)
+    assert done.returncode == 0, done.stderr
+    assert "helm uninstall lab -n research --timeout 4600s" in done.stdout
+    assert "helm test lab -n research --timeout 3600s" in done.stdout
+    assert "export DAPO_TLS_CA=" in done.stdout
 
 
 def test_the_alerts_and_dashboards_of_the_project_come_with_the_chart() -> None:

@@ -43,6 +43,10 @@ imagePullSecrets:
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
+{{- define "dapo.tlsCaSecret" -}}
+{{- default .Values.orchestrator.tlsSecret .Values.orchestrator.tlsCaSecret -}}
+{{- end -}}
+
 {{- define "dapo.containerSecurity" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
@@ -132,7 +136,7 @@ spec:
   enableServiceLinks: false
   terminationGracePeriodSeconds: {{ $values.terminationGracePeriodSeconds }}
   securityContext:
-    {{- include "dapo.podSecurity" $root | nindent 4 }}
+    {{- mergeOverwrite (include "dapo.podSecurity" $root | fromYaml) $values.podSecurityContext | toYaml | nindent 4 }}
   {{- include "dapo.placement" (dict "values" $values) | nindent 2 }}
   {{- with $root.Values.workers.schedulerName }}
   schedulerName: {{ . | quote }}
@@ -156,7 +160,7 @@ spec:
       env:
         - {name: HOME, value: /tmp}
         - {name: DAPO_LOG_FORMAT, value: {{ $root.Values.logFormat }}}
-        - {name: DAPO_METRICS_PORT, value: {{ $root.Values.metrics.workerPort | quote }}}
+        - {name: DAPO_METRICS_PORT, value: {{ $root.Values.metrics.port | quote }}}
         {{- with $root.Values.workers.env }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
@@ -168,7 +172,7 @@ spec:
         {{- toYaml . | nindent 8 }}
       {{- end }}
       ports:
-        - {name: metrics, containerPort: {{ $root.Values.metrics.workerPort }}, protocol: TCP}
+        - {name: metrics, containerPort: {{ $root.Values.metrics.port }}, protocol: TCP}
       volumeMounts:
         - {name: tmp, mountPath: /tmp}
         - {name: shm, mountPath: /dev/shm}
@@ -193,6 +197,14 @@ spec:
 {{- else -}}{{ fail "verifier.keda.address: with redis.enabled=false, give host:port of your Redis" }}{{ end -}}
 {{- end -}}
 
+{{- define "dapo.kedaAuthentication" -}}
+{{- if .Values.verifier.keda.authentication -}}{{ .Values.verifier.keda.authentication }}
+{{- else if .Values.redis.enabled -}}{{ include "dapo.fullname" . }}-redis
+{{- else -}}
+{{ fail "verifier.keda.authentication: with redis.enabled=false, name a TriggerAuthentication that has the password of your Redis" }}
+{{- end -}}
+{{- end -}}
+
 {{- /* Of a pod that asks the run service. */ -}}
 {{- define "dapo.clientEnv" -}}
 - {name: HOME, value: /tmp}
@@ -214,6 +226,6 @@ spec:
 {{- define "dapo.clientVolumes" -}}
 {{- if .Values.orchestrator.tlsSecret }}
 - name: tls
-  secret: {secretName: {{ .Values.orchestrator.tlsSecret | quote }}, items: [{key: ca.crt, path: ca.crt}]}
+  secret: {secretName: {{ include "dapo.tlsCaSecret" . | quote }}, items: [{key: ca.crt, path: ca.crt}]}
 {{- end }}
 {{- end -}}

@@ -16,6 +16,7 @@ from services.orchestrator.launch.kubernetes.names import (
     COMPONENT,
     CONTAINER,
     EPOCH,
+    MANAGER,
     RUN,
     RUN_ID,
     TERM,
@@ -48,6 +49,7 @@ SNAPSHOT = "templates.yaml"
 TARGET = "run.json"
 _POD_VOLUME = "dapo-pod"
 _QUEUE = "kueue.x-k8s.io/queue-name"
+_SUSPENDED_BY = "kueue.x-k8s.io/pod-suspending-parent"
 _GRACE_S = 60
 _INDEXED_JOBS = (1, 22)
 
@@ -143,13 +145,23 @@ def workload_of(
     metadata = _metadata(object_name(run.run_id, workload.name), run, settings.instance, cluster, owner)
     metadata["labels"] |= {WORKLOAD: workload.name, COMPONENT: workload.role}
     if settings.queue:
-        metadata["labels"][_QUEUE] = settings.queue
+        _enqueue(settings.queue, kind, metadata, template["metadata"])
     return {
         "apiVersion": API_VERSIONS[kind],
         "kind": kind,
         "metadata": metadata,
         "spec": _SPECS[kind](workload, template, base_name(run.run_id)),
     }
+
+
+def _enqueue(queue: str, kind: Kind, metadata: Manifest, pod: Manifest) -> None:
+    """Ranks in a Job or a JobSet are admitted together. Kueue takes no StatefulSet whose number changes, so each pod of
+    one is admitted by itself; the annotation has it look at pods that have an owner."""
+    if kind != "StatefulSet":
+        metadata["labels"][_QUEUE] = queue
+        return
+    pod["labels"][_QUEUE] = queue
+    pod["annotations"][_SUSPENDED_BY] = MANAGER
 
 
 def _stateful_set(workload: Workload, template: Manifest, service: str) -> Manifest:
@@ -218,6 +230,7 @@ def _lag(run: RunTarget, keda: VerifierKeda) -> Manifest:
     metadata = {
         "address": keda.address,
         "enableTLS": str(keda.tls).lower(),
+        "databaseIndex": str(keda.database),
         "stream": Keys(run.run_id).stream(COMPLETIONS),
         "consumerGroup": READERS[COMPLETIONS],
         "lagCount": str(keda.lag),
@@ -228,7 +241,8 @@ def _lag(run: RunTarget, keda: VerifierKeda) -> Manifest:
 
 def _demand(run: RunTarget, keda: GeneratorKeda) -> Manifest:
     query = f'max(dapo_run_generators_demand{{run="{run.run_id}"}})'
-    metadata = {"serverAddress": keda.prometheus, "query": query, "threshold": "1"}
+    # Before the first step, and while the run service is away, nothing is published: that is no demand for none.
+    metadata = {"serverAddress": keda.prometheus, "query": query, "threshold": "1", "ignoreNullValues": "false"}
     return {"type": "prometheus", "metadata": metadata}
 
 

@@ -1,13 +1,51 @@
-"""What is known of one run's workers in the cluster, and how that is read. Pure."""
+"""What is known of one run's workers in the cluster, and how that is read."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dapo.spec.workloads import Workload
 from services.orchestrator.launch.kubernetes import objects, reading
+from services.orchestrator.launch.kubernetes.api import KubernetesApi
 from services.orchestrator.launch.kubernetes.objects import Manifest
 from services.orchestrator.launch.kubernetes.settings import TemplateError, Templates, load_snapshot
 from services.orchestrator.launch.launcher import LaunchError, RunTarget
+
+log = logging.getLogger(__name__)
+
+_ASK_S = 60.0
+_ANSWER_S = 5.0
+
+
+class Explanations:
+    """What events say of objects of a run that do not get on. Promises: about each they are asked once a minute; events
+    that cannot be read say nothing."""
+
+    def __init__(self) -> None:
+        self.words: dict[str, str] = {}
+        """By name of a workload, or uid of a pod: as they told last."""
+        self._asked_s: dict[str, float] = {}
+
+    async def ask(
+        self, api: KubernetesApi, key: str, fields: str, read: Callable[[Sequence[Manifest]], str], default: str = ""
+    ) -> None:
+        """`fields`: the fieldSelector of the events."""
+        now_s = time.monotonic()
+        if key in self._asked_s and now_s - self._asked_s[key] < _ASK_S:
+            return
+        self._asked_s[key] = now_s
+        self.words.setdefault(key, default)
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                self.words[key] = read(await api.find_all("Event", {"fieldSelector": fields}))
+        except (LaunchError, TimeoutError) as error:
+            log.info("the events of %s cannot be read: %s", key, error)
+
+    def forget(self, key: str) -> None:
+        self.words.pop(key, None)
+        self._asked_s.pop(key, None)
 
 
 @dataclass
@@ -17,8 +55,18 @@ class PlacedRun:
     templates: Templates
     seen_s: dict[str, float] = field(default_factory=dict)
     """Worker id → when its pod was seen last, or was asked for."""
-    why: dict[str, str] = field(default_factory=dict)
-    """Workload → why its controller makes no pods, as its events told last."""
+    since_s: dict[tuple[str, reading.Trouble], float] = field(default_factory=dict)
+    """As of a Look."""
+    why: Explanations = field(default_factory=Explanations)
+
+    def look(self) -> reading.Look:
+        return reading.Look(self.templates.settings, time.monotonic(), self.since_s, self.why.words)
+
+    def forget_others(self, uids: Collection[str]) -> None:
+        """What was kept of pods that are gone."""
+        for uid, trouble in [one for one in self.since_s if one[0] not in uids]:
+            del self.since_s[uid, trouble]
+            self.why.forget(uid)
 
 
 def snapshot_of(owner: Manifest) -> Templates:

@@ -1,10 +1,9 @@
-"""What a run's pods mean: the state of each worker, and what is the matter in words. Pure."""
+"""What a run's pods mean: the state of each worker, and what is the matter in words. Pure, but for a Look."""
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from dapo.spec.workloads import Role
 from services.orchestrator.launch.kubernetes.names import COMPLETION_INDEX, CONTAINER, WORKLOAD
@@ -16,6 +15,7 @@ Pod = Mapping[str, Any]
 KILLED = -9
 """Code of a worker that was taken away: another may do better."""
 ASKED = -15
+NOT_MADE = "its pod has not been made yet"
 _LONGEST = 240
 _IMAGE = frozenset(
     {
@@ -31,6 +31,8 @@ _IMAGE = frozenset(
 _CONFIGURATION = frozenset(
     {"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "CreatePodSandboxError"}
 )
+_VOLUMES = frozenset({"FailedMount", "FailedAttachVolume", "FailedMapVolume"})
+_BEING_MADE = frozenset({"", "ContainerCreating", "PodInitializing"})
 _NOT_STARTED = frozenset({"StartError", "ContainerCannotRun", "ContainerStatusUnknown"})
 _PREEMPTED = "a pod of a higher priority took its place. Raise the priorityClassName of the run's pods, or add nodes"
 _DISRUPTIONS = {
@@ -56,12 +58,28 @@ _POD_REASONS = {
 }
 
 
+Trouble = Literal["image", "node", "making", "kept"]
+"""What a pod waits for: its image or configuration, a node, its node to make it, or what keeps that from it."""
+
+
 @dataclass(frozen=True)
 class Look:
     """How pods are looked at."""
 
     settings: KubernetesSettings
-    now: datetime
+    now_s: float
+    """Of a clock that never goes back."""
+    since_s: dict[tuple[str, Trouble], float] = field(default_factory=dict)
+    """Uid of a pod and its trouble → when that was first seen: a pod may have waited for other things before."""
+    told: Mapping[str, str] = field(default_factory=dict)
+    """Uid of a pod → what its events say, as `what_keeps_it`."""
+
+    def waited_s(self, pod: Pod, trouble: Trouble) -> float:
+        return self.now_s - self.since_s.setdefault((uid_of(pod), trouble), self.now_s)
+
+
+def uid_of(pod: Pod) -> str:
+    return pod["metadata"].get("uid") or ""
 
 
 def index_of(pod: Pod) -> int | None:
@@ -83,14 +101,14 @@ def worker_of(pod: Pod) -> str | None:
 
 def newest(pods: Sequence[Pod]) -> Pod:
     """Of pods of one worker: a Job's predecessor may still be there."""
-    return max(pods, key=lambda pod: (pod["metadata"].get("creationTimestamp") or "", pod["metadata"].get("uid") or ""))
+    return max(pods, key=lambda pod: (pod["metadata"].get("creationTimestamp") or "", uid_of(pod)))
 
 
 def read_pod(pod: Pod, worker_id: str, role: Role, look: Look) -> WorkerStatus:
     """A worker as its pod shows it. Its `instance` is the pod: a container that is started again in the same pod runs
     no worker a second time (dapo/pod.py)."""
     state, code, reason = _read(pod, look)
-    return WorkerStatus(worker_id, role, state, code, reason, instance=pod["metadata"].get("uid") or "")
+    return WorkerStatus(worker_id, role, state, code, reason, instance=uid_of(pod))
 
 
 def missing(worker_id: str, role: Role, why: str = "") -> WorkerStatus:
@@ -107,11 +125,42 @@ def why_none_is_made(events: Sequence[Mapping[str, Any]]) -> str:
     """What the events of a workload's controller say of pods that it does not make."""
     failed = [one for one in events if str(one.get("reason") or "").startswith("Failed")]
     if not failed:
-        return "its pod has not been made yet"
+        return NOT_MADE
     message = _short(max(failed, key=lambda one: one.get("lastTimestamp") or "").get("message"))
     if "quota" in message:
         return f"the namespace's quota does not allow its pod ({message}). Raise it, or ask for less"
     return f"the cluster refuses its pod ({message}). Change the role's template in the chart's values"
+
+
+def is_being_made(pod: Pod) -> bool:
+    """Whether a pod has a node, which has neither begun its worker nor says what is the matter."""
+    status = pod.get("status") or {}
+    worker = _container(status.get("containerStatuses"))
+    state = worker.get("state") or {}
+    waits = not {"running", "terminated"} & state.keys() and not worker.get("restartCount")
+    quiet = ((state.get("waiting") or {}).get("reason") or "") in _BEING_MADE
+    placed = status.get("phase") == "Pending" and _condition(status, "PodScheduled").get("status") == "True"
+    return placed and waits and quiet and not pod["metadata"].get("deletionTimestamp")
+
+
+def what_keeps_it(events: Sequence[Mapping[str, Any]]) -> str:
+    """What the events of such a pod say; "" where its node gets on with it, as while it pulls a large image."""
+    if not events:
+        return ""
+    last = max(events, key=lambda one: (_when(one), one.get("type") == "Warning"))
+    reason, message = last.get("reason") or "", _short(last.get("message"))
+    if reason in _VOLUMES:
+        return (
+            f"its volumes cannot be mounted ({message}). Most often a Secret or a ConfigMap that its template names is "
+            "not there, or the volume is still attached to another node, which a claim of ReadWriteOnce does not leave"
+        )
+    if last.get("type") == "Warning":
+        return f"its node cannot make it ({reason}: {message}). Look at that node, its network and its runtime"
+    return ""
+
+
+def _when(event: Mapping[str, Any]) -> str:
+    return event.get("lastTimestamp") or event.get("eventTime") or event["metadata"].get("creationTimestamp") or ""
 
 
 Found = tuple[WorkerState, int | None, str]
@@ -189,8 +238,7 @@ def _waiting(pod: Pod, status: Mapping[str, Any], waiting: Mapping[str, Any], lo
         "",
     )
     if trouble:
-        began = scheduled.get("lastTransitionTime") or pod["metadata"].get("creationTimestamp")
-        return _patiently(trouble, _passed_s(began, look.now) >= look.settings.image_s)
+        return _patiently(trouble, look.waited_s(pod, "image") >= look.settings.image_s)
     if scheduled.get("status") == "False":
         message = _short(scheduled.get("message"))
         if scheduled.get("reason") == "SchedulingGated":
@@ -199,8 +247,9 @@ def _waiting(pod: Pod, status: Mapping[str, Any], waiting: Mapping[str, Any], lo
             f"no node takes it ({message}). Free or add nodes, or ask for less: resources, nodeSelector, tolerations "
             "and affinity of the role in the chart's values"
         )
-        began = pod["metadata"].get("creationTimestamp")
-        return _patiently(words, _passed_s(began, look.now) >= look.settings.pending_s)
+        return _patiently(words, look.waited_s(pod, "node") >= look.settings.pending_s)
+    if words := look.told.get(uid_of(pod), "") if is_being_made(pod) else "":
+        return _patiently(words, look.waited_s(pod, "kept") >= look.settings.pending_s)
     return WorkerState.STARTING, None, ""
 
 
@@ -223,10 +272,6 @@ def _patiently(words: str, over: bool) -> Found:
 
 def _condition(status: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
     return next((one for one in status.get("conditions") or [] if one.get("type") == kind), {})
-
-
-def _passed_s(since: str | None, now: datetime) -> float:
-    return (now - datetime.fromisoformat(since)).total_seconds() if since else 0.0
 
 
 def _short(text: str | None) -> str:

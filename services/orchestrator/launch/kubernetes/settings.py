@@ -73,6 +73,7 @@ class VerifierKeda(_Keda):
     authentication: str = Field(min_length=1)
     """The TriggerAuthentication with its password."""
     tls: bool = False
+    database: int = Field(default=0, ge=0)
     lag: int = Field(default=64, ge=1)
     """Completions that wait, for one verifier."""
 
@@ -102,13 +103,15 @@ class KubernetesSettings(_Part):
     """What holds the learner's ranks. auto: a JobSet where the cluster has them, else an Indexed Job, and on a cluster
     older than 1.22 a StatefulSet."""
     queue: str = ""
-    """A LocalQueue of Kueue, which then admits the workloads of a run; "": none."""
+    """A LocalQueue of Kueue, which then admits the pods of a run one by one, and its learner's ranks together; "":
+    none."""
     scaled_by_others: frozenset[Literal["generator", "verifier"]] = frozenset()
     """Workloads whose number of replicas an autoscaler of the cluster writes; the launcher gives them their first. What
     `keda` scales is one of them."""
     keda: Keda = Keda()
     pending_s: float = Field(default=1800.0, gt=0)
-    """A pod that was not placed on a node for so long has failed. One that waits for Kueue has no such bound."""
+    """A pod that no node takes, or whose node cannot make it, for so long has failed. One that waits for Kueue has no
+    such bound."""
     image_s: float = Field(default=120.0, gt=0)
     """So has one whose image, or whose configuration, was refused again and again for so long."""
 

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -44,6 +43,8 @@ _OUTAGE_S = 900.0
 _LOG_LINES = 30
 _MISSING_S = 20.0
 """A pod that its controller has not made for so long has a reason, for which the controller's events are read."""
+_SLOW_S = 60.0
+"""So has one that its node has not made."""
 
 
 class KubernetesLauncher:
@@ -133,7 +134,9 @@ class KubernetesLauncher:
     async def _bring_about(self, run: RunTarget, workloads: Sequence[Workload], owner: Manifest | None) -> None:
         known = self._runs.get(run.run_id)
         templates = resolved(self._templates, self._cluster) if owner is None else snapshot_of(owner)
-        state = PlacedRun(run, workloads, templates, dict(known.seen_s) if known else {})
+        state = PlacedRun(run, workloads, templates)
+        if known is not None:
+            state.seen_s, state.since_s = dict(known.seen_s), known.since_s
         self._runs[run.run_id] = state
         now_s = time.monotonic()
         for worker_id in (worker_id for workload in workloads for worker_id in workload.worker_ids):
@@ -193,11 +196,8 @@ class KubernetesLauncher:
         """Whether its worker has ended, or acts for a term of before."""
         if pod["metadata"]["labels"].get(TERM) != str(state.target.term):
             return True
-        status = reading.read_pod(pod, reading.worker_of(pod) or "", workload.role, self._look(state))
+        status = reading.read_pod(pod, reading.worker_of(pod) or "", workload.role, state.look())
         return status.state in _ENDED
-
-    def _look(self, state: PlacedRun) -> reading.Look:
-        return reading.Look(state.templates.settings, datetime.now(UTC))
 
     def _pods(self, state: PlacedRun, workload: Workload | None = None) -> list[Manifest]:
         found = self._watch.pods(run_label(state.target.run_id))
@@ -237,7 +237,8 @@ class KubernetesLauncher:
             now_s = time.monotonic()
             state.seen_s |= dict.fromkeys(worker_ids, now_s)
             for workload in state.workloads:
-                mine = set(worker_ids).intersection(workload.worker_ids)
+                # By name: an autoscaler may have made more of them than the workload has.
+                mine = {worker for worker in worker_ids if worker.rpartition("-")[0] == workload.name}
                 pods = self._pods(state, workload)
                 if not mine:
                     continue
@@ -256,7 +257,8 @@ class KubernetesLauncher:
                 f"the cluster's API server has told nothing of the run's pods for {self._watch.silent_s:.0f} s: "
                 f"{self._watch.trouble}"
             )
-        look = self._look(state)
+        look = state.look()
+        await self._ask_about_pods(state, look)
         found: list[WorkerStatus] = []
         for workload in state.workloads:
             pods: dict[str, list[Manifest]] = {}
@@ -270,26 +272,23 @@ class KubernetesLauncher:
                     found.append(reading.read_pod(reading.newest(pods[worker]), worker, workload.role, look))
                 else:
                     late |= time.monotonic() - state.seen_s.setdefault(worker, time.monotonic()) > _MISSING_S
-                    found.append(reading.missing(worker, workload.role, state.why.get(workload.name, "")))
+                    found.append(reading.missing(worker, workload.role, state.why.words.get(workload.name, "")))
             if late:
-                await self._ask_why(state, workload)
+                fields = f"involvedObject.name={object_name(run_id, workload.name)},type=Warning"
+                await state.why.ask(self._api, workload.name, fields, reading.why_none_is_made, reading.NOT_MADE)
             else:
-                state.why.pop(workload.name, None)
+                state.why.forget(workload.name)
         return found
 
-    async def _ask_why(self, state: PlacedRun, workload: Workload) -> None:
-        """Once: what the controller of a workload says of pods that it does not make."""
-        if workload.name in state.why:
-            return
-        state.why[workload.name] = "its pod has not been made yet"
-        name = object_name(state.target.run_id, workload.name)
-        fields = f"involvedObject.name={name},type=Warning"
-        try:
-            state.why[workload.name] = reading.why_none_is_made(
-                await self._api.find_all("Event", {"fieldSelector": fields})
-            )
-        except LaunchError as error:
-            log.info("the events of %s cannot be read: %s", name, error)
+    async def _ask_about_pods(self, state: PlacedRun, look: reading.Look) -> None:
+        """Why a node has not made them for long: a pod itself does not tell that a volume cannot be mounted."""
+        pods = {reading.uid_of(pod): pod for pod in self._pods(state)}
+        state.forget_others(pods)
+        slow = [
+            uid for uid, pod in pods.items() if reading.is_being_made(pod) and look.waited_s(pod, "making") > _SLOW_S
+        ]
+        asked = (state.why.ask(self._api, uid, f"involvedObject.uid={uid}", reading.what_keeps_it) for uid in slow)
+        await asyncio.gather(*asked)
 
     async def logs(self, run_id: str, worker_id: str) -> LogTail:
         state = self._runs[run_id]

@@ -89,18 +89,21 @@ class Gauges:
         return self.monitor.restarts if self.monitor is not None else 0
 
 
-def workers_of(spec: RunSpec) -> WorkersByRole:
-    """Ids by role, of those that a run is to have."""
+def workers_of(spec: RunSpec, statuses: Sequence[WorkerStatus]) -> WorkersByRole:
+    """Ids by role, of those that a run is to have. An autoscaler of a cluster changes no spec: once there are statuses
+    they tell, as each worker has one."""
     found: dict[str, list[str]] = {}
-    for workload in plan_workloads(spec):
+    for status in statuses:
+        found.setdefault(status.role, []).append(status.worker_id)
+    for workload in plan_workloads(spec) if not statuses else ():
         found.setdefault(workload.role, []).extend(workload.worker_ids)
     return found
 
 
-async def count(runs: Mapping[str, tuple[Bus, RunSpec]]) -> dict[str, Counted]:
-    """By run. Servers are asked side by side, each once for all runs that are on it; the runs of one that does not
-    answer within three seconds are left out."""
-    control: dict[str, dict[str, tuple[Bus, RunSpec]]] = {}
+async def count(runs: Mapping[str, tuple[Bus, WorkersByRole]]) -> dict[str, Counted]:
+    """By run, with the workers that it is to have. Servers are asked side by side, each once for all runs that are on
+    it; the runs of one that does not answer within three seconds are left out."""
+    control: dict[str, dict[str, tuple[Bus, WorkersByRole]]] = {}
     payload: dict[str, dict[str, Server]] = {}
     for run_id, one in runs.items():
         bus, _ = one
@@ -119,11 +122,11 @@ async def count(runs: Mapping[str, tuple[Bus, RunSpec]]) -> dict[str, Counted]:
     }
 
 
-async def _measured(runs: Mapping[str, tuple[Bus, RunSpec]]) -> dict[str, Measures]:
+async def _measured(runs: Mapping[str, tuple[Bus, WorkersByRole]]) -> dict[str, Measures]:
     server = next(bus.control_server for bus, _ in runs.values())
     try:
         async with asyncio.timeout(ANSWER_S):
-            return await measure(server, {run_id: workers_of(spec) for run_id, (_, spec) in runs.items()})
+            return await measure(server, {run_id: workers for run_id, (_, workers) in runs.items()})
     except (BusError, TimeoutError) as error:
         log.warning("%d runs cannot be measured: %s", len(runs), error or f"no answer for {ANSWER_S:g} s")
         return {}

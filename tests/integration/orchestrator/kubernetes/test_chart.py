@@ -33,6 +33,7 @@ MAY = {
     "statefulsets.apps/scale": "patch",
     "jobs.batch": "get list create patch delete",
     "jobsets.jobset.x-k8s.io": "get list create patch delete",
+    "scaledobjects.keda.sh": "create patch",
 }
 VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
 NEVER = (

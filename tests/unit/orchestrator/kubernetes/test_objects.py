@@ -147,9 +147,18 @@ def test_another_term_is_another_template(run: RunTarget, templates: Templates, 
         assert variables(after)["DAPO_TERM"] == "8" == pod_of(after)["metadata"]["labels"][TERM]
 
 
-def test_the_queue_of_kueue_is_named_on_each_workload(run: RunTarget, cluster: Cluster, place: Place) -> None:
-    found = rendered(run, make_templates(queue="research"), cluster, place)[2:]
-    assert {one["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] for one in found} == {"research"}
+@pytest.mark.parametrize("kind", ["Job", "JobSet", "StatefulSet"])
+def test_kueue_admits_ranks_together_and_what_is_scaled_one_by_one(
+    kind: str, run: RunTarget, cluster: Cluster, place: Place
+) -> None:
+    name = "kueue.x-k8s.io/queue-name"
+    for manifest in rendered(run, make_templates(queue="research", learner=kind), cluster, place)[2:]:
+        together = manifest["kind"] != "StatefulSet"
+        metadata = pod_of(manifest)["metadata"]
+        assert manifest["metadata"]["labels"].get(name) == ("research" if together else None)
+        assert metadata["labels"].get(name) == (None if together else "research")
+        assert ("kueue.x-k8s.io/pod-suspending-parent" in metadata["annotations"]) != together
+        assert "kueue.x-k8s.io/pod-group-name" not in metadata["labels"]
 
 
 def test_who_scales_with_keda_has_an_object_for_each_run(run: RunTarget, cluster: Cluster) -> None:
@@ -164,6 +173,7 @@ def test_who_scales_with_keda_has_an_object_for_each_run(run: RunTarget, cluster
     specs = [one["spec"] for one in made if one is not None]
     assert [one["scaleTargetRef"]["name"].rpartition("-")[2] for one in specs] == ["generator", "verifier"]
     assert specs[0]["triggers"][0]["metadata"]["query"] == f'max(dapo_run_generators_demand{{run="{run.run_id}"}})'
+    assert specs[0]["triggers"][0]["metadata"]["ignoreNullValues"] == "false"
     assert specs[1]["triggers"][0]["metadata"]["stream"] == f"dapo:{{{run.run_id}}}:completions"
     assert [templates.settings.others_scale(one.name) for one in WORKLOADS] == [True, True, False]
     assert objects.scaling_of(run, WORKLOADS[0], make_templates(), cluster, owner) is None

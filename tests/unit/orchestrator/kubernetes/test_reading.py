@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 
 from dapo.spec.tree.resources import RestartSpec
 from services.orchestrator.launch.health import HealthAction, judge
-from services.orchestrator.launch.kubernetes.reading import Look, newest, read_pod
+from services.orchestrator.launch.kubernetes.reading import (
+    Look,
+    Trouble,
+    is_being_made,
+    newest,
+    read_pod,
+    what_keeps_it,
+)
 from services.orchestrator.launch.launcher import WorkerState, WorkerStatus
 from tests.support.cluster.templates import make_templates
 
@@ -32,8 +39,9 @@ def container(state: dict[str, Any], restarts: int = 0, last: dict[str, Any] | N
     return [beside, worker]
 
 
-def read(one: dict[str, Any]) -> WorkerStatus:
-    return read_pod(one, "generator-1", "generator", Look(SETTINGS, NOW))
+def read(one: dict[str, Any], since_s: dict[tuple[str, Trouble], float] | None = None, **look: Any) -> WorkerStatus:
+    """With `since_s`, at second 1000 of a clock."""
+    return read_pod(one, "generator-1", "generator", Look(SETTINGS, 1000.0, since_s or {}, **look))
 
 
 def waiting(reason: str, message: str = "", **more: Any) -> dict[str, Any]:
@@ -49,7 +57,10 @@ def ended(code: int, reason: str = "Error", message: str = "") -> dict[str, Any]
 
 
 SCHEDULED = [{"type": "PodScheduled", "status": "True", "lastTransitionTime": at(300)}]
-JUST_SCHEDULED = [{"type": "PodScheduled", "status": "True", "lastTransitionTime": at(5)}]
+MAKING = pod(
+    phase="Pending", conditions=SCHEDULED, containerStatuses=container({"waiting": {"reason": "PodInitializing"}})
+)
+INIT = [{"name": "fetch", "state": {"waiting": {"reason": "CrashLoopBackOff"}}}]
 
 
 def gated(reason: str) -> list[dict[str, Any]]:
@@ -77,13 +88,11 @@ def gated(reason: str) -> list[dict[str, Any]]:
             -9,
             "more memory than its container's limit",
         ),
-        (waiting("ErrImagePull", "not found", conditions=JUST_SCHEDULED), "starting", None, "image cannot be pulled"),
-        (waiting("ImagePullBackOff", "b", conditions=SCHEDULED), "failed", None, "imagePullSecrets"),
-        (waiting("CreateContainerConfigError", 'secret "x"', conditions=SCHEDULED), "failed", None, 'secret "x"'),
-        # It has waited for a node for long, and for its image only since.
-        (waiting("ErrImagePull", age_s=9000, conditions=JUST_SCHEDULED), "starting", None, "image"),
-        (pod(phase="Pending", conditions=gated("Unschedulable")), "starting", None, "Insufficient nvidia.com/gpu"),
-        (pod(phase="Pending", conditions=gated("Unschedulable"), age_s=2000), "failed", None, "no node takes it"),
+        # It has pulled for long, and fails at it only since.
+        (waiting("ErrImagePull", "not found", age_s=9000, conditions=SCHEDULED), "starting", None, "cannot be pulled"),
+        # It has waited to be admitted for long, and for a node only since.
+        (pod(phase="Pending", conditions=gated("Unschedulable"), age_s=9000), "starting", None, "Insufficient nvidia"),
+        (MAKING, "starting", None, ""),
         (pod(phase="Pending", conditions=gated("SchedulingGated"), age_s=9000), "starting", None, "Kueue"),
         (pod(phase="Failed", reason="Evicted", message="low on resource: memory"), "failed", -9, "low on resource"),
         (pod(phase="Failed", reason="Preempting", message="critical pod"), "failed", -9, "higher priority"),
@@ -109,17 +118,6 @@ def gated(reason: str) -> list[dict[str, Any]]:
             None,
             "not found",
         ),
-        (
-            pod(
-                phase="Pending",
-                conditions=SCHEDULED,
-                containerStatuses=container({"waiting": {"reason": "PodInitializing"}}),
-                initContainerStatuses=[{"name": "fetch", "state": {"waiting": {"reason": "CrashLoopBackOff"}}}],
-            ),
-            "failed",
-            None,
-            "init container fetch",
-        ),
     ],
 )
 def test_what_a_pod_says_of_its_worker(one: dict[str, Any], state: str, code: int | None, words: str) -> None:
@@ -128,6 +126,66 @@ def test_what_a_pod_says_of_its_worker(one: dict[str, Any], state: str, code: in
     assert words in found.reason
     if words == "":
         assert found.reason == ""
+
+
+@pytest.mark.parametrize(
+    ("one", "trouble", "bound_s", "words"),
+    [
+        (waiting("ImagePullBackOff", "b", conditions=SCHEDULED), "image", 120, "imagePullSecrets"),
+        (waiting("CreateContainerConfigError", 'secret "x"', conditions=SCHEDULED), "image", 120, 'secret "x"'),
+        (pod(phase="Pending", conditions=SCHEDULED, initContainerStatuses=INIT), "image", 120, "init container fetch"),
+        (pod(phase="Pending", conditions=gated("Unschedulable")), "node", 1800, "no node takes it"),
+        (MAKING, "kept", 1800, "its volumes cannot be mounted"),
+    ],
+)
+def test_a_trouble_has_a_bound_from_when_it_was_first_seen(
+    one: dict[str, Any], trouble: Trouble, bound_s: float, words: str
+) -> None:
+    told = {"u1": what_keeps_it([event("FailedMount", "Warning", 5)])}
+    for passed_s, state in ((0, "starting"), (bound_s - 1, "starting"), (bound_s, "failed")):
+        found = read(one, {("u1", trouble): 1000.0 - passed_s}, told=told)
+        assert found.state == state
+        assert words in found.reason
+    since_s: dict[tuple[str, Trouble], float] = {("u0", trouble): 0.0}
+    read(one, since_s, told=told)
+    assert since_s["u1", trouble] == 1000.0
+
+
+def event(reason: str, kind: str, seconds_ago: float, **fields: Any) -> dict[str, Any]:
+    metadata = {"creationTimestamp": at(seconds_ago)}
+    return {"metadata": metadata, "type": kind, "reason": reason, "message": f"of {reason}", **fields}
+
+
+@pytest.mark.parametrize(
+    ("events", "words"),
+    [
+        ([], ""),
+        ([event("Scheduled", "Normal", 90), event("Pulling", "Normal", 80)], ""),
+        ([event("FailedScheduling", "Warning", 200), event("Scheduled", "Normal", 90)], ""),
+        ([event("Scheduled", "Normal", 90), event("FailedMount", "Warning", 90)], "volumes cannot be mounted (of Fa"),
+        ([event("FailedAttachVolume", "Warning", 500, lastTimestamp=at(9)), event("Scheduled", "Normal", 90)], "claim"),
+        # It was mounted after all.
+        ([event("FailedMount", "Warning", 90), event("Pulling", "Normal", 30)], ""),
+        ([event("FailedCreatePodSandBox", "Warning", 9)], "its node cannot make it (FailedCreatePodSandBox: of"),
+    ],
+)
+def test_what_keeps_a_node_from_making_a_pod(events: list[dict[str, Any]], words: str) -> None:
+    assert bool(what_keeps_it(events)) == bool(words)
+    assert words in what_keeps_it(events)
+
+
+def test_which_pods_are_being_made() -> None:
+    assert is_being_made(MAKING)
+    assert is_being_made(pod(phase="Pending", conditions=SCHEDULED))
+    for other in (
+        pod(phase="Pending"),
+        pod(phase="Pending", conditions=gated("Unschedulable")),
+        pod(phase="Pending", conditions=SCHEDULED, deleted=True),
+        waiting("ErrImagePull", conditions=SCHEDULED),
+        pod(phase="Running", conditions=SCHEDULED, containerStatuses=container({"running": {}})),
+        pod(phase="Running", conditions=SCHEDULED, containerStatuses=container(ended(1))),
+    ):
+        assert not is_being_made(other)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +201,7 @@ def test_what_a_pod_says_of_its_worker(one: dict[str, Any], state: str, code: in
 def test_what_is_done_about_it(one: dict[str, Any], before_weights: str, later: str) -> None:
     """A node that goes is an ordinary restart at any time; a spec or an image that does not work ends the run."""
     for proven, action in ((False, before_weights), (True, later)):
-        (judged,) = judge([read(one)], {}, {}, may_end=(), proven=proven, spec=RestartSpec())
+        (judged,) = judge([read(one, {("u1", "image"): 700.0})], {}, {}, may_end=(), proven=proven, spec=RestartSpec())
         assert judged.action == action
         assert judged.reason
 

@@ -76,8 +76,12 @@ def driver(tmp_path: Path) -> Any:
     recorder.close()
 
 
-def scrape(driver: Any, monkeypatch: pytest.MonkeyPatch, *, answers: bool = True) -> dict[str, Metric]:
+def scrape(
+    driver: Any, monkeypatch: pytest.MonkeyPatch, *, answers: bool = True, asked: list[Any] | None = None
+) -> dict[str, Metric]:
     async def count(runs: object) -> dict[str, Counted]:
+        if asked is not None:
+            asked.append(runs)
         return {RUN: Counted(MEASURES, 4096)} if answers else {}
 
     monkeypatch.setattr(module, "count", count)
@@ -133,6 +137,18 @@ def test_a_run_is_exported_with_what_its_redis_says(driver: Any, monkeypatch: py
     assert values(found["dapo_run_payload_limit_bytes"])[()] == driver.spec.resources.redis.memory_mib * 2**20
     of_runs = [one for one in found.values() if one.name.startswith("dapo_run_")]
     assert {sample.labels["run"] for one in of_runs for sample in one.samples} == {RUN}
+
+
+def test_what_an_autoscaler_of_the_cluster_made_is_wanted_too(driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    more = [worker(f"generator-{index}", "generator") for index in range(5)]
+    driver.gauges.monitor.statuses = [*more, worker("evaluation-generator-0", "generator")]
+    asked: list[Any] = []
+    found = scrape(driver, monkeypatch, asked=asked)
+    assert values(found["dapo_run_workers_wanted"]) == {("generator",): 6}
+    assert values(found["dapo_run_generators_wanted"]) == {(): 5}
+    assert len(asked[0][RUN][1]["generator"]) == 6
+    driver.gauges.monitor = None
+    assert values(scrape(driver, monkeypatch)["dapo_run_generators_wanted"]) == {(): 2}
 
 
 def test_a_run_whose_redis_is_silent_is_exported_without_what_is_there(

@@ -23,7 +23,7 @@ SAID = {
 
 def driver(run_id: str, url: str | None) -> Any:
     bus = None if url is None else SimpleNamespace(control_server=SimpleNamespace(url=url))
-    return SimpleNamespace(run_id=run_id, spec=spec(), gauges=SimpleNamespace(bus=bus))
+    return SimpleNamespace(run_id=run_id, spec=spec(), gauges=SimpleNamespace(workers=(), bus=bus))
 
 
 async def addresses(server: Any, workers: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
