@@ -38,6 +38,8 @@ class Child:
         order = self.order
         environment = {
             **order.environment,
+            "DAPO_RUN_ID": order.run_id,
+            "DAPO_WORKER_ID": order.worker_id,
             "DAPO_TERM": order.number,
             "DAPO_TERM_ROLE": placed(order.worker_id),
             **host_environment(self._run_dir, redis_url, devices, address),
