@@ -4,7 +4,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 
-from dapo.bus.agents import Agent, Known
+from dapo.bus.agents import Agent, Known, Order
 from dapo.records.identity import RunIdentity
 from dapo.spec.problem import Problem
 from dapo.spec.run import RunSpec
@@ -87,6 +87,7 @@ class Pool:
                 pb.QueuedRun(run_id=one.run_id, position=found.position, priority=one.priority, reason=found.reason)
                 for one, found in queue
             ],
+            agents=[_agent(one.agent, one.order) for one in known],
         )
 
     def _placed(self, run_id: str) -> set[str]:
@@ -116,6 +117,13 @@ class Pool:
                 about += [need for need in needs if need.worker_id not in placed]
         taken = set(choose(about, free).places.values())
         return [agent for agent in free if agent.agent_id not in taken]
+
+
+def _agent(agent: Agent, order: Order | None) -> pb.Agent:
+    its = {} if order is None else {"run_id": order.run_id, "worker_id": order.worker_id}
+    return pb.Agent(
+        id=agent.agent_id, role=agent.role, host=agent.host, gpus=agent.gpus, release=agent.release, **its
+    )
 
 
 def _shared(known: Iterable[Known], amount: Callable[[Agent], int]) -> pb.Share:

@@ -5,6 +5,7 @@ from typing import cast
 
 import pytest
 
+import dapo
 from dapo.bus.agents import Agent, Known, Order
 from dapo.spec.run import RunSpec
 from dapo.spec.workloads import MODULES
@@ -97,6 +98,11 @@ def test_what_there_is_of_all_agents_is_shown_and_each_machine_counts_once() -> 
     view = pool(seen, runs=2).view([run_of()], [])
     assert (view.cores.total, view.cores.free, view.runs.most, view.runs.under_way) == (12, 8, 2, 1)
     assert (view.gpus.total, view.gpus.free) == (4, 3)
+    assert [(one.id, one.host, one.worker_id, one.run_id) for one in view.agents][:2] == [
+        ("generator-0", "c1", "generator-0", "a"),
+        ("verifier-1", "c2", "", ""),
+    ]
+    assert {one.release for one in view.agents} == {dapo.__version__}
 
 
 def test_a_run_on_gpus_has_no_room_on_an_agent_without_any() -> None:
