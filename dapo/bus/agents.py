@@ -246,13 +246,15 @@ class AgentRecords:
                 (tail or b"").decode(errors="replace"),
             )
         except ValueError as error:
-            return self._say_unreadable(f"agent {agent_id}", error)
+            self._say_unreadable(f"agent {agent_id}", error)
+            return None
 
     def _readable(self, agent_id: str, order: bytes) -> Order | None:
         try:
             return _unpacked(order)
         except ValueError as error:
-            return self._say_unreadable(f"the order of agent {agent_id}", error)
+            self._say_unreadable(f"the order of agent {agent_id}", error)
+            return None
 
     def _say_unreadable(self, what: str, error: ValueError) -> None:
         if what not in self._unreadable:

@@ -77,7 +77,9 @@ class Child:
         return Report("running" if self.runs or code is None else "exited", code, process=process)
 
     def log_end(self) -> str:
-        """The last lines of its log."""
+        """The last lines of its log; "" of one that was not started, whose log may be anywhere."""
+        if self._process is None:
+            return ""
         try:
             return tail(self._log, _LOG_LINES)[-_LOG_BYTES:]
         except OSError as error:

@@ -121,9 +121,7 @@ class Pool:
 
 def _agent(agent: Agent, order: Order | None) -> pb.Agent:
     its = {} if order is None else {"run_id": order.run_id, "worker_id": order.worker_id}
-    return pb.Agent(
-        id=agent.agent_id, role=agent.role, host=agent.host, gpus=agent.gpus, release=agent.release, **its
-    )
+    return pb.Agent(id=agent.agent_id, role=agent.role, host=agent.host, gpus=agent.gpus, release=agent.release, **its)
 
 
 def _shared(known: Iterable[Known], amount: Callable[[Agent], int]) -> pb.Share:

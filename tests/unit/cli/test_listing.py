@@ -33,7 +33,7 @@ EVENTS = [
 SHARE = {"total": 4, "free": 1}
 AGENT = {"role": "verifier", "host": "box", "gpus": 0, "release": "0.1.0", "run_id": "", "worker_id": ""}
 MACHINE = {
-    **{name: SHARE for name in ("gpus", "cores", "memory")},
+    **dict.fromkeys(("gpus", "cores", "memory"), SHARE),
     "runs": {"most": None, "under_way": 1},
     "queue": [],
     "agents": [{**AGENT, "id": "box-1", "run_id": "r-1", "worker_id": "verifier-0"}, {**AGENT, "id": "box-2"}],
