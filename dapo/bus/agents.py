@@ -1,14 +1,20 @@
 """Agents: processes on any machine that take workers of runs, one at a time each; for all services of a server."""
 
 import json
+import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal, NamedTuple, Self
 
+from pydantic import TypeAdapter
+
+import dapo
 from dapo.bus.errors import BusError
 from dapo.bus.keys import AGENTS, Keys
 from dapo.bus.parts.part import new_nonce
 from dapo.bus.server.connection import Server
+
+log = logging.getLogger(__name__)
 
 AGENT_TTL_S = 8.0
 """How long an agent that is not heard keeps its place."""
@@ -35,6 +41,10 @@ class Agent:
     """Bytes."""
     leaving: bool = False
     """It takes no worker any more."""
+    release: str = dapo.__version__
+    """Of dapo."""
+    machine: str = ""
+    """The same for all agents of a machine, also in containers with host names of their own; "": not known."""
 
     def __str__(self) -> str:
         return f"agent {self.agent_id} on {self.host}"
@@ -106,6 +116,18 @@ class Answer(NamedTuple):
     """How the order's run stands; "led" without an order."""
 
 
+@dataclass(frozen=True)
+class _Packed:
+    """An order, as the server has it."""
+
+    number: str
+    told: str
+    """JSON."""
+
+
+_AGENT, _ORDER, _REPORT, _PACKED = TypeAdapter(Agent), TypeAdapter(Order), TypeAdapter(Report), TypeAdapter(_Packed)
+
+
 class NotPlaced(BusError):
     """An agent did not get a worker, as it or the worker is no longer free."""
 
@@ -118,12 +140,15 @@ class AgentRecords:
     Promises: a worker is with one agent at most, and an agent has one worker at most, whoever places them; a process
     whose worker was withdrawn, or given to another agent, writes nothing more (keys.placed). An agent whose record
     has lapsed keeps its worker if nobody has taken it. What places and withdraws carries the epoch of the run's
-    workers: an orchestrator that was replaced changes nothing.
+    workers: an orchestrator that was replaced changes nothing. Fields that only another release knows are left out; a
+    record that cannot be read is as one that is not there, which the log says once.
     Restart: placements are in Redis, so whoever leads the run next finds its workers; agents beat on.
     """
 
     def __init__(self, server: Server) -> None:
         self._server = server
+        self._unreadable: set[str] = set()
+        """Whose records cannot be read, as far as the log has said so."""
 
     @classmethod
     async def connect(cls, url: str, outage_s: float = _OUTAGE_S) -> Self:
@@ -153,7 +178,7 @@ class AgentRecords:
         order, stop, standing = await self._server.promptly(
             lambda: self._server.script("beat_agent", prefix, *args), AGENT_TTL_S * _PROMPT
         )
-        return Answer(_unpacked(order) if order else None, bool(stop), standing.decode())
+        return Answer(self._readable(agent.agent_id, order) if order else None, bool(stop), standing.decode())
 
     async def clear(self, agent_id: str, order: Order) -> None:
         """The agent has no process of the order any more, and is free."""
@@ -169,11 +194,11 @@ class AgentRecords:
     async def agents(self) -> list[Known]:
         """Those that live, by id."""
         ids = await self._server.run(self._server.client.smembers, AGENTS)
-        known = await self._read(sorted(one.decode() for one in ids))
-        if gone := [one.decode() for one in ids if one.decode() not in known]:
+        known = await self._read(sorted(one.decode(errors="replace") for one in ids))
+        if gone := [one for one in ids if one.decode(errors="replace") not in known]:
             # One that was only late says so with its next beat.
             await self._server.run(self._server.client.srem, AGENTS, *gone)
-        return list(known.values())
+        return [one for one in known.values() if one is not None]
 
     async def placements(self, run_id: str) -> dict[str, Placement]:
         """By worker."""
@@ -182,7 +207,8 @@ class AgentRecords:
 
     async def find(self, placements: Iterable[Placement]) -> dict[str, Known]:
         """The agents of these workers that live, by id."""
-        return await self._read(sorted({one.agent_id for one in placements}))
+        known = await self._read(sorted({one.agent_id for one in placements}))
+        return {agent_id: one for agent_id, one in known.items() if one is not None}
 
     async def place(self, agent_id: str, order: Order, term: int) -> str:
         """Give a worker to an agent: the order's number. `term`: epoch of the run's workers. Raises NotPlaced, Fenced
@@ -200,13 +226,40 @@ class AgentRecords:
         args = (term, worker_id, number, int(final))
         await self._server.script("withdraw_worker", Keys(run_id).prefix, *args)
 
-    async def _read(self, ids: Iterable[str]) -> dict[str, Known]:
+    async def _read(self, ids: Iterable[str]) -> dict[str, Known | None]:
+        """Those that live; None: its record cannot be read."""
         ids = list(ids)
         pipeline = self._server.client.pipeline(transaction=False)
         for agent_id in ids:
             pipeline.hmget(f"{AGENTS}:{agent_id}", "agent", "order", "report", "log")
         rows = await self._server.run(pipeline.execute) if ids else []
-        return {agent_id: _known(*row) for agent_id, row in zip(ids, rows, strict=True) if row[0] is not None}
+        return {agent_id: self._known(agent_id, *row) for agent_id, row in zip(ids, rows, strict=True) if row[0]}
+
+    def _known(
+        self, agent_id: str, agent: bytes, order: bytes | None, report: bytes | None, tail: bytes | None
+    ) -> Known | None:
+        try:
+            return Known(
+                _AGENT.validate_json(agent),
+                _unpacked(order) if order else None,
+                _REPORT.validate_json(report) if report else None,
+                (tail or b"").decode(errors="replace"),
+            )
+        except ValueError as error:
+            self._say_unreadable(f"agent {agent_id}", error)
+            return None
+
+    def _readable(self, agent_id: str, order: bytes) -> Order | None:
+        try:
+            return _unpacked(order)
+        except ValueError as error:
+            self._say_unreadable(f"the order of agent {agent_id}", error)
+            return None
+
+    def _say_unreadable(self, what: str, error: ValueError) -> None:
+        if what not in self._unreadable:
+            self._unreadable.add(what)
+            log.warning("%s cannot be read, perhaps of another release than %s: %s", what, dapo.__version__, error)
 
 
 def _prefix(held: Order | None) -> str:
@@ -220,21 +273,13 @@ def _dumped(value: Agent | Order | Report | None) -> str:
 
 def _packed(order: Order) -> str:
     """As the server has it."""
-    return json.dumps({"number": order.number, "told": _dumped(order)})
+    return json.dumps(asdict(_Packed(order.number, _dumped(order))))
 
 
 def _unpacked(stored: bytes) -> Order:
-    packed = json.loads(stored)
-    return Order(**{**json.loads(packed["told"]), "number": packed["number"]})
-
-
-def _known(agent: bytes, order: bytes | None, report: bytes | None, log: bytes | None) -> Known:
-    return Known(
-        Agent(**json.loads(agent)),
-        _unpacked(order) if order else None,
-        Report(**json.loads(report)) if report else None,
-        (log or b"").decode(errors="replace"),
-    )
+    """Raises ValueError."""
+    packed = _PACKED.validate_json(stored)
+    return replace(_ORDER.validate_json(packed.told), number=packed.number)
 
 
 def _placement(stored: Mapping[str, str]) -> Placement:

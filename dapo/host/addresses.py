@@ -1,10 +1,12 @@
-"""The address under which this host is reached by the other workers of a run, and the network interface that has it."""
+"""The address under which this host is reached by the other workers of a run, the network interface that has it, and
+which machine this is."""
 
 import fcntl
 import ipaddress
 import os
 import socket
 import struct
+from pathlib import Path
 from urllib.parse import urlsplit
 
 ADDRESS = "DAPO_ADDRESS"
@@ -12,6 +14,7 @@ ADDRESS = "DAPO_ADDRESS"
 LOOPBACK = "127.0.0.1"
 _SIOCGIFADDR, _SIOCGIFNETMASK = 0x8915, 0x891B
 _DISCARD_PORT = 9
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def advertised_address(redis_url: str) -> str:
@@ -75,3 +78,11 @@ def bind_collectives(address: str) -> None:
     if interface is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
+
+
+def machine_identity(boot_id: Path = _BOOT_ID) -> str:
+    """The same in all containers of a machine, until it starts anew; "" where the kernel does not tell."""
+    try:
+        return boot_id.read_text().strip()
+    except OSError:
+        return ""

@@ -1,5 +1,6 @@
 """Which GPUs this machine has, found without importing torch."""
 
+import fcntl
 import os
 import re
 import socket
@@ -10,6 +11,8 @@ from typing import NamedTuple
 _VARIABLE = "CUDA_VISIBLE_DEVICES"
 _PREFIXES = ("GPU-", "MIG-")
 _DRIVER = Path("/proc/driver/nvidia/gpus")
+LOCKS = Path("/tmp/dapo-devices")
+"""Of all users, run services and agents of the machine: one file a GPU, locked while a run or an agent has it."""
 
 
 class DeviceError(ValueError):
@@ -32,9 +35,13 @@ def visible_cuda_devices() -> tuple[str, ...]:
     allowed = os.environ.get(_VARIABLE)
     if allowed is not None:
         return parse_visible_devices(allowed)
-    found = [path for path in Path("/dev").glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name)]
-    # CUDA counts what a container was given from 0 on, whatever the numbers of the files.
-    return tuple(map(str, range(len(found))))
+    return tuple(map(str, range(count_gpus())))
+
+
+def count_gpus() -> int:
+    """Those of this machine or container, whatever CUDA_VISIBLE_DEVICES says. CUDA counts them from 0 on, whatever the
+    numbers of the files."""
+    return sum(re.fullmatch(r"nvidia\d+", path.name) is not None for path in Path("/dev").glob("nvidia*"))
 
 
 def parse_visible_devices(allowed: str) -> tuple[str, ...]:
@@ -91,3 +98,24 @@ def device_identity(name: str, gpus: Sequence[Gpu]) -> str:
         meant = [gpu.uuid for gpu in gpus if gpu.uuid.startswith(name)]
         return meant[0] if len(meant) == 1 else name
     return name
+
+
+def lock_device(identity: str, folder: Path = LOCKS) -> int | None:
+    """A descriptor that holds the GPU, whatever others call it; None where somebody else does. See device_identity."""
+    if not folder.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o1777)
+    path = folder / f"{re.sub(r'[^A-Za-z0-9_-]', '_', identity)}.lock"
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        # Another user's file may be read, and a lock needs no more; the kernel may refuse to create over it.
+        descriptor = os.open(path, flags)
+    except FileNotFoundError:
+        descriptor = os.open(path, flags | os.O_CREAT, 0o644)
+        os.fchmod(descriptor, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor

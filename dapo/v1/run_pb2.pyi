@@ -233,19 +233,39 @@ class QueuedRun(_message.Message):
     reason: str
     def __init__(self, run_id: _Optional[str] = ..., position: _Optional[int] = ..., priority: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
+class Agent(_message.Message):
+    __slots__ = ("id", "role", "host", "gpus", "release", "run_id", "worker_id")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    GPUS_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    role: str
+    host: str
+    gpus: int
+    release: str
+    run_id: str
+    worker_id: str
+    def __init__(self, id: _Optional[str] = ..., role: _Optional[str] = ..., host: _Optional[str] = ..., gpus: _Optional[int] = ..., release: _Optional[str] = ..., run_id: _Optional[str] = ..., worker_id: _Optional[str] = ...) -> None: ...
+
 class Machine(_message.Message):
-    __slots__ = ("gpus", "cores", "memory", "runs", "queue")
+    __slots__ = ("gpus", "cores", "memory", "runs", "queue", "agents")
     GPUS_FIELD_NUMBER: _ClassVar[int]
     CORES_FIELD_NUMBER: _ClassVar[int]
     MEMORY_FIELD_NUMBER: _ClassVar[int]
     RUNS_FIELD_NUMBER: _ClassVar[int]
     QUEUE_FIELD_NUMBER: _ClassVar[int]
+    AGENTS_FIELD_NUMBER: _ClassVar[int]
     gpus: Share
     cores: Share
     memory: Share
     runs: RunsUnderWay
     queue: _containers.RepeatedCompositeFieldContainer[QueuedRun]
-    def __init__(self, gpus: _Optional[_Union[Share, _Mapping]] = ..., cores: _Optional[_Union[Share, _Mapping]] = ..., memory: _Optional[_Union[Share, _Mapping]] = ..., runs: _Optional[_Union[RunsUnderWay, _Mapping]] = ..., queue: _Optional[_Iterable[_Union[QueuedRun, _Mapping]]] = ...) -> None: ...
+    agents: _containers.RepeatedCompositeFieldContainer[Agent]
+    def __init__(self, gpus: _Optional[_Union[Share, _Mapping]] = ..., cores: _Optional[_Union[Share, _Mapping]] = ..., memory: _Optional[_Union[Share, _Mapping]] = ..., runs: _Optional[_Union[RunsUnderWay, _Mapping]] = ..., queue: _Optional[_Iterable[_Union[QueuedRun, _Mapping]]] = ..., agents: _Optional[_Iterable[_Union[Agent, _Mapping]]] = ...) -> None: ...
 
 class WatchRunRequest(_message.Message):
     __slots__ = ("id", "after", "follow")

@@ -9,6 +9,8 @@ WORKDIR /src
 RUN python -m venv /opt/dapo \
     && /opt/dapo/bin/python -m pip install --no-cache-dir --index-url "${TORCH_INDEX}" torch==2.13.0
 COPY requirements requirements
+# CUDA's torch brings the triton that fits it.
+RUN sed -i '/^triton==/d' requirements/cpu-lock.txt
 # deepspeed is built from source, and looks for torch while it is.
 RUN /opt/dapo/bin/python -m pip install --no-cache-dir -c requirements/cpu-lock.txt setuptools wheel numpy \
     && /opt/dapo/bin/python -m pip install --no-cache-dir --no-build-isolation -c requirements/cpu-lock.txt deepspeed==0.19.8

@@ -10,12 +10,22 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from dapo.bus import BusError, BusUnavailable
 from dapo.bus.agents import Agent, AgentRecords
 from dapo.environment import REDIS_VARIABLE
-from dapo.host.devices import DeviceError, parse_visible_devices, visible_cuda_devices
+from dapo.host.addresses import machine_identity
+from dapo.host.devices import (
+    DeviceError,
+    count_gpus,
+    device_identity,
+    driver_gpus,
+    lock_device,
+    parse_visible_devices,
+    visible_cuda_devices,
+)
 from dapo.host.memory import total_bytes
 from dapo.host.processes import die_with_parent
 from dapo.host.storage import in_words
@@ -57,7 +67,7 @@ def _agent(arguments: argparse.Namespace, gpus: int) -> Agent:
     if not _NAME.fullmatch(name):
         raise BadOption(f"--name {name!r}: use up to 64 letters, digits, '.', '_' or '-'")
     agent_id, cores = f"{name}-{secrets.token_hex(3)}", len(os.sched_getaffinity(0))
-    return Agent(agent_id, arguments.role, host, gpus, cores, total_bytes())
+    return Agent(agent_id, arguments.role, host, gpus, cores, total_bytes(), machine=machine_identity())
 
 
 def _place(arguments: argparse.Namespace) -> Place:
@@ -68,8 +78,23 @@ def _place(arguments: argparse.Namespace) -> Place:
         devices = visible_cuda_devices()
     elif not (devices := parse_visible_devices(arguments.gpus)) and arguments.gpus != "none":
         raise BadOption(f"--gpus {arguments.gpus!r} names no GPU: give indices or UUIDs with commas, or none")
+    _hold(devices)
     arguments.work_dir.mkdir(parents=True, exist_ok=True)
     return Place(arguments.work_dir, arguments.redis_url, devices, arguments.address, arguments.alive_file)
+
+
+def _hold(devices: Sequence[str]) -> None:
+    """Keeps GPUs from runs and other agents of this machine for as long as the process lives. Raises BadOption for one
+    that is not there or that somebody else has, OSError."""
+    gpus, count = driver_gpus(), count_gpus()
+    for device in devices:
+        if device.isdecimal() and int(device) >= count:
+            there = f"it has {count}, counted from 0" if count else "it has none: leave --gpus out, or give none"
+            raise BadOption(f"--gpus: this machine has no GPU {device}; {there}")
+        identity = device_identity(device, gpus)
+        # Twice: a run service of this machine may be looking whether it is free.
+        if lock_device(identity) is None and lock_device(identity) is None:
+            raise BadOption(f"--gpus: another agent or a run of this machine has GPU {device}. Give each agent its own")
 
 
 async def _connect(url: str, outage_s: float) -> AgentRecords:

@@ -4,13 +4,15 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 from dapo.bus import BusError
-from dapo.bus.agents import Agent, AgentRecords, Answer
+from dapo.bus.agents import Agent, AgentRecords, Answer, Order
 from dapo.host.files import write_text
+from dapo.host.storage import in_words
 from services.agent.child import Child
 from services.agent.rule import ORPHANED_S, Move, next_move, refusal
 
@@ -20,7 +22,11 @@ _BEAT_S = 0.5
 _LOG_S = 5.0
 """The end of a worker's log is told so often, and when it has ended."""
 _LEAVE_S = 20.0
-"""How long an agent that is asked to leave waits for its child and for Redis."""
+"""How long an agent that is asked to leave waits for its child."""
+_SAY_S = 3.0
+"""And then for Redis: its record lapses soon."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,8 @@ class AgentLoop:
         self._child: Child | None = None
         self._leaving = asyncio.Event()
         self._led_at = self._told_at = 0.0
+        self._unwritten = ""
+        """Why the alive file could not be written the last time."""
 
     def leave(self) -> None:
         """Have `run` return once the worker has ended."""
@@ -65,7 +73,8 @@ class AgentLoop:
         """Until `leave`. Raises BusError once Redis was away for too long, with the worker ended."""
         try:
             while not self._leaving.is_set():
-                await self._act(await self._beat())
+                if (answer := await self._unless_leaving(self._beat())) is not None:
+                    await self._act(answer)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._leaving.wait(), _BEAT_S)
         finally:
@@ -85,8 +94,30 @@ class AgentLoop:
         if answer.run == "led":
             self._led_at = time.monotonic()
         if self._place.alive_file is not None:
-            await asyncio.to_thread(write_text, self._place.alive_file, f"{self._agent.agent_id}\n")
+            await self._tell_alive(self._place.alive_file)
         return answer
+
+    async def _unless_leaving(self, call: Coroutine[Any, Any, T]) -> T | None:
+        """None where the agent is to leave before Redis answers, which may take `outage_s` of the records."""
+        asked, leaving = asyncio.create_task(call), asyncio.create_task(self._leaving.wait())
+        try:
+            await asyncio.wait({asked, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            return asked.result() if asked.done() else None
+        finally:
+            asked.cancel()
+            leaving.cancel()
+            await asyncio.gather(asked, leaving, return_exceptions=True)
+
+    async def _tell_alive(self, file: Path) -> None:
+        """A health check that cannot be told is no reason to end a worker."""
+        unwritten = ""
+        try:
+            await asyncio.to_thread(write_text, file, f"{self._agent.agent_id}\n")
+        except OSError as error:
+            unwritten = in_words(error, file)
+        if unwritten and unwritten != self._unwritten:
+            log.warning("--alive-file is not written, so health checks may fail: %s", unwritten)
+        self._unwritten = unwritten
 
     async def _act(self, answer: Answer) -> None:
         child = self._child
@@ -99,8 +130,11 @@ class AgentLoop:
             orphaned = f"nobody has led its run for {ORPHANED_S:g} s"
             child.begin_end(orphaned if unled_s >= ORPHANED_S else "it was withdrawn")
         elif move == Move.CLEAR and (order := held or answer.order) is not None:
-            await self._records.clear(self._agent.agent_id, order)
-            self._child = None
+            await self._unless_leaving(self._clear(order))
+
+    async def _clear(self, order: Order) -> None:
+        await self._records.clear(self._agent.agent_id, order)
+        self._child = None
 
     async def _start(self, answer: Answer) -> None:
         order = answer.order
@@ -120,16 +154,18 @@ class AgentLoop:
 
     async def _go(self) -> None:
         """The worker ends in order, and others hear of it. Where Redis does not answer, the record lapses."""
-        child, why = self._child, f"{self._agent} was told to leave"
+        child, why, within_s = self._child, f"{self._agent} was told to leave", _LEAVE_S
         self._agent = replace(self._agent, leaving=True)
         try:
-            async with asyncio.timeout(_LEAVE_S):
-                if child is not None:
+            if child is not None:
+                async with asyncio.timeout(within_s):
                     child.begin_end(why)
                     await self._beat_until(asyncio.create_task(child.ended()))
+            within_s = _SAY_S
+            async with asyncio.timeout(within_s):
                 await self._records.leave(self._agent.agent_id, child.order if child is not None else None, why)
         except (BusError, TimeoutError) as error:
-            log.warning("the agent has left without saying so: %s", str(error) or f"{_LEAVE_S:g} s passed")
+            log.warning("the agent has left without saying so: %s", str(error) or f"{within_s:g} s passed")
 
     async def _beat_until(self, ended: asyncio.Task[None]) -> None:
         """A Redis that is away keeps no process from being ended."""

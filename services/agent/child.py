@@ -38,6 +38,8 @@ class Child:
         order = self.order
         environment = {
             **order.environment,
+            "DAPO_RUN_ID": order.run_id,
+            "DAPO_WORKER_ID": order.worker_id,
             "DAPO_TERM": order.number,
             "DAPO_TERM_ROLE": placed(order.worker_id),
             **host_environment(self._run_dir, redis_url, devices, address),
@@ -75,7 +77,9 @@ class Child:
         return Report("running" if self.runs or code is None else "exited", code, process=process)
 
     def log_end(self) -> str:
-        """The last lines of its log."""
+        """The last lines of its log; "" of one that was not started, whose log may be anywhere."""
+        if self._process is None:
+            return ""
         try:
             return tail(self._log, _LOG_LINES)[-_LOG_BYTES:]
         except OSError as error:

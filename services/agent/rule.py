@@ -3,12 +3,14 @@
 from enum import StrEnum
 
 from dapo.bus.agents import Answer, Order
+from dapo.bus.keys import is_run_id
 from dapo.spec.workloads import MODULES
 
 ORPHANED_S = 900.0
 """So long a worker goes on whose run nobody leads: a run service that was killed may come back and take it over."""
-_NAMES = ("DAPO_", "HF_HUB_")
-"""How variables begin that an order may set: others could change which code runs."""
+_PREFIX, _NAMES = "DAPO_", ("HF_HUB_OFFLINE",)
+"""How variables begin that an order may set, and their other names: others could change which code runs, or where it
+writes."""
 
 
 class Move(StrEnum):
@@ -35,10 +37,13 @@ def next_move(held: Order | None, *, runs: bool, answer: Answer, leaving: bool, 
 
 
 def refusal(order: Order, role: str) -> str:
-    """Why this agent does not carry the order out, in words; "": it does. Whoever writes to Redis chooses workers and
-    their variables, and no other code."""
+    """Why this agent does not carry the order out, in words; "": it does. An order chooses a worker and its variables,
+    and no other code; what the worker does is for the run's spec to say."""
     if order.role != role or MODULES.get(order.role) != order.module:
         return f"an agent for the role {role} does not run {order.module} as {order.role}"
-    if wrong := sorted(name for name in order.environment if not name.startswith(_NAMES)):
-        return f"an order may not set {', '.join(wrong)}: only variables that begin with {' or '.join(_NAMES)}"
+    # Ids become names of files.
+    if strange := [one for one in (order.run_id, order.worker_id) if not is_run_id(one)]:
+        return f"{strange[0]!r} is no id of a run or worker: letters, digits, '.', '_' and '-', the first no '.'"
+    if wrong := sorted(name for name in order.environment if not name.startswith(_PREFIX) and name not in _NAMES):
+        return f"an order may not set {', '.join(wrong)}: only what begins with {_PREFIX}, and {', '.join(_NAMES)}"
     return ""

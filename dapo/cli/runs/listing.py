@@ -174,3 +174,14 @@ def _print_machine(found: "Machine") -> None:
             for one in found["queue"]
         ]
         print_table(columns, rows, "", keys=2)
+    if agents := found.get("agents"):  # an older service tells of none
+        titles = ("agent", "role", "host", "release", "GPUs", "worker")
+        columns = [Column(title, text=title != "GPUs", whole=title == "agent") for title in titles]
+        cells = [
+            (
+                *(one["id"], one["role"], one["host"], one["release"], str(one["gpus"])),
+                f"{one['worker_id']} of {one['run_id']}" if one["run_id"] else "",
+            )
+            for one in agents
+        ]
+        print_table(columns, [[Text(visible(cell)) for cell in row] for row in cells], "")

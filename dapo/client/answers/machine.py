@@ -23,6 +23,21 @@ class QueuedRun(TypedDict):
     """Why it waits, e.g. "needs 2 GPUs, 1 free of 4"."""
 
 
+class Agent(TypedDict):
+    """With the launcher attached: what runs workers, one at a time."""
+
+    id: str
+    role: str
+    """Of the workers that it takes."""
+    host: str
+    gpus: int
+    release: str
+    """Of dapo."""
+    run_id: str
+    """Of the worker that it has; empty where it is free."""
+    worker_id: str
+
+
 class Machine(TypedDict):
     """What the service's machine has, and who waits for it."""
 
@@ -32,6 +47,8 @@ class Machine(TypedDict):
     """Bytes."""
     runs: RunsUnderWay
     queue: list[QueuedRun]
+    agents: list[Agent]
+    """By id; none with another launcher than attached."""
 
 
 class Export(TypedDict):

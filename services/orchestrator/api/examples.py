@@ -114,6 +114,7 @@ ANSWERS: dict[str, Any] = {
         "memory": {"total": 549_755_813_888, "free": 498_216_206_336},
         "runs": {"most": None, "under_way": 3},
         "queue": [{"run_id": _ID, "position": 1, "priority": 0, "reason": "needs 2 GPUs, 1 free of 4"}],
+        "agents": [],
     },
     "stop_run": {**_RUN, "state": "stopped", "message": "stopped on request"},
     "update_run": {**_RUN, "labels": {"team": "reasoning", "kept": "yes"}, "notes": "the best so far"},

@@ -100,12 +100,23 @@ class QueuedRun(BaseModel):
     reason: str = Field(description="Why it waits.")
 
 
+class Agent(BaseModel):
+    id: str
+    role: str = Field(description="Of the workers that it takes: generator, verifier or learner.")
+    host: str
+    gpus: int
+    release: str = Field(description="Of dapo; workers go to agents of the service's alone.")
+    run_id: str = Field(description="Of the worker that it has; empty where it is free.")
+    worker_id: str
+
+
 class Machine(BaseModel):
     gpus: Share
     cores: Share = Field(description="A worker takes one; counted where the service was given a number (--cores).")
     memory: Share = Field(description="Bytes; what is taken is an estimate.")
     runs: RunsUnderWay
     queue: list[QueuedRun] = Field(description="Those that wait for room, in order.")
+    agents: list[Agent] = Field(description="Those that there are, by id; none with a launcher other than attached.")
 
 
 class ValidateSpec(_Request):

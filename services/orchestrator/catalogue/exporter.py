@@ -99,7 +99,8 @@ class Exporter:
         if find_spec("torch") is None:
             raise CannotExport(
                 "an export needs torch, which is not installed where this service runs: pip install '.[learner]' "
-                "there, or use dapo export where the run's folder and torch are"
+                "there, or use dapo export where the run's folder and torch are "
+                "(docker compose exec learner dapo export runs/RUN OUT)"
             )
         if self._closed:
             raise ServiceStopping("the service is shutting down: it exports nothing more")

@@ -177,9 +177,11 @@ class RunService:
         """The runs that go on here, as they do, or are about to."""
         return self._starts.entering | {driver.run_id: driver.spec for driver in self.under_way()}
 
-    def _room(self, now: RunSpec, wanted: RunSpec) -> str:
+    def _room(self, run_id: str, now: RunSpec, wanted: RunSpec) -> str:
         waiting = next((one.run_id for one, verdict in self._line or () if not one.obstacle), "")
-        return f"run {waiting} waits for it" if waiting else self._machine.room(now, wanted, self._going().values())
+        if waiting:
+            return f"run {waiting} waits for it"
+        return self._machine.room(run_id, now, wanted, self._going().values())
 
     async def resume(self, run_id: str, overrides: Sequence[str] = ()) -> pb.Run:
         """Go on with a run that has ended, perhaps with another spec: `overrides` as in `load_spec`.

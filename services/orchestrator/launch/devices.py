@@ -1,18 +1,13 @@
 """The GPUs of this machine, each lent to one run at a time."""
 
-import fcntl
 import os
-import re
 from collections.abc import Collection, Sequence
 from itertools import islice
 from pathlib import Path
 
-from dapo.host.devices import device_identity, driver_gpus
+from dapo.host.devices import LOCKS, device_identity, driver_gpus, lock_device
 from dapo.spec.workloads import Workload
 from services.orchestrator.launch.launcher import LaunchError
-
-LOCKS = Path("/tmp/dapo-devices")
-"""Of all users and run services of the machine: one file a GPU, locked while a run has it."""
 
 
 class DeviceAllocator:
@@ -113,20 +108,4 @@ class DeviceAllocator:
 
     def _lock(self, device: str) -> int | None:
         """A descriptor that holds the GPU, whatever others call it; None where somebody else does."""
-        if not self._folder.exists():
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._folder.chmod(0o1777)
-        path = self._folder / f"{re.sub(r'[^A-Za-z0-9_-]', '_', self._identities[device])}.lock"
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
-        try:
-            # Another user's file may be read, and a lock needs no more; the kernel may refuse to create over it.
-            descriptor = os.open(path, flags)
-        except FileNotFoundError:
-            descriptor = os.open(path, flags | os.O_CREAT, 0o644)
-            os.fchmod(descriptor, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        return descriptor
+        return lock_device(self._identities[device], self._folder)

@@ -29,7 +29,7 @@ class Capacity(Protocol):
     def taken(self, under_way: Iterable[RunSpec]) -> Amounts:
         """By these runs, and by others that are not the service's."""
 
-    def room(self, now: RunSpec, wanted: RunSpec, under_way: Iterable[RunSpec]) -> str:
+    def room(self, run_id: str, now: RunSpec, wanted: RunSpec, under_way: Iterable[RunSpec]) -> str:
         """Why a run that goes on cannot become what is wanted, beside the others under way; "": it can."""
 
     def reserve(self, run_id: str, spec: RunSpec) -> None:

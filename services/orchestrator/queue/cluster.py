@@ -29,7 +29,7 @@ class ClusterCapacity:
     def taken(self, under_way: Iterable[RunSpec]) -> Amounts:
         return Amounts()
 
-    def room(self, now: RunSpec, wanted: RunSpec, under_way: Iterable[RunSpec]) -> str:
+    def room(self, run_id: str, now: RunSpec, wanted: RunSpec, under_way: Iterable[RunSpec]) -> str:
         return ""
 
     def reserve(self, run_id: str, spec: RunSpec) -> None:

@@ -50,7 +50,7 @@ class Machine:
         runs = reduce(add, map(self.needs, under_way), Amounts())
         return Amounts(self._devices.total - self._devices.free(), runs.cores, runs.memory)
 
-    def room(self, now: RunSpec, wanted: RunSpec, under_way: Iterable[RunSpec]) -> str:
+    def room(self, run_id: str, now: RunSpec, wanted: RunSpec, under_way: Iterable[RunSpec]) -> str:
         """Why a run that goes on cannot become what is wanted, beside the others under way; "": it can. Unlike one that
         starts it does not make do with fewer GPUs."""
         before, after = needs_of(now, sys.maxsize), needs_of(wanted, sys.maxsize)

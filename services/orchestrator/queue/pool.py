@@ -1,9 +1,10 @@
 """What agents have to give to runs."""
 
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
 
-from dapo.bus.agents import Agent
+from dapo.bus.agents import Agent, Known, Order
 from dapo.records.identity import RunIdentity
 from dapo.spec.problem import Problem
 from dapo.spec.run import RunSpec
@@ -48,11 +49,11 @@ class Pool:
     def taken(self, under_way: Iterable[RunSpec]) -> Amounts:
         return Amounts()
 
-    def room(self, now: RunSpec, wanted: RunSpec, under_way: Iterable[RunSpec]) -> str:
+    def room(self, run_id: str, now: RunSpec, wanted: RunSpec, under_way: Iterable[RunSpec]) -> str:
         before = {need.worker_id for need in needs_of(plan_workloads(now))}
         more = [need for need in needs_of(plan_workloads(wanted)) if need.worker_id not in before]
         try:
-            return self._lacking(more)
+            return self._lacking(more, beside=run_id)
         except LaunchError as error:
             return str(error)
 
@@ -68,21 +69,25 @@ class Pool:
         self._reserved.pop(run_id, None)
 
     def view(self, under_way: Collection[RunSpec], queue: Iterable[tuple[Waiting, Verdict]]) -> pb.Machine:
-        """All agents together; none where they cannot be seen."""
+        """All agents together, none where they cannot be seen. Each has its GPUs for itself; cores and memory are of
+        its machine, and those with a worker are taken to have an equal part of them."""
         try:
             known = self._census.latest
         except LaunchError:
             known = ()
-        every, free = [one.agent for one in known], [one.agent for one in known if one.free]
+        gpus = pb.Share(
+            total=sum(one.agent.gpus for one in known), free=sum(one.agent.gpus for one in known if one.free)
+        )
         return pb.Machine(
-            gpus=pb.Share(total=sum(one.gpus for one in every), free=sum(one.gpus for one in free)),
-            cores=pb.Share(total=sum(one.cores for one in every), free=sum(one.cores for one in free)),
-            memory=pb.Share(total=sum(one.memory for one in every), free=sum(one.memory for one in free)),
+            gpus=gpus,
+            cores=_shared(known, lambda agent: agent.cores),
+            memory=_shared(known, lambda agent: agent.memory),
             runs=pb.RunsUnderWay(most=self.has.runs, under_way=len(under_way)),
             queue=[
                 pb.QueuedRun(run_id=one.run_id, position=found.position, priority=one.priority, reason=found.reason)
                 for one, found in queue
             ],
+            agents=[_agent(one.agent, one.order) for one in known],
         )
 
     def _placed(self, run_id: str) -> set[str]:
@@ -90,11 +95,13 @@ class Pool:
         orders = [one.order for one in self._census.latest if one.order is not None]
         return {order.worker_id for order in orders if order.run_id == run_id}
 
-    def _lacking(self, needs: Sequence[Need], but: str = "") -> str:
-        """Which agents are not free for these; "": there are all. Raises LaunchError."""
+    def _lacking(self, needs: Sequence[Need], *, but: str = "", beside: str = "") -> str:
+        """Which agents are not free for these; "": there are all. `but`: a run whose reservation does not count;
+        `beside`: one that goes on, which they are to join. Raises LaunchError."""
         known = self._census.latest
         free = self._free([one.agent for one in known if one.free], but)
-        unplaced = choose(needs, free).unplaced
+        its = [one.agent for one in known if one.order is not None and one.order.run_id == beside]
+        unplaced = choose(needs, free, beside=its).unplaced
         if not unplaced:
             return ""
         return f"needs {lacking(unplaced, [one.agent for one in known], free)}. {cure(unplaced)}"
@@ -110,3 +117,21 @@ class Pool:
                 about += [need for need in needs if need.worker_id not in placed]
         taken = set(choose(about, free).places.values())
         return [agent for agent in free if agent.agent_id not in taken]
+
+
+def _agent(agent: Agent, order: Order | None) -> pb.Agent:
+    its = {} if order is None else {"run_id": order.run_id, "worker_id": order.worker_id}
+    return pb.Agent(id=agent.agent_id, role=agent.role, host=agent.host, gpus=agent.gpus, release=agent.release, **its)
+
+
+def _shared(known: Iterable[Known], amount: Callable[[Agent], int]) -> pb.Share:
+    """Of what the agents of a machine have in common."""
+    machines = defaultdict[str, list[Known]](list)
+    for one in known:
+        machines[one.agent.machine or one.agent.host].append(one)
+    total = free = 0
+    for there in machines.values():
+        most = max(amount(one.agent) for one in there)
+        total += most
+        free += most * sum(one.free for one in there) // len(there)
+    return pb.Share(total=total, free=free)

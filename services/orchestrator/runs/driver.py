@@ -80,7 +80,7 @@ class RunDriver:
         owner: str = "",
         desired: Desired | None = Desired.STOPPED,
         enlist: Callable[[], Awaitable[None]] | None = None,
-        room: Callable[[RunSpec, RunSpec], str] = lambda now, wanted: "",
+        room: Callable[[str, RunSpec, RunSpec], str] = lambda run_id, now, wanted: "",
     ) -> None:
         """`redis_url`: of the service's server, for a spec that names none; None: the run embeds a Valkey. `previous`:
         the run goes on, this was its spec, and `changed` is what differs now. `owner`: who leads it. `desired`: what is
@@ -238,7 +238,7 @@ class RunDriver:
 
     def room(self, replicas: Mapping[str, int]) -> str:
         """Why there is none for so many workers; "": there is."""
-        return self._room(self.spec, with_replicas(self.spec, replicas))
+        return self._room(self.run_id, self.spec, with_replicas(self.spec, replicas))
 
     async def _renew(self, bus: OrchestratorBus) -> None:
         recorder = self._recorder

@@ -67,6 +67,14 @@ class Stage:
                     return
                 await asyncio.sleep(0.1)
 
+    async def gone(self) -> None:
+        """No agent is heard."""
+        async with asyncio.timeout(30):
+            while True:
+                if not await self.records.agents():
+                    return
+                await asyncio.sleep(0.1)
+
     def pids(self, worker: str) -> list[int]:
         """Of its processes so far, the oldest first."""
         file = self.folder / "runs" / RUN / f"{worker}.pids"
@@ -127,8 +135,29 @@ def test_a_failure_has_its_code_and_the_end_of_its_log(valkey: EmbeddedValkey, t
         log = await stage.launcher.logs(RUN, "generator-0")
         assert log.text.endswith("holds no config.json")
         assert (tmp_path / "runs" / RUN / "logs/generator-0.log").read_text().endswith("holds no config.json\n")
+        (agent,) = running
+        agent.kill()
+        await stage.gone()
+        # The service has the run's folder, too.
+        assert (await stage.launcher.logs(RUN, "generator-0")).text == log.text
 
-    with agents(tmp_path, valkey.url, "generator"):
+    with agents(tmp_path, valkey.url, "generator") as running:
+        play(tmp_path, valkey.url, scenario)
+
+
+def test_a_worker_that_fails_is_started_again_on_another_agent(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        target = await stage.lead()
+        await stage.free(3)
+        tried = []
+        await stage.launcher.apply(target, [scripted(tmp_path, "generator", FAILING)])
+        for _ in range(3):
+            await stage.until("generator-0", lambda one: one.state == WorkerState.EXITED)
+            tried.append((await stage.records.placements(RUN))["generator-0"].agent_id)
+            await stage.launcher.restart(RUN, ["generator-0"])
+        assert len(set(tried)) == 3
+
+    with agents(tmp_path, valkey.url, "generator", "generator", "generator"):
         play(tmp_path, valkey.url, scenario)
 
 

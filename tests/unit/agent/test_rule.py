@@ -76,7 +76,7 @@ def test_a_worker_whose_run_is_over_ends_at_once_and_one_without_a_leader_in_tim
 
 def test_what_a_plan_gives_its_workers_is_not_refused() -> None:
     for workload in plan_workloads(spec()):
-        environment = {**workload.environment, "DAPO_RUN_ID": "run"}
+        environment = {**workload.environment, "DAPO_RUN_ID": "run", "HF_HUB_OFFLINE": "1"}
         order = Order("run", workload.worker_ids[0], workload.role, workload.module, "runs/run", 0, environment, "1")
         assert refusal(order, workload.role) == ""
 
@@ -88,7 +88,11 @@ def test_what_a_plan_gives_its_workers_is_not_refused() -> None:
         (replace(MINE, module="http.server"), "does not run http.server as generator"),
         (replace(MINE, environment={"DAPO_A": "1", "LD_PRELOAD": "x.so"}), "may not set LD_PRELOAD"),
         (replace(MINE, environment={"PYTHONPATH": "x"}), "may not set PYTHONPATH"),
+        (replace(MINE, environment={"HF_HUB_CACHE": "/home"}), "may not set HF_HUB_CACHE"),
+        (replace(MINE, worker_id="../../evil"), "'../../evil' is no id of a run or worker"),
+        (replace(MINE, worker_id=".."), "'..' is no id"),
+        (replace(MINE, run_id="r/../.."), "'r/../..' is no id"),
     ],
 )
-def test_what_could_run_other_code_is_refused(order: Order, says: str) -> None:
+def test_what_could_run_other_code_or_write_elsewhere_is_refused(order: Order, says: str) -> None:
     assert says in refusal(order, "generator")

@@ -30,6 +30,15 @@ EVENTS = [
     ("state", {"state": "succeeded"}),
 ]
 
+SHARE = {"total": 4, "free": 1}
+AGENT = {"role": "verifier", "host": "box", "gpus": 0, "release": "0.1.0", "run_id": "", "worker_id": ""}
+MACHINE = {
+    **dict.fromkeys(("gpus", "cores", "memory"), SHARE),
+    "runs": {"most": None, "under_way": 1},
+    "queue": [],
+    "agents": [{**AGENT, "id": "box-1", "run_id": "r-1", "worker_id": "verifier-0"}, {**AGENT, "id": "box-2"}],
+}
+
 
 class Service(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
@@ -40,6 +49,8 @@ class Service(BaseHTTPRequestHandler):
                 self.wfile.write(f"id: {at + 1}-0\nevent: {kind}\ndata: {json.dumps(data)}\n\n".encode())
         else:
             ended = {**RUNS[0], "state": "succeeded", "queue_position": None}
+            if self.path == "/v1/machine":
+                ended = MACHINE
             found = {"runs": RUNS, "next": None} if self.path.split("?")[0] == "/v1/runs" else ended
             self.wfile.write(json.dumps(found).encode())
 
@@ -81,3 +92,13 @@ def test_the_last_alert_is_none_that_only_says_how_the_run_gets_on() -> None:
     done = CliRunner().invoke(app, ["runs", "show", str(RUNS[0]["id"]), "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["last_alert"] == {"message": "few groups are kept"}
+
+
+def test_agents_are_listed_with_their_workers() -> None:
+    done = CliRunner().invoke(app, ["machine"])
+    assert done.exit_code == 0, done.output
+    rows = [line.split() for line in done.stdout.splitlines() if "box-" in line]
+    assert rows == [
+        ["box-1", "verifier", "box", "0.1.0", "0", "verifier-0", "of", "r-1"],
+        ["box-2", "verifier", "box", "0.1.0", "0"],
+    ]

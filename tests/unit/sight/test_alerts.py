@@ -66,7 +66,13 @@ def test_runbooks_name_panels_that_are_there() -> None:
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="there is no promtool: apt-get install prometheus")
 @pytest.mark.parametrize(
-    "command", ["check rules rules.yml", "test rules rules_test.yml", "check config --syntax-only prometheus.yml"]
+    "command",
+    [
+        "check rules rules.yml",
+        "test rules rules_test.yml",
+        "check config --syntax-only prometheus.yml",
+        "check config --syntax-only ../docker/prometheus.yml",
+    ],
 )
 def test_promtool_agrees(command: str) -> None:
     done = subprocess.run(["promtool", *command.split()], cwd=PROMETHEUS, capture_output=True, text=True, timeout=60)

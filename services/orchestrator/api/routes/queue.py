@@ -7,7 +7,7 @@ from fastapi import FastAPI, Request
 from dapo.v1 import run_pb2 as pb
 from services.orchestrator.api.doors.rest import caller_of
 from services.orchestrator.api.operations import Operations
-from services.orchestrator.api.schemas import Machine, QueuedRun, RunsUnderWay, RunView, Share
+from services.orchestrator.api.schemas import Agent, Machine, QueuedRun, RunsUnderWay, RunView, Share
 from services.orchestrator.api.views import view
 
 
@@ -34,6 +34,18 @@ def _machine(found: pb.Machine) -> Machine:
         queue=[
             QueuedRun(run_id=one.run_id, position=one.position, priority=one.priority, reason=one.reason)
             for one in found.queue
+        ],
+        agents=[
+            Agent(
+                id=one.id,
+                role=one.role,
+                host=one.host,
+                gpus=one.gpus,
+                release=one.release,
+                run_id=one.run_id,
+                worker_id=one.worker_id,
+            )
+            for one in found.agents
         ],
     )
 

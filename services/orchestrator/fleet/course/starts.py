@@ -67,7 +67,7 @@ class Starts:
         index: RunIndex | None,
         redis_url: str | None,
         owner: str,
-        room: Callable[[RunSpec, RunSpec], str],
+        room: Callable[[str, RunSpec, RunSpec], str],
     ) -> None:
         """`room`: as a driver's. `line`: where runs wait for room; None: they do not."""
         self._runs = runs

@@ -1,6 +1,7 @@
 """Places workers with agents."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +27,7 @@ class AttachedLauncher:
     ended, restarted or lost with its agent writes nothing more. A run gets all the agents that it needs, or none of
     them; they are waited for within PLACE_S, and a worker's end within END_S (workers.py).
     Restart: which worker is with which agent stands in Redis; `adopt` finds it there, and the workers go on. In this
-    process it keeps what was applied, and since when agents are missing.
+    process it keeps what was applied, since when agents are missing, and where workers have failed.
     """
 
     elastic = True
@@ -38,6 +39,8 @@ class AttachedLauncher:
         self._root = state_dir.resolve()
         self._redis_url = redis_url
         self._runs: dict[str, RunWorkers] = {}
+        self._failures: dict[str, Counter[str]] = {}
+        """Run → agent → how many of its workers failed there; kept for a run that is resumed."""
         self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def _one_change(self, run_id: str) -> asyncio.Lock:
@@ -74,13 +77,17 @@ class AttachedLauncher:
         return [statuses[need.worker_id] for need in needs_of(workers.workloads)]
 
     async def logs(self, run_id: str, worker_id: str) -> LogTail:
-        """What the agent told of it last, a few seconds ago at most."""
+        """What the agent told of it last, a few seconds ago at most; of one that is not heard, what the run's folder
+        has where it is shared."""
         where = f"logs/{worker_id}.log in the run's folder"
         with _in_words():
-            if (placement := (await self._records.placements(run_id)).get(worker_id)) is None:
-                return LogTail(where, "")
-            known = (await self._records.find([placement])).get(placement.agent_id)
-        return LogTail(f"{where} on {known.agent.host}", known.log) if known is not None else LogTail(where, "")
+            placement = (await self._records.placements(run_id)).get(worker_id)
+            known = (await self._records.find([placement])).get(placement.agent_id) if placement is not None else None
+        if known is not None:
+            return LogTail(f"{where} on {known.agent.host}", known.log)
+        if (workers := self._runs.get(run_id)) is None:
+            return LogTail(where, "")
+        return LogTail(where, await asyncio.to_thread(workers.shared_log, worker_id))
 
     async def stop(self, run_id: str) -> None:
         async with self._one_change(run_id):
@@ -90,6 +97,8 @@ class AttachedLauncher:
                 async with asyncio.timeout(_STOP_S):
                     await workers.end(await self._records.placements(run_id))
             del self._runs[run_id]
+            if not self._failures[run_id]:
+                del self._failures[run_id]
 
     async def leave(self, run_id: str) -> None:
         await self.stop(run_id)
@@ -113,7 +122,8 @@ class AttachedLauncher:
         folder = run.run_dir.resolve()
         if not folder.is_relative_to(self._root):
             raise LaunchError(f"the run's folder {folder} is not below {self._root}, which agents share")
-        return RunWorkers(self._records, run, workloads, folder.relative_to(self._root))
+        failures = self._failures.setdefault(run.run_id, Counter())
+        return RunWorkers(self._records, run, workloads, folder.relative_to(self._root), failures)
 
 
 @contextmanager

@@ -35,6 +35,13 @@ def read_status(
     return status(WorkerState(report.state), report.code)
 
 
+def has_failed(status: WorkerStatus) -> bool:
+    """Whether it ended with an error, or could not be started, where its agent is: the agent may be why."""
+    if status.state == WorkerState.EXITED:
+        return status.code not in (0, _ENDED)
+    return status.state == WorkerState.FAILED and status.code is None
+
+
 def has_ended(status: WorkerStatus) -> bool:
     """Whether nothing runs of it any more, as far as its agent tells."""
     return status.state in (WorkerState.EXITED, WorkerState.FAILED)

@@ -3,15 +3,19 @@
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, cast
 
 from dapo.bus.agents import AgentRecords, Known, NotPlaced, Order, Placement
+from dapo.host.files import tail
+from dapo.host.storage import in_words
+from dapo.records.folder import RunFolder
 from dapo.spec.workloads import Role, Workload
 from services.orchestrator.launch.attached.choice import Need, choose, cure, lacking, needs_of
-from services.orchestrator.launch.attached.reading import has_ended, read_status
+from services.orchestrator.launch.attached.reading import has_ended, has_failed, read_status
 from services.orchestrator.launch.launcher import LaunchError, RunTarget, WorkerStatus, told_environment
 
 log = logging.getLogger(__name__)
@@ -43,12 +47,21 @@ class RunWorkers:
     """Implements for one run what AttachedLauncher promises. All methods but `see` are called one at a time, and raise
     LaunchError, BusError."""
 
-    def __init__(self, records: AgentRecords, target: RunTarget, workloads: Sequence[Workload], folder: Path) -> None:
-        """`folder`: of the run, relative to what the service and its agents share."""
+    def __init__(
+        self,
+        records: AgentRecords,
+        target: RunTarget,
+        workloads: Sequence[Workload],
+        folder: Path,
+        failures: Counter[str],
+    ) -> None:
+        """`folder`: of the run, relative to what the service and its agents share. `failures`: by agent, how many
+        workers of the run have failed there so far; counted on."""
         self.workloads = workloads
         self._records = records
         self._target = target
         self._folder = folder
+        self._failures = failures
         self._missing: dict[str, float] = {}
         """Agent → since when its record is missing, by the monotonic clock."""
         self._looked_s = 0.0
@@ -91,7 +104,7 @@ class RunWorkers:
             while left:
                 known = await self._records.agents()
                 free = [one.agent for one in known if one.free]
-                places, unplaced = choose(left, free)
+                places, unplaced = choose(left, free, failures=self._failures)
                 if not unplaced:
                     placed += await self._give(left, places)
                     left = [need for need in left if need.worker_id not in placed]
@@ -108,8 +121,9 @@ class RunWorkers:
     async def end(self, workers: Collection[str]) -> None:
         """Have the processes of these workers end; then none of them is placed. Raises LaunchError naming those that an
         agent has not ended within END_S: they are not placed either, and write nothing more."""
-        placements = await self._records.placements(self._target.run_id)
+        placements, statuses = await self.see()
         mine = {worker: one for worker, one in placements.items() if worker in workers}
+        self._failures.update(one.agent_id for worker, one in mine.items() if has_failed(statuses[worker]))
         await asyncio.gather(*(self._withdraw(worker, one, final=False) for worker, one in mine.items()))
         deadline = time.monotonic() + END_S
         while True:
@@ -122,6 +136,13 @@ class RunWorkers:
         if living:
             where = ", ".join(f"{worker} (agent {mine[worker].agent_id})" for worker in sorted(living))
             raise LaunchError(f"not ended within {END_S:g} s: {where}. They write nothing more; look at their agents")
+
+    def shared_log(self, worker: str) -> str:
+        """The end of a worker's log as this host has it; "": it does not."""
+        try:
+            return tail(RunFolder(self._target.run_dir).logs / f"{worker}.log")
+        except OSError as error:
+            return in_words(error)
 
     async def _wait_free(self, placements: Collection[Placement]) -> None:
         """Until the agents of workers that are placed no more are free for others, or have had time enough to be."""
@@ -140,7 +161,10 @@ class RunWorkers:
         for count, need in enumerate(needs_of([workload])):
             if need.worker_id in living:
                 continue
-            places, unplaced = choose([need], [one.agent for one in await self._records.agents() if one.free])
+            known = await self._records.agents()
+            mine = [one.agent for one in known if one.order is not None and one.order.run_id == self._target.run_id]
+            free = [one.agent for one in known if one.free]
+            places, unplaced = choose([need], free, beside=mine, failures=self._failures)
             if unplaced or not await self._give([need], places):
                 return replace(workload, replicas=count)
         return workload

@@ -5,6 +5,7 @@ from itertools import permutations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import dapo
 from dapo.bus.agents import Agent
 from dapo.spec.workloads import MODULES, Resources, Workload
 from services.orchestrator.launch.attached.choice import Need, choose, cure, fits, lacking, needs_of
@@ -52,6 +53,36 @@ def test_with_device_auto_an_agent_without_gpus_does_where_no_other_is_left() ->
     agents = [Agent("bare", "generator", "host"), Agent("one", "generator", "host", 1)]
     assert choose(needs, agents).places == {"generator-0": "one", "generator-1": "bare"}
     assert choose([Need("g", "generator", 1, "cuda")], agents[:1]).unplaced
+
+
+def test_an_agent_where_workers_of_the_run_failed_comes_last() -> None:
+    need, agents = [Need("g", "generator", 0, "cpu")], [Agent(name, "generator", "host") for name in "abc"]
+    assert choose(need, agents, failures={"a": 1, "b": 2}).places == {"g": "c"}
+    assert choose(need, agents, failures={"a": 2, "b": 1, "c": 2}).places == {"g": "b"}
+    larger = [agents[0], Agent("d", "generator", "host", 4)]
+    assert choose(need, larger, failures={"a": 1}).places == {"g": "d"}
+
+
+def test_a_run_grows_into_agents_like_those_that_it_has() -> None:
+    need = [Need("g", "generator", 1, "auto")]
+    bare, gpu = Agent("bare", "generator", "host"), Agent("gpu", "generator", "host", 1)
+    assert choose(need, [bare], beside=[gpu]).unplaced == need
+    assert choose(need, [gpu], beside=[bare]).unplaced == need
+    assert choose(need, [bare, gpu], beside=[gpu]).places == {"g": "gpu"}
+    assert choose(need, [bare], beside=[bare, gpu]).places == {"g": "bare"}
+    assert choose(need, [bare], beside=[Agent("l", "learner", "host", 1)]).places == {"g": "bare"}
+    verifier = Need("v", "verifier", 0, "cpu")
+    assert choose([verifier], [Agent("v", "verifier", "host")], beside=[Agent("w", "verifier", "host", 1)]).places
+
+
+def test_agents_of_another_release_are_passed_over_and_named() -> None:
+    needs, other = [Need("g", "generator", 0, "cpu")], Agent("a", "generator", "box", release="9.0")
+    unplaced = choose(needs, [other]).unplaced
+    assert unplaced == needs
+    assert lacking(unplaced, [other, Agent("l", "learner", "box", release="9.0")], [other]) == (
+        "1 more generator agent (of 0 that are there 0 are free); of another release than the service's "
+        f"{dapo.__version__}, and so left out: agent a on box (9.0)"
+    )
 
 
 def test_what_is_lacking_is_said_by_role() -> None:

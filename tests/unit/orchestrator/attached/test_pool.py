@@ -5,6 +5,7 @@ from typing import cast
 
 import pytest
 
+import dapo
 from dapo.bus.agents import Agent, Known, Order
 from dapo.spec.run import RunSpec
 from dapo.spec.workloads import MODULES
@@ -77,8 +78,8 @@ def test_there_is_room_for_as_many_more_as_are_free() -> None:
     for at, role in enumerate(ALL):
         seen.give(at, "a", f"{role}-0")
     place = pool(seen)
-    assert place.room(now, with_replicas(now, {"generator": 2}), [now]) == ""
-    assert "needs 1 more generator agent" in place.room(now, with_replicas(now, {"generator": 3}), [now])
+    assert place.room("a", now, with_replicas(now, {"generator": 2}), [now]) == ""
+    assert "needs 1 more generator agent" in place.room("a", now, with_replicas(now, {"generator": 3}), [now])
 
 
 def test_an_agent_that_leaves_takes_none() -> None:
@@ -88,11 +89,31 @@ def test_an_agent_that_leaves_takes_none() -> None:
         pool(seen).reserve("a", run_of())
 
 
-def test_what_there_is_of_all_agents_is_shown() -> None:
-    seen = Seen(*ALL)
+def test_what_there_is_of_all_agents_is_shown_and_each_machine_counts_once() -> None:
+    seen = Seen(*ALL, "verifier")
     seen.give(0, "a", "generator-0")
+    for at, (host, machine, cores) in enumerate([("c1", "m", 8), ("c2", "m", 8), ("box", "", 4), ("box", "", 4)]):
+        agent = replace(seen.latest[at].agent, host=host, machine=machine, cores=cores, gpus=1)
+        seen.latest[at] = seen.latest[at]._replace(agent=agent)
     view = pool(seen, runs=2).view([run_of()], [])
-    assert (view.cores.total, view.cores.free, view.runs.most, view.runs.under_way) == (6, 4, 2, 1)
+    assert (view.cores.total, view.cores.free, view.runs.most, view.runs.under_way) == (12, 8, 2, 1)
+    assert (view.gpus.total, view.gpus.free) == (4, 3)
+    assert [(one.id, one.host, one.worker_id, one.run_id) for one in view.agents][:2] == [
+        ("generator-0", "c1", "generator-0", "a"),
+        ("verifier-1", "c2", "", ""),
+    ]
+    assert {one.release for one in view.agents} == {dapo.__version__}
+
+
+def test_a_run_on_gpus_has_no_room_on_an_agent_without_any() -> None:
+    now = run_of(device="auto", max_replicas=4)
+    seen = Seen(*ALL, "generator")
+    for at, role in enumerate(ALL):
+        seen.give(at, "a", f"{role}-0")
+    place = pool(seen)
+    assert place.room("a", now, with_replicas(now, {"generator": 2}), [now]) == ""
+    seen.latest[0] = seen.latest[0]._replace(agent=replace(seen.latest[0].agent, gpus=1))
+    assert "needs 1 more generator agent" in place.room("a", now, with_replicas(now, {"generator": 2}), [now])
 
 
 def test_a_run_with_a_redis_of_its_own_never_starts() -> None:

@@ -5,7 +5,7 @@ import pytest
 from dapo.bus.agents import Agent, Known, Order, Placement, Report
 from dapo.spec.tree.resources import RestartSpec
 from dapo.spec.workloads import MODULES
-from services.orchestrator.launch.attached.reading import has_ended, read_status
+from services.orchestrator.launch.attached.reading import has_ended, has_failed, read_status
 from services.orchestrator.launch.health import HealthAction, judge
 from services.orchestrator.launch.launcher import WorkerState
 
@@ -19,26 +19,29 @@ def known(report: Report | None, order: Order | None = ORDER) -> Known:
 
 
 @pytest.mark.parametrize(
-    ("placement", "agent", "lost", "state", "code"),
+    ("placement", "agent", "lost", "state", "code", "failed"),
     [
-        (PLACED, known(None), False, WorkerState.STARTING, None),
-        (PLACED, known(Report("starting")), False, WorkerState.STARTING, None),
-        (PLACED, known(Report("running")), False, WorkerState.RUNNING, None),
-        (PLACED, known(Report("exited", 3)), False, WorkerState.EXITED, 3),
-        (PLACED, known(Report("failed", reason="no such file")), False, WorkerState.FAILED, None),
-        (PLACED, known(Report("running"), None), False, WorkerState.EXITED, -15),
-        (PLACED, None, False, WorkerState.RUNNING, None),
-        (PLACED, None, True, WorkerState.FAILED, -9),
-        (PLACED._replace(gone="the agent was told to leave"), None, False, WorkerState.FAILED, -15),
-        (None, None, False, WorkerState.FAILED, -9),
+        (PLACED, known(None), False, WorkerState.STARTING, None, False),
+        (PLACED, known(Report("starting")), False, WorkerState.STARTING, None, False),
+        (PLACED, known(Report("running")), False, WorkerState.RUNNING, None, False),
+        (PLACED, known(Report("exited", 3)), False, WorkerState.EXITED, 3, True),
+        (PLACED, known(Report("exited", 0)), False, WorkerState.EXITED, 0, False),
+        (PLACED, known(Report("exited", -9)), False, WorkerState.EXITED, -9, True),
+        (PLACED, known(Report("failed", reason="no such file")), False, WorkerState.FAILED, None, True),
+        (PLACED, known(Report("running"), None), False, WorkerState.EXITED, -15, False),
+        (PLACED, None, False, WorkerState.RUNNING, None, False),
+        (PLACED, None, True, WorkerState.FAILED, -9, False),
+        (PLACED._replace(gone="the agent was told to leave"), None, False, WorkerState.FAILED, -15, False),
+        (None, None, False, WorkerState.FAILED, -9, False),
     ],
 )
 def test_states(
-    placement: Placement | None, agent: Known | None, lost: bool, state: WorkerState, code: int | None
+    placement: Placement | None, agent: Known | None, lost: bool, state: WorkerState, code: int | None, failed: bool
 ) -> None:
     status = read_status("generator-0", "generator", placement, agent, lost=lost)
     assert (status.state, status.code) == (state, code)
     assert status.instance == ("7" if placement else "")
+    assert has_failed(status) == failed
     assert has_ended(status) == (state in (WorkerState.EXITED, WorkerState.FAILED))
 
 

@@ -17,7 +17,7 @@ resources: {generator: {device: cuda, replicas: 64, tensor_parallel: 8}, learner
 def test_a_run_of_any_size_fits_and_so_many_at_a_time() -> None:
     cluster: Capacity = ClusterCapacity(runs=1)
     assert cluster.misfits(LARGE) == []
-    assert cluster.room(LARGE, LARGE, [LARGE]) == ""
+    assert cluster.room("a", LARGE, LARGE, [LARGE]) == ""
     waiting = [Waiting(name, cluster.needs(LARGE), 0, 0.0) for name in ("a", "b")]
     first, second = judge(waiting, cluster.has, cluster.taken([]), 0, 0.0)
     assert (first.starts, second.starts) == (True, False)

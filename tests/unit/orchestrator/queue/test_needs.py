@@ -59,23 +59,23 @@ def test_a_run_that_goes_on_grows_into_what_is_free(tmp_path: Path) -> None:
     machine = Machine(devices)
     runs = with_generators(2)
     machine.reserve("r", runs)
-    assert machine.room(runs, with_generators(3), [runs]) == ""
+    assert machine.room("a", runs, with_generators(3), [runs]) == ""
     # A run that starts would make do with 8 GPUs, and its engines share them.
-    assert machine.room(runs, with_generators(4), [runs]) == "needs 10 GPUs, and this machine has 8"
+    assert machine.room("a", runs, with_generators(4), [runs]) == "needs 10 GPUs, and this machine has 8"
     machine.reserve("other", spec(resources={"generator": {"replicas": 1}, "learner": {"ranks": 1}}))
-    assert machine.room(runs, with_generators(3), [runs]) == "needs 2 GPUs, 0 free of 8"
-    assert machine.room(with_generators(3), runs, [with_generators(3)]) == ""
+    assert machine.room("a", runs, with_generators(3), [runs]) == "needs 2 GPUs, 0 free of 8"
+    assert machine.room("a", with_generators(3), runs, [with_generators(3)]) == ""
 
 
 def test_a_run_grows_within_cores_and_memory_too_and_is_no_further_run(tmp_path: Path) -> None:
     runs = with_generators(2)
     cores = needs_of(runs, 0).cores
     full = Machine(DeviceAllocator((), tmp_path), runs=1, cores=cores, memory=2**50)
-    assert full.room(runs, with_generators(3), [runs]) == f"needs 1 core, 0 free of {cores}"
+    assert full.room("a", runs, with_generators(3), [runs]) == f"needs 1 core, 0 free of {cores}"
     more = Machine(DeviceAllocator((), tmp_path), runs=1, cores=cores + 1, memory=2**50)
-    assert more.room(runs, with_generators(3), [runs]) == ""
+    assert more.room("a", runs, with_generators(3), [runs]) == ""
     tight = Machine(DeviceAllocator((), tmp_path), memory=needs_of(runs, 0).memory)
-    assert "needs 1.5 GiB of memory, 0 bytes free" in tight.room(runs, with_generators(3), [runs])
+    assert "needs 1.5 GiB of memory, 0 bytes free" in tight.room("a", runs, with_generators(3), [runs])
     # By the estimate it did not fit before either, and runs.
     less = Machine(DeviceAllocator((), tmp_path), memory=needs_of(runs, 0).memory - 1)
-    assert less.room(runs, with_generators(3), [runs]) == ""
+    assert less.room("a", runs, with_generators(3), [runs]) == ""
