@@ -88,8 +88,12 @@ _SERVICE = (
 _OF_RUN = (
     ("run_info", "gauge", ("run", "name", "state"), "1; a run that goes on here, the name in its spec and its state"),
     ("run_steps_planned", "gauge", _RUN, "Steps that it is to have (training.steps)"),
-    ("run_progress_timestamp_seconds", "gauge", _RUN, "Unix time of its newest step; before the first, of its start "
-     "here"),
+    ("run_progress_timestamp_seconds", "gauge", _RUN, "Unix time of its newest step, or evaluated prompt; before the "
+     "first, since when it is `running` here, and none before that"),
+    ("run_checkpoint_interval_steps", "gauge", _RUN, "checkpoint.every_steps of its spec"),
+    ("run_checkpoint_step", "gauge", _RUN, "Step of its newest checkpoint; none before the first"),
+    ("run_checkpoint_timestamp_seconds", "gauge", _RUN, "Unix time at which that was written; before the first, and "
+     "where it was resumed later, since when it is `running` here: what it did since then a crash would cost"),
     ("run_groups", "gauge", ("run", "state"), "Groups by state of the ledger"),
     ("run_groups_issued_total", "counter", _RUN, "Groups that were issued since it began"),
     ("run_staleness_limit_versions", "gauge", _RUN, "asynchrony.max_staleness of its spec"),
@@ -158,9 +162,6 @@ _LEARNER = (
     ("learner_updates_total", "counter", (), "Optimizer updates"),
     ("learner_skipped_updates_total", "counter", (), "Updates left out because their gradient was not finite"),
     ("learner_checkpoint_seconds", "histogram", (), "From the beginning of a checkpoint until it counts", SPANS),
-    ("learner_checkpoint_step", "gauge", (), "Step of its newest checkpoint; NaN before the first"),
-    ("learner_checkpoint_timestamp_seconds", "gauge", (), "Unix time at which that counted; of one that it began with, "
-     "that of its loading"),
 )  # fmt: skip
 
 EXPORTED: tuple[Exported, ...] = (

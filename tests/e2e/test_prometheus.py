@@ -54,7 +54,9 @@ RUN_QUERIES = {
     "dapo_learner_tokens_total": 1.0,
     "dapo_learner_weight_sync_seconds_count": 1.0,
     "dapo_learner_weight_members": 1.0,
-    "dapo_learner_checkpoint_step": 1.0,
+    "dapo_run_checkpoint_step": 1.0,
+    "dapo_run_checkpoint_timestamp_seconds": 1.0,
+    "dapo_run_checkpoint_interval_steps": 2.0,
     "dapo_learner_checkpoint_seconds_count": 1.0,
     "sum by (run) (sglang:num_running_reqs)": 0.0,
 }
