@@ -97,8 +97,8 @@ class Briefly(Generic[T]):
 
 
 class LastAnswer(Generic[T]):
-    """An answer that is looked for again once it is `every_s` old, and waited for no longer than `within_s`: until it is
-    there, and where it cannot be found, the last one holds.
+    """An answer that is looked for again once it is `every_s` old, and waited for `within_s` at most: until then,
+    and where it cannot be found, the last one holds.
 
     One search is under way at a time, also while many wait. Restart: nothing is kept.
     """

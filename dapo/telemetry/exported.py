@@ -32,6 +32,8 @@ MOMENTS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 """Bounds in seconds of what answers at once."""
 SPANS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 """Bounds in seconds of what takes its time."""
+MOMENTS_OR_SPANS = (*MOMENTS, *(bound for bound in SPANS if bound > MOMENTS[-1]))
+"""Bounds in seconds of what answers at once, or after long requests to others."""
 LENGTHS = tuple(float(2**power) for power in range(4, 16))
 """Bounds in tokens, 16 to 32,768."""
 
@@ -140,7 +142,7 @@ _VERIFIER = (
     ("verifier_graded_total", "counter", ("grader", "verdict"), "Responses that were graded: correct, wrong, or failed "
      "where the grading itself failed"),
     ("verifier_grading_seconds", "histogram", ("grader",), "From the wish for a verdict until it is there, with the "
-     "wait for a grading process; of responses that are graded together the longest", MOMENTS),
+     "wait for a grading process; of responses that are graded together the longest", MOMENTS_OR_SPANS),
     ("verifier_failures_total", "counter", ("grader", "reason"), "Gradings that failed, e.g. timeout or unavailable"),
     ("verifier_wait_seconds", "histogram", (), "How long completions waited for a verifier, by the clocks of Redis and "
      "of this host", SPANS),
