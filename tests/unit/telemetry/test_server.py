@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from dapo.contracts.verdicts import GRADER_FAILURES
 from dapo.host.addresses import ADDRESS
 from dapo.spec.workloads import plan_workloads
 from dapo.telemetry import server as module
@@ -22,6 +23,7 @@ from dapo.worker import BadMetricsPort, WorkerEnvironment
 from services.orchestrator.launch.launcher import RunTarget
 from services.orchestrator.launch.local import _environment
 from services.verifier.graders import right, wrong
+from services.verifier.grading.dispatch import Grading
 from services.verifier.instruments import count_failures, count_graded, observe_wait
 from tests.support.spec import spec
 from tests.support.waiting import until
@@ -77,6 +79,14 @@ def test_graders_that_the_data_made_up_share_one_label(server: MetricsServer) ->
     reasons = {(labels["grader"], labels["reason"]) for labels, _ in rows}
     assert {("unknown", "unknown_grader"), ("judge", "unavailable")} <= reasons
     assert not {"made-up", "made-up-too"} & {grader for grader, _ in reasons}
+
+
+def test_failures_of_graders_that_the_spec_names_are_counted_from_zero(server: MetricsServer) -> None:
+    spec_of_run = spec(reward__grader="json_schema")
+    Grading(spec_of_run.named_graders, spec_of_run.reward)
+    rows = samples(ask(server)[1])["dapo_verifier_failures_total"]
+    found = {labels["reason"]: value for labels, value in rows if labels["grader"] == "json_schema"}
+    assert found == dict.fromkeys(GRADER_FAILURES - {"unknown_grader"}, 0)
 
 
 def test_how_long_a_completion_waited_is_told_by_its_id(server: MetricsServer, monkeypatch: Any) -> None:
