@@ -1,6 +1,7 @@
 """What was found out, kept as long as it holds: of files until they change, of an answer for a moment."""
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import Awaitable, Callable, Collection, Hashable, Sequence
@@ -93,6 +94,40 @@ class Briefly(Generic[T]):
             self._asked[key] = task
             asyncio.get_running_loop().call_later(self._within_s, self._asked.pop, key, None)
         return await asyncio.shield(task)
+
+
+class LastAnswer(Generic[T]):
+    """An answer that is looked for again once it is `every_s` old, and waited for `within_s` at most: until then,
+    and where it cannot be found, the last one holds.
+
+    One search is under way at a time, also while many wait. Restart: nothing is kept.
+    """
+
+    def __init__(self, first: T, *, every_s: float, within_s: float) -> None:
+        self._answer = first
+        self._every_s, self._within_s = every_s, within_s
+        self._key: Hashable = None
+        self._due = -math.inf
+        self._search: asyncio.Task[None] | None = None
+
+    async def get(self, key: Hashable, find: Callable[[], Awaitable[T | None]]) -> T:
+        """`find` gives None where there is no answer now; for another key than before it is asked at once."""
+        now = asyncio.get_running_loop().time()
+        if self._search is None and (now >= self._due or key != self._key):
+            self._key, self._due = key, now + self._every_s
+            self._search = asyncio.create_task(self._look(find))
+        if self._search is not None:
+            done, _ = await asyncio.wait({self._search}, timeout=self._within_s)
+            for search in done:
+                search.result()
+        return self._answer
+
+    async def _look(self, find: Callable[[], Awaitable[T | None]]) -> None:
+        try:
+            if (found := await find()) is not None:
+                self._answer = found
+        finally:
+            self._search = None
 
 
 async def _awaited(find: Callable[[], Awaitable[T]]) -> T:

@@ -18,6 +18,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -173,6 +174,15 @@ def find_newest(root: Path) -> Found:
         except CheckpointDamaged as error:
             damage.append(str(error))
     return Found(None, damage)
+
+
+def newest_written(root: Path) -> tuple[int, float] | None:
+    """Steps of the newest checkpoint that counts, and the Unix time at which it was written; None where there is none.
+    Raises CheckpointDamaged for a marker that cannot be read, OSError."""
+    for directory in list_marked(root):
+        with suppress(FileNotFoundError):
+            return step_and_epoch(directory.name)[0], (directory / _MANIFEST).stat().st_mtime
+    return None
 
 
 def find_step(root: Path, step: int) -> Checkpoint:

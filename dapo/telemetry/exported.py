@@ -32,6 +32,8 @@ MOMENTS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 """Bounds in seconds of what answers at once."""
 SPANS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 """Bounds in seconds of what takes its time."""
+MOMENTS_OR_SPANS = (*MOMENTS, *(bound for bound in SPANS if bound > MOMENTS[-1]))
+"""Bounds in seconds of what answers at once, or after long requests to others."""
 LENGTHS = tuple(float(2**power) for power in range(4, 16))
 """Bounds in tokens, 16 to 32,768."""
 
@@ -88,8 +90,12 @@ _SERVICE = (
 _OF_RUN = (
     ("run_info", "gauge", ("run", "name", "state"), "1; a run that goes on here, the name in its spec and its state"),
     ("run_steps_planned", "gauge", _RUN, "Steps that it is to have (training.steps)"),
-    ("run_progress_timestamp_seconds", "gauge", _RUN, "Unix time of its newest step; before the first, of its start "
-     "here"),
+    ("run_progress_timestamp_seconds", "gauge", _RUN, "Unix time of its newest step, or evaluated prompt; before the "
+     "first, since when it is `running` here, and none before that"),
+    ("run_checkpoint_interval_steps", "gauge", _RUN, "checkpoint.every_steps of its spec"),
+    ("run_checkpoint_step", "gauge", _RUN, "Step of its newest checkpoint; none before the first"),
+    ("run_checkpoint_timestamp_seconds", "gauge", _RUN, "Unix time at which that was written; before the first, and "
+     "where it was resumed later, since when it is `running` here: what it did since then a crash would cost"),
     ("run_groups", "gauge", ("run", "state"), "Groups by state of the ledger"),
     ("run_groups_issued_total", "counter", _RUN, "Groups that were issued since it began"),
     ("run_staleness_limit_versions", "gauge", _RUN, "asynchrony.max_staleness of its spec"),
@@ -136,7 +142,7 @@ _VERIFIER = (
     ("verifier_graded_total", "counter", ("grader", "verdict"), "Responses that were graded: correct, wrong, or failed "
      "where the grading itself failed"),
     ("verifier_grading_seconds", "histogram", ("grader",), "From the wish for a verdict until it is there, with the "
-     "wait for a grading process; of responses that are graded together the longest", MOMENTS),
+     "wait for a grading process; of responses that are graded together the longest", MOMENTS_OR_SPANS),
     ("verifier_failures_total", "counter", ("grader", "reason"), "Gradings that failed, e.g. timeout or unavailable"),
     ("verifier_wait_seconds", "histogram", (), "How long completions waited for a verifier, by the clocks of Redis and "
      "of this host", SPANS),
@@ -158,9 +164,6 @@ _LEARNER = (
     ("learner_updates_total", "counter", (), "Optimizer updates"),
     ("learner_skipped_updates_total", "counter", (), "Updates left out because their gradient was not finite"),
     ("learner_checkpoint_seconds", "histogram", (), "From the beginning of a checkpoint until it counts", SPANS),
-    ("learner_checkpoint_step", "gauge", (), "Step of its newest checkpoint; NaN before the first"),
-    ("learner_checkpoint_timestamp_seconds", "gauge", (), "Unix time at which that counted; of one that it began with, "
-     "that of its loading"),
 )  # fmt: skip
 
 EXPORTED: tuple[Exported, ...] = (

@@ -29,10 +29,14 @@ def declared(name: str, kind: Kind) -> Exported:
     return found
 
 
-def counter(name: str) -> Counter:
-    """Raises Undeclared, as those below."""
+def counter(name: str, *values: str) -> Counter:
+    """`values` of its only label are exported as 0 from the beginning: `increase` does not see the first count of a
+    series that is born with it. Raises Undeclared, as those below."""
     one = declared(name, "counter")
-    return Counter(one.name, one.meaning, one.labels, registry=REGISTRY)
+    made = Counter(one.name, one.meaning, one.labels, registry=REGISTRY)
+    for value in values:
+        made.labels(value)
+    return made
 
 
 def gauge(name: str) -> Gauge:

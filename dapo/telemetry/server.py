@@ -1,15 +1,18 @@
 """What a worker exports over HTTP, from threads of its own: it answers while the worker's loop is busy."""
 
+import logging
 import socket
 import threading
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping
+from http.client import HTTPException
 from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from dapo.telemetry import exposition
+
+log = logging.getLogger(__name__)
 
 METRICS_PORT = "DAPO_METRICS_PORT"
 """Environment variable of a worker: where it listens for scrapes; 0: on a free port, not set: nowhere."""
@@ -32,6 +35,10 @@ class _Server(ThreadingMixIn, WSGIServer):
     def server_bind(self) -> None:
         """Without asking a name server for the name of the host, as WSGIServer does."""
         socket_server_bind(self)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Of a connection: a client may break its scrape off at any time."""
+        log.debug("a scrape from %s was broken off", client_address, exc_info=True)
 
 
 def socket_server_bind(server: WSGIServer) -> None:
@@ -92,8 +99,11 @@ class MetricsServer:
             with _OPENER.open(f"{url}{PATH}", timeout=_ENGINE_S) as found:
                 body = found.read(_LARGEST)
                 content_type = found.headers.get("Content-Type", _TEXT[1])
-        except (urllib.error.URLError, OSError) as error:
+                whole = not found.length  # what is left of Content-Length
+        except (OSError, HTTPException) as error:
             return _say(start, "502 Bad Gateway", f"the engine does not answer: {error}")
+        if not whole:
+            return _say(start, "502 Bad Gateway", "the engine broke its answer off")
         start("200 OK", [("Content-Type", content_type)])
         return [body]
 

@@ -1,7 +1,5 @@
 """What rank 0 of a learner measures; docs/metrics.md says what each means."""
 
-import math
-import time
 from collections.abc import Mapping
 
 from dapo.telemetry import instruments
@@ -11,7 +9,7 @@ STEP_SECONDS = instruments.histogram("dapo_learner_step_seconds")
 TRAIN_SECONDS = instruments.histogram("dapo_learner_train_seconds")
 WAIT_SECONDS = instruments.histogram("dapo_learner_wait_seconds")
 WEIGHT_SYNC_SECONDS = instruments.histogram("dapo_learner_weight_sync_seconds")
-WEIGHT_FAILURES = instruments.counter("dapo_learner_weight_failures_total")
+WEIGHT_FAILURES = instruments.counter("dapo_learner_weight_failures_total", "join", "update")
 WEIGHT_MEMBERS = instruments.gauge("dapo_learner_weight_members")
 TOKENS = instruments.counter("dapo_learner_tokens_total")
 RESPONSES = instruments.counter("dapo_learner_responses_total")
@@ -19,10 +17,6 @@ LOST_RESPONSES = instruments.counter("dapo_learner_lost_responses_total")
 UPDATES = instruments.counter("dapo_learner_updates_total")
 SKIPPED_UPDATES = instruments.counter("dapo_learner_skipped_updates_total")
 CHECKPOINT_SECONDS = instruments.histogram("dapo_learner_checkpoint_seconds")
-CHECKPOINT_STEP = instruments.gauge("dapo_learner_checkpoint_step")
-CHECKPOINT_TIMESTAMP = instruments.gauge("dapo_learner_checkpoint_timestamp_seconds")
-CHECKPOINT_STEP.set(math.nan)
-CHECKPOINT_TIMESTAMP.set(math.nan)
 
 _SPANS = {"step_s": STEP_SECONDS, "train_s": TRAIN_SECONDS, "learner_wait_s": WAIT_SECONDS}
 _SUMS = {
@@ -44,11 +38,3 @@ def observe_step(step: int, metrics: Mapping[str, float], *, published: bool) ->
         total.inc(metrics[name])
     if published:
         WEIGHT_SYNC_SECONDS.observe(metrics["weight_sync_s"])
-
-
-def observe_checkpoint(step: int, took_s: float | None) -> None:
-    """One that counts from now on. `took_s` None: it was loaded."""
-    CHECKPOINT_STEP.set(step)
-    CHECKPOINT_TIMESTAMP.set(time.time())
-    if took_s is not None:
-        CHECKPOINT_SECONDS.observe(took_s)

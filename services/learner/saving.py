@@ -22,7 +22,7 @@ from dapo.spec import RunSpec
 from services.learner.background import ControlLoop
 from services.learner.checkpoint import CheckpointStore, Draft
 from services.learner.distributed import Ranks, broadcast_ints, min_ints
-from services.learner.instruments import observe_checkpoint
+from services.learner.instruments import CHECKPOINT_SECONDS
 from services.learner.signs import files_written, keep_announcing
 
 log = logging.getLogger(__name__)
@@ -87,8 +87,6 @@ class Saving:
         checkpoint = read_whole(self._store.root / directory_name(step, source))
         self._store.load(checkpoint)
         self.step = step
-        if self._ranks.leads:
-            observe_checkpoint(step, None)
         self.loaded_ranks = checkpoint.manifest.world_size
         if self.loaded_ranks != self._ranks.world_size:
             written, now = self.loaded_ranks, self._ranks.world_size
@@ -215,7 +213,7 @@ class Saving:
         self._store.complete(draft)
         self._still_leader()
         self._store.mark(draft.directory, self._epoch)
-        observe_checkpoint(draft.step, time.monotonic() - self._began_s)
+        CHECKPOINT_SECONDS.observe(time.monotonic() - self._began_s)
         log.info("checkpoint %s", draft.directory.name)
         self._release(self._store.covered_step)
         self.must_free(draft.step)

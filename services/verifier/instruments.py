@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable
 
+from dapo.contracts.verdicts import GRADER_FAILURES
 from dapo.telemetry import instruments
 from services.verifier.graders import Verdict
 
@@ -20,6 +21,13 @@ def count_graded(verdicts: Iterable[tuple[str, Verdict]]) -> None:
     for grader, verdict in verdicts:
         word = "failed" if verdict.failed else "correct" if verdict.correct else "wrong"
         GRADED.labels(_label(grader, verdict), word).inc()
+
+
+def count_failures_from_zero(graders: Iterable[str]) -> None:
+    """Of graders that a spec names: increase() does not see the first failure of a series that begins with it."""
+    for grader in graders:
+        for reason in sorted(GRADER_FAILURES - {"unknown_grader"}):
+            FAILURES.labels(grader, reason)
 
 
 def count_failures(verdicts: Iterable[tuple[str, Verdict]]) -> None:

@@ -1,15 +1,15 @@
 """A real Prometheus scrapes a run service and the workers of a run with simulated engines; all else is real."""
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-import yaml
 
 from benchmarks.survival.platform import SIMULATED
 from benchmarks.survival.runs import simulated
@@ -17,6 +17,7 @@ from dapo.host.ports import free_port
 from dapo.telemetry.exported import EXPORTED
 from dapo.telemetry.server import METRICS_PORT
 from tests.support.orchestrator.run_service import TOKEN, Service, create
+from tests.support.paths import REPO
 from tests.support.waiting import until
 
 pytestmark = [
@@ -24,6 +25,7 @@ pytestmark = [
     pytest.mark.timeout(300),
 ]
 
+SHIPPED = REPO / "deploy/prometheus"
 _LONG_S = 150.0
 """On a machine that is busy."""
 ENGINES = json.dumps({"step_s": 0.005, "mean_tokens": 8})
@@ -54,7 +56,9 @@ RUN_QUERIES = {
     "dapo_learner_tokens_total": 1.0,
     "dapo_learner_weight_sync_seconds_count": 1.0,
     "dapo_learner_weight_members": 1.0,
-    "dapo_learner_checkpoint_step": 1.0,
+    "dapo_run_checkpoint_step": 1.0,
+    "dapo_run_checkpoint_timestamp_seconds": 1.0,
+    "dapo_run_checkpoint_interval_steps": 2.0,
     "dapo_learner_checkpoint_seconds_count": 1.0,
     "sum by (run) (sglang:num_running_reqs)": 0.0,
 }
@@ -62,12 +66,13 @@ RUN_QUERIES = {
 
 
 class Prometheus:
-    """On loopback, of these scrape configs."""
+    """On loopback, as deploy/prometheus/prometheus.yml has it, but for the service's port and shorter intervals."""
 
-    def __init__(self, folder: Path, configs: list[dict[str, Any]]) -> None:
-        folder.mkdir()
-        config = {"global": {"scrape_interval": "1s", "scrape_timeout": "1s"}, "scrape_configs": configs}
-        (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    def __init__(self, folder: Path, service_port: int, token: str) -> None:
+        shutil.copytree(SHIPPED, folder)
+        config = re.sub(r"127\.0\.0\.1:\d+", f"127.0.0.1:{service_port}", (SHIPPED / "prometheus.yml").read_text())
+        (folder / "prometheus.yml").write_text(re.sub(r"_interval: \d+s", "_interval: 1s", config))
+        (folder / "token").write_text(token)
         port = free_port()
         self.log = folder / "log"
         with self.log.open("wb") as log:
@@ -91,6 +96,11 @@ class Prometheus:
             return []
         return [(one["metric"], float(one["value"][1])) for one in found["data"]["result"]]
 
+    def rules(self) -> dict[str, str]:
+        """By alert, whether it could be evaluated: ok, err, or unknown as long as it was not."""
+        found = self.http.get("/rules").raise_for_status().json()["data"]["groups"]
+        return {rule["name"]: rule["health"] for group in found for rule in group["rules"]}
+
     def close(self) -> None:
         self.http.close()
         self.process.terminate()
@@ -109,31 +119,19 @@ def service(tmp_path: Path) -> Iterator[Service]:
     one.close()
 
 
-def scrape_configs(service: Service) -> list[dict[str, Any]]:
-    port = service.ready["port"]
-    # Prometheus before 2.43 or so sends no type to service discovery where none is given.
-    authorization = {"authorization": {"type": "Bearer", "credentials": TOKEN}}
-    discovery = {"url": f"http://127.0.0.1:{port}/metrics/targets", "refresh_interval": "1s", **authorization}
-    return [
-        {"job_name": "dapo", "static_configs": [{"targets": [f"127.0.0.1:{port}"]}], **authorization},
-        {"job_name": "dapo-workers", "http_sd_configs": [discovery]},
-    ]
-
-
 def test_a_run_is_seen_with_all_its_workers_and_no_longer_once_it_has_ended(
     service: Service, toy: Path, tmp_path: Path
 ) -> None:
-    prometheus = Prometheus(tmp_path / "prometheus", scrape_configs(service))
+    prometheus = Prometheus(tmp_path / "prometheus", service.ready["port"], TOKEN)
     try:
         spec = simulated(toy, 100_000, sampling={"max_response_tokens": 32}, checkpoint={"every_steps": 2})
         spec["reward"]["overlong_buffer_tokens"] = 8
         run_id = create(service, spec)["id"]
         until(lambda: prometheus.query("dapo_learner_checkpoint_seconds_count"), bool, _LONG_S)
         for text, least in RUN_QUERIES.items():
-            found = until(lambda text=text: prometheus.query(text), bool, _LONG_S)
-            for labels, value in found:
-                assert labels.get("run") == run_id, (text, labels)
-                assert least is None or value >= least, (text, value)
+            # Each target is scraped at a moment of its own.
+            found = until(partial(prometheus.query, text), partial(_is_at, least), _LONG_S)
+            assert {labels.get("run") for labels, _ in found} == {run_id}, text
         ups = until(lambda: prometheus.query("up"), lambda found: len(found) == 8, _LONG_S)
         assert [labels for labels, value in ups if value != 1] == []
         workers = {labels["worker"] for labels, _ in prometheus.query("process_start_time_seconds{run!=''}")}
@@ -144,6 +142,8 @@ def test_a_run_is_seen_with_all_its_workers_and_no_longer_once_it_has_ended(
         names = {labels["__name__"] for labels, _ in prometheus.query("{__name__=~'dapo_.+'}")}
         _check_names(names)
         _check_with_promtool(service)
+        rules = until(prometheus.rules, lambda found: "unknown" not in found.values(), _LONG_S)
+        assert set(rules.values()) == {"ok"}
 
         assert service.http.post(f"/v1/runs/{run_id}/stop").status_code == 200
         until(lambda: prometheus.query("dapo_run_info"), lambda found: not found, _LONG_S)
@@ -153,6 +153,10 @@ def test_a_run_is_seen_with_all_its_workers_and_no_longer_once_it_has_ended(
     finally:
         prometheus.close()
     _check_logs(service, run_id)
+
+
+def _is_at(least: float | None, found: list[tuple[dict[str, str], float]]) -> bool:
+    return bool(found) and all(least is None or value >= least for _, value in found)
 
 
 def _check_names(names: set[str]) -> None:
@@ -191,6 +195,16 @@ def _check_logs(service: Service, run_id: str) -> None:
         lines = [json.loads(line) for line in written if worker != "learner-0" or line.startswith("{")]
         of = {(line["service"], line["run"], line["worker"]) for line in lines}
         assert of == {(worker.partition("-")[0], run_id, worker)}
+
+
+def test_a_service_without_a_token_is_scraped_with_an_empty_file_of_it(tmp_path: Path) -> None:
+    one = Service(tmp_path, token="")
+    prometheus = Prometheus(tmp_path / "prometheus", one.ready["port"], "")
+    try:
+        assert until(lambda: prometheus.query("dapo_runs_led"), bool, _LONG_S)[0][1] == 0
+    finally:
+        prometheus.close()
+        one.close()
 
 
 def test_who_may_scrape(service: Service) -> None:

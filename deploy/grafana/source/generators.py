@@ -18,6 +18,13 @@ def quantiles(name: str, by: str, labels: str = _OWN) -> dict[str, str]:
     }
 
 
+def by_steps(name: str, labels: str) -> dict[str, str]:
+    """Mean, and 95 %, of what a histogram counts once a step or less: over an hour, as a minute has none or one."""
+    total, number = (f"sum by (worker) (rate({name}_{part}{labels}[1h]))" for part in ("sum", "count"))
+    buckets = f"sum by (le, worker) (rate({name}_bucket{labels}[1h]))"
+    return {"mean {{worker}}": f"{total} / {number}", "95 % {{worker}}": f"histogram_quantile(0.95, {buckets})"}
+
+
 _WORK = Row("Work", (
     Panel("Serving", "1 while a generator's engine serves weights of a known version. 0 for long: it starts, is "
           "quarantined, or its engine was lost; `dapo runs logs`.",
@@ -49,13 +56,14 @@ _ENGINE = Row("SGLang's own (where its metrics are scraped)", (
     Panel("Running and queued requests", "As SGLang counts them. Queued for long: the KV cache is full, or "
           "max_running_requests is low.", {"{{worker}} running": f"sglang:num_running_reqs{_OWN}",
                                            "{{worker}} queued": f"sglang:num_queue_reqs{_OWN}"}, limits=(0, None)),
-    Panel("KV cache", "Share of its tokens in use, and of prompts that came from it. All n responses of a group share "
-          "their prompt, so a low hit rate wants a look.", {"{{worker}} used": f"sglang:token_usage{_OWN}",
-          "{{worker}} hits": f"sglang:cache_hit_rate{_OWN}"}, unit="percentunit", limits=(0, 1)),
+    Panel("KV cache", "Share of its tokens in use, and of the prompts' tokens that came from it. All n responses of a "
+          "group share their prompt, so a low hit rate wants a look.", {"{{worker}} used": f"sglang:token_usage{_OWN}",
+          "{{worker}} hits": f"sum by (worker) ({_rate('sglang:cached_tokens_total')}) "
+          f"/ sum by (worker) ({_rate('sglang:prompt_tokens_total')})"}, unit="percentunit", limits=(0, 1)),
     Panel("Throughput", "Tokens a second that the engine decodes.", {"{{worker}}": f"sglang:gen_throughput{_OWN}"},
           limits=(0, None)),
-    Panel("Retracted", "Requests thrown out of a full KV cache and computed again: wasted work.",
-          {"{{worker}}": f"sglang:num_retracted_reqs{_OWN}"}, limits=(0, None)),
+    Panel("Retracted", "Requests a second that are thrown out of a full KV cache and computed again: wasted work.",
+          {"{{worker}}": _rate("sglang:num_retracted_requests_total")}, limits=(0, None)),
 ), collapsed=True)  # fmt: skip
 _GPU = Row("GPUs (where DCGM's exporter runs)", (
     Panel("Utilization", "DCGM's share of time with a kernel; high even when little of the GPU is used.",

@@ -18,7 +18,7 @@ _BOTTLENECK = Row("The bottleneck", (
            "training": of_run("train_seconds"), "weights": of_run("weight_sync_seconds")}, unit="s", limits=(0, None)),
     Panel("Generated tokens", "A second, over all generators.", {"tokens": of_run("generated_tokens_per_second")},
           limits=(0, None)),
-    Panel("Time since the last step", "Many times the length of a step: the run stalls. `dapo runs show` names who waits "
+    Panel("Time since the last step", "Or the last prompt of an evaluation. Many times the length of a step: the run stalls. `dapo runs show` names who waits "
           "for whom.", {"since": 'time() - dapo_run_progress_timestamp_seconds{run="$run"}'}, unit="s", limits=(0, None)),
 ))  # fmt: skip
 _LEDGER = Row("The ledger", (

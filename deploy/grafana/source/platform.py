@@ -9,8 +9,8 @@ MISSING = (
 )
 
 _RUNS = Row("Runs", (
-    Panel("Runs", "That the service knows, by state.", {"{{state}}": "max by (state) (dapo_runs)"}, kind="bars",
-          width=6),
+    Panel("Runs", "That the service knows, by state; of several releases all.",
+          {"{{state}}": "sum by (state) (max by (state, job, namespace, service) (dapo_runs))"}, kind="bars", width=6),
     Panel("Led", "Runs that go on under each instance of the service.", {"{{instance}}": "dapo_runs_led"}, kind="number",
           width=6),
     Panel("Waiting for room", "Runs in the queue. `dapo runs list` says for what each waits.",
@@ -55,9 +55,10 @@ _API = Row("API", (
 ))  # fmt: skip
 _REDIS = Row("Redis", (
     Panel("Up", "Whether the shared Redis, and each run's, answered the last scrape.",
-          {"shared": "min(dapo_redis_up)", "{{run}}": "dapo_run_redis_up"}, limits=(0, 1)),
+          {"shared {{namespace}}": "min by (job, namespace, service) (dapo_redis_up)", "{{run}}": "dapo_run_redis_up"}, limits=(0, 1)),
     Panel("Memory", "Used, and its limit. Near the limit: prompts wait, then batches; docs/runbooks/RedisMemory.md.",
-          {"used": "max(dapo_redis_used_bytes)", "limit": "max(dapo_redis_limit_bytes)"}, unit="bytes",
+          {"used {{namespace}}": "max by (job, namespace, service) (dapo_redis_used_bytes)",
+           "limit {{namespace}}": "max by (job, namespace, service) (dapo_redis_limit_bytes)"}, unit="bytes",
           limits=(0, None)),
     Panel("Payloads of runs", "Share of the memory that the run's spec gives them (resources.redis.memory_mib). Above 0.8 "
           "prompts wait.", {"{{run}}": "dapo_run_payload_bytes / dapo_run_payload_limit_bytes"}, unit="percentunit",

@@ -27,7 +27,7 @@ _FAILURES = Row("Failures", (
           {"failed": of_run("grader_failed_ratio")}, unit="percentunit", limits=(0, None), warn=0.01),
     Panel("Reasons", "In the time shown: timeout, crash, unavailable, bad_reply, bad_gold, unknown_grader "
           "(docs/graders.md).",
-          {"{{grader}} {{reason}}": f"sum by (grader, reason) (increase(dapo_verifier_failures_total{_OWN}[$__range]))"},
+          {"{{grader}} {{reason}}": f"sum by (grader, reason) (increase(dapo_verifier_failures_total{_OWN}[$__range])) > 0"},
           kind="bars", width=16, warn=1),
 ))  # fmt: skip
 

@@ -220,7 +220,9 @@ class Controller:
             await self._end_early("failed", hopeless)
 
     async def _settle(self, pairs: Sequence[tuple[Delivery, GroupRecord]]) -> None:
-        await asyncio.gather(*(self._evaluator.take(*pair) for pair in pairs if pair[1].task.evaluation))
+        if evaluated := [pair for pair in pairs if pair[1].task.evaluation]:
+            await asyncio.gather(*(self._evaluator.take(*pair) for pair in evaluated))
+            self._recorder.note_progress()
         training = [pair for pair in pairs if not pair[1].task.evaluation]
         for record, state in await self._settler.settle(training, self._epoch):
             group_id = record.group_id

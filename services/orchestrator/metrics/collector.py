@@ -12,7 +12,7 @@ import dapo
 from dapo.algo.scaling import HISTORY
 from dapo.bus import Bus, BusError
 from dapo.bus.measures import Measures, WorkersByRole, memory
-from dapo.host.remembered import Briefly
+from dapo.host.remembered import LastAnswer
 from dapo.telemetry.exported import STEP_GAUGES
 from dapo.telemetry.exposition import families
 from dapo.telemetry.instruments import Value, family
@@ -22,13 +22,15 @@ from services.orchestrator.control.scaling import demand
 from services.orchestrator.fleet.service import RunService
 from services.orchestrator.launch.launcher import WorkerState, WorkerStatus
 from services.orchestrator.runs.driver import RunDriver
-from services.orchestrator.runs.measured.gauges import ANSWER_S, Counted, Gauges, count, workers_of
+from services.orchestrator.runs.measured.gauges import ANSWER_S, Counted, Gauges, Saved, count, find_saved, workers_of
 from services.orchestrator.runs.questions import NoAnswer
 
 log = logging.getLogger(__name__)
 
 _KNOWN_S = 60.0
 """So long the runs that do not go on here are not counted anew: folders, and other services, tell of them."""
+_SAVED_S = 15.0
+"""So long no folder is read for newer checkpoints."""
 _PREFIX = "RUN_STATE_"
 _STATES = tuple(name.removeprefix(_PREFIX).lower() for name, number in pb.RunState.items() if number)
 _SERVING = frozenset({"ready", "updating", "evaluating"})
@@ -44,6 +46,8 @@ class _Seen(NamedTuple):
     driver: RunDriver
     counted: Counted | None
     """None: its Redis is not open, or has not answered."""
+    saved: Saved | None
+    """None: it has no checkpoint yet."""
 
     @property
     def key(self) -> Key:
@@ -66,9 +70,10 @@ class _Seen(NamedTuple):
 class Collector:
     """Finds out what is exported, at each scrape.
 
-    Promises: a scrape asks each Redis once for all runs on it, and reads no folder but once a minute, to count runs
-    that have ended; it takes about as long as one answer of Redis, which is waited for three seconds. Only runs that
-    go on here export more than their state: each run of a shared Redis is exported by the one instance that leads it.
+    Promises: a scrape asks each Redis once for all runs on it, and reads folders only for newer checkpoints, four times
+    a minute, and once a minute to count runs that have ended. All of it is asked side by side and waited for three
+    seconds at most; then runs are counted as they were last. Only runs that go on here export more than their state:
+    each run of a shared Redis is exported by the one instance that leads it.
     Restart: counters begin anew, as Prometheus expects.
     """
 
@@ -76,19 +81,30 @@ class Collector:
         """`streams`: that callers have open."""
         self.service = service
         self._streams = streams
-        self._known: Briefly[Mapping[str, str]] = Briefly(_KNOWN_S)
+        self._known: LastAnswer[Mapping[str, str]] = LastAnswer({}, every_s=_KNOWN_S, within_s=ANSWER_S)
+        self._saved: LastAnswer[Mapping[str, Saved]] = LastAnswer({}, every_s=_SAVED_S, within_s=ANSWER_S)
         self._demands: dict[str, tuple[tuple[int, int], int]] = {}
         """By run, of so many steps and generators: what was found then."""
 
     async def collect(self) -> list[Metric]:
         """Raises nothing: what cannot be found out is missing."""
         drivers = self.service.under_way()
-        counted = await count(_open(drivers))
-        seen = [_Seen(driver, counted.get(driver.run_id)) for driver in drivers]
-        return [*families(), *await self._of_service(drivers), *_of_runs(seen), self._demand(drivers)]
+        counted, saved, of_service = await asyncio.gather(
+            count(_open(drivers)), self._find_saved(drivers), self._of_service(drivers)
+        )
+        seen = [_Seen(driver, counted.get(driver.run_id), saved.get(driver.run_id)) for driver in drivers]
+        return [*families(), *of_service, *_of_runs(seen), self._demand(drivers)]
+
+    async def _find_saved(self, drivers: Sequence[RunDriver]) -> Mapping[str, Saved]:
+        folders = {driver.run_id: driver.gauges.checkpoints for driver in drivers}
+        return await self._saved.get(frozenset(folders), lambda: asyncio.to_thread(find_saved, folders))
 
     async def _of_service(self, drivers: Sequence[RunDriver]) -> Iterable[Metric]:
-        machine = await self.service.look_at_machine()
+        mine = {driver.run_id: driver.gauges.state for driver in drivers}
+        # Where one of them ends, all are counted anew.
+        machine, known, redis = await asyncio.gather(
+            self.service.look_at_machine(), self._known.get(frozenset(mine), self._states), self._redis()
+        )
         single: dict[str, Value] = {
             "dapo_runs_led": len(drivers),
             "dapo_queue_runs": len(machine.queue),
@@ -99,25 +115,22 @@ class Collector:
             "dapo_machine_memory_bytes": machine.memory.total,
             "dapo_machine_free_memory_bytes": machine.memory.free,
             "dapo_api_streams": self._streams(),
-            **await self._redis(),
+            **redis,
         }
-        mine = {driver.run_id: driver.gauges.state for driver in drivers}
-        # Where one of them ends, all are counted anew.
-        states = {**await self._known.get(frozenset(mine), self._states), **mine}
-        numbers = Counter(states.values())
+        numbers = Counter({**known, **mine}.values())
         return [
             family("dapo_build_info", [((dapo.__version__,), 1)]),
             family("dapo_runs", [((state,), numbers[state]) for state in _STATES]),
             *(family(name, [((), value)]) for name, value in single.items()),
         ]
 
-    async def _states(self) -> Mapping[str, str]:
-        """Of all runs, by id."""
+    async def _states(self) -> Mapping[str, str] | None:
+        """Of all runs, by id; None where they cannot be listed."""
         try:
             return {run.id: _word(run.state) for run in await self.service.list()}
         except NoAnswer as error:
-            log.warning("runs that do not go on here are not counted: %s", error)
-            return {}
+            log.warning("runs that do not go on here are counted as before: %s", error)
+            return None
 
     async def _redis(self) -> dict[str, Value]:
         server = self.service.redis
@@ -164,6 +177,7 @@ def _of_runs(seen: Sequence[_Seen]) -> Iterator[Metric]:
     limits = [(one.key, one.driver.spec.asynchrony.max_staleness) for one in seen]
     yield family("dapo_run_staleness_limit_versions", limits)
     yield family("dapo_run_progress_timestamp_seconds", [(one.key, one.gauges.progress_at) for one in seen])
+    yield from _of_checkpoints(seen)
     yield family("dapo_run_restarts_total", [(one.key, one.gauges.restarts) for one in seen])
     yield family("dapo_run_lease_epoch", [(one.key, one.gauges.epoch or None) for one in seen])
     alerts = (((*one.key, *which), number) for one in seen for which, number in one.gauges.alerts.items())
@@ -176,6 +190,22 @@ def _of_runs(seen: Sequence[_Seen]) -> Iterator[Metric]:
         yield family(gauge.name, [(key, row.get(name)) for key, row in newest])
     yield from _of_workers(seen)
     yield from _of_redis(seen)
+
+
+def _of_checkpoints(seen: Sequence[_Seen]) -> Iterator[Metric]:
+    """Of runs that train."""
+    trains = [one for one in seen if one.driver.spec.training.steps]
+    intervals = [(one.key, one.driver.spec.checkpoint.every_steps) for one in trains]
+    yield family("dapo_run_checkpoint_interval_steps", intervals)
+    yield family("dapo_run_checkpoint_step", [(one.key, one.saved and one.saved.step) for one in trains])
+    yield family("dapo_run_checkpoint_timestamp_seconds", [(one.key, _safe_until(one)) for one in trains])
+
+
+def _safe_until(one: _Seen) -> float | None:
+    """What the run has done since then a crash would cost. What it had done before it ran here, it has resumed from."""
+    if (running_at := one.gauges.running_at) is None:
+        return None
+    return running_at if one.saved is None else max(one.saved.at, running_at)
 
 
 def _of_workers(seen: Sequence[_Seen]) -> Iterator[Metric]:

@@ -70,7 +70,7 @@ class Recorder:
         self.elapsed_before_s = 0.0
         """Until the last step of an earlier start."""
         self.progress_at = time.time()
-        """Unix time of the newest step that was recorded here; before, of the start."""
+        """Unix time of the newest step that was recorded here, or prompt that was evaluated; before, of the start."""
         self._lock: FolderLock | None = None
         self.secure: Secure = self.samples.secure
 
@@ -204,8 +204,11 @@ class Recorder:
         row = {metric.name: None for metric in METRICS} | {name: _finite(value) for name, value in metrics.items()}
         self.rows.append(row)
         append_line(self._folder.metrics, json.dumps(row).encode() + b"\n")
-        self.progress_at = time.time()
+        self.note_progress()
         return row
+
+    def note_progress(self) -> None:
+        self.progress_at = time.time()
 
     async def keep_evaluation(self, measures: Mapping[str, Any], samples: Sequence[Sample]) -> None:
         """As `record_evaluation`, beside other work."""

@@ -277,7 +277,7 @@ class RunDriver:
         return Controller(*steers, recorder=recorder, evaluator=evaluator, emit=emit, change_state=change_state)
 
     async def _set_state(self, state: str, message: str = "") -> None:
-        self._standing.state, self._standing.message = state, message
+        self._standing.change(state, message)
         if (bus := self._redis.bus) is not None:
             await bus.runs.set_state(state, message, self._tenure.epoch)
         await self.events.emit(StateChanged(state=self._standing.state, message=self._standing.message))

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -42,7 +43,14 @@ class Standing:
     ledger: dict[str, int] = field(default_factory=dict)
     issued: int = 0
     """Groups."""
+    running_at: float | None = None
+    """Unix time since when it runs under this service; None before."""
     _asked: Briefly[None] = field(default_factory=lambda: Briefly(_MOMENT_S))
+
+    def change(self, state: str, message: str) -> None:
+        self.state, self.message = state, message
+        if state == "running":
+            self.running_at = time.time()
 
     def view(self, recorder: Recorder, spec: RunSpec) -> pb.Run:
         return pb.Run(

@@ -8,7 +8,7 @@ from dapo.spec.tree.graders import BUILT_IN, AnyGrader, JudgeGrader, PythonGrade
 from dapo.spec.tree.reward import RewardSpec
 from services.verifier.graders import GraderSetupError, Verdict, is_local, scored, text_for_grader, utf8_safe, wrong
 from services.verifier.grading.pool import GraderStartError, GradingPool
-from services.verifier.instruments import GRADING_SECONDS, UNKNOWN
+from services.verifier.instruments import GRADING_SECONDS, UNKNOWN, count_failures_from_zero
 from services.verifier.remote.judge import Judge
 from services.verifier.remote.scorer import RemoteScorer
 from services.verifier.request import GradingRequest
@@ -45,6 +45,7 @@ class Grading:
             processes=reward.grader_processes,
             memory_mib=reward.grader_memory_mib,
         )
+        count_failures_from_zero(named)
         self._services: dict[str, RemoteScorer | Judge] = {}
         for name, grader in named.items():
             if isinstance(grader, (RemoteGrader, JudgeGrader)):

@@ -12,6 +12,7 @@ from dapo.bus.server.embedded import EmbeddedValkey
 from dapo.data import DatasetError
 from dapo.records.evaluations import read_evaluations
 from services.orchestrator.control.evaluator import VersionEvaluation
+from services.orchestrator.records.recorder import Recorder
 from services.orchestrator.runs.inputs import open_inputs
 from tests.support.orchestrator.control import PROMPTS, STEPS, Seen, Workers, make_spec, run_scripted
 
@@ -79,6 +80,15 @@ def test_the_base_model_is_evaluated_before_anything_is_issued_for_training(valk
     base, last = read_evaluations(seen.run_dir)
     assert (base["version_min"], base["version_max"]) == (0, 0)
     assert (last["version_min"], last["version_max"]) == (STEPS, STEPS)
+
+
+def test_each_problem_that_is_evaluated_is_progress(valkey, tmp_path, monkeypatch):
+    noted: list[int] = []
+    monkeypatch.setattr(Recorder, "note_progress", lambda recorder: noted.append(len(recorder.rows)))
+    _, seen = run_scripted(valkey, "progress", evaluated(tmp_path), mixed)
+    base, last = noted.count(0), noted.count(len(seen.rows))
+    assert 1 <= base <= PROBLEMS
+    assert last > 1, "that of the last step alone was noted"
 
 
 def test_samples_lie_by_set_and_step_in_the_order_of_the_rows(valkey, tmp_path):

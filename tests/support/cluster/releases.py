@@ -62,7 +62,7 @@ MATRIX: dict[str, dict[str, Any]] = {
     "watched": {
         "metrics": {
             "monitors": {"enabled": True, "labels": {"release": "prometheus"}},
-            "rules": {"enabled": True},
+            "rules": {"enabled": True, "runbookBase": "https://git.example.org/runbooks/"},
             "dashboards": {"enabled": True},
         }
     },

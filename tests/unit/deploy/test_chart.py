@@ -1,5 +1,6 @@
 """The chart: what Helm makes of its values, and what a run's objects become with its templates."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ def test_helm_finds_nothing_to_complain_of() -> None:
         (f"{ELSEWHERE},verifier.keda.enabled=true", "verifier.keda.address"),
         (f"{ELSEWHERE},verifier.keda.enabled=true,verifier.keda.address=r:1", "verifier.keda.authentication"),
         ("metrics.port=80", "port"),
+        ("metrics.rules.enabled=true", "metrics.rules.runbookBase"),
     ],
 )
 def test_a_mistake_is_refused_by_name(given: str, words: str) -> None:
@@ -140,8 +142,21 @@ def test_the_alerts_and_dashboards_of_the_project_come_with_the_chart() -> None:
     rendered = render(values=MATRIX["watched"])
     top = CHART.parent.parent
     (rules,) = [one for one in rendered if one["kind"] == "PrometheusRule"]
-    assert rules["spec"] == yaml.safe_load((top / "prometheus/rules.yml").read_text())
+    written = (top / "prometheus/rules.yml").read_text()
+    assert rules["spec"] == yaml.safe_load(written.replace("docs/runbooks/", "https://git.example.org/runbooks/"))
     dashboards = {path.name: path.read_text() for path in (top / "grafana/dashboards").glob("*.json")}
     found = [one for one in rendered if one["metadata"]["labels"].get("grafana_dashboard")]
     assert {name: text for one in found for name, text in one["data"].items()} == dashboards
     assert len(dashboards) >= 5
+
+
+def test_a_release_of_another_name_is_scraped_as_the_job_that_alerts_ask_for() -> None:
+    rendered = render(values=MATRIX["watched"])
+    (monitor,) = [one for one in rendered if one["kind"] == "PodMonitor" and one["metadata"]["name"] == "lab-dapo"]
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    (rules,) = [one for one in rendered if one["kind"] == "PrometheusRule"]
+    (down,) = [
+        rule for group in rules["spec"]["groups"] for rule in group["rules"] if rule.get("alert") == "ServiceDown"
+    ]
+    (job,) = set(re.findall(r'up\{job="(\w+)"\}', down["expr"]))
+    assert {"targetLabel": "job", "replacement": job, "action": "replace"} in endpoint["relabelings"]

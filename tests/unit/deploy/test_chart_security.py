@@ -88,7 +88,8 @@ def test_what_is_scraped_is_let_in_and_shows_no_token(name: str, tmp_path: Path)
         assert [rule["from"] for rule in rules] == [scraper], role
     (monitor,) = [one["spec"] for one in monitors if one["metadata"]["name"] == "lab-dapo"]
     assert monitor["podMetricsEndpoints"][0]["relabelings"] == [
-        {"targetLabel": "job", "replacement": "dapo", "action": "replace"}
+        {"targetLabel": "job", "replacement": "dapo", "action": "replace"},
+        {"targetLabel": "service", "replacement": "lab-dapo", "action": "replace"},
     ]
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dapo.host import remembered
-from dapo.host.remembered import Briefly, Remembered, file_state
+from dapo.host.remembered import Briefly, LastAnswer, Remembered, file_state
 from tests.support.waiting import eventually
 
 NAMES = ("a", "b")
@@ -152,5 +152,50 @@ def test_an_answer_outlives_who_asked_first_and_an_error_reaches_all_who_wait() 
 
         failed = await asyncio.gather(*(found.get("bad", fail) for _ in range(3)), return_exceptions=True)
         assert [str(error) for error in failed] == ["no"] * 3
+
+    asyncio.run(main())
+
+
+def test_the_last_answer_holds_until_another_is_found() -> None:
+    async def main() -> None:
+        kept, answers = LastAnswer("none", every_s=60, within_s=0.01), list[str | None]()
+        may_end = asyncio.Event()
+        may_end.set()
+
+        async def find() -> str | None:
+            await may_end.wait()
+            return answers.pop(0)
+
+        answers[:] = ["first"]
+        assert [await kept.get("key", find) for _ in range(2)] == ["first", "first"]
+        answers[:] = [None]
+        assert await kept.get("other", find) == "first"
+        may_end.clear()
+        answers[:] = ["late"]
+        assert [await kept.get(key, find) for key in ("third", "fourth")] == ["first", "first"]
+        may_end.set()
+        await eventually(lambda: kept._search is None)
+        assert await kept.get("third", find) == "late"
+        assert answers == []
+
+    asyncio.run(main())
+
+
+def test_the_last_answer_is_asked_for_again_once_it_is_old() -> None:
+    async def main() -> None:
+        kept, times = LastAnswer(0, every_s=0, within_s=60), list[int]()
+
+        async def find() -> int:
+            times.append(0)
+            return len(times)
+
+        assert [await kept.get("key", find) for _ in range(3)] == [1, 2, 3]
+
+        async def fail() -> int:
+            raise ValueError("no")
+
+        with pytest.raises(ValueError, match="no"):
+            await kept.get("key", fail)
+        assert await kept.get("key", find) == 4
 
     asyncio.run(main())

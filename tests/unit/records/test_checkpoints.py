@@ -19,6 +19,7 @@ from dapo.records.checkpoints import (
     list_marked,
     mark,
     newest_epoch,
+    newest_written,
     prune,
     retained,
     step_and_epoch,
@@ -173,3 +174,19 @@ def test_retention_keeps_the_newest_every_so_many_and_the_best(
     # What was kept once is kept again, however often it is asked.
     again = [directory_name(step, 1) for step in kept]
     assert retained(again, last=last, every_steps=every, best_step=best) == [directory_name(step, 1) for step in kept]
+
+
+def test_when_the_newest_that_counts_was_written(tmp_path: Path) -> None:
+    assert newest_written(tmp_path / "none") is None
+    older, newer = write(tmp_path, 5, 1), write(tmp_path, 10, 1)
+    write(tmp_path, 15, 1)
+    assert newest_written(tmp_path) is None
+    for name, at in ((older, 1_000), (newer, 2_000)):
+        os.utime(tmp_path / name / "manifest.json", (at, at))
+    mark(tmp_path, 1, [newer, older])
+    assert newest_written(tmp_path) == (10, 2_000)
+    (tmp_path / newer / "manifest.json").unlink()
+    assert newest_written(tmp_path) == (5, 1_000)
+    (tmp_path / "latest.e1.json").write_text("{")
+    with pytest.raises(CheckpointDamaged):
+        newest_written(tmp_path)

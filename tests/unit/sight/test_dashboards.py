@@ -1,8 +1,10 @@
 """Each dashboard is as its source says, asks only for what is exported, and explains itself."""
 
+import ast
 import json
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from dapo.telemetry.exported import EXPORTED
 from deploy.grafana.source.__main__ import DASHBOARDS, FOLDER, text
 from deploy.grafana.source.panels import Dashboard
-from tests.unit.sight.queries import own, selectors, wrong
+from tests.unit.sight.queries import ELSEWHERE, own, selectors, wrong
 
 NOT_SHOWN = {
     "dapo_run_time_seconds": "the time axis says it",
@@ -45,6 +47,22 @@ def test_no_dashboard_is_left_that_has_no_source() -> None:
 @_EACH
 def test_it_asks_for_what_is_exported(dashboard: Dashboard) -> None:
     assert {where: found for where, query in _queries(dashboard) if (found := wrong(query))} == {}
+
+
+def test_sglang_exports_what_is_asked_of_it() -> None:
+    if (package := find_spec("sglang")) is None or package.origin is None:
+        pytest.skip("SGLang is not installed")
+    source = (Path(package.origin).parent / "srt/observability/metrics_collector.py").read_text(encoding="utf-8")
+    names = {
+        ast.literal_eval(word.value)
+        for call in ast.walk(ast.parse(source))
+        if isinstance(call, ast.Call)
+        for word in call.keywords
+        if word.arg == "name" and isinstance(word.value, ast.Constant)
+    }
+    asked = {name for name in ELSEWHERE if name.startswith("sglang:")}
+    assert len(asked) > 5
+    assert asked <= names
 
 
 @_EACH

@@ -1,7 +1,9 @@
 """What a worker answers to scrapes, on loopback, and where it says that it does."""
 
 import http.client
+import logging
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from dapo.contracts.verdicts import GRADER_FAILURES
 from dapo.host.addresses import ADDRESS
 from dapo.spec.workloads import plan_workloads
 from dapo.telemetry import server as module
@@ -20,8 +23,10 @@ from dapo.worker import BadMetricsPort, WorkerEnvironment
 from services.orchestrator.launch.launcher import RunTarget
 from services.orchestrator.launch.local import _environment
 from services.verifier.graders import right, wrong
+from services.verifier.grading.dispatch import Grading
 from services.verifier.instruments import count_failures, count_graded, observe_wait
 from tests.support.spec import spec
+from tests.support.waiting import until
 
 LABELS = {"run": "r-1", "worker": "verifier-0"}
 ENGINE_SAYS = b"# TYPE sglang:num_running_reqs gauge\nsglang:num_running_reqs 3\n"
@@ -76,6 +81,14 @@ def test_graders_that_the_data_made_up_share_one_label(server: MetricsServer) ->
     assert not {"made-up", "made-up-too"} & {grader for grader, _ in reasons}
 
 
+def test_failures_of_graders_that_the_spec_names_are_counted_from_zero(server: MetricsServer) -> None:
+    spec_of_run = spec(reward__grader="json_schema")
+    Grading(spec_of_run.named_graders, spec_of_run.reward)
+    rows = samples(ask(server)[1])["dapo_verifier_failures_total"]
+    found = {labels["reason"]: value for labels, value in rows if labels["grader"] == "json_schema"}
+    assert found == dict.fromkeys(GRADER_FAILURES - {"unknown_grader"}, 0)
+
+
 def test_how_long_a_completion_waited_is_told_by_its_id(server: MetricsServer, monkeypatch: Any) -> None:
     def seen() -> tuple[float, float]:
         found = samples(ask(server)[1])
@@ -117,6 +130,44 @@ def test_what_the_engine_exports_is_handed_on_while_there_is_one(server: Metrics
         engine.shutdown()
         engine.server_close()
     assert ask(server, ENGINE_PATH)[0] == 502
+
+
+@pytest.mark.parametrize(
+    ("header", "body"),
+    [
+        ("Content-Length: 1000", ENGINE_SAYS),
+        ("Transfer-Encoding: chunked", b"1000\r\n" + ENGINE_SAYS),
+        ("Transfer-Encoding: chunked", b"4\r\n# TY\r\n"),
+    ],
+)
+def test_what_an_engine_breaks_off_is_not_handed_on_as_if_it_were_whole(
+    server: MetricsServer, header: str, body: bytes
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as engine:
+
+        def answer_partly() -> None:
+            with engine.accept()[0] as client:
+                client.recv(65536)
+                client.sendall(f"HTTP/1.1 200 OK\r\n{header}\r\n\r\n".encode() + body)
+
+        thread = threading.Thread(target=answer_partly)
+        thread.start()
+        server.engine = lambda: f"http://127.0.0.1:{engine.getsockname()[1]}"
+        assert ask(server, ENGINE_PATH)[0] == 502
+        thread.join(10)
+
+
+def test_a_client_that_breaks_off_prints_nothing(
+    server: MetricsServer, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, logger=module.__name__)
+    host, port = server.address.split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # ends with a reset
+        client.sendall(b"GET /metrics")
+    until(lambda: caplog.messages, bool, 10)
+    assert "was broken off" in caplog.messages[0]
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_client_that_says_nothing_holds_nobody_up(server: MetricsServer, monkeypatch: pytest.MonkeyPatch) -> None:

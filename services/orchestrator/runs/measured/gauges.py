@@ -4,11 +4,14 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from dapo.bus import Bus, BusError
 from dapo.bus.measures import Measures, WorkersByRole, measure, payload_bytes
 from dapo.bus.server.connection import Server
+from dapo.records.checkpoints import CheckpointError, newest_written
+from dapo.records.folder import RunFolder
 from dapo.spec.run import RunSpec
 from dapo.spec.workloads import plan_workloads
 from services.orchestrator.launch.launcher import WorkerStatus
@@ -66,9 +69,20 @@ class Gauges:
         return self._recorder.rows
 
     @property
-    def progress_at(self) -> float:
-        """As Recorder.progress_at."""
-        return self._recorder.progress_at
+    def running_at(self) -> float | None:
+        """As Standing.running_at."""
+        return self._standing.running_at
+
+    @property
+    def progress_at(self) -> float | None:
+        """As Recorder.progress_at, counted from when the run runs; None before: until then it waits for its workers."""
+        running_at = self._standing.running_at
+        return None if running_at is None else max(running_at, self._recorder.progress_at)
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder that they are in."""
+        return RunFolder(self._recorder.run_dir).checkpoints
 
     @property
     def evaluations(self) -> dict[str, Mapping[str, Any]]:
@@ -97,6 +111,27 @@ def workers_of(spec: RunSpec, statuses: Sequence[WorkerStatus]) -> WorkersByRole
         found.setdefault(status.role, []).append(status.worker_id)
     for workload in plan_workloads(spec) if not statuses else ():
         found.setdefault(workload.role, []).extend(workload.worker_ids)
+    return found
+
+
+class Saved(NamedTuple):
+    """The newest checkpoint of a run."""
+
+    step: int
+    at: float
+    """Unix time at which it was written."""
+
+
+def find_saved(folders: Mapping[str, Path]) -> dict[str, Saved]:
+    """By run, of the folders of their checkpoints; a run that has none yet, or whose folder cannot be read, is left
+    out."""
+    found: dict[str, Saved] = {}
+    for run_id, folder in folders.items():
+        try:
+            if (newest := newest_written(folder)) is not None:
+                found[run_id] = Saved(*newest)
+        except (CheckpointError, OSError) as error:
+            log.warning("the checkpoints of %s cannot be read: %s", run_id, error)
     return found
 
 

@@ -1,6 +1,7 @@
 """What a scrape of the run service answers, without runs and with one that goes on."""
 
 import asyncio
+import os
 import shutil
 import subprocess
 import time
@@ -14,6 +15,7 @@ from prometheus_client.core import Metric
 from dapo.bus.ledger import GroupState
 from dapo.bus.measures import Measures
 from dapo.contracts.events import Alert
+from dapo.records.checkpoints import Manifest, mark, write_manifest
 from dapo.records.identity import RunIdentity
 from dapo.telemetry.exported import EXPORTED, STEP_GAUGES
 from dapo.telemetry.exposition import answer
@@ -64,7 +66,8 @@ def driver(tmp_path: Path) -> Any:
     tenure.epoch = 17
     for number in (1, 2):
         events._keep(WatchedEvent(f"{number}-0", Alert(message="m", cause="payload_unusable")))
-    gauges = Gauges(recorder, redis, tenure, Standing("running"), events)
+    gauges = Gauges(recorder, redis, tenure, Standing(), events)
+    gauges._standing.change("running", "")
     statuses = [
         worker("generator-0", "generator"),
         worker("generator-1", "generator", WorkerState.EXITED),
@@ -118,6 +121,8 @@ def test_a_run_is_exported_with_what_its_redis_says(driver: Any, monkeypatch: py
         "dapo_run_alerts_total": {("warning", "payload_unusable"): 2},
         "dapo_run_restarts_total": {(): 3},
         "dapo_run_lease_epoch": {(): 17},
+        "dapo_run_checkpoint_interval_steps": {(): 5},
+        "dapo_run_checkpoint_step": {},
         "dapo_run_generators_wanted": {(): 2},
         "dapo_run_generators_ready": {(): 1},
         "dapo_run_workers_wanted": {("generator",): 2, ("verifier",): 1, ("learner",): 1},
@@ -149,6 +154,49 @@ def test_what_an_autoscaler_of_the_cluster_made_is_wanted_too(driver: Any, monke
     assert len(asked[0][RUN][1]["generator"]) == 6
     driver.gauges.monitor = None
     assert values(scrape(driver, monkeypatch)["dapo_run_generators_wanted"]) == {(): 2}
+
+
+def test_a_run_that_waits_for_its_workers_has_no_progress_to_make_and_nothing_to_lose(
+    driver: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver.gauges._standing = Standing("starting")
+    found = scrape(driver, monkeypatch)
+    for name in ("dapo_run_progress_timestamp_seconds", "dapo_run_checkpoint_timestamp_seconds"):
+        assert values(found[name]) == {}
+
+
+def test_progress_is_the_newest_of_what_was_recorded_and_the_begin(
+    driver: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder, standing = driver.gauges._recorder, driver.gauges._standing
+    recorder.progress_at, standing.running_at = 100.0, 200.0
+    assert values(scrape(driver, monkeypatch)["dapo_run_progress_timestamp_seconds"]) == {(): 200}
+    recorder.progress_at = 300.0
+    assert values(scrape(driver, monkeypatch)["dapo_run_progress_timestamp_seconds"]) == {(): 300}
+
+
+def test_what_a_crash_would_cost_is_counted_from_the_checkpoint_or_from_the_begin(
+    driver: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def saved(running_at: float) -> list[dict[tuple[str, ...], float]]:
+        driver.gauges._standing.running_at = running_at
+        found = scrape(driver, monkeypatch)
+        return [values(found[f"dapo_run_checkpoint_{what}"]) for what in ("step", "timestamp_seconds")]
+
+    assert saved(500) == [{}, {(): 500}]
+    root = driver.gauges.checkpoints
+    (root / "step-000005.e1").mkdir(parents=True)
+    write_manifest(root / "step-000005.e1", Manifest(5, 1, 0, 1, 0, "float32", {}))
+    os.utime(root / "step-000005.e1/manifest.json", (1_000, 1_000))
+    assert saved(500) == [{}, {(): 500}], "it does not count yet"
+    mark(root, 1, ["step-000005.e1"])
+    assert saved(500) == [{(): 5}, {(): 1_000}]
+    assert saved(1_500) == [{(): 5}, {(): 1_500}], "resumed from it"
+    (root / "latest.e1.json").write_text("{")
+    assert saved(500) == [{}, {(): 500}], "nobody could resume from it"
+    untrained = driver.spec.training.model_copy(update={"steps": 0})
+    driver.spec = driver.spec.model_copy(update={"training": untrained})
+    assert saved(500) == [{}, {}]
 
 
 def test_a_run_whose_redis_is_silent_is_exported_without_what_is_there(
