@@ -69,10 +69,7 @@ def test_a_run_waits_for_agents_grows_and_goes_on_whatever_dies(toy: Path, tmp_p
         try:
             with RunClient(str(service.http.base_url), TOKEN) as client:
                 run_id = client.create(spec)["id"]
-                waiting = client.get(run_id)
-                assert waiting["state"] == "queued"
-                assert "1 more generator agent" in waiting["message"]
-                assert "1 more learner agent" in waiting["message"]
+                until(lambda: client.get(run_id), _lacks_generator_and_learner, 30)
                 roles = ("generator", "verifier", "learner")
                 staying = stack.enter_context(agents(tmp_path, url, agent, *roles))
                 until(lambda: client.get(run_id)["step"], lambda step: step > 1, _LONG_S)
@@ -99,6 +96,11 @@ def test_a_run_waits_for_agents_grows_and_goes_on_whatever_dies(toy: Path, tmp_p
                 until(lambda: [one for one in staying if workers_of(one)], lambda found: not found, 30)
         finally:
             service.close()
+
+
+def _lacks_generator_and_learner(run: dict[str, Any]) -> bool:
+    assert run["state"] == "queued"
+    return all(f"1 more {role} agent" in run["message"] for role in ("generator", "learner"))
 
 
 def _adopted(found: Sequence[dict[str, Any]]) -> bool:

@@ -76,6 +76,8 @@ class Line:
         self._seen: dict[str, tuple[Waiting, Verdict]] = {}
         self._specs: dict[RunIdentity, RunSpec] = {}
         self._refused: dict[str, _Refused] = {}
+        self._lacks: dict[str, str] = {}
+        """By run whose turn it is: what it lacked when it was last tried."""
         # A look passes a run over that is being changed.
         self._locks = locks
         self._telling: set[asyncio.Task[None]] = set()
@@ -115,11 +117,10 @@ class Line:
         found = await asyncio.to_thread(lambda: [self._waiting(one) for one in by_id.values()])
         # What has come into the queue meanwhile stays; what has left it `Entries.start` does not start.
         come = [one for one in self._waits() if one.run_id not in known and one.run_id not in by_id]
-        self._judge([*(one for one in found if not self._locks.of(one.run_id).locked()), *come])
-        turns = [run_id for run_id, (_, verdict) in self._seen.items() if verdict.starts]
-        for run_id in turns:
-            if run_id in by_id:
-                await self._start(by_id[run_id])
+        turns = self._judge([*(one for one in found if not self._locks.of(one.run_id).locked()), *come])
+        for verdict in turns:
+            if verdict.run_id in by_id:
+                await self._start(by_id[verdict.run_id], verdict.reason)
         if turns:  # the others have moved up
             self._judge(self._waits())
 
@@ -133,6 +134,7 @@ class Line:
         try:
             self._machine.reserve(run_id, spec)
         except LaunchError as error:
+            self._lacks[run_id] = str(error)
             return str(error)
         self._warn(run_id, verdict.reason)
         return ""
@@ -161,9 +163,16 @@ class Line:
     def _waits(self) -> list[Waiting]:
         return [one for one, _ in self._seen.values()]
 
-    def _judge(self, waiting: Sequence[Waiting]) -> None:
+    def _judge(self, waiting: Sequence[Waiting]) -> list[Verdict]:
+        """Of those whose turn it is, also of one that lacked something when it was last tried."""
         by_id = {one.run_id: one for one in waiting}
-        self._seen = {one.run_id: (by_id[one.run_id], one) for one in self._verdicts(waiting)}
+        verdicts = self._verdicts(waiting)
+        self._seen = {one.run_id: (by_id[one.run_id], self._as_tried(one)) for one in verdicts}
+        return [one for one in verdicts if one.starts]
+
+    def _as_tried(self, verdict: Verdict) -> Verdict:
+        lacks = self._lacks.get(verdict.run_id, "") if verdict.starts else ""
+        return verdict._replace(starts=False, reason=lacks) if lacks else verdict
 
     def _verdicts(self, waiting: Sequence[Waiting]) -> list[Verdict]:
         if not waiting:
@@ -197,25 +206,28 @@ class Line:
         kept = {one.identity for one in but.values()}
         self._specs = {identity: spec for identity, spec in self._specs.items() if identity in kept}
         self._refused = {run_id: refused for run_id, refused in self._refused.items() if run_id in but}
+        self._lacks = {run_id: why for run_id, why in self._lacks.items() if run_id in but or run_id in self._seen}
 
-    async def _start(self, one: Candidate) -> None:
+    async def _start(self, one: Candidate, warning: str) -> None:
         run_id = one.identity.run_id
         lock = self._locks.of(run_id)
         if not lock.locked() and run_id in self._seen and run_id not in self._under_way():
             async with lock:
-                await self._start_alone(run_id, one)
+                await self._start_alone(run_id, one, warning)
 
-    async def _start_alone(self, run_id: str, one: Candidate) -> None:
+    async def _start_alone(self, run_id: str, one: Candidate, warning: str) -> None:
         waiting, verdict = self._seen[run_id]
         try:
             self._machine.reserve(run_id, self._specs[one.identity])
+            self._lacks.pop(run_id, None)
             if await self._entries.start(run_id, lambda: self._lead(one.folder)):
                 log.info("run %s was led by nobody: this service goes on with it", run_id)
                 self._seen.pop(run_id, None)
-                self._warn(run_id, verdict.reason)
+                self._warn(run_id, warning)
         except NoAnswer:
             raise
-        except LaunchError as error:  # another process was faster
+        except LaunchError as error:  # another process was faster, or no agent is free
+            self._lacks[run_id] = str(error)
             self._seen[run_id] = waiting, verdict._replace(starts=False, reason=str(error))
         except (LookupError, ValueError, RuntimeError, OSError) as error:
             log.error("the run in %s does not go on: %s", one.folder, error)
