@@ -60,11 +60,12 @@ class Questions:
         """`redis`: None for a run of an earlier service, of which only the folder can tell."""
         self._run_dir = run_dir
         self._redis = redis
+        self._kept = False
 
     @property
     def bus(self) -> QuestionBus | None:
-        """While the run's Redis is open."""
-        return self._redis.bus if self._redis is not None else None
+        """While the run's Redis is open; once all of it is in the folder nobody has to meet a server that is ending."""
+        return self._redis.bus if self._redis is not None and not self._kept else None
 
     async def explain(self, group_id: str) -> GroupExplanation:
         """Raises GroupNotFound, NoAnswer, FolderUnreadable."""
@@ -101,6 +102,7 @@ class Questions:
                 groups = await bus.groups.stored()
             await secure()
             await asyncio.to_thread(write_group_archive, self._run_dir, groups)
+            self._kept = True
         except (NoAnswer, BusError, TimeoutError, OSError, ValueError) as error:
             log.warning("what is known of the groups is not kept in %s: %s", self._run_dir, error)
 

@@ -24,7 +24,8 @@ from services.orchestrator.api.grpc_api import start_grpc
 from services.orchestrator.api.operations import Operations
 from services.orchestrator.api.rest import create_app
 from services.orchestrator.fleet.service import RunService
-from tests.support.bus import generate, group_id, score
+from services.orchestrator.runs.questions import Questions
+from tests.support.bus import drive, generate, group_id, issue, score
 from tests.support.orchestrator.launcher import FakeLauncher
 from tests.support.orchestrator.run_service import kind
 from tests.support.orchestrator.stage import services
@@ -251,3 +252,22 @@ def test_after_the_end_the_folder_answers(valkey: EmbeddedValkey, spec: dict, tm
         assert f"nothing is known of group {group_id(2)}" in gone.output
 
     play(spec, tmp_path / "state", None if embedded else valkey.url, act)
+
+
+def test_once_all_is_kept_no_question_meets_a_server_that_is_ending(tmp_path: Path) -> None:
+    @dataclass
+    class Ending:
+        bus: Bus
+
+    async def nothing() -> None: ...
+
+    async def scenario(bus: Bus) -> None:
+        await issue(bus, 1)
+        questions = Questions(tmp_path, Ending(bus))
+        await questions.keep(nothing)
+        valkey.kill()
+        assert (await questions.explain(group_id(0))).state == "issued"
+        assert await questions.dead_letters(1) == []
+
+    with EmbeddedValkey(tmp_path / "valkey", 64) as valkey:
+        drive(valkey.url, scenario)
