@@ -1,6 +1,7 @@
 """What every dashboard is made of: a panel says what it shows and what to do, and all are filtered by run alike."""
 
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Literal
 
 from grafana_foundation_sdk.builders import bargauge, common, dashboard, prometheus, stat, timeseries
@@ -74,7 +75,18 @@ class Dashboard:
                 made.annotation(annotation)
         for row in self.rows:
             _add(made, row)
-        return made.build()
+        built = made.build()
+        _number(built)
+        return built
+
+
+def _number(made: models.Dashboard) -> None:
+    """Rows and panels, from 1: links to a panel name its number."""
+    numbers = count(1)
+    for one in made.panels or ():
+        one.id_val = next(numbers)
+        for inner in getattr(one, "panels", None) or ():
+            inner.id_val = next(numbers)
 
 
 def _links() -> dashboard.DashboardLink:

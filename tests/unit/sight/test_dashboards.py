@@ -89,6 +89,14 @@ def test_each_metric_is_on_a_dashboard_or_said_not_to_be() -> None:
     assert missing == set(NOT_SHOWN)
 
 
+@_EACH
+def test_each_panel_has_a_number_of_its_own(dashboard: Dashboard) -> None:
+    panels = json.loads(text(dashboard))["panels"]
+    numbers = [one.get("id") for panel in panels for one in (panel, *panel.get("panels", ()))]
+    assert len(set(numbers)) == len(numbers)
+    assert all(numbers)
+
+
 def test_panels_do_not_overlap() -> None:
     for path in sorted(FOLDER.glob("*.json")):
         taken: dict[tuple[int, int], str] = {}
