@@ -13,13 +13,14 @@ DAPO_TAG ?= latest
 CPU_TORCH ?= https://download.pytorch.org/whl/cpu
 BUILD = docker build $(BUILD_ARGS)
 
-.PHONY: images help install demo test test-slow test-cluster test-gpu lint check fuzz format proto dashboards released clean
+.PHONY: images help install demo test test-slow test-cluster test-compose test-gpu lint check fuzz format proto dashboards released clean
 
 help:
 	@echo "make demo       train a small model on this machine with the whole platform, about five minutes"
 	@echo "make test       the tests: unit, integration, end to end"
 	@echo "make test-slow  those that take long and show what others show, more thoroughly"
 	@echo "make test-cluster  those of the launcher kubernetes, on a control plane that it builds and starts (Debian, as root)"
+	@echo "make test-compose  docker-compose.yml on a Docker Engine, after make images: the demo trains, grows, survives"
 	@echo "make test-gpu   those that need an NVIDIA GPU (docs/gpus.md)"
 	@echo "make lint       style, types, and whether the messages still fit those of the last release"
 	@echo "make check      lint and the unit tests, a few minutes"
@@ -50,6 +51,9 @@ test-cluster: install
 	scripts/control_plane.sh build
 	DAPO_TEST_KUBECONFIG=$$(scripts/control_plane.sh start) $(BIN)/pytest tests/integration/orchestrator/kubernetes tests/e2e/cluster; \
 	  status=$$?; scripts/control_plane.sh stop; exit $$status
+
+test-compose: install
+	DAPO_TEST_COMPOSE=1 $(BIN)/pytest tests/e2e/compose
 
 test-gpu: install
 	$(BIN)/pytest tests/gpu
