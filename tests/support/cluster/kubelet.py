@@ -13,6 +13,7 @@ import json
 import os
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -195,7 +196,9 @@ class Kubelet:
         folder = self._folder / pod["metadata"]["uid"]
         folder.mkdir(parents=True, exist_ok=True)
         places = self._places(pod, container)
-        environment = {**os.environ, "DAPO_POD_FOLDER": str(folder)}
+        # `python` is the one that has dapo, as in an image.
+        path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
+        environment = {**os.environ, "PATH": path, "DAPO_POD_FOLDER": str(folder)}
         for one in container.get("env", []):
             value = self._value(one, pod, address)
             environment[one["name"]] = next(
