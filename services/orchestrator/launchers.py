@@ -4,6 +4,7 @@ import argparse
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import NamedTuple
 
 from dapo.bus import BusUnavailable
@@ -14,6 +15,7 @@ from services.orchestrator.launch.attached.census import Census
 from services.orchestrator.launch.attached.launcher import AttachedLauncher
 from services.orchestrator.launch.devices import DeviceAllocator
 from services.orchestrator.launch.kubernetes.open import open_kubernetes
+from services.orchestrator.launch.kubernetes.pods.ranks import uneven_ranks
 from services.orchestrator.launch.launcher import Launcher, LaunchError
 from services.orchestrator.launch.local import LocalLauncher
 from services.orchestrator.queue.capacity import Capacity
@@ -73,10 +75,10 @@ async def open_cluster(arguments: argparse.Namespace, stack: AsyncExitStack) -> 
     if wrong := [option for option, value in given.items() if value]:
         raise BadLauncher(f"--launcher kubernetes does not go with {' and '.join(wrong)}: leave that out")
     try:
-        launcher = await open_kubernetes(arguments, stack, is_done)
+        launcher, settings = await open_kubernetes(arguments, stack, is_done)
     except LaunchError as error:
         raise BadLauncher(str(error)) from error
-    return Opened(launcher, ClusterCapacity(arguments.max_runs))
+    return Opened(launcher, ClusterCapacity(arguments.max_runs, partial(uneven_ranks, settings=settings)))
 
 
 LAUNCHERS: Mapping[str, Open] = {"local": open_local, "attached": open_attached, "kubernetes": open_cluster}

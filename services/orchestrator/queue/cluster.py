@@ -1,6 +1,6 @@
 """What a run service of a cluster counts: its runs. For the rest a cluster has schedulers, quotas and queues."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from dapo.records.identity import RunIdentity
 from dapo.spec.problem import Problem
@@ -13,15 +13,16 @@ class ClusterCapacity:
     """Implements Capacity. A run starts where there are fewer than `runs`; its pods then wait for nodes as the cluster
     has them wait."""
 
-    def __init__(self, runs: int | None = None) -> None:
-        """`runs`: at a time; None: any number."""
+    def __init__(self, runs: int | None = None, misfits: Callable[[RunSpec], list[Problem]] = lambda spec: []) -> None:
+        """`runs`: at a time; None: any number. `misfits`: why the launcher could never place a run."""
         self.has = Inventory(runs=runs)
+        self._misfits = misfits
 
     def needs(self, spec: RunSpec) -> Amounts:
         return Amounts()
 
     def misfits(self, spec: RunSpec) -> list[Problem]:
-        return []
+        return self._misfits(spec)
 
     def lacks(self, identity: RunIdentity) -> str:
         return ""

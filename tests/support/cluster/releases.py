@@ -8,7 +8,8 @@ import yaml
 from dapo.spec import parse_spec
 from dapo.spec.workloads import plan_workloads
 from services.orchestrator.launch.kubernetes import objects
-from services.orchestrator.launch.kubernetes.objects import Cluster, Place
+from services.orchestrator.launch.kubernetes.objects import Cluster
+from services.orchestrator.launch.kubernetes.pods.template import Place
 from services.orchestrator.launch.launcher import RunTarget
 from tests.support.cluster import manifests
 from tests.support.cluster.manifests import EXAMPLES, Manifest

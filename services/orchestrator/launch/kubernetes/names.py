@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Mapping
+from typing import Any
 
 MANAGER = "dapo"
 """Field manager of server-side apply, and the value of `app.kubernetes.io/managed-by`."""
@@ -13,6 +14,8 @@ RUN = "dapo.dev/run"
 WORKLOAD = "dapo.dev/workload"
 TERM = "dapo.dev/term"
 """Label of a pod: under which term its worker writes (RunTarget.term)."""
+WORKERS = "dapo.dev/workers"
+"""Annotation of a pod with several workers: how many. Without it there is one."""
 RUN_ID = "dapo.dev/run-id"
 """Annotation: the run's id, also where it is too long for a label."""
 EPOCH = "dapo.dev/epoch"
@@ -52,6 +55,12 @@ def common_labels(instance: str) -> dict[str, str]:
 
 def run_labels(instance: str, run_id: str) -> dict[str, str]:
     return {**common_labels(instance), RUN: run_label(run_id)}
+
+
+def workers_in_each(pod: Mapping[str, Any]) -> int:
+    """In a pod, or in each that is made of a template."""
+    text = (pod["metadata"].get("annotations") or {}).get(WORKERS) or ""
+    return max(1, int(text)) if text.isdecimal() else 1
 
 
 def selector(labels: Mapping[str, str]) -> str:

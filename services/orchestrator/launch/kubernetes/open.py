@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from dapo.environment import REDIS_VARIABLE
-from services.orchestrator.launch.kubernetes.settings import TemplateError, load_templates
+from services.orchestrator.launch.kubernetes.settings import KubernetesSettings, TemplateError, load_templates
 from services.orchestrator.launch.launcher import Launcher, LaunchError
 
 
@@ -21,8 +21,9 @@ def add_kubernetes_arguments(parser: argparse.ArgumentParser) -> None:
 
 async def open_kubernetes(
     arguments: argparse.Namespace, stack: AsyncExitStack, is_done: Callable[[Path], bool]
-) -> Launcher:
-    """Closed with the stack. `is_done`: whether the run in a folder has ended, or none is there.
+) -> tuple[Launcher, KubernetesSettings]:
+    """Closed with the stack; with the settings of new runs. `is_done`: whether the run in a folder has ended, or none
+    is there.
 
     Raises LaunchError, which says which option is missing or wrong, or why the cluster cannot be used.
     """
@@ -50,4 +51,4 @@ async def open_kubernetes(
     launcher = KubernetesLauncher(api, templates, cluster, **place, is_done=is_done)
     await launcher.open()
     stack.push_async_callback(launcher.close)
-    return launcher
+    return launcher, templates.settings

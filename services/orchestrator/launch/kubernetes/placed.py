@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from dapo.spec.workloads import Workload
 from services.orchestrator.launch.kubernetes import objects, reading
 from services.orchestrator.launch.kubernetes.api import KubernetesApi
-from services.orchestrator.launch.kubernetes.objects import Manifest
+from services.orchestrator.launch.kubernetes.pods.template import Manifest
 from services.orchestrator.launch.kubernetes.settings import TemplateError, Templates, load_snapshot
 from services.orchestrator.launch.launcher import LaunchError, RunTarget
 

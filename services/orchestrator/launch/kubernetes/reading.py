@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from dapo.pod import read_ends, replicas_of
 from dapo.spec.workloads import Role
-from services.orchestrator.launch.kubernetes.names import COMPLETION_INDEX, CONTAINER, WORKLOAD
+from services.orchestrator.launch.kubernetes.names import COMPLETION_INDEX, CONTAINER, WORKLOAD, workers_in_each
 from services.orchestrator.launch.kubernetes.settings import KubernetesSettings
 from services.orchestrator.launch.launcher import WorkerState, WorkerStatus
 
@@ -92,11 +93,18 @@ def index_of(pod: Pod) -> int | None:
     return int(text) if text is not None and text.isdecimal() else None
 
 
-def worker_of(pod: Pod) -> str | None:
-    """Id of the worker in a pod; None of a pod that is none of a run's."""
+def workers_in(pod: Pod) -> list[str]:
+    """Ids of the workers in a pod; none of a pod that is none of a run's."""
     workload = (pod["metadata"].get("labels") or {}).get(WORKLOAD)
     index = index_of(pod)
-    return None if workload is None or index is None else f"{workload}-{index}"
+    if workload is None or index is None:
+        return []
+    return [f"{workload}-{replica}" for replica in replicas_of(index, workers_in_each(pod))]
+
+
+def is_shared(pod: Pod) -> bool:
+    """Whether several workers write its log."""
+    return workers_in_each(pod) > 1
 
 
 def newest(pods: Sequence[Pod]) -> Pod:
@@ -107,7 +115,7 @@ def newest(pods: Sequence[Pod]) -> Pod:
 def read_pod(pod: Pod, worker_id: str, role: Role, look: Look) -> WorkerStatus:
     """A worker as its pod shows it. Its `instance` is the pod: a container that is started again in the same pod runs
     no worker a second time (dapo/pod.py)."""
-    state, code, reason = _read(pod, look)
+    state, code, reason = _read(pod, worker_id, look)
     return WorkerStatus(worker_id, role, state, code, reason, instance=uid_of(pod))
 
 
@@ -166,7 +174,7 @@ def _when(event: Mapping[str, Any]) -> str:
 Found = tuple[WorkerState, int | None, str]
 
 
-def _read(pod: Pod, look: Look) -> Found:
+def _read(pod: Pod, worker_id: str, look: Look) -> Found:
     status = pod.get("status") or {}
     worker = _container(status.get("containerStatuses"))
     state = worker.get("state") or {}
@@ -180,7 +188,7 @@ def _read(pod: Pod, look: Look) -> Found:
     if runs:
         return WorkerState.RUNNING, None, ""
     if ended := state.get("terminated") or (worker.get("lastState") or {}).get("terminated"):
-        return _ended(ended)
+        return _ended(ended, worker_id, is_shared(pod))
     if "running" in state:
         return WorkerState.EXITED, KILLED, ""
     return _waiting(pod, status, state.get("waiting") or {}, look)
@@ -208,10 +216,8 @@ def _taken_away(status: Mapping[str, Any]) -> str:
     return ""
 
 
-def _ended(ended: Mapping[str, Any]) -> Found:
+def _ended(ended: Mapping[str, Any], worker_id: str, shared: bool) -> Found:
     reason, number = ended.get("reason") or "", int(ended.get("exitCode") or 0)
-    # As a shell tells it: 128 and the signal.
-    code = 128 - number if number > 128 else number
     if reason == "OOMKilled":
         words = (
             "it took more memory than its container's limit, and was killed. Raise resources.limits.memory of the "
@@ -223,7 +229,13 @@ def _ended(ended: Mapping[str, Any]) -> Found:
     if reason in _NOT_STARTED:
         words = f"its container cannot be started ({_short(ended.get('message')) or reason}). Look at the image"
         return WorkerState.FAILED, None, words
-    return WorkerState.EXITED, code, ""
+    if shared and (ends := read_ends(ended.get("message"))) is not None:
+        if worker_id not in ends:
+            # It was ended for the sake of one that failed, which is the one to be judged.
+            return WorkerState.STARTING, None, ""
+        number = ends[worker_id]
+    # As a shell tells it: 128 and the signal.
+    return WorkerState.EXITED, 128 - number if number > 128 else number, ""
 
 
 def _waiting(pod: Pod, status: Mapping[str, Any], waiting: Mapping[str, Any], look: Look) -> Found:

@@ -18,6 +18,7 @@ RESERVED = frozenset(
         "DAPO_ADDRESS",
         "DAPO_PAYLOAD_URL",
         "DAPO_POD",
+        "DAPO_POD_WORKERS",
         "DAPO_REDIS_URL",
         "DAPO_REPLICA",
         "DAPO_REPLICAS",
@@ -102,6 +103,9 @@ class KubernetesSettings(_Part):
     learner: LearnerKind = "auto"
     """What holds the learner's ranks. auto: a JobSet where the cluster has them, else an Indexed Job, and on a cluster
     older than 1.22 a StatefulSet."""
+    ranks_per_pod: int = Field(default=1, ge=1)
+    """Ranks of a learner in one pod at most, which asks for their GPUs together: only so are they peers by NVLink. A
+    learner is in as few pods as can be, each with the same number of ranks."""
     queue: str = ""
     """A LocalQueue of Kueue, which then admits the pods of a run one by one, and its learner's ranks together; "":
     none."""

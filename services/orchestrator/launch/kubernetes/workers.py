@@ -24,8 +24,10 @@ from services.orchestrator.launch.kubernetes.names import (
     run_labels,
     selector,
 )
-from services.orchestrator.launch.kubernetes.objects import Cluster, Kind, Place, resolved
+from services.orchestrator.launch.kubernetes.objects import Cluster, Kind, resolved
 from services.orchestrator.launch.kubernetes.placed import PlacedRun, check_scaling, snapshot_of, workers_of
+from services.orchestrator.launch.kubernetes.pods.ranks import pods_of
+from services.orchestrator.launch.kubernetes.pods.template import Place
 from services.orchestrator.launch.kubernetes.removal import Removal
 from services.orchestrator.launch.kubernetes.settings import Templates
 from services.orchestrator.launch.kubernetes.sweeping import Sweep
@@ -174,9 +176,10 @@ class KubernetesLauncher:
         name = manifest["metadata"]["name"]
         before = await self._api.get("StatefulSet", name)
         await self._api.apply(manifest)
+        pods = pods_of(workload, state.templates.settings)
         others_scale = state.templates.settings.others_scale(workload.name)
-        if before is None or (not others_scale and before["spec"].get("replicas") != workload.replicas):
-            await self._api.scale("StatefulSet", name, workload.replicas)
+        if before is None or (not others_scale and before["spec"].get("replicas") != pods):
+            await self._api.scale("StatefulSet", name, pods)
         over = [pod for pod in self._pods(state, workload) if self._is_over(state, workload, pod)]
         await self._removal.pods(over)
 
@@ -193,11 +196,12 @@ class KubernetesLauncher:
         await self._api.apply(manifest)
 
     def _is_over(self, state: PlacedRun, workload: Workload, pod: Manifest) -> bool:
-        """Whether its worker has ended, or acts for a term of before."""
+        """Whether a worker in it has ended, or acts for a term of before."""
         if pod["metadata"]["labels"].get(TERM) != str(state.target.term):
             return True
-        status = reading.read_pod(pod, reading.worker_of(pod) or "", workload.role, state.look())
-        return status.state in _ENDED
+        look = state.look()
+        found = (reading.read_pod(pod, worker, workload.role, look) for worker in reading.workers_in(pod))
+        return any(status.state in _ENDED for status in found)
 
     def _pods(self, state: PlacedRun, workload: Workload | None = None) -> list[Manifest]:
         found = self._watch.pods(run_label(state.target.run_id))
@@ -223,7 +227,7 @@ class KubernetesLauncher:
                 for workload in scaled:
                     name = object_name(run.run_id, workload.name)
                     if await self._api.get("StatefulSet", name) is not None:
-                        await self._api.scale("StatefulSet", name, workload.replicas)
+                        await self._api.scale("StatefulSet", name, pods_of(workload, before.templates.settings))
         except LaunchError as error:
             log.warning("what was begun of %s is left in the cluster: %s", run.run_id, error)
 
@@ -244,7 +248,7 @@ class KubernetesLauncher:
                     continue
                 manifest = self._manifest(state, workload, owner)
                 if manifest["kind"] == "StatefulSet":
-                    await self._removal.pods([pod for pod in pods if reading.worker_of(pod) in mine])
+                    await self._removal.pods([pod for pod in pods if mine.intersection(reading.workers_in(pod))])
                 else:
                     await self._removal.job(manifest["kind"], manifest["metadata"]["name"], pods)
                     await self._api.apply(manifest)
@@ -263,7 +267,7 @@ class KubernetesLauncher:
         for workload in state.workloads:
             pods: dict[str, list[Manifest]] = {}
             for pod in self._pods(state, workload):
-                if (worker := reading.worker_of(pod)) is not None:
+                for worker in reading.workers_in(pod):
                     pods.setdefault(worker, []).append(pod)
             late = False
             for worker in workers_of(state, workload, pods):
@@ -293,9 +297,8 @@ class KubernetesLauncher:
     async def logs(self, run_id: str, worker_id: str) -> LogTail:
         state = self._runs[run_id]
         path = RunFolder(state.target.run_dir).logs / f"{worker_id}.log"
-        pods = [pod for pod in self._pods(state) if reading.worker_of(pod) == worker_id]
-        if pods:
-            pod = reading.newest(pods)
+        pods = [pod for pod in self._pods(state) if worker_id in reading.workers_in(pod)]
+        if pods and not reading.is_shared(pod := reading.newest(pods)):
             name = pod["metadata"]["name"]
             try:
                 text = await self._api.log(name, CONTAINER, _LOG_LINES, previous=reading.has_ended_before(pod))
@@ -329,5 +332,5 @@ class KubernetesLauncher:
             if owner is None:
                 return []
             self._runs[run.run_id] = state = PlacedRun(run, workloads, snapshot_of(owner))
-            here = {reading.worker_of(pod) for pod in self._pods(state)}
+            here = {worker for pod in self._pods(state) for worker in reading.workers_in(pod)}
             return [status for status in await self.observe(run.run_id) if status.worker_id in here]

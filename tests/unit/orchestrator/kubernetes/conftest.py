@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from services.orchestrator.launch.kubernetes.objects import Cluster, Place
+from services.orchestrator.launch.kubernetes.objects import Cluster
+from services.orchestrator.launch.kubernetes.pods.template import Place
 from services.orchestrator.launch.kubernetes.settings import Templates
 from services.orchestrator.launch.launcher import RunTarget
 from tests.support.cluster.templates import URL, make_templates

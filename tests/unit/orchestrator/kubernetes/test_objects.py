@@ -10,7 +10,8 @@ import yaml
 from dapo.spec.workloads import Resources, Workload
 from services.orchestrator.launch.kubernetes import objects
 from services.orchestrator.launch.kubernetes.names import TERM
-from services.orchestrator.launch.kubernetes.objects import Cluster, Place
+from services.orchestrator.launch.kubernetes.objects import Cluster
+from services.orchestrator.launch.kubernetes.pods.template import Place
 from services.orchestrator.launch.kubernetes.settings import Templates, load_snapshot
 from services.orchestrator.launch.launcher import LaunchError, RunTarget
 from tests.support.cluster.templates import make_templates, template

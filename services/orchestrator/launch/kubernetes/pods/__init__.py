@@ -1,0 +1,1 @@
+"""What a pod of a run is: its template, filled, and how a learner's ranks are divided among pods."""
