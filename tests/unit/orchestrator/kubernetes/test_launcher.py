@@ -2,14 +2,17 @@
 
 import asyncio
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dapo.spec.workloads import Workload
-from services.orchestrator.launch.kubernetes.objects import Cluster
+from services.orchestrator.launch.kubernetes.names import object_name
+from services.orchestrator.launch.kubernetes.objects import Cluster, owner_of
 from services.orchestrator.launch.kubernetes.placed import Explanations, PlacedRun
+from services.orchestrator.launch.kubernetes.pods.template import Place
 from services.orchestrator.launch.kubernetes.settings import Templates
 from services.orchestrator.launch.kubernetes.workers import KubernetesLauncher
 from services.orchestrator.launch.launcher import LaunchError, RunTarget, WorkerState
@@ -31,18 +34,32 @@ class Api:
         """`events`: None where they cannot be read."""
         self.deleted: list[str] = []
         self.pods: dict[str, dict[str, Any]] = {}
+        self.kept: dict[str, dict[str, Any]] = {}
+        self.scaled: dict[str, int] = {}
         self.asked: list[str] = []
         self._events = events
 
-    async def get(self, kind: str, name: str) -> dict[str, Any]:
-        return {"apiVersion": "v1", "kind": kind, "metadata": {"name": name, "uid": "owner"}}
+    async def get(self, kind: str, name: str) -> dict[str, Any] | None:
+        return self.kept.get(name)
+
+    async def apply(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        name = manifest["metadata"]["name"]
+        self.kept[name] = {**manifest, "metadata": {**manifest["metadata"], "uid": f"of {name}"}}
+        return self.kept[name]
+
+    async def scale(self, kind: str, name: str, replicas: int) -> None:
+        self.scaled[name] = replicas
 
     async def delete(self, kind: str, name: str, **_: Any) -> None:
         self.deleted.append(name)
         self.pods.pop(name)
 
+    async def log(self, name: str, container: str, lines: int, *, previous: bool) -> str:
+        return f"of {name}"
+
     async def find_all(self, kind: str, query: dict[str, str]) -> list[dict[str, Any]]:
-        assert kind == "Event"
+        if kind != "Event":
+            return []
         self.asked.append(query["fieldSelector"])
         if self._events is None:
             raise LaunchError("events are forbidden")
@@ -61,6 +78,7 @@ def launcher_of(api: Api, run: RunTarget, templates: Templates) -> KubernetesLau
         **{"state_dir": Path("/srv/dapo"), "redis_url": URL, "is_done": lambda folder: False},
     )
     made._runs[run.run_id] = PlacedRun(run, [GENERATORS], templates)
+    asyncio.run(api.apply(owner_of(run, templates, Cluster("lab"), Place("runs/toy", URL))))
     made._watch._pods = api.pods
     return made
 
@@ -72,6 +90,59 @@ def test_a_worker_that_an_autoscaler_has_made_is_started_again(run: RunTarget) -
     assert [one.worker_id for one in asyncio.run(launcher.observe(run.run_id))][3] == "generator-3"
     asyncio.run(launcher.restart(run.run_id, ["generator-3"]))
     assert api.deleted == ["toy-generator-3"]
+
+
+LEARNER = Workload("learner", "learner", 4, "services.learner")
+
+
+def shared_pod(index: int, run: RunTarget, status: dict[str, Any]) -> dict[str, Any]:
+    """Of two ranks."""
+    one = pod(index, run, status)
+    labels = {**one["metadata"]["labels"], "dapo.dev/workload": "learner"}
+    metadata = {"name": f"toy-learner-{index}", "labels": labels, "annotations": {"dapo.dev/workers": "2"}}
+    return {**one, "metadata": {**one["metadata"], **metadata}}
+
+
+def test_ranks_that_share_pods_are_observed_and_started_again_together(run: RunTarget, tmp_path: Path) -> None:
+    api, here = Api([]), replace(run, run_dir=tmp_path / "runs" / "toy")
+    templates = make_templates(learner="StatefulSet", ranks_per_pod=2)
+    launcher = launcher_of(api, here, templates)
+    launcher._state_dir = tmp_path
+    launcher._runs[run.run_id] = PlacedRun(here, [LEARNER], templates)
+
+    async def states() -> dict[str, str]:
+        return {one.worker_id: one.state.value for one in await launcher.observe(run.run_id)}
+
+    async def scenario() -> None:
+        ranks = [f"learner-{index}" for index in range(4)]
+        api.pods["toy-learner-0"] = shared_pod(0, run, RUNS)
+        assert await states() == {**dict.fromkeys(ranks[:2], "running"), **dict.fromkeys(ranks[2:], "starting")}
+        over = {"exitCode": 1, "message": '{"learner-3": 1}'}
+        status = {"containerStatuses": [{"name": "worker", "state": {"terminated": over}}]}
+        api.pods["toy-learner-1"] = shared_pod(1, run, status)
+        assert await states() == dict(zip(ranks, ("running", "running", "starting", "exited"), strict=True))
+        logs = here.run_dir / "logs"
+        logs.mkdir(parents=True)
+        (logs / "learner-3.log").write_text("of the rank alone\n")
+        told = await launcher.logs(run.run_id, "learner-3")
+        assert (told.source, told.text.strip()) == (str(logs / "learner-3.log"), "of the rank alone")
+        await launcher.restart(run.run_id, ranks)
+        assert api.deleted == ["toy-learner-0", "toy-learner-1"]
+        # Of the pods that an apply finds, those that have ended go, and there are as many as hold the ranks.
+        api.pods |= {"toy-learner-0": shared_pod(0, run, RUNS), "toy-learner-1": shared_pod(1, run, status)}
+        await launcher.apply(here, [LEARNER])
+        assert api.deleted[2:] == ["toy-learner-1"]
+        assert api.scaled == {object_name(run.run_id, "learner"): 2}
+
+    asyncio.run(scenario())
+
+
+def test_the_log_of_a_worker_that_has_its_pod_for_itself_is_the_pods(run: RunTarget) -> None:
+    api = Api([])
+    launcher = launcher_of(api, run, make_templates())
+    api.pods["toy-generator-1"] = pod(1, run, RUNS)
+    told = asyncio.run(launcher.logs(run.run_id, "generator-1"))
+    assert told == ("kubectl logs -n lab toy-generator-1", "of toy-generator-1")
 
 
 def test_a_volume_that_cannot_be_mounted_is_told_with_the_words_of_its_node(

@@ -3,8 +3,9 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dapo.pod import identify
 from services.orchestrator.launch.kubernetes import names
-from services.orchestrator.launch.kubernetes.reading import worker_of
+from services.orchestrator.launch.kubernetes.reading import workers_in
 
 run_ids = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", fullmatch=True)
 WORKLOADS = ("generator", "evaluation-generator", "verifier", "learner")
@@ -35,5 +36,14 @@ def test_a_pod_tells_its_worker(run_id: str, workload: str, index: int) -> None:
     name = f"{names.object_name(run_id, workload)}-rank-0-{index}-abcde"
     of_a_job = {"metadata": {"name": name, "labels": {**labels, names.COMPLETION_INDEX: str(index)}}}
     annotated = {"metadata": {"name": name, "labels": labels, "annotations": {names.COMPLETION_INDEX: str(index)}}}
-    assert {worker_of(pod) for pod in (of_a_set, of_a_job, annotated)} == {f"{workload}-{index}"}
-    assert worker_of({"metadata": {"name": "other-0"}}) is None
+    for pod in (of_a_set, of_a_job, annotated):
+        assert workers_in(pod) == [f"{workload}-{index}"]
+    assert workers_in({"metadata": {"name": "other-0"}}) == []
+
+
+@given(run_ids, st.integers(0, 999), st.integers(1, 64))
+def test_a_pod_tells_its_workers_as_its_first_process_names_them(run_id: str, index: int, workers: int) -> None:
+    name = f"{names.object_name(run_id, 'learner')}-{index}"
+    metadata = {"name": name, "labels": {names.WORKLOAD: "learner"}, "annotations": {names.WORKERS: str(workers)}}
+    told = identify({"DAPO_WORKLOAD": "learner", "DAPO_POD": name, "DAPO_POD_WORKERS": str(workers)})
+    assert workers_in({"metadata": metadata}) == [one["DAPO_WORKER_ID"] for one in told]

@@ -1,16 +1,22 @@
 """What is sent to the API server for a run; the whole of it stands in manifests.yaml."""
 
+import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
+from dapo.spec import parse_spec
 from dapo.spec.workloads import Resources, Workload
 from services.orchestrator.launch.kubernetes import objects
-from services.orchestrator.launch.kubernetes.names import TERM
+from services.orchestrator.launch.kubernetes.names import TERM, WORKERS
 from services.orchestrator.launch.kubernetes.objects import Cluster
+from services.orchestrator.launch.kubernetes.pods.ranks import multiply, pods_of, uneven_ranks, workers_per_pod
 from services.orchestrator.launch.kubernetes.pods.template import Place
 from services.orchestrator.launch.kubernetes.settings import Templates, load_snapshot
 from services.orchestrator.launch.launcher import LaunchError, RunTarget
@@ -79,6 +85,69 @@ def test_what_holds_the_learners_ranks(choice: str, cluster: Cluster, kind: str,
     assert learner["kind"] == kind
     assert variables(learner)["DAPO_REPLICAS"] == "4"
     assert pod_of(learner)["spec"]["restartPolicy"] == ("Always" if kind == "StatefulSet" else "Never")
+
+
+@pytest.mark.parametrize("kind", ["JobSet", "Job", "StatefulSet"])
+def test_a_pod_of_several_ranks_asks_for_all_of_them(
+    kind: str, run: RunTarget, templates: Templates, place: Place
+) -> None:
+    chosen = make_templates(learner=kind, ranks_per_pod=2)
+    container = chosen.pods["learner"]["spec"]["containers"][0]
+    container["resources"] = {
+        "requests": {"cpu": "1.5", "memory": "32Gi", "rdma/hca": 1},
+        "limits": {"memory": "48Gi", "ephemeral-storage": "500m", "rdma/hca": 1},
+    }
+    container["volumeMounts"] = [{"name": "shm", "mountPath": "/dev/shm"}, {"name": "tmp", "mountPath": "/tmp"}]
+    chosen.pods["learner"]["spec"]["volumes"] += [
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "16Gi"}},
+        {"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}},
+    ]
+    generator, _, learner = rendered(run, chosen, Cluster("lab"), place)[2:]
+    pod = pod_of(learner)
+    found = pod["spec"]["containers"][0]
+    assert found["resources"] == {
+        "requests": {"cpu": "3.0", "memory": "64Gi", "rdma/hca": 1},
+        "limits": {"memory": "96Gi", "ephemeral-storage": "1000m", "rdma/hca": 1, "nvidia.com/gpu": 2},
+    }
+    sizes = {one["name"]: one["emptyDir"].get("sizeLimit") for one in pod["spec"]["volumes"] if "emptyDir" in one}
+    assert sizes == {"shm": "32Gi", "tmp": "1Gi", "dapo-pod": None}
+    assert {"DAPO_REPLICAS": "4", "DAPO_POD_WORKERS": "2"}.items() <= variables(learner).items()
+    assert pod["metadata"]["annotations"][WORKERS] == "2"
+    if kind != "StatefulSet":
+        assert objects.ranks_of(learner) == 4
+    untouched = rendered(run, make_templates(learner=kind), Cluster("lab"), place)[2]
+    assert generator == untouched, "a generator is a pod of its own"
+
+
+@given(st.integers(1, 128), st.integers(1, 16))
+def test_a_learner_is_in_as_few_pods_as_can_hold_it_each_with_as_many_ranks(ranks: int, most: int) -> None:
+    learner, settings = replace(WORKLOADS[2], replicas=ranks), make_templates(ranks_per_pod=most).settings
+    spec = parse_spec(f"name: a\nmodel: {{path: a/b}}\ndata: {{path: c}}\nresources: {{learner: {{ranks: {ranks}}}}}")
+    fewest = math.ceil(ranks / most)
+    if ranks % fewest:
+        (problem,) = uneven_ranks(spec, settings)
+        with pytest.raises(LaunchError, match=r"resources\.learner\.ranks = \d+: .*learner\.ranksPerPod") as refused:
+            pods_of(learner, settings)
+        assert str(refused.value) == str(problem)
+        found = re.search(r"Set (\d+), or a multiple of (\d+)", problem.message)
+        assert found is not None
+        for cure in (int(found[1]), int(found[2]) * 3):
+            assert cure % pods_of(replace(learner, replicas=cure), settings) == 0
+        return
+    assert uneven_ranks(spec, settings) == []
+    assert pods_of(learner, settings) == fewest
+    assert workers_per_pod(learner, settings) * fewest == ranks
+    assert workers_per_pod(learner, settings) <= most
+
+
+@pytest.mark.parametrize(
+    ("quantity", "eightfold"),
+    [("32Gi", "256Gi"), (4, "32"), ("500m", "4000m"), ("0.5", "4.0"), ("1e3", "8e3"), (".5G", "4.0G"), ("x", "x")],
+)
+def test_quantities_of_kubernetes_are_multiplied(quantity: Any, eightfold: str) -> None:
+    container = {"resources": {"requests": {"memory": quantity}}}
+    multiply({}, container, 8)
+    assert container["resources"]["requests"]["memory"] == eightfold
 
 
 def test_one_writer_of_restarts(run: RunTarget, templates: Templates, place: Place) -> None:

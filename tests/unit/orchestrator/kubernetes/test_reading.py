@@ -16,6 +16,7 @@ from services.orchestrator.launch.kubernetes.reading import (
     newest,
     read_pod,
     what_keeps_it,
+    workers_in,
 )
 from services.orchestrator.launch.launcher import WorkerState, WorkerStatus
 from tests.support.cluster.templates import make_templates
@@ -126,6 +127,76 @@ def test_what_a_pod_says_of_its_worker(one: dict[str, Any], state: str, code: in
     assert words in found.reason
     if words == "":
         assert found.reason == ""
+
+
+def shared(**status: Any) -> dict[str, Any]:
+    """The second pod of a learner with two ranks in each."""
+    metadata = {"annotations": {"dapo.dev/workers": "2"}, "labels": {"dapo.dev/workload": "learner"}}
+    one = pod(phase="Running", **status)
+    return {**one, "metadata": {**one["metadata"], **metadata}}
+
+
+def ranks(one: dict[str, Any]) -> dict[str, tuple[str, int | None]]:
+    look = Look(SETTINGS, 1000.0)
+    found = [read_pod(one, worker, "learner", look) for worker in workers_in(one)]
+    assert {status.instance for status in found} == {"u1"}
+    return {status.worker_id: (status.state.value, status.code) for status in found}
+
+
+@pytest.mark.parametrize(
+    ("status", "second", "third"),
+    [
+        ({"containerStatuses": container({"running": {}})}, ("running", None), ("running", None)),
+        # The one that failed is judged; the other was ended for its sake.
+        (
+            {"containerStatuses": container(ended(1, message='{"learner-3": 1}'))},
+            ("starting", None),
+            ("exited", 1),
+        ),
+        (
+            {"containerStatuses": container({"running": {}}, 1, ended(137, message='{"learner-2": 137}'))},
+            ("exited", -9),
+            ("starting", None),
+        ),
+        (
+            {"containerStatuses": container(ended(1, message='{"learner-2": 0, "learner-3": 1}'))},
+            ("exited", 0),
+            ("exited", 1),
+        ),
+        (
+            {"containerStatuses": container(ended(0, "Completed", '{"learner-2": 0, "learner-3": 0}'))},
+            ("exited", 0),
+            ("exited", 0),
+        ),
+        # What it says of neither is what its container says of both.
+        ({"containerStatuses": container(ended(137))}, ("exited", -9), ("exited", -9)),
+        ({"containerStatuses": container(ended(3, message="other words"))}, ("exited", 3), ("exited", 3)),
+        (
+            {"containerStatuses": container(ended(137, "OOMKilled", '{"learner-2": 137}'))},
+            ("failed", -9),
+            ("failed", -9),
+        ),
+        ({"deleted": True, "containerStatuses": container(ended(143))}, ("failed", -15), ("failed", -15)),
+    ],
+)
+def test_a_pod_of_two_ranks_tells_of_each(
+    status: dict[str, Any], second: tuple[str, int | None], third: tuple[str, int | None]
+) -> None:
+    assert ranks(shared(**status)) == {"learner-2": second, "learner-3": third}
+
+
+def test_the_rank_that_failed_decides_what_becomes_of_a_run() -> None:
+    one = shared(containerStatuses=container(ended(1, message='{"learner-3": 1}')))
+    statuses = [read_pod(one, worker, "learner", Look(SETTINGS, 1000.0)) for worker in workers_in(one)]
+    for proven, action in ((False, HealthAction.FAIL), (True, HealthAction.RESTART)):
+        judged = judge(statuses, {}, {}, may_end=(), proven=proven, spec=RestartSpec())
+        assert [found.action for found in judged] == [HealthAction.EXPECTED, action]
+        assert [found.reason for found in judged] == ["", "learner-3 exited with code 1"]
+
+
+def test_a_message_of_a_pod_with_one_worker_is_none_of_ours() -> None:
+    found = read(pod(phase="Running", containerStatuses=container(ended(3, message='{"generator-1": 7}'))))
+    assert (found.state, found.code) == (WorkerState.EXITED, 3)
 
 
 @pytest.mark.parametrize(
