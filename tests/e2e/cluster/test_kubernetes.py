@@ -179,8 +179,8 @@ def uninstall(namespace: Namespace, service: Service) -> None:
 
 def kill(kubelet: Kubelet, uid: str) -> None:
     """The worker in a pod, not the pod's first process."""
-    (pid,) = Path(f"/proc/{kubelet.pid(uid)}/task/{kubelet.pid(uid)}/children").read_text().split()
-    os.kill(int(pid), signal.SIGKILL)
+    (pid,) = kubelet.workers(uid)
+    os.kill(pid, signal.SIGKILL)
 
 
 def test_sglang_and_deepspeed_train_in_pods(

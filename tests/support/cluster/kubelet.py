@@ -105,6 +105,11 @@ class Kubelet:
         """Of the first process of a pod."""
         return self._running[uid].process.pid
 
+    def workers(self, uid: str) -> list[int]:
+        """Pids of the workers in a pod, in the order of their indexes."""
+        pid = self.pid(uid)
+        return sorted(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
     def set_status(self, pod: Pod, status: dict[str, Any]) -> None:
         """Of a pod whose containers are not started."""
         self._api.ask("PATCH", f"{_path(pod)}/status", {"status": status}, **_MERGE).raise_for_status()
@@ -159,7 +164,8 @@ class Kubelet:
         code = one.process.poll()
         if code is None:
             return
-        ended = {"terminated": {"exitCode": code if code >= 0 else 128 - code, "reason": "Error", "finishedAt": _now()}}
+        told = {"message": (self._message(uid).read_text() or None), "finishedAt": _now()}
+        ended = {"terminated": {"exitCode": code if code >= 0 else 128 - code, "reason": "Error", **told}}
         address = status["podIP"]
         if pod["spec"].get("restartPolicy") == "Always":
             self._running[uid] = _Running(self._spawn(pod, address), one.restarts + 1)
@@ -198,7 +204,9 @@ class Kubelet:
         places = self._places(pod, container)
         # `python` is the one that has dapo, as in an image.
         path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
-        environment = {**os.environ, "PATH": path, "DAPO_POD_FOLDER": str(folder)}
+        message = self._message(pod["metadata"]["uid"])
+        message.write_text("")
+        environment = {**os.environ, "PATH": path, "DAPO_POD_FOLDER": str(folder), "DAPO_POD_MESSAGE": str(message)}
         for one in container.get("env", []):
             value = self._value(one, pod, address)
             environment[one["name"]] = next(
@@ -213,6 +221,10 @@ class Kubelet:
             return subprocess.Popen(
                 container["command"], env=environment, stdout=log, stderr=log, start_new_session=True
             )
+
+    def _message(self, uid: str) -> Path:
+        """What the container of a pod says as it ends, as /dev/termination-log."""
+        return self._folder / uid / "termination-log"
 
     def _places(self, pod: Pod, container: dict[str, Any]) -> dict[str, Path]:
         """What is mounted from claims, by the path in the container."""

@@ -83,6 +83,7 @@ MATRIX: dict[str, dict[str, Any]] = {
     "ranks in a StatefulSet": {"learner": {"kind": "StatefulSet"}},
     "ranks in a Job": {"learner": {"kind": "Job"}},
     "ranks in a JobSet": {"learner": {"kind": "JobSet"}},
+    "ranks that share pods": {"learner": {"ranksPerPod": 8}},
 } | {path.stem: yaml.safe_load(path.read_text()) for path in EXAMPLES}
 SPEC = """
 name: toy

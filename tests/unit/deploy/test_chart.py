@@ -10,7 +10,7 @@ import yaml
 from scripts import chart_docs
 from tests.support.cluster import manifests
 from tests.support.cluster.manifests import CHART, EXAMPLES, VERSIONS, render, run_helm
-from tests.support.cluster.releases import MATRIX, run_objects
+from tests.support.cluster.releases import MATRIX, pods_of, run_objects
 
 ELSEWHERE = "redis.enabled=false,redis.external.existingSecret=mine"
 
@@ -46,6 +46,7 @@ def test_helm_finds_nothing_to_complain_of() -> None:
         ("redis.maxmemory=lots", "maxmemory"),
         ("redis.appendfsync=no", "appendfsync"),
         ("learner.kind=Deployment", "kind"),
+        ("learner.ranksPerPod=0", "ranksPerPod"),
         ("generators.shmSize=1Gi", "generators"),
         ("verifier.keda.max=3", "max"),
         ("images.generator.repo=x", "repo"),
@@ -117,6 +118,26 @@ def test_a_volume_of_one_node_is_let_go_before_another_service_takes_it() -> Non
     assert strategy({}) == strategy({"existingClaim": "c"}) == "RollingUpdate"
     assert strategy({"accessModes": ["ReadWriteOnce"]}) == "Recreate"
     assert strategy({"accessModes": ["ReadWriteOnce"], "existingClaim": "c"}) == "Recreate"
+
+
+def test_ranks_that_share_a_pod_have_all_that_each_would_have(tmp_path: Path) -> None:
+    def pod_of_ranks(ranks_per_pod: int) -> dict[str, Any]:
+        folder = tmp_path / str(ranks_per_pod)
+        folder.mkdir()
+        values = {"learner": {"kind": "Job", "ranksPerPod": ranks_per_pod}}
+        found = run_objects(render(values=values), folder)
+        (job,) = [one for one in found if one["kind"] == "Job"]
+        assert job["spec"]["completions"] == 2 / ranks_per_pod
+        (pod,) = pods_of(job)
+        return pod
+
+    alone, together = pod_of_ranks(1), pod_of_ranks(2)
+    assert alone["containers"][0]["resources"]["requests"] == {"cpu": "4", "memory": "32Gi"}
+    assert alone["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": 1}
+    assert together["containers"][0]["resources"]["requests"] == {"cpu": "8", "memory": "64Gi"}
+    assert together["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": 2}
+    for pod, size in ((alone, "16Gi"), (together, "32Gi")):
+        assert {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": size}} in pod["volumes"]
 
 
 def test_keda_reads_another_redis_with_the_password_that_somebody_else_gives_it(tmp_path: Path) -> None:
