@@ -163,8 +163,12 @@ class _Workers:
         self._running: dict[int, str] = {}
         """By pid."""
         self._ends: dict[str, int] = {}
-        self._signals: list[int] = []
-        self._started = self._asked = False
+        self._early: list[int] = []
+        self._started = False
+        self._told = False
+        """All of them, by a signal, to end."""
+        self._asked = False
+        """Those that are left, for one that failed."""
 
     def run(
         self, module: str, environments: Sequence[Mapping[str, str]], logs: Sequence[BinaryIO]
@@ -176,7 +180,7 @@ class _Workers:
         ids = [environment["DAPO_WORKER_ID"] for environment in environments]
         self._running |= zip((one.pid for one in processes), ids, strict=True)
         self._started = True
-        for number in list(self._signals):
+        for number in self._early:
             self._send(number)
         copying = [
             threading.Thread(target=_copy, args=(one.stdout, log, len(logs) == 1), daemon=True)
@@ -192,9 +196,11 @@ class _Workers:
         return self._ends
 
     def _hand_on(self, number: int, _: object) -> None:
-        self._signals.append(number)
+        self._told = True
         if self._started:
             self._send(number)
+        else:
+            self._early.append(number)
 
     def _send(self, number: int) -> None:
         for pid in list(self._running):
@@ -204,7 +210,7 @@ class _Workers:
     def _wait(self) -> None:
         while self._running:
             self._reap(0)
-            if self._asked or self._signals or not any(self._ends.values()):
+            if self._asked or self._told or not any(self._ends.values()):
                 continue
             # One that has ended already may be the cause of the end that was seen first.
             while self._running and self._reap(os.WNOHANG):

@@ -54,9 +54,9 @@ class KubernetesLauncher:
 
     Parts: what objects a run has (`objects`) and what pods mean (`reading`), both pure; the API server (`api`), and
     one watch of all pods (`watching`), from which `observe` answers.
-    Promises: a worker is a pod, found again by its labels; dapo alone starts it again, by deleting the pod. Everything
-    of a run is owned by its ConfigMap, which has the templates that it began with and the epoch of the newest
-    orchestrator that changed it: an older one is refused. Its volumes have no owner.
+    Promises: a worker is a pod, or one of a pod's processes, found again by its labels; dapo alone starts it again, by
+    deleting the pod. Everything of a run is owned by its ConfigMap, which has the templates that it began with and the
+    epoch of the newest orchestrator that changed it: an older one is refused. Its volumes have no owner.
     Restart: pods go on. `adopt` and `apply` find what there is; a worker of the same term stays as it is, one of
     another is replaced.
     """
