@@ -286,12 +286,15 @@ def test_of_two_pods_of_a_worker_the_later_counts() -> None:
 texts = (
     st.none() | st.text(max_size=20) | st.sampled_from(["Evicted", "OOMKilled", "ImagePullBackOff", "Unschedulable"])
 )
+messages = st.sampled_from(['{"generator-1": 1}', '{"generator-0": 0}', '{"generator-0": 137, "generator-1": 0}'])
 states = st.fixed_dictionaries(
     {},
     optional={
         "running": st.just({}),
         "waiting": st.fixed_dictionaries({}, optional={"reason": texts, "message": texts}),
-        "terminated": st.fixed_dictionaries({"exitCode": st.integers(0, 255)}, optional={"reason": texts}),
+        "terminated": st.fixed_dictionaries(
+            {"exitCode": st.integers(0, 255)}, optional={"reason": texts, "message": texts | messages}
+        ),
     },
 )
 statuses = st.fixed_dictionaries(
@@ -318,9 +321,13 @@ pod_statuses = st.fixed_dictionaries(
 )
 
 
-@given(pod_statuses, st.booleans(), st.floats(0, 1e6))
-def test_any_pod_has_a_state_and_a_failed_one_a_reason(status: dict[str, Any], deleted: bool, age_s: float) -> None:
-    found = read({**pod(age_s=age_s, deleted=deleted), "status": status})
+@given(pod_statuses, st.booleans(), st.floats(0, 1e6), st.sampled_from([None, "", "1", "2", "two"]))
+def test_any_pod_has_a_state_and_a_failed_one_a_reason(
+    status: dict[str, Any], deleted: bool, age_s: float, workers: str | None
+) -> None:
+    one = pod(age_s=age_s, deleted=deleted)
+    one["metadata"]["annotations"] = None if workers is None else {"dapo.dev/workers": workers}
+    found = read({**one, "status": status})
     assert found.instance == "u1"
     assert (found.state == WorkerState.FAILED) <= bool(found.reason)
     assert (found.state == WorkerState.EXITED) == (found.code is not None and found.state != WorkerState.FAILED)
