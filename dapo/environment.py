@@ -15,5 +15,14 @@ TRACKER_KEYS = (
     "OTEL_EXPORTER_OTLP_HEADERS",
     "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
 )
-SERVICE_KEYS = (TOKEN_VARIABLE, REDIS_VARIABLE, *TRACKER_KEYS)
+STORE_KEYS = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "GOOGLE_SERVICE_ACCOUNT",
+    "GOOGLE_SERVICE_ACCOUNT_KEY",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+)
+"""Of an object store (`checkpoint.mirror`)."""
+SERVICE_KEYS = (TOKEN_VARIABLE, REDIS_VARIABLE, *TRACKER_KEYS, *STORE_KEYS)
 """What only the run service needs: no process beside it is given them, but a tracker's own its key."""

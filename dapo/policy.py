@@ -73,6 +73,9 @@ class Policy(BaseModel):
     """Variables of the verifiers that such graders may be sent as a token, e.g. JUDGE_API_KEY."""
     tracking_hosts: list[str] = []
     """Hosts that `tracking` may tell of runs, with the service's keys: api.wandb.ai, mlflow:5000, *.example.org."""
+    mirrors: list[str] = []
+    """URLs below which `checkpoint.mirror` may lie, e.g. s3://bucket/dapo: written and deleted there with the service's
+    credentials."""
     limits: dict[str, float] = Field(default={})
     """Highest value of number fields of a spec, by their path, over those of the default."""
 
@@ -128,7 +131,7 @@ class Admission:
 
     def refusals(self, spec: RunSpec) -> list[Problem]:
         """What the policy does not allow of a spec."""
-        checks = (self._paths, self._graders, self._servers, self._tracking, self._numbers)
+        checks = (self._paths, self._graders, self._servers, self._tracking, self._mirror, self._numbers)
         return [problem for check in checks for problem in check(spec)]
 
     def refused_replicas(self, generators: int | None, verifiers: int | None) -> list[Problem]:
@@ -201,6 +204,12 @@ class Admission:
             elif not _reaches(url, self._policy.tracking_hosts):
                 choices = _choices(self._policy.tracking_hosts, "tracking_hosts")
                 yield Problem(field, redact_url(url), f"is no host of this service. {choices}")
+
+    def _mirror(self, spec: RunSpec) -> Iterator[Problem]:
+        url, allowed = spec.checkpoint.mirror, self._policy.mirrors
+        if url is not None and not any(f"{url.rstrip('/')}/".startswith(f"{one.rstrip('/')}/") for one in allowed):
+            choices = _choices(allowed, "mirrors")
+            yield Problem("checkpoint.mirror", redact_url(url), f"lies below no mirror of this service. {choices}")
 
     def _numbers(self, spec: RunSpec) -> Iterator[Problem]:
         for path in self._limits:

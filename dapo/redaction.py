@@ -24,7 +24,7 @@ def names_secret(name: str) -> bool:
 
 def names_url(name: str) -> bool:
     """Whether a field is called as those are that hold URLs."""
-    return name.endswith(("url", "uri", "endpoint"))
+    return name.endswith(("url", "uri", "endpoint", "mirror"))
 
 
 def holds_secret(url: str) -> bool:

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from dapo.host.files import sync, write_json
 
 _FORMAT = 1
-_MANIFEST = "manifest.json"
+MANIFEST = "manifest.json"
 _DIRECTORY = re.compile(r"step-(?P<step>\d+)(?:\.e(?P<epoch>\d+))?")
 _MARKER = re.compile(r"latest(?:\.e(?P<epoch>\d+))?\.json")
 
@@ -140,7 +140,7 @@ def _read_object(path: Path) -> dict[str, Any]:
 def read_whole(directory: Path) -> Checkpoint:
     """Raises CheckpointDamaged where its files are not as the manifest has them, CheckpointError for a manifest that
     another release of dapo wrote."""
-    path = directory / _MANIFEST
+    path = directory / MANIFEST
     written = _read_object(path)
     written.setdefault("frontier", None)
     if written.keys() != Manifest.__dataclass_fields__.keys() or written["format"] != _FORMAT:
@@ -181,7 +181,7 @@ def newest_written(root: Path) -> tuple[int, float] | None:
     Raises CheckpointDamaged for a marker that cannot be read, OSError."""
     for directory in list_marked(root):
         with suppress(FileNotFoundError):
-            return step_and_epoch(directory.name)[0], (directory / _MANIFEST).stat().st_mtime
+            return step_and_epoch(directory.name)[0], (directory / MANIFEST).stat().st_mtime
     return None
 
 
@@ -202,7 +202,7 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
     there. Raises OSError."""
     for path in directory.rglob("*"):
         sync(path)
-    write_json(directory / _MANIFEST, asdict(manifest), durable=True)
+    write_json(directory / MANIFEST, asdict(manifest), durable=True)
     for folder in (directory.parent, directory.parent.parent):
         sync(folder)
 

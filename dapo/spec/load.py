@@ -13,6 +13,7 @@ from dapo.redaction import redact_url
 from dapo.spec.checks.data import data_fields, missing_rows
 from dapo.spec.checks.model import missing_model, unfit_model
 from dapo.spec.checks.tracking import missing_for_tracking
+from dapo.spec.checks.training import missing_for_mirror
 from dapo.spec.diagnosis import diagnose
 from dapo.spec.paths import absolute, is_hub_dataset, is_local_model
 from dapo.spec.problem import Problem, SpecError
@@ -90,9 +91,10 @@ def unfit_inputs(spec: RunSpec) -> list[Problem]:
 
 
 def check_inputs(spec: RunSpec) -> None:
-    """Raises SpecError where the model, the data or what tracking needs is not on this machine, or does not fit the
-    spec."""
-    if problems := [*missing_inputs(spec), *unfit_inputs(spec), *missing_for_tracking(spec)]:
+    """Raises SpecError where the model, the data or what tracking or the mirror needs is not on this machine, or does
+    not fit the spec."""
+    lacking = (missing_inputs, unfit_inputs, missing_for_tracking, missing_for_mirror)
+    if problems := [problem for check in lacking for problem in check(spec)]:
         raise SpecError(problems)
 
 

@@ -127,6 +127,12 @@ def _reasons(spec: RunTree) -> Iterator[_Reason]:
         tuple(f"resources.generator.autoscale.{name}" for name in ("min", "window_steps")),
     )
     yield _Reason(
+        spec.checkpoint.mirror is None,
+        "checkpoint.mirror = null: checkpoints are copied nowhere",
+        "checkpoint.mirror, e.g. s3://bucket/prefix",
+        ("checkpoint.mirror_keep", "checkpoint.mirror_wait_s"),
+    )
+    yield _Reason(
         spec.lora.rank is None,
         "lora.rank = null: all parameters are trained",
         "lora.rank, e.g. 16",

@@ -1,7 +1,9 @@
 """What of the training section does not go together: where memory is saved, and what is trained."""
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 
+from dapo.redaction import redact_url
 from dapo.spec.problem import Problem
 from dapo.spec.tree.run import RunTree
 from dapo.spec.tree.training import ALL_LINEAR
@@ -103,3 +105,11 @@ def training_course(spec: RunTree) -> Iterator[Problem]:
             f"begins after optimizer.warmup_steps = {spec.optimizer.warmup_steps}, and the run has {steps} steps. "
             "Shorten the warm-up, or leave this field out",
         )
+
+
+def missing_for_mirror(spec: RunTree) -> Iterator[Problem]:
+    """The package that copies checkpoints, where this machine lacks it. Loading a spec does not look for it."""
+    url = spec.checkpoint.mirror
+    if url is not None and find_spec("obstore") is None:
+        cure = "pip install 'dapo[object-store]' where the run service runs, or leave this field out"
+        yield Problem("checkpoint.mirror", redact_url(url), f"its package is not installed. {cure}")

@@ -154,6 +154,12 @@ class WeightSyncSpec(Section):
         return self.update_deadline_s + (self.drain_s if self.in_flight == "drain" else 0.0)
 
 
+MirrorUrl = Annotated[
+    str, Field(pattern=r"^((s3|gs)://[A-Za-z0-9][\w.-]*(/[\w=+-][\w.=+-]*)*|file://(/[\w=+-][\w.=+-]*)+)/?$")
+]
+"""No segment begins with a dot; there is no user, no query and no fragment."""
+
+
 class CheckpointSpec(Section):
     every_steps: int = Field(default=5, ge=1)
     """Steps between checkpoints; payloads stay in Redis until a checkpoint covers them and another follows it."""
@@ -170,6 +176,13 @@ class CheckpointSpec(Section):
     take no more than half of what is free there; where they take more, and with false, the training waits."""
     on_stop_s: float = Field(default=60.0, ge=0)
     """A stop on request waits so long for a checkpoint of the step that is being trained; 0 does not ask for one."""
+    mirror: MirrorUrl | None = None
+    """Where in an object store checkpoints are copied beside the training: s3://bucket/prefix, gs://bucket/prefix, or a
+    mounted file:///folder; below it each run has its id. Credentials are those of the run service's environment."""
+    mirror_keep: int | None = Field(default=None, ge=1)
+    """Checkpoints that stay there, the newest; null: as many as `keep_last`."""
+    mirror_wait_s: float = Field(default=120.0, ge=0)
+    """The run's end waits so long for the copy of its newest checkpoint."""
 
 
 class MetricsSpec(Section):

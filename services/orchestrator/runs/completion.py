@@ -19,7 +19,7 @@ from services.orchestrator.runs.outcome import INTERRUPTED, RunFailed, RunOutcom
 
 log = logging.getLogger(__name__)
 
-_REDIS_S = 5.0
+REDIS_S = 5.0
 """How long one answer of a Redis that may be gone is waited for."""
 _POLL_S = 0.2
 
@@ -40,7 +40,7 @@ async def wait_until_complete(bus: OrchestratorBus, monitor: HealthMonitor) -> N
 async def was_complete(bus: OrchestratorBus) -> bool:
     """Whether only the end mark is left in the batch log; no, where Redis does not answer."""
     try:
-        async with asyncio.timeout(_REDIS_S):
+        async with asyncio.timeout(REDIS_S):
             return await _is_complete(bus)
     except (BusError, TimeoutError):
         return False
@@ -80,13 +80,13 @@ async def tell_end(
     answered = await events.tell_end(StateChanged(state=outcome.state, message=outcome.message))
     if archiving is not None:
         if answered:
-            await asyncio.wait({archiving}, timeout=_REDIS_S)
+            await asyncio.wait({archiving}, timeout=REDIS_S)
         archiving.cancel()
         await settled(archiving, "the events could not be archived")
     if bus is not None and epoch:
         # Also where the event was not told: what is wanted of the run must not outlive its end.
         try:
-            async with asyncio.timeout(_REDIS_S):
+            async with asyncio.timeout(REDIS_S):
                 await bus.runs.set_state(*outcome, epoch)
                 if outcome != INTERRUPTED:
                     await bus.runs.want(Desired.STOPPED, epoch)

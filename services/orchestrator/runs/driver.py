@@ -22,6 +22,7 @@ from services.orchestrator.control.issuer import NotRequeued
 from services.orchestrator.control.scaling import Autoscaler, Scale
 from services.orchestrator.control.watchdog import Watchdog
 from services.orchestrator.launch.launcher import Launcher, LaunchError, RunTarget
+from services.orchestrator.records.mirror import Mirror
 from services.orchestrator.records.recorder import Recorder
 from services.orchestrator.runs import completion
 from services.orchestrator.runs.entrance import Entrance, record_of
@@ -46,9 +47,6 @@ from services.orchestrator.runs.tenure import LEASE_S, Tenure, new_owner
 from services.orchestrator.tracking.tracking import Tracking
 
 log = logging.getLogger(__name__)
-
-_REDIS_S = 5.0
-"""How long one answer of a Redis that may be gone is waited for."""
 
 
 class RunDriver:
@@ -105,9 +103,9 @@ class RunDriver:
         self.left = False
         """Another orchestrator leads the run, and tells of it."""
         self._tracking = Tracking(spec, recorder, self.events)
+        self._mirror = Mirror(spec, recorder, self.events)
         self.questions = Questions(recorder.run_dir, self._redis)
-        self._began = time.monotonic()
-        self._standing = Standing()
+        self._began, self._standing = time.monotonic(), Standing()
         self._stopping: RunOutcome | None = None
         self._saving: asyncio.Task[None] | None = None
         self.gauges = Gauges(recorder, self._redis, self._tenure, self._standing, self.events)
@@ -149,7 +147,7 @@ class RunDriver:
             self._stopping = outcome
         if (self._known or self._tenure.epoch) and outcome != INTERRUPTED:  # as its leader, which it is about to be
             opened = asyncio.create_task(self.events.wait_opened())
-            await asyncio.wait({opened, work}, timeout=_REDIS_S, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({opened, work}, timeout=completion.REDIS_S, return_when=asyncio.FIRST_COMPLETED)
             opened.cancel()
         work.cancel()
         await asyncio.wait({driving})
@@ -184,7 +182,7 @@ class RunDriver:
     async def _to_the_end(self) -> None:
         patience_s = self.spec.resources.redis.outage_s if self._known else 0.0
         # The one before may be gone, and its lease not yet lapsed.
-        bus = await self.entrance.lead(patience_s, min(patience_s, LEASE_S + _REDIS_S))
+        bus = await self.entrance.lead(patience_s, min(patience_s, LEASE_S + completion.REDIS_S))
         async with asyncio.TaskGroup() as tasks:
             losing = tasks.create_task(self._tenure.lost())
             await self.entrance.begin(bus)
@@ -205,14 +203,14 @@ class RunDriver:
     async def _provision(self, bus: OrchestratorBus, inputs: Inputs) -> None:
         if self._previous is not None:
             await self._placement.take_over(self._target(), self.spec, changed=bool(self._changed))
-            before, clear = self._previous, self._placement.clear
-            where = await take_up(bus, self._recorder, before, self.spec, self._tenure, clear)
+            where = await take_up(bus, self._recorder, self._previous, self.spec, self._tenure, self._placement.clear)
             # Not before: a spec that the run cannot go on with must not be the one that the next start compares with.
             await self._recorder.keep_spec(self.spec)
             await self._renew(bus)
             for message in (where, *(f"changed: {change}" for change in self._changed)):
                 await self.events.emit(Alert(cause="resumed", message=message, severity="notice"))
         self._tracking.begin(bus, self._tenure.secure)
+        self._mirror.begin(self._tenure.secure)
         for problem in input_problems(inputs):
             await self.events.emit(Alert(message=problem))
         self._provenance = asyncio.create_task(self._recorder.write_provenance(self.spec, inputs.training))
@@ -230,7 +228,7 @@ class RunDriver:
 
         async def keep(spec: RunSpec) -> None:
             self.spec = spec
-            async with asyncio.timeout(_REDIS_S):
+            async with asyncio.timeout(completion.REDIS_S):
                 await self._recorder.keep_spec(spec)
                 await self._renew(bus)
 
@@ -241,8 +239,7 @@ class RunDriver:
         return self._room(self.run_id, self.spec, with_replicas(self.spec, replicas))
 
     async def _renew(self, bus: OrchestratorBus) -> None:
-        recorder = self._recorder
-        await bus.runs.renew(*record_of(self.spec, recorder), self._tenure.epoch, recorder.identity.history)
+        await bus.runs.renew(*record_of(self.spec, self._recorder), self._tenure.epoch, self._recorder.identity.history)
 
     async def _control(self, bus: OrchestratorBus, inputs: Inputs) -> None:
         restarts = self.spec.resources.restarts
@@ -319,10 +316,11 @@ class RunDriver:
                 outcome = outcome.but(f"summary.json cannot be written: {in_words(error)}")
             succeeded = outcome.state == "succeeded"
             self._standing.state, self._standing.message = outcome
-            await self._tracking.end(*outcome)
+            await asyncio.gather(self._tracking.end(*outcome), self._mirror.end(goes_on=outcome == INTERRUPTED))
             told = (self.events, self._archiving, self._redis.bus, self._tenure.epoch)
             answered = await completion.tell_end(outcome, *told)
         finally:
+            self._mirror.abandon()
             self._tracking.abandon()
             self.events.leave()
             if succeeded and answered:

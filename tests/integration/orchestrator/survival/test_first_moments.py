@@ -152,7 +152,7 @@ def test_a_cancel_while_a_service_takes_a_run_up_is_not_taken_back(
 def test_a_run_that_is_cut_short_while_it_begins_is_over_for_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: tuple[type, str]
 ) -> None:
-    monkeypatch.setattr(driving, "_REDIS_S", 0.2)
+    monkeypatch.setattr(driving.completion, "REDIS_S", 0.2)
     reached, go_on = asyncio.Event(), asyncio.Event()
     do, calls = getattr(slow[0], slow[1]), [0]
 
