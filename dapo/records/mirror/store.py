@@ -50,7 +50,8 @@ class ObjectStore:
 
         self.url = url.rstrip("/")
         self._library = obstore
-        options: dict[str, Any] = {"mkdir": True} if url.startswith("file:") else _remote_options()
+        mounted = {"mkdir": True, "automatic_cleanup": True}
+        options: dict[str, Any] = mounted if url.startswith("file:") else _remote_options()
         with self._told("opened"):
             self._store: Any = from_url(self.url, **options)
 
@@ -83,8 +84,10 @@ class ObjectStore:
         """An object of about `size` bytes: all of it or nothing, also where `pieces` raises. Raises ObjectStoreError,
         and what `pieces` raises, which is no OSError or ValueError."""
         part_bytes = max(_PART_BYTES, -(-size // _MOST_PARTS))
+        # One request for what is small; an iterator takes three.
+        data = b"".join(pieces) if size <= _PART_BYTES else iter(pieces)
         with self._told(f"written ({path})"):
-            self._library.put(self._store, path, iter(pieces), chunk_size=part_bytes, max_concurrency=_PARTS_AT_ONCE)
+            self._library.put(self._store, path, data, chunk_size=part_bytes, max_concurrency=_PARTS_AT_ONCE)
 
     def delete(self, paths: Sequence[str]) -> None:
         """Raises ObjectStoreError; some of them may be gone then. One that is not there is none."""
@@ -116,7 +119,7 @@ def _in_words(text: str) -> str:
     """What a server or the library says, without what it repeats of a request."""
     first = text.partition("\n\nDebug source")[0]
     said = [match[1] for tag in ("Code", "Message") if (match := re.search(f"<{tag}>([^<]*)</{tag}>", text))]
-    return " ".join((": ".join(said) or first).split())[:_WORDS]
+    return " ".join((": ".join(said) or first).split()).rstrip(".")[:_WORDS]
 
 
 def _cure(text: str) -> str:

@@ -1,0 +1,105 @@
+"""A run's checkpoints are in the store while it goes on, over real Valkey and a real S3 server, and it goes on from there."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from dapo.cli.main import app
+from dapo.records.folder import RunFolder
+from dapo.records.mirror.fetching import find_mirrored
+from dapo.records.mirror.inventory import names_in
+from dapo.records.mirror.store import ObjectStore
+from dapo.spec.run import RunSpec
+from services.orchestrator.records import mirror
+from tests.support.orchestrator.control import STEPS, make_spec
+from tests.support.orchestrator.stage import RUN
+from tests.support.orchestrator.story import Story, resumed
+from tests.support.store.server import BUCKET, Gate
+
+URL = f"s3://{BUCKET}/dapo"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirror, "_LOOK_S", 0.05)
+    monkeypatch.setattr(mirror, "_PAUSE_S", 0.2)
+
+
+def mirrored(tmp_path: Path, **fields: object) -> RunSpec:
+    return make_spec(tmp_path, staleness=1, tree={"checkpoint": {"mirror": URL, **fields}})
+
+
+def of_mirror(alerts: list[str]) -> list[str]:
+    return [text for text in alerts if text.startswith("checkpoint.mirror")]
+
+
+def test_the_newest_checkpoints_of_a_run_are_there_at_its_end(gate: Gate, tmp_path: Path) -> None:
+    story = Story(tmp_path / "run")
+    stage = story.start(mirrored(tmp_path, mirror_keep=1))
+    assert stage.states()[-1] == "succeeded"
+    assert of_mirror(stage.alerts()) == []
+    store = ObjectStore(f"{URL}/{RUN}")
+    assert find_mirrored(store).step == STEPS
+    assert len(names_in(store.sizes())) == 1
+
+
+def test_a_run_whose_volume_is_lost_goes_on_from_the_store(gate: Gate, tmp_path: Path) -> None:
+    """With the command that people call. Step 5 is trained again: the checkpoint is of step 4."""
+    spec = mirrored(tmp_path)
+    story = Story(tmp_path / "run")
+    story.start(spec, last=5)
+    shutil.rmtree(story.folder)
+    shown = CliRunner().invoke(app, ["runs", "fetch", URL, str(story.folder)])
+    assert shown.exit_code == 2
+    assert f"There are {RUN}: add one to the URL" in shown.output
+    shown = CliRunner().invoke(app, ["runs", "fetch", f"{URL}/{RUN}", str(story.folder), "--dry-run", "--json"])
+    assert json.loads(shown.stdout)["step"] == 4
+    assert not story.folder.exists()
+    shown = CliRunner().invoke(app, ["runs", "fetch", f"{URL}/{RUN}", str(story.folder)])
+    assert shown.exit_code == 0, shown.output
+    assert "go on from step 4: dapo train --resume" in shown.output
+    stage = story.start(spec, step=4, previous=spec)
+    assert stage.states()[-1] == "succeeded"
+    assert "from the checkpoint of step 4" in resumed(stage)
+    story.check(STEPS)
+    assert find_mirrored(ObjectStore(f"{URL}/{RUN}")).step == STEPS
+
+
+def test_a_store_that_is_away_ends_no_run_and_gets_the_newest_when_it_is_back(gate: Gate, tmp_path: Path) -> None:
+    """It refuses until the last checkpoint is written."""
+    folder = tmp_path / "run"
+    checkpoints = RunFolder(folder).checkpoints
+
+    def away(method: str, path: str) -> tuple[int, str] | None:
+        return None if list(checkpoints.glob(f"step-{STEPS:06d}*")) else (403, "AccessDenied")
+
+    gate.rule = away
+    stage = Story(folder).start(mirrored(tmp_path))
+    assert stage.states()[-1] == "succeeded"
+    failed, back = of_mirror(stage.alerts())
+    assert "AccessDenied: no. Give the run service's environment credentials" in failed
+    assert "The run goes on, the newest checkpoint is not there; it is tried again" in failed
+    assert back.startswith("checkpoint.mirror has step-")
+    assert find_mirrored(ObjectStore(f"{URL}/{RUN}")).step == STEPS
+
+
+def test_a_store_that_stays_away_delays_the_end_by_its_bound_at_most(gate: Gate, tmp_path: Path) -> None:
+    gate.rule = lambda method, path: (403, "AccessDenied")
+    stage = Story(tmp_path / "run").start(mirrored(tmp_path, mirror_wait_s=0.5))
+    assert stage.states()[-1] == "succeeded"
+    *_, last = told = of_mirror(stage.alerts())
+    assert len(told) == 2
+    assert f"checkpoint.mirror lacks step-{STEPS:06d}" in last
+    assert "AccessDenied" in last
+    assert "It is copied if the run goes on" in last
+
+
+def test_a_stop_waits_for_the_copy_and_a_service_that_goes_does_not(gate: Gate, tmp_path: Path) -> None:
+    story = Story(tmp_path / "run")
+    spec = mirrored(tmp_path)
+    stage = story.start(spec, last=6)
+    assert stage.states()[-1] == "stopped"
+    assert find_mirrored(ObjectStore(f"{URL}/{RUN}")).step == 6
