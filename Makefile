@@ -33,7 +33,7 @@ help:
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml requirements/sglang-cpu.txt requirements/cpu-lock.txt scripts/install.sh
+$(STAMP): pyproject.toml requirements/sglang-cpu.txt requirements/cpu-lock.txt requirements/s3-server.txt scripts/install.sh
 	bash scripts/install.sh
 	@touch $@
 

@@ -29,6 +29,9 @@ fi
 step 4 "DeepSpeed and the tools"
 pip deepspeed==0.19.8 peft gguf accelerate
 # --no-build-isolation keeps torch out of a build environment of its own.
-pip --no-build-isolation -e ".[dev,oracle,graders,tracking,kubernetes]"
+pip --no-build-isolation -e ".[dev,oracle,graders,tracking,kubernetes,object-store]"
+# A server of S3 for tests, apart: its botocore wants an older python-dateutil than the package kubernetes.
+{ "$python" -m venv .venv/s3 && .venv/s3/bin/python -m pip --disable-pip-version-check install -qq -r requirements/s3-server.txt; } ||
+  echo "moto is left out, and with it the tests of checkpoint.mirror" >&2
 pip --no-build-isolation -e ".[reasoning-gym]" || echo "reasoning-gym is left out, and with it one grader: it needs a C compiler" >&2
 step 5 "done: .venv/bin/dapo --help"

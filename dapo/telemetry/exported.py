@@ -96,6 +96,8 @@ _OF_RUN = (
     ("run_checkpoint_step", "gauge", _RUN, "Step of its newest checkpoint; none before the first"),
     ("run_checkpoint_timestamp_seconds", "gauge", _RUN, "Unix time at which that was written; before the first, and "
      "where it was resumed later, since when it is `running` here: what it did since then a crash would cost"),
+    ("run_mirror_step", "gauge", _RUN, "Step of its newest checkpoint that is whole in checkpoint.mirror, since this "
+     "instance leads it; none before the first"),
     ("run_groups", "gauge", ("run", "state"), "Groups by state of the ledger"),
     ("run_groups_issued_total", "counter", _RUN, "Groups that were issued since it began"),
     ("run_staleness_limit_versions", "gauge", _RUN, "asynchrony.max_staleness of its spec"),

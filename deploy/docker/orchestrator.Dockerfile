@@ -9,7 +9,7 @@ COPY requirements requirements
 COPY dapo dapo
 COPY services services
 RUN python -m venv /opt/dapo \
-    && /opt/dapo/bin/python -m pip install --no-cache-dir -c requirements/cpu-lock.txt ".[tracking,kubernetes]"
+    && /opt/dapo/bin/python -m pip install --no-cache-dir -c requirements/cpu-lock.txt ".[tracking,kubernetes,object-store]"
 # The bill of materials of what is installed, in CycloneDX; its tool stays out of the image.
 RUN python3 -m venv /opt/bill && /opt/bill/bin/python -m pip install --no-cache-dir cyclonedx-bom==7.5.0 \
     && /opt/bill/bin/cyclonedx-py environment /opt/dapo/bin/python -o /opt/dapo/sbom.cdx.json

@@ -187,6 +187,25 @@ def test_a_policy_that_says_something_else_is_refused(tmp_path: Path, text: str,
         load_policy(path)
 
 
+@pytest.mark.parametrize(
+    ("allowed", "url", "refused_there"),
+    [
+        ([], "s3://bucket/dapo", True),
+        (["s3://bucket/dapo"], "s3://bucket/dapo", False),
+        (["s3://bucket/dapo/"], "s3://bucket/dapo/team", False),
+        (["s3://bucket"], "s3://bucket/dapo/", False),
+        (["s3://bucket/dapo"], "s3://bucket/dapo-other", True),
+        (["s3://bucket/dapo"], "s3://bucket", True),
+        (["s3://bucket"], "gs://bucket", True),
+        (["file:///srv/mirror"], "file:///srv/mirrors", True),
+    ],
+)
+def test_mirrors_lie_below_what_is_named(tmp_path: Path, allowed: list[str], url: str, refused_there: bool) -> None:
+    found = refused(make(tmp_path, f"checkpoint.mirror={url}"), tmp_path, Policy(mirrors=allowed))
+    assert found.keys() == ({"checkpoint.mirror"} if refused_there else set())
+    assert all("dapo serve --policy): mirrors" in message for message in found.values())
+
+
 def test_an_empty_policy_is_the_default(tmp_path: Path) -> None:
     path = tmp_path / "policy.yaml"
     path.write_text("# nothing yet\n")

@@ -198,6 +198,7 @@ def _of_checkpoints(seen: Sequence[_Seen]) -> Iterator[Metric]:
     intervals = [(one.key, one.driver.spec.checkpoint.every_steps) for one in trains]
     yield family("dapo_run_checkpoint_interval_steps", intervals)
     yield family("dapo_run_checkpoint_step", [(one.key, one.saved and one.saved.step) for one in trains])
+    yield family("dapo_run_mirror_step", [(one.key, one.driver.gauges.mirrored_step) for one in trains])
     yield family("dapo_run_checkpoint_timestamp_seconds", [(one.key, _safe_until(one)) for one in trains])
 
 

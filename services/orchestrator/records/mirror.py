@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 from dapo.bus import BusError, Fenced
 from dapo.contracts.events import Alert
 from dapo.host.storage import in_words
-from dapo.records.checkpoints import CheckpointError, list_marked
+from dapo.records.checkpoints import CheckpointError, list_marked, step_and_epoch
 from dapo.records.folder import RunFolder
 from dapo.records.mirror.copying import CheckpointCopy, CheckpointGone, delete_older
 from dapo.records.mirror.inventory import due
@@ -70,6 +70,11 @@ class Mirror:
         if self._checkpoint.mirror is not None:
             self._task = asyncio.create_task(self._work(secure))
             self._task.add_done_callback(_report)
+
+    @property
+    def step(self) -> int | None:
+        """Of the newest checkpoint that is whole there; None before the first."""
+        return step_and_epoch(self._copied)[0] if self._copied else None
 
     async def end(self, *, goes_on: bool) -> None:
         """Nothing more is trained here. The run's watchers can still be told. `goes_on`: under another service, which

@@ -109,6 +109,7 @@ class RunDriver:
         self._stopping: RunOutcome | None = None
         self._saving: asyncio.Task[None] | None = None
         self.gauges = Gauges(recorder, self._redis, self._tenure, self._standing, self.events)
+        self.gauges.mirror = self._mirror
         self._controller: Controller | None = None
         self._provenance: asyncio.Future[None] | None = None
         self._archiving: asyncio.Task[None] | None = None

@@ -1,22 +1,32 @@
-"""A run's checkpoints are in the store while it goes on, over real Valkey and a real S3 server, and it goes on from there."""
+"""A run's checkpoints are in an object store, and it goes on from there, over real Valkey and a real S3 server."""
 
+import asyncio
 import json
 import shutil
+import threading
+import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from dapo.bus import Fenced
 from dapo.cli.main import app
+from dapo.contracts.events import Alert
 from dapo.records.folder import RunFolder
+from dapo.records.identity import RunIdentity
 from dapo.records.mirror.fetching import find_mirrored
 from dapo.records.mirror.inventory import names_in
 from dapo.records.mirror.store import ObjectStore
 from dapo.spec.run import RunSpec
 from services.orchestrator.records import mirror
+from services.orchestrator.records.recorder import Recorder
+from services.orchestrator.records.samples import Secure
 from tests.support.orchestrator.control import STEPS, make_spec
 from tests.support.orchestrator.stage import RUN
 from tests.support.orchestrator.story import Story, resumed
+from tests.support.store.folder import Folder
 from tests.support.store.server import BUCKET, Gate
 
 URL = f"s3://{BUCKET}/dapo"
@@ -97,9 +107,97 @@ def test_a_store_that_stays_away_delays_the_end_by_its_bound_at_most(gate: Gate,
     assert "It is copied if the run goes on" in last
 
 
-def test_a_stop_waits_for_the_copy_and_a_service_that_goes_does_not(gate: Gate, tmp_path: Path) -> None:
-    story = Story(tmp_path / "run")
-    spec = mirrored(tmp_path)
-    stage = story.start(spec, last=6)
+def test_a_stop_waits_for_the_copy(gate: Gate, tmp_path: Path) -> None:
+    stage = Story(tmp_path / "run").start(mirrored(tmp_path), last=6)
     assert stage.states()[-1] == "stopped"
     assert find_mirrored(ObjectStore(f"{URL}/{RUN}")).step == 6
+
+
+class Told:
+    """The events of a run."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    async def tell(self, event: Alert) -> bool:
+        self.messages.append(event.message)
+        return True
+
+
+def play(
+    tmp_path: Path, folder: Folder, act: Callable[[mirror.Mirror], Awaitable[None]], secure: Secure
+) -> tuple[list[str], float]:
+    """A mirror of a run that has come to step 9: what was told, and how long it took."""
+    recorder = Recorder(folder.path, spec := mirrored(tmp_path), RunIdentity(RUN, "2026-01-01T00:00:00.000+00:00"))
+    recorder.rows = [{"step": 9}]
+    told = Told()
+
+    async def main() -> None:
+        one = mirror.Mirror(spec, recorder, told)
+        one.begin(secure)
+        await act(one)
+
+    began = time.monotonic()
+    asyncio.run(main())
+    return told.messages, time.monotonic() - began
+
+
+async def leading() -> None:
+    """Nobody else leads the run."""
+
+
+def test_a_service_that_is_shut_down_waits_for_nothing(gate: Gate, tmp_path: Path, folder: Folder) -> None:
+    folder.save(4)
+    asked = threading.Event()
+    gate.rule = lambda method, path: asked.set() or time.sleep(3)  # type: ignore[func-returns-value]
+
+    async def act(one: mirror.Mirror) -> None:
+        await asyncio.to_thread(asked.wait, 20)
+        await one.end(goes_on=True)
+
+    told, took_s = play(tmp_path, folder, act, leading)
+    assert told == []
+    assert took_s < 2.5
+
+
+def test_only_who_leads_the_run_copies(gate: Gate, tmp_path: Path, folder: Folder) -> None:
+    folder.save(4)
+
+    async def led_elsewhere() -> None:
+        raise Fenced("another one leads it")
+
+    async def act(one: mirror.Mirror) -> None:
+        await asyncio.sleep(0.5)
+        one.abandon()
+
+    told, _ = play(tmp_path, folder, act, led_elsewhere)
+    assert told == []
+    assert gate.seen == []
+
+
+def test_a_mirror_that_was_begun_again_copies_nothing_twice(gate: Gate, tmp_path: Path, folder: Folder) -> None:
+    """And says how far it is."""
+    folder.save(4)
+    steps: list[int | None] = []
+
+    async def act(one: mirror.Mirror) -> None:
+        steps.append(one.step)
+        await one.end(goes_on=False)
+        steps.append(one.step)
+
+    play(tmp_path, folder, act, leading)
+    assert any(method == "PUT" for method, _ in gate.seen)
+    gate.seen.clear()
+    told, _ = play(tmp_path, folder, act, leading)
+    assert not any(method == "PUT" for method, _ in gate.seen)
+    assert (told, steps) == ([], [None, 4, None, 4])
+
+
+def test_a_checkpoint_that_the_records_have_not_come_to_waits(gate: Gate, tmp_path: Path, folder: Folder) -> None:
+    folder.save(10)
+
+    async def act(one: mirror.Mirror) -> None:
+        await one.end(goes_on=False)
+
+    play(tmp_path, folder, act, leading)
+    assert gate.seen == []

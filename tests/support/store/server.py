@@ -153,6 +153,8 @@ def environment(url: str) -> dict[str, str]:
         "AWS_ACCESS_KEY_ID": "key",
         "AWS_SECRET_ACCESS_KEY": "secret-of-the-store",
         "AWS_REGION": "us-east-1",
+        "no_proxy": "127.0.0.1",
+        "NO_PROXY": "127.0.0.1",
     }
 
 

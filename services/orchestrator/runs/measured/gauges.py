@@ -15,6 +15,7 @@ from dapo.records.folder import RunFolder
 from dapo.spec.run import RunSpec
 from dapo.spec.workloads import plan_workloads
 from services.orchestrator.launch.launcher import WorkerStatus
+from services.orchestrator.records.mirror import Mirror
 from services.orchestrator.records.recorder import Recorder
 from services.orchestrator.runs.events import RunEvents
 from services.orchestrator.runs.monitor import HealthMonitor
@@ -48,11 +49,17 @@ class Gauges:
         self._events = events
         self.monitor: HealthMonitor | None = None
         """Once it is watched."""
+        self.mirror: Mirror | None = None
 
     @property
     def bus(self) -> Bus | None:
         """While the run's Redis is open."""
         return self._redis.bus
+
+    @property
+    def mirrored_step(self) -> int | None:
+        """Of the newest checkpoint that is whole in the mirror; None before the first."""
+        return self.mirror.step if self.mirror is not None else None
 
     @property
     def state(self) -> str:
