@@ -1,11 +1,14 @@
 """A checkpoint of a run's folder is copied to an object store."""
 
 import hashlib
+import logging
+import os
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from dapo.records.checkpoints import MANIFEST, CheckpointDamaged, list_marked, read_whole
+from dapo.records.checkpoints import MANIFEST, CheckpointDamaged, Manifest, list_marked, read_whole
 from dapo.records.folder import RunFolder
 from dapo.records.mirror.inventory import (
     CHECKPOINT,
@@ -22,7 +25,10 @@ from dapo.records.mirror.inventory import (
 )
 from dapo.records.mirror.store import NoSuchObject, ObjectStore, ObjectStoreError
 
+log = logging.getLogger(__name__)
+
 _CHUNK_BYTES = 1 << 20
+_HELD = ".mirror-"
 _FOLDER = RunFolder(Path())
 KEPT_RECORDS = (
     _FOLDER.spec,
@@ -47,8 +53,10 @@ class CheckpointCopy:
     """One checkpoint on its way to the store below which its run's lie.
 
     Promises: it counts there once `run` has returned and not before, whenever the process dies; it is what the run's
-    folder has of it. A call of `run` after one that raised goes on where that stopped. Nothing survives a restart but
-    the objects: another copy of the same checkpoint writes them again.
+    folder has of it. Hard links hold its files while they are copied: a learner that deletes it meanwhile, since newer
+    ones have come, does not end the copy, so a slow store still gets one now and then. A call of `run` after one that
+    raised goes on where that stopped. Nothing survives a restart but the objects, which another copy of the same
+    checkpoint writes again, and links, which `sweep` removes.
     """
 
     def __init__(self, run_dir: Path, name: str) -> None:
@@ -57,6 +65,8 @@ class CheckpointCopy:
         """In this call of `run` and those before."""
         self._run_dir = run_dir
         self._directory = RunFolder(run_dir).checkpoints / name
+        self._held = run_dir / f"{_HELD}{secrets.token_hex(4)}"
+        self._source = self._directory
         self._sent: dict[str, Entry] = {}
         # Another leader may copy the same checkpoint, and its records may be longer.
         self._records = f"{RECORDS}{secrets.token_hex(4)}/"
@@ -69,10 +79,27 @@ class CheckpointCopy:
     def run(self, store: ObjectStore) -> None:
         """Raises CopyLeft, CheckpointGone, CheckpointError where it is not whole in the folder, ObjectStoreError."""
         try:
+            self._copy(store, self._hold())
+        finally:
+            shutil.rmtree(self._held, ignore_errors=True)
+
+    def _hold(self) -> Manifest:
+        """Raises CheckpointGone, CheckpointError."""
+        self._source = self._directory
+        try:
             manifest = read_whole(self._directory).manifest
-        except CheckpointDamaged:
+            for path in (*manifest.files, MANIFEST):
+                (self._held / path).parent.mkdir(parents=True, exist_ok=True)
+                os.link(self._directory / path, self._held / path)
+            self._source = self._held
+        except (CheckpointDamaged, FileNotFoundError):
             self._check_there()
             raise
+        except OSError as error:
+            log.info("%s is copied without being held, as its disk has no hard links: %s", self.name, error)
+        return manifest
+
+    def _copy(self, store: ObjectStore, manifest: Manifest) -> None:
         sizes = store.sizes(self.name)
         if f"{self.name}/{INVENTORY}" in sizes:
             if self._is_copied(store, sizes):
@@ -90,7 +117,7 @@ class CheckpointCopy:
     def _is_copied(self, store: ObjectStore, sizes: Mapping[str, int]) -> bool:
         """A learner of another world may have made a checkpoint of this name: then its manifest differs."""
         inventory = read_inventory(store, self.name)
-        manifest = b"".join(self._read(self._directory / MANIFEST))
+        manifest = b"".join(self._read(self._source / MANIFEST))
         entry = Entry(len(manifest), hashlib.sha256(manifest).hexdigest())
         if inventory is None or inventory.get(CHECKPOINT + MANIFEST) != entry:
             return False
@@ -98,7 +125,7 @@ class CheckpointCopy:
 
     def _send(self, store: ObjectStore, relative: str, expected: int | None, sizes: Mapping[str, int]) -> None:
         """A file of the checkpoint, of `expected` bytes (None: of any size); `sizes`: of what is there of it."""
-        path, file = CHECKPOINT + relative, self._directory / relative
+        path, file = CHECKPOINT + relative, self._source / relative
         sent = self._sent.get(path)
         if sent is not None and sizes.get(f"{self.name}/{path}") == sent.size:
             return
@@ -125,9 +152,8 @@ class CheckpointCopy:
                     if self._left:
                         raise CopyLeft(f"the copy of {self.name} was left")
                     yield chunk
-        except FileNotFoundError:
-            raise CheckpointGone(f"{file} is gone") from None
         except OSError as error:
+            self._check_there()
             raise CheckpointDamaged(f"{file} cannot be read: {error}") from error
 
     def _send_record(self, store: ObjectStore, name: str) -> None:
@@ -147,9 +173,15 @@ class CheckpointCopy:
         store.write(f"{self.name}/{path}", [text], len(text))
 
     def _check_there(self) -> None:
-        """Raises CheckpointGone where the checkpoint counts no more."""
+        """Raises CheckpointGone where the checkpoint counts no more: it is deleted only then."""
         if self._directory not in list_marked(self._directory.parent):
             raise CheckpointGone(f"{self._directory} is gone")
+
+
+def sweep(run_dir: Path) -> None:
+    """Links of copies that died. Raises OSError."""
+    for path in run_dir.glob(f"{_HELD}*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def read_inventory(store: ObjectStore, name: str) -> Inventory | None:

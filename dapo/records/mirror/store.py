@@ -11,7 +11,7 @@ from typing import Any
 from dapo.redaction import redact_url
 
 EXTRA = "object-store"
-_REQUEST_S, _CONNECT_S = 60.0, 10.0
+_REQUEST_S, _CONNECT_S = 180.0, 10.0
 _RETRY_S, _RETRIES = 60.0, 4
 """Of one request, within the library."""
 _PART_BYTES, _MOST_PARTS = 8 << 20, 9_000
@@ -37,7 +37,7 @@ def is_installed() -> bool:
 class ObjectStore:
     """What lies below one URL: s3://bucket/prefix, gs://bucket/prefix, or file:///folder, a mounted one.
 
-    Credentials and endpoint are those of the process's environment. No request takes longer than two minutes, its
+    Credentials and endpoint are those of the process's environment. No request takes longer than some minutes, its
     retries included; objects of any size are read and written in parts. Threads may share it.
     """
 

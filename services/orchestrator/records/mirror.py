@@ -15,7 +15,7 @@ from dapo.contracts.events import Alert
 from dapo.host.storage import in_words
 from dapo.records.checkpoints import CheckpointError, list_marked, step_and_epoch
 from dapo.records.folder import RunFolder
-from dapo.records.mirror.copying import CheckpointCopy, CheckpointGone, delete_older
+from dapo.records.mirror.copying import CheckpointCopy, CheckpointGone, delete_older, sweep
 from dapo.records.mirror.inventory import due
 from dapo.records.mirror.store import ObjectStore, ObjectStoreError
 from dapo.spec.run import RunSpec
@@ -138,6 +138,7 @@ class Mirror:
         """Raises BusError, CheckpointGone, and what is in _TROUBLES."""
         await secure()
         if self._store is None:
+            await asyncio.to_thread(sweep, self._recorder.run_dir)
             self._store = await _in_thread(self._open)
         store = self._store
         if name != self._copied:

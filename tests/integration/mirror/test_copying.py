@@ -1,7 +1,9 @@
 """Checkpoints go to a real S3 server and come back, also where it dies, refuses or is full."""
 
 import shutil
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -12,6 +14,7 @@ from dapo.records.checkpoints import CheckpointError, find_newest, newest_epoch
 from dapo.records.folder import RunFolder
 from dapo.records.identity import RunDirError, read_identity
 from dapo.records.mirror import copying
+from dapo.records.mirror import store as stores
 from dapo.records.mirror.copying import CheckpointCopy, CheckpointGone, CopyLeft, delete_older
 from dapo.records.mirror.fetching import FetchTimeout, NothingToFetch, fetch, find_mirrored
 from dapo.records.mirror.store import ObjectStore, ObjectStoreError
@@ -148,6 +151,17 @@ def test_a_bucket_that_takes_nothing_more(
     assert find_mirrored(store).step == 4
 
 
+def test_a_server_that_never_answers(store: ObjectStore, folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stores, "_REQUEST_S", 0.5)
+    monkeypatch.setattr(stores, "_RETRY_S", 1.0)
+    began = time.monotonic()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(ObjectStoreError, match="cannot be listed"):
+            CheckpointCopy(folder.path, folder.save(4)).run(ObjectStore(URL))
+    assert time.monotonic() - began < 10
+
+
 def test_a_bucket_that_is_not_there(gate: Gate, folder: Folder) -> None:
     with pytest.raises(ObjectStoreError, match=r"NoSuchBucket.*Make the bucket, or name another"):
         CheckpointCopy(folder.path, folder.save(4)).run(ObjectStore("s3://nowhere/one"))
@@ -162,8 +176,29 @@ def test_a_checkpoint_that_is_rotated_away_meanwhile(gate: Gate, store: ObjectSt
             shutil.rmtree(folder.files.checkpoints / first)
 
     gate.rule = rotate
+    CheckpointCopy(folder.path, first).run(store)
+    assert not (folder.files.checkpoints / first).exists()
+    assert find_mirrored(store).name == first
+    assert not list(folder.path.glob(".mirror*"))
     with pytest.raises(CheckpointGone):
         CheckpointCopy(folder.path, first).run(store)
+
+
+def test_a_checkpoint_that_is_rotated_away_on_a_disk_without_links(
+    gate: Gate, store: ObjectStore, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(*paths: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(copying.os, "link", no_links)
+    first = folder.save(4, keep=1)
+
+    def rotate(method: str, path: str) -> None:
+        if method == "PUT" and folder.files.checkpoints.joinpath(first).exists():
+            folder.save(6, keep=1)
+            shutil.rmtree(folder.files.checkpoints / first)
+
+    gate.rule = rotate
     with pytest.raises(CheckpointGone):
         CheckpointCopy(folder.path, first).run(store)
     second = "step-000006.e1"

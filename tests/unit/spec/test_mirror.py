@@ -46,7 +46,7 @@ def test_other_urls_are_refused_and_no_secret_is_repeated(url: str) -> None:
 
 @pytest.mark.parametrize("field", ["mirror_keep=3", "mirror_wait_s=5"])
 def test_fields_of_a_mirror_need_one(field: str) -> None:
-    with pytest.raises(SpecError, match="Set checkpoint.mirror, e.g. s3://bucket/prefix"):
+    with pytest.raises(SpecError, match=r"Set checkpoint\.mirror, e.g. s3://bucket/prefix"):
         parse_spec(MINIMAL_YAML, [f"checkpoint.{field}"])
     assert parse_spec(MINIMAL_YAML, [f"checkpoint.{field}", "checkpoint.mirror=s3://bucket"])
 

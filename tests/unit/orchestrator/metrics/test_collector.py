@@ -123,6 +123,7 @@ def test_a_run_is_exported_with_what_its_redis_says(driver: Any, monkeypatch: py
         "dapo_run_lease_epoch": {(): 17},
         "dapo_run_checkpoint_interval_steps": {(): 5},
         "dapo_run_checkpoint_step": {},
+        "dapo_run_mirror_step": {},
         "dapo_run_generators_wanted": {(): 2},
         "dapo_run_generators_ready": {(): 1},
         "dapo_run_workers_wanted": {("generator",): 2, ("verifier",): 1, ("learner",): 1},
@@ -142,6 +143,11 @@ def test_a_run_is_exported_with_what_its_redis_says(driver: Any, monkeypatch: py
     assert values(found["dapo_run_payload_limit_bytes"])[()] == driver.spec.resources.redis.memory_mib * 2**20
     of_runs = [one for one in found.values() if one.name.startswith("dapo_run_")]
     assert {sample.labels["run"] for one in of_runs for sample in one.samples} == {RUN}
+
+
+def test_how_far_a_mirror_is_is_exported(driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver.gauges.mirror = SimpleNamespace(step=4)
+    assert values(scrape(driver, monkeypatch)["dapo_run_mirror_step"]) == {(): 4}
 
 
 def test_what_an_autoscaler_of_the_cluster_made_is_wanted_too(driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
