@@ -63,22 +63,28 @@ def update(
 def stop(run_id: str) -> Asking[Run]:
     """Have a checkpoint written (`checkpoint.on_stop_s`), then end the run; returns once its processes are gone.
 
-    Waits for the checkpoint, then for two minutes: the service gives a run's processes one of them.
+    Waits for the checkpoint, and for its copy (`checkpoint.mirror_wait_s`), then for two minutes: the service gives a
+    run's processes one of them.
     """
-    saving_s = _saving_s(part((yield Request("GET", run_path(run_id, "spec"))), "yaml"))
+    saving_s, copying_s = _saving_s(part((yield Request("GET", run_path(run_id, "spec"))), "yaml"))
+    copy = f", its copy (checkpoint.mirror_wait_s = {copying_s:g} s)" if copying_s else ""
     run: Run = yield Request(
         "POST",
         run_path(run_id, "stop"),
-        silence_s=saving_s + _ENDING_S,
-        awaited=f"a checkpoint (checkpoint.on_stop_s = {saving_s:g} s) and the end of the run's processes",
+        silence_s=saving_s + copying_s + _ENDING_S,
+        awaited=f"a checkpoint (checkpoint.on_stop_s = {saving_s:g} s){copy} and the end of the run's processes",
     )
     return run
 
 
-def _saving_s(spec_yaml: str) -> float:
+def _saving_s(spec_yaml: str) -> tuple[float, float]:
+    """Seconds for a checkpoint, and for its copy."""
     try:
-        return float(yaml.safe_load(spec_yaml)["checkpoint"]["on_stop_s"])
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        checkpoint = yaml.safe_load(spec_yaml)["checkpoint"]
+        # A service of an older release knows no mirror.
+        copying_s = checkpoint["mirror_wait_s"] if checkpoint.get("mirror") is not None else 0.0
+        return float(checkpoint["on_stop_s"]), float(copying_s)
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise ServiceError("the run service answered no spec of a run: is it one (dapo serve)?") from error
 
 

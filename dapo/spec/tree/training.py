@@ -182,7 +182,12 @@ class CheckpointSpec(Section):
     mirror_keep: int | None = Field(default=None, ge=1)
     """Checkpoints that stay there, the newest; null: as many as `keep_last`."""
     mirror_wait_s: float = Field(default=120.0, ge=0)
-    """The run's end waits so long for the copy of its newest checkpoint."""
+    """The run's end, or a stop on request, waits so long for the copy of its newest checkpoint."""
+
+    @property
+    def stop_s(self) -> float:
+        """Seconds that a stop on request waits for its checkpoint, beside the end of processes."""
+        return self.on_stop_s + (self.mirror_wait_s if self.mirror is not None else 0.0)
 
 
 class MetricsSpec(Section):

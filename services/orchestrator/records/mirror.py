@@ -63,6 +63,7 @@ class Mirror:
         """Behind which older ones were deleted."""
         self._why = ""
         self._ending = asyncio.Event()
+        self._hurries = False
         self._task: asyncio.Task[None] | None = None
 
     def begin(self, secure: Secure) -> None:
@@ -76,16 +77,21 @@ class Mirror:
         """Of the newest checkpoint that is whole there; None before the first."""
         return step_and_epoch(self._copied)[0] if self._copied else None
 
-    async def end(self, *, goes_on: bool) -> None:
-        """Nothing more is trained here. The run's watchers can still be told. `goes_on`: under another service, which
-        copies what is missing; then nothing is waited for."""
-        if goes_on:
-            self.abandon()
-        if self._task is None or goes_on:
+    def hurry(self) -> None:
+        """The run is to end at once, or goes on under another service, which copies what is missing: `end` does not
+        wait, or no longer."""
+        self._hurries = True
+        self.abandon()
+
+    async def end(self) -> None:
+        """Nothing more is trained here. The run's watchers can still be told."""
+        if self._task is None:
             return
         self._ending.set()
         await asyncio.wait({self._task}, timeout=self._checkpoint.mirror_wait_s)
         self.abandon()
+        if self._hurries:
+            return
         try:
             name = await asyncio.to_thread(self._due)
         except _TROUBLES as error:

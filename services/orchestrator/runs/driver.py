@@ -108,8 +108,7 @@ class RunDriver:
         self._began, self._standing = time.monotonic(), Standing()
         self._stopping: RunOutcome | None = None
         self._saving: asyncio.Task[None] | None = None
-        self.gauges = Gauges(recorder, self._redis, self._tenure, self._standing, self.events)
-        self.gauges.mirror = self._mirror
+        self.gauges = Gauges(recorder, self._redis, self._tenure, self._standing, self.events, self._mirror)
         self._controller: Controller | None = None
         self._provenance: asyncio.Future[None] | None = None
         self._archiving: asyncio.Task[None] | None = None
@@ -139,6 +138,8 @@ class RunDriver:
     async def _stop(
         self, work: "asyncio.Task[None]", driving: "asyncio.Task[None]", outcome: RunOutcome, save: bool
     ) -> None:
+        if outcome != STOPPED:
+            self._mirror.hurry()
         bus, within_s = self._redis.bus, self.spec.checkpoint.on_stop_s
         if save and self._saving is None and self._standing.state == "running" and bus is not None and within_s:
             self._saving = asyncio.create_task(completion.save_first(bus, self.events, within_s))
@@ -317,7 +318,7 @@ class RunDriver:
                 outcome = outcome.but(f"summary.json cannot be written: {in_words(error)}")
             succeeded = outcome.state == "succeeded"
             self._standing.state, self._standing.message = outcome
-            await asyncio.gather(self._tracking.end(*outcome), self._mirror.end(goes_on=outcome == INTERRUPTED))
+            await asyncio.gather(self._tracking.end(*outcome), self._mirror.end())
             told = (self.events, self._archiving, self._redis.bus, self._tenure.epoch)
             answered = await completion.tell_end(outcome, *told)
         finally:

@@ -146,14 +146,19 @@ async def leading() -> None:
     """Nobody else leads the run."""
 
 
-def test_a_service_that_is_shut_down_waits_for_nothing(gate: Gate, tmp_path: Path, folder: Folder) -> None:
+@pytest.mark.parametrize("late", [False, True], ids=["before the end", "while it waits"])
+def test_a_run_that_is_to_end_at_once_waits_for_nothing(gate: Gate, tmp_path: Path, folder: Folder, late: bool) -> None:
     folder.save(4)
     asked = threading.Event()
     gate.rule = lambda method, path: asked.set() or time.sleep(3)  # type: ignore[func-returns-value]
 
     async def act(one: mirror.Mirror) -> None:
         await asyncio.to_thread(asked.wait, 20)
-        await one.end(goes_on=True)
+        if late:
+            asyncio.get_running_loop().call_later(0.3, one.hurry)
+        else:
+            one.hurry()
+        await one.end()
 
     told, took_s = play(tmp_path, folder, act, leading)
     assert told == []
@@ -182,7 +187,7 @@ def test_a_mirror_that_was_begun_again_copies_nothing_twice(gate: Gate, tmp_path
 
     async def act(one: mirror.Mirror) -> None:
         steps.append(one.step)
-        await one.end(goes_on=False)
+        await one.end()
         steps.append(one.step)
 
     play(tmp_path, folder, act, leading)
@@ -197,7 +202,7 @@ def test_a_checkpoint_that_the_records_have_not_come_to_waits(gate: Gate, tmp_pa
     folder.save(10)
 
     async def act(one: mirror.Mirror) -> None:
-        await one.end(goes_on=False)
+        await one.end()
 
     play(tmp_path, folder, act, leading)
     assert gate.seen == []

@@ -58,6 +58,10 @@ def test_a_stop_waits_for_its_checkpoint_and_no_longer_than_the_service_does() -
     assert isinstance(found, ServiceError)
     assert "nothing has come for 420 s" in str(found)
     assert "checkpoint.on_stop_s = 300 s" in str(found)
+    spec = ok({"yaml": "checkpoint:\n  on_stop_s: 60.0\n  mirror: s3://bucket\n  mirror_wait_s: 200.0\n"})
+    steps, found = play(changes.stop("r"), [spec, httpx.ReadTimeout("")])
+    assert [step.silence_s for step in steps] == [60.0, 380.0]
+    assert "its copy (checkpoint.mirror_wait_s = 200 s)" in str(found)
 
 
 @pytest.mark.parametrize("spec", ["", "[1]", "checkpoint: {}", "a: [", "checkpoint: {on_stop_s: soon}"])

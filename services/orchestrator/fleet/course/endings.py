@@ -46,7 +46,7 @@ class Endings:
 
     async def stop(self, run_id: str) -> RunDriver | None:
         """Have the learner write a checkpoint, within `checkpoint.on_stop_s`, then end the run's processes and return
-        once they are gone."""
+        once they are gone and the checkpoint is in its mirror, within `checkpoint.mirror_wait_s`."""
         return await self._end(run_id, STOPPED, Desired.STOPPED)
 
     async def cancel(self, run_id: str) -> RunDriver | None:
@@ -73,7 +73,7 @@ class Endings:
             spec = load_spec(RunFolder(folder).spec)
             if await others.leader(run_id) is None and await self._conclude(folder, spec, outcome):
                 return
-            saving_s = spec.checkpoint.on_stop_s if outcome == STOPPED else 0.0
+            saving_s = spec.checkpoint.stop_s if outcome == STOPPED else 0.0
             await others.until_ended(run_id, saving_s + _STOP_S)
             # Else its leader died over it.
             if not has_end(folder) and not await self._conclude(folder, spec, outcome):

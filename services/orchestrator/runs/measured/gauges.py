@@ -40,16 +40,22 @@ class Gauges:
     """The parts of a run's driver that are looked at; reading them changes nothing and asks nobody."""
 
     def __init__(
-        self, recorder: Recorder, redis: RunRedis, tenure: Tenure, standing: Standing, events: RunEvents
+        self,
+        recorder: Recorder,
+        redis: RunRedis,
+        tenure: Tenure,
+        standing: Standing,
+        events: RunEvents,
+        mirror: Mirror,
     ) -> None:
         self._recorder = recorder
         self._redis = redis
         self._tenure = tenure
         self._standing = standing
         self._events = events
+        self._mirror = mirror
         self.monitor: HealthMonitor | None = None
         """Once it is watched."""
-        self.mirror: Mirror | None = None
 
     @property
     def bus(self) -> Bus | None:
@@ -59,7 +65,7 @@ class Gauges:
     @property
     def mirrored_step(self) -> int | None:
         """Of the newest checkpoint that is whole in the mirror; None before the first."""
-        return self.mirror.step if self.mirror is not None else None
+        return self._mirror.step
 
     @property
     def state(self) -> str:

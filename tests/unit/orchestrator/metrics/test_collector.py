@@ -24,6 +24,7 @@ from services.orchestrator.api.operations import Operations
 from services.orchestrator.fleet.service import RunService
 from services.orchestrator.launch.launcher import WorkerState, WorkerStatus
 from services.orchestrator.metrics import collector as module
+from services.orchestrator.records.mirror import Mirror
 from services.orchestrator.records.recorder import Recorder
 from services.orchestrator.runs.events import RunEvents, WatchedEvent
 from services.orchestrator.runs.measured.gauges import Counted, Gauges
@@ -66,7 +67,7 @@ def driver(tmp_path: Path) -> Any:
     tenure.epoch = 17
     for number in (1, 2):
         events._keep(WatchedEvent(f"{number}-0", Alert(message="m", cause="payload_unusable")))
-    gauges = Gauges(recorder, redis, tenure, Standing(), events)
+    gauges = Gauges(recorder, redis, tenure, Standing(), events, Mirror(wanted, recorder, events))
     gauges._standing.change("running", "")
     statuses = [
         worker("generator-0", "generator"),
@@ -146,7 +147,7 @@ def test_a_run_is_exported_with_what_its_redis_says(driver: Any, monkeypatch: py
 
 
 def test_how_far_a_mirror_is_is_exported(driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    driver.gauges.mirror = SimpleNamespace(step=4)
+    driver.gauges._mirror = SimpleNamespace(step=4)
     assert values(scrape(driver, monkeypatch)["dapo_run_mirror_step"]) == {(): 4}
 
 
