@@ -14,6 +14,7 @@ from dapo.cli.errors import USER_ERROR, fail
 from dapo.cli.grade import grade
 from dapo.cli.runs.commands import runs
 from dapo.cli.runs.listing import machine
+from dapo.cli.runs.stored import checkpoints
 from dapo.cli.size import size
 from dapo.cli.tokens import tokens
 from dapo.environment import REDIS_VARIABLE
@@ -43,6 +44,7 @@ app = _Command(no_args_is_help=True, pretty_exceptions_enable=False,
 models = typer.Typer(no_args_is_help=True, help="Make small models to try the platform with.")
 app.add_typer(models, name="model")
 app.add_typer(runs, name="runs")
+app.add_typer(checkpoints, name="checkpoints")
 app.add_typer(data, name="data")
 app.add_typer(tokens, name="tokens")
 app.command()(grade)

@@ -8,7 +8,7 @@ import typer
 from dapo.cli.completion import complete_run
 from dapo.cli.errors import fail, told
 from dapo.cli.output import AsJson, print_json
-from dapo.cli.runs import changes, export, fetch, files, listing
+from dapo.cli.runs import changes, export, files, listing
 from dapo.cli.runs.where import RunName, Url, find_run, full_group_id
 
 runs = typer.Typer(no_args_is_help=True, help="Steer runs and look into them.")
@@ -25,7 +25,6 @@ runs.command()(files.evaluations)
 runs.command()(files.checkpoints)
 runs.command()(export.export)
 runs.command()(export.exports)
-runs.command()(fetch.fetch)
 runs.command()(changes.delete)
 runs.command()(changes.purge)
 _GROUPS = 4

@@ -62,13 +62,13 @@ def test_a_run_whose_volume_is_lost_goes_on_from_the_store(gate: Gate, tmp_path:
     story = Story(tmp_path / "run")
     story.start(spec, last=5)
     shutil.rmtree(story.folder)
-    shown = CliRunner().invoke(app, ["runs", "fetch", URL, str(story.folder)])
+    shown = CliRunner().invoke(app, ["checkpoints", "fetch", URL, str(story.folder)])
     assert shown.exit_code == 2
     assert f"There are {RUN}: add one to the URL" in shown.output
-    shown = CliRunner().invoke(app, ["runs", "fetch", f"{URL}/{RUN}", str(story.folder), "--dry-run", "--json"])
+    shown = CliRunner().invoke(app, ["checkpoints", "fetch", f"{URL}/{RUN}", str(story.folder), "--dry-run", "--json"])
     assert json.loads(shown.stdout)["step"] == 4
     assert not story.folder.exists()
-    shown = CliRunner().invoke(app, ["runs", "fetch", f"{URL}/{RUN}", str(story.folder)])
+    shown = CliRunner().invoke(app, ["checkpoints", "fetch", f"{URL}/{RUN}", str(story.folder)])
     assert shown.exit_code == 0, shown.output
     assert "go on from step 4: dapo train --resume" in shown.output
     stage = story.start(spec, step=4, previous=spec)

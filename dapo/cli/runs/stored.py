@@ -1,4 +1,4 @@
-"""`dapo runs fetch`: a run whose folder was lost comes back from an object store."""
+"""`dapo checkpoints fetch`: a run whose folder was lost comes back from an object store."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,10 +12,17 @@ from dapo.terminal import visible
 if TYPE_CHECKING:
     from dapo.records.mirror.fetching import Progress
 
+checkpoints = typer.Typer(no_args_is_help=True, help="Copies of checkpoints in an object store.")
 _DAY_S = 86_400.0
 _TOLD_SHARE = 0.1
 
 
+@checkpoints.callback()
+def main() -> None:
+    pass
+
+
+@checkpoints.command()
 def fetch(
     url: Annotated[str, typer.Argument(help="checkpoint.mirror of its spec and its id, e.g. s3://bucket/dapo/RUN_ID.")],
     run_dir: Annotated[Path, typer.Argument(help="Folder to make, e.g. runs/RUN_ID below the service's directory.")],
