@@ -163,8 +163,8 @@ class _Fetch:
         self._bring(records[spec], self._run_dir / spec)
 
     def _begin_anew(self) -> None:
-        """No Redis has the latest word of what the folder now holds, and no service takes it up by itself: somebody may
-        still lead the run elsewhere."""
+        """No Redis has the latest word of what the folder now holds. No service takes it up by itself, as somebody may
+        still lead the run elsewhere, unless a Redis lists it as one that is to go on."""
         stored = json.loads(self._folder.identity.read_text(encoding="utf-8"))
         identity = RunIdentity(**{name: value for name, value in stored.items() if name in RunIdentity._fields})
         anew = identity._replace(history=secrets.token_hex(8), taken_up=False, queued_at="")

@@ -223,6 +223,38 @@ def test_older_ones_go_and_what_is_damaged_is_left_out(store: ObjectStore, folde
     assert not RunFolder(tmp_path / "back").spec.exists()
 
 
+def test_whichever_request_fails_something_whole_is_there(
+    gate: Gate, store: ObjectStore, folder: Folder, tmp_path: Path
+) -> None:
+    """While the third checkpoint is copied and the first is deleted, request by request."""
+    for step in (2, 4):
+        CheckpointCopy(folder.path, folder.save(step)).run(store)
+    before = {path: store.read(path) for path in store.sizes()}
+    name, seen = folder.save(6), set()
+    for failing in count(1):
+        numbers = count(1)
+        gate.rule = lambda method, path, at=failing, ask=numbers: (403, "AccessDenied") if next(ask) == at else None
+        try:
+            CheckpointCopy(folder.path, name).run(store)
+            delete_older(store, name, 2)
+            failed = False
+        except ObjectStoreError:
+            failed = True
+        gate.rule = lambda method, path: None
+        found = find_mirrored(store)
+        bring_back(store, tmp_path / str(failing))
+        seen.add(found.step)
+        assert find_newest(tmp_path / str(failing) / "checkpoints").checkpoint is not None
+        if not failed:
+            break
+        # As it was before, so that each request fails once.
+        store.delete(list(store.sizes().keys() - before.keys()))
+        for path in before.keys() - store.sizes().keys():
+            store.write(path, [before[path]], len(before[path]))
+    assert seen == {4, 6}
+    assert {path.partition("/")[0] for path in store.sizes()} == {"step-000004.e1", name}
+
+
 def test_a_fetch_that_broke_off_goes_on(gate: Gate, store: ObjectStore, folder: Folder, tmp_path: Path) -> None:
     CheckpointCopy(folder.path, folder.save(4, epoch=2, size=BIG)).run(store)
     found, back = find_mirrored(store), tmp_path / "back"
