@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from dapo.records.mirror.store import is_installed
+from dapo.records.mirror.store import ObjectStore, is_installed
 from tests.support.store.folder import Folder
-from tests.support.store.server import S3, Gate, environment, moto_server, serving
+from tests.support.store.server import RUN_URL, S3, Gate, environment, moto_server, serving
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -39,3 +39,8 @@ def gate(moto: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Folder:
     return Folder(tmp_path / "run")
+
+
+@pytest.fixture
+def store(gate: Gate) -> ObjectStore:
+    return ObjectStore(RUN_URL)

@@ -1,4 +1,4 @@
-"""Checkpoints go to a real S3 server and come back, also where it dies, refuses or is full."""
+"""Checkpoints go to a real S3 server, also where it dies, refuses or is full."""
 
 import shutil
 import socket
@@ -10,61 +10,23 @@ from pathlib import Path
 
 import pytest
 
-from dapo.records.checkpoints import CheckpointError, find_newest, newest_epoch
-from dapo.records.folder import RunFolder
-from dapo.records.identity import RunDirError, read_identity
+from dapo.records.checkpoints import find_newest
 from dapo.records.mirror import copying
 from dapo.records.mirror import store as stores
 from dapo.records.mirror.copying import CheckpointCopy, CheckpointGone, CopyLeft, delete_older
-from dapo.records.mirror.fetching import FetchTimeout, NothingToFetch, fetch, find_mirrored
+from dapo.records.mirror.fetching import NothingToFetch, find_mirrored
 from dapo.records.mirror.store import ObjectStore, ObjectStoreError
-from tests.support.store.folder import Folder
-from tests.support.store.server import BUCKET, S3, Gate, Rule, denied_user, environment, serving
+from tests.support.store.folder import Folder, bring_back, files
+from tests.support.store.server import BUCKET, RUN_URL, S3, Gate, Rule, denied_user, environment, serving
 
-URL = f"s3://{BUCKET}/runs/one"
 BIG = 20 << 20
 """Bytes: three parts, two ranges."""
-
-
-@pytest.fixture
-def store(gate: Gate) -> ObjectStore:
-    return ObjectStore(URL)
-
-
-def bring_back(store: ObjectStore, run_dir: Path) -> None:
-    fetch(store, find_mirrored(store), run_dir, within_s=60, progress=lambda done, size: None)
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def refuse(number: int, status: int, code: str, method: str = "PUT") -> Rule:
     """From the request of that number on."""
     numbers = count(1)
     return lambda asked, path: (status, code) if asked == method and next(numbers) >= number else None
-
-
-def test_what_was_copied_comes_back_as_it_was(store: ObjectStore, folder: Folder, tmp_path: Path) -> None:
-    name = folder.save(4, epoch=3, size=BIG)
-    CheckpointCopy(folder.path, name).run(store)
-    told: list[int] = []
-    found = find_mirrored(store)
-    fetch(store, found, tmp_path / "back", within_s=60, progress=lambda done, size: told.append(done))
-    assert (found.name, found.step, found.damage) == (name, 4, [])
-    assert told == sorted(told)
-    assert told[-1] == found.size > BIG
-    back = RunFolder(tmp_path / "back")
-    assert files(back.checkpoints / name) == files(folder.files.checkpoints / name)
-    newest = find_newest(back.checkpoints).checkpoint
-    assert newest is not None
-    assert newest.manifest.step == 4
-    assert back.spec.read_text() == folder.files.spec.read_text()
-    assert back.metrics.read_text().splitlines() == [f'{{"step": {step}}}' for step in (1, 2, 3, 4)]
-    identity = read_identity(back.path)
-    assert identity.run_id == "one"
-    assert identity.history not in ("", "first")
-    assert not identity.taken_up
 
 
 def test_a_copy_that_broke_off_does_not_count_and_goes_on_where_it_was(
@@ -107,13 +69,13 @@ def test_a_server_that_is_killed_in_the_middle_loses_all_and_gets_it_anew(
 
         monkeypatch.setattr(CheckpointCopy, "_read", then_killed)
         with pytest.raises(ObjectStoreError, match=r"cannot be written \(step-000004.e1/checkpoint/state.pt\)"):
-            copy.run(ObjectStore(URL))
+            copy.run(ObjectStore(RUN_URL))
         assert reached.is_set()
         monkeypatch.setattr(CheckpointCopy, "_read", read)
     with serving(tmp_path / "second") as second:
         second.make_bucket()
         monkeypatch.setenv("AWS_ENDPOINT_URL", second.url)
-        store = ObjectStore(URL)
+        store = ObjectStore(RUN_URL)
         copy.run(store)
         bring_back(store, tmp_path / "back")
     assert files(tmp_path / "back" / "checkpoints").keys() >= {"step-000004.e1/state.pt"}
@@ -129,7 +91,7 @@ def test_keys_that_nobody_knows_and_that_allow_nothing(
             for name, value in keys.items():
                 monkeypatch.setenv(name, value)
             with pytest.raises(ObjectStoreError) as refused:
-                CheckpointCopy(folder.path, folder.save(4 if code[0] == "I" else 6)).run(ObjectStore(URL))
+                CheckpointCopy(folder.path, folder.save(4 if code[0] == "I" else 6)).run(ObjectStore(RUN_URL))
             assert code in str(refused.value)
             assert "Give the run service's environment credentials" in str(refused.value)
             assert keys["AWS_SECRET_ACCESS_KEY"] not in str(refused.value)
@@ -158,7 +120,7 @@ def test_a_server_that_never_answers(store: ObjectStore, folder: Folder, monkeyp
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
         with pytest.raises(ObjectStoreError, match="cannot be listed"):
-            CheckpointCopy(folder.path, folder.save(4)).run(ObjectStore(URL))
+            CheckpointCopy(folder.path, folder.save(4)).run(ObjectStore(RUN_URL))
     assert time.monotonic() - began < 10
 
 
@@ -207,22 +169,6 @@ def test_a_checkpoint_that_is_rotated_away_on_a_disk_without_links(
     assert {path.partition("/")[0] for path in store.sizes()} == {second}
 
 
-def test_older_ones_go_and_what_is_damaged_is_left_out(store: ObjectStore, folder: Folder, tmp_path: Path) -> None:
-    names = []
-    for step in (2, 4, 6):
-        names.append(folder.save(step))
-        CheckpointCopy(folder.path, names[-1]).run(store)
-        delete_older(store, names[-1], 2)
-    assert {path.partition("/")[0] for path in store.sizes()} == set(names[1:])
-    store.delete([f"{names[2]}/checkpoint/state.pt"])
-    found = find_mirrored(store)
-    assert (found.step, found.damage) == (4, [f"{names[2]} lacks checkpoint/state.pt"])
-    store.write(f"{names[1]}/checkpoint/state.pt", [b"x" * 100], 100)
-    with pytest.raises(CheckpointError, match="SHA-256"):
-        bring_back(store, tmp_path / "back")
-    assert not RunFolder(tmp_path / "back").spec.exists()
-
-
 def test_whichever_request_fails_something_whole_is_there(
     gate: Gate, store: ObjectStore, folder: Folder, tmp_path: Path
 ) -> None:
@@ -255,47 +201,6 @@ def test_whichever_request_fails_something_whole_is_there(
     assert {path.partition("/")[0] for path in store.sizes()} == {"step-000004.e1", name}
 
 
-def test_a_fetch_that_broke_off_goes_on(gate: Gate, store: ObjectStore, folder: Folder, tmp_path: Path) -> None:
-    CheckpointCopy(folder.path, folder.save(4, epoch=2, size=BIG)).run(store)
-    found, back = find_mirrored(store), tmp_path / "back"
-    with pytest.raises(FetchTimeout):
-        fetch(store, found, back, within_s=0, progress=lambda done, size: None)
-    gate.rule = lambda method, path: (0, "") if "manifest" in path else None
-    with pytest.raises(ObjectStoreError):
-        bring_back(store, back)
-    assert find_newest(back / "checkpoints").checkpoint is None
-    gate.rule = lambda method, path: None
-    gate.seen.clear()
-    bring_back(store, back)
-    assert not [path for _, path in gate.seen if "state.pt" in path]
-    assert find_newest(back / "checkpoints").checkpoint is not None
-    with pytest.raises(RunDirError, match="has a whole checkpoint, of step 4"):
-        bring_back(store, back)
-
-
-def test_a_folder_that_has_lost_its_checkpoints_alone_gets_one(store: ObjectStore, folder: Folder) -> None:
-    name = folder.save(4, epoch=2)
-    CheckpointCopy(folder.path, name).run(store)
-    store.write("step-000006.e5/checkpoint/x", [b"torso"], 5)
-    shutil.rmtree(folder.files.checkpoints)
-    bring_back(store, folder.path)
-    newest = find_newest(folder.files.checkpoints).checkpoint
-    assert newest is not None
-    assert newest.directory.name == name
-    assert newest_epoch(folder.files.checkpoints) == 5  # the next learner is of the sixth
-    assert read_identity(folder.path).history == "first"
-
-
-def test_a_folder_of_another_run_gets_none(store: ObjectStore, folder: Folder, tmp_path: Path) -> None:
-    CheckpointCopy(folder.path, folder.save(4)).run(store)
-    other = Folder(tmp_path / "other")
-    identity = read_identity(other.path)
-    other.files.identity.write_text(other.files.identity.read_text().replace('"one"', '"two"'))
-    assert identity.run_id == "one"
-    with pytest.raises(RunDirError, match="holds the run two"):
-        bring_back(store, other.path)
-
-
 def test_a_copy_that_is_left_leaves_no_upload_behind(moto: S3, store: ObjectStore, folder: Folder) -> None:
     copy = CheckpointCopy(folder.path, folder.save(4, size=BIG))
     copying_chunk, read = count(), CheckpointCopy._read
@@ -324,14 +229,6 @@ def test_a_checkpoint_of_that_name_from_another_world_is_replaced(store: ObjectS
     assert store.read(f"{name}/checkpoint/state.pt") != before
     assert find_mirrored(store).damage == []
     delete_older(store, name, 1)
-
-
-def test_nothing_there_says_which_runs_there_are(store: ObjectStore, folder: Folder) -> None:
-    CheckpointCopy(folder.path, folder.save(4)).run(store)
-    with pytest.raises(NothingToFetch, match="There are one: add one to the URL"):
-        find_mirrored(ObjectStore(f"s3://{BUCKET}/runs"))
-    with pytest.raises(NothingToFetch, match="Nothing lies there"):
-        find_mirrored(ObjectStore(f"s3://{BUCKET}/elsewhere"))
 
 
 def test_a_mounted_folder_does_as_well(folder: Folder, tmp_path: Path) -> None:

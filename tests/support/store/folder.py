@@ -5,6 +5,8 @@ from pathlib import Path
 from dapo.records.checkpoints import Manifest, directory_name, file_sizes, mark, write_manifest
 from dapo.records.folder import RunFolder
 from dapo.records.identity import RunIdentity, write_identity
+from dapo.records.mirror.fetching import fetch, find_mirrored
+from dapo.records.mirror.store import ObjectStore
 
 
 class Folder:
@@ -30,3 +32,11 @@ class Folder:
         mark(root, epoch, names)
         self.files.metrics.write_text("".join(f'{{"step": {one}}}\n' for one in range(1, step + 1)) + '{"st')
         return name
+
+
+def bring_back(store: ObjectStore, run_dir: Path) -> None:
+    fetch(store, find_mirrored(store), run_dir, within_s=60, progress=lambda done, size: None)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

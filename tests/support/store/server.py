@@ -22,6 +22,7 @@ from dapo.host.ports import free_port
 from tests.support.paths import REPO
 
 BUCKET = "checkpoints"
+RUN_URL = f"s3://{BUCKET}/runs/one"
 _START_S = 60.0
 _SCOPE = "Credential=key/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"
 

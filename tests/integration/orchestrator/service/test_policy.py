@@ -52,14 +52,25 @@ def test_what_the_policy_does_not_allow_is_refused_over_both_faces(strict: Servi
     assert "model.path" in caught.value.details()
 
 
+def test_a_mirror_that_the_policy_does_not_name_is_refused(strict: Service, own: dict) -> None:
+    mirrored = {**own, "checkpoint": {"mirror": "s3://somebodys/bucket"}}
+    assert fields(strict.http.post("/v1/runs", json={"spec": mirrored})) == {"checkpoint.mirror"}
+    mirrored = {**own, "checkpoint": {"mirror": "s3://key:canary-of-a-store@bucket"}}
+    refused = strict.http.post("/v1/runs", json={"spec": mirrored})
+    assert fields(refused) == {"checkpoint.mirror"}
+    assert "canary" not in refused.text
+
+
 def test_a_change_of_a_run_is_held_to_the_policy_too(strict: Service, own: dict) -> None:
     run = create(strict, own)
     assert fields(strict.http.patch(f"/v1/runs/{run['id']}", json={"generators": 3})) == {
         "resources.generator.replicas"
     }
     strict.http.post(f"/v1/runs/{run['id']}/stop")
-    change = {"set": ["training.steps=11", "reward.grader=python:os:system"]}
-    assert fields(strict.http.post(f"/v1/runs/{run['id']}/resume", json=change)) == {"training.steps", "reward.grader"}
+    change = {"set": ["training.steps=11", "reward.grader=python:os:system", "checkpoint.mirror=s3://somebodys/bucket"]}
+    assert fields(strict.http.post(f"/v1/runs/{run['id']}/resume", json=change)) == {
+        *("training.steps", "reward.grader", "checkpoint.mirror")
+    }
     assert strict.http.get(f"/v1/runs/{run['id']}").json()["state"] == "stopped"
 
 
