@@ -90,6 +90,8 @@ class Mirror:
         self._ending.set()
         await asyncio.wait({self._task}, timeout=self._checkpoint.mirror_wait_s)
         self.abandon()
+        # A process that ends now leaves the copy's thread no time for it.
+        await asyncio.to_thread(sweep, self._recorder.run_dir)
         if self._hurries:
             return
         try:
@@ -169,7 +171,8 @@ class Mirror:
         told, self._why = bool(self._why), in_words(error)
         log.warning("checkpoint.mirror: %s", self._why)
         if not told:
-            what = "older checkpoints cannot be deleted there" if self._copied else "the newest checkpoint is not there"
+            copied = self._copied != self._pruned
+            what = "older checkpoints cannot be deleted there" if copied else "the newest checkpoint is not there"
             message = f"checkpoint.mirror: {self._why}. The run goes on, {what}; it is tried again"
             await self._events.tell(Alert(cause=CAUSE, message=message))
 

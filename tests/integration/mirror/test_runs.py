@@ -159,6 +159,7 @@ def test_a_run_that_is_to_end_at_once_waits_for_nothing(gate: Gate, tmp_path: Pa
         else:
             one.hurry()
         await one.end()
+        assert not list(folder.path.glob(".mirror*"))
 
     told, took_s = play(tmp_path, folder, act, leading)
     assert told == []
