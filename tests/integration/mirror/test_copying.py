@@ -231,6 +231,32 @@ def test_a_checkpoint_of_that_name_from_another_world_is_replaced(store: ObjectS
     delete_older(store, name, 1)
 
 
+def test_two_leaders_that_copy_the_same_checkpoint_leave_it_whole(
+    gate: Gate, store: ObjectStore, folder: Folder, tmp_path: Path
+) -> None:
+    """One was frozen, and has shorter records."""
+    name = folder.save(4, size=BIG)
+    metrics, began = folder.files.metrics, threading.Barrier(2)
+    listed = count()
+
+    def together(method: str, path: str) -> None:
+        if method == "GET" and next(listed) < 2:  # both ask what is there, and find nothing
+            began.wait(20)
+
+    gate.rule = together
+    older, newer = CheckpointCopy(folder.path, name), CheckpointCopy(folder.path, name)
+    first = threading.Thread(target=older.run, args=(store,))
+    first.start()
+    metrics.write_text(metrics.read_text() + 'ep": 5}\n')
+    newer.run(store)
+    first.join(60)
+    assert not first.is_alive()
+    gate.rule = lambda method, path: None
+    assert find_mirrored(store).damage == []
+    bring_back(store, tmp_path / "back")
+    assert find_newest(tmp_path / "back" / "checkpoints").checkpoint is not None
+
+
 def test_a_mounted_folder_does_as_well(folder: Folder, tmp_path: Path) -> None:
     store = ObjectStore(f"file://{tmp_path}/mounted/one")
     for step in (2, 4):
