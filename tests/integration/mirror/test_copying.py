@@ -2,6 +2,8 @@
 
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,9 +15,10 @@ import pytest
 from dapo.records.checkpoints import find_newest
 from dapo.records.mirror import copying
 from dapo.records.mirror import store as stores
-from dapo.records.mirror.copying import CheckpointCopy, CheckpointGone, CopyLeft, delete_older
+from dapo.records.mirror.copying import CheckpointCopy, CheckpointGone, CopyLeft, delete_older, sweep
 from dapo.records.mirror.fetching import NothingToFetch, find_mirrored
 from dapo.records.mirror.store import ObjectStore, ObjectStoreError
+from tests.support.paths import REPO
 from tests.support.store.folder import Folder, bring_back, files
 from tests.support.store.server import BUCKET, RUN_URL, S3, Gate, Rule, denied_user, environment, serving
 
@@ -229,6 +232,37 @@ def test_a_checkpoint_of_that_name_from_another_world_is_replaced(store: ObjectS
     assert store.read(f"{name}/checkpoint/state.pt") != before
     assert find_mirrored(store).damage == []
     delete_older(store, name, 1)
+
+
+def test_a_process_that_is_killed_in_the_middle_leaves_nothing_that_counts(
+    gate: Gate, store: ObjectStore, folder: Folder, tmp_path: Path
+) -> None:
+    name, puts, reached = folder.save(4, size=BIG), count(1), threading.Event()
+
+    def slowly(method: str, path: str) -> None:
+        if method == "PUT" and next(puts) >= 2:
+            reached.set()
+            time.sleep(3)
+
+    gate.rule = slowly
+    run = (
+        "import sys; from pathlib import Path; from dapo.records.mirror.copying import CheckpointCopy; "
+        "from dapo.records.mirror.store import ObjectStore; "
+        "CheckpointCopy(Path(sys.argv[1]), sys.argv[2]).run(ObjectStore(sys.argv[3]))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", run, str(folder.path), name, RUN_URL], cwd=REPO)
+    assert reached.wait(30)
+    process.kill()
+    assert process.wait() == -9
+    gate.rule = lambda method, path: None
+    with pytest.raises(NothingToFetch):
+        find_mirrored(store)
+    assert list(folder.path.glob(".mirror-*"))
+    sweep(folder.path)
+    assert not list(folder.path.glob(".mirror-*"))
+    CheckpointCopy(folder.path, name).run(store)
+    bring_back(store, tmp_path / "back")
+    assert files(tmp_path / "back" / "checkpoints" / name) == files(folder.files.checkpoints / name)
 
 
 def test_two_leaders_that_copy_the_same_checkpoint_leave_it_whole(
