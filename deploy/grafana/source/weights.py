@@ -24,9 +24,11 @@ _SYNC = Row("Weight updates", (
           kind="bars", warn=1),
 ))  # fmt: skip
 _CHECKPOINTS = Row("Checkpoints", (
-    Panel("Steps behind", "Steps since the newest checkpoint: what a crash of the whole machine would do again.",
+    Panel("Steps behind", "Steps since the newest checkpoint: what a crash of the whole machine would do again; and, where it has a "
+          "mirror, since the newest one there: what the loss of the volume would.",
           {"steps": f"max by (run) (dapo_run_step{_RUN}) "
-           f"- (max by (run) (dapo_run_checkpoint_step{_RUN}) or 0 * max by (run) (dapo_run_step{_RUN}))"},
+           f"- (max by (run) (dapo_run_checkpoint_step{_RUN}) or 0 * max by (run) (dapo_run_step{_RUN}))",
+           "mirror": f"max by (run) (dapo_run_step{_RUN}) - max by (run) (dapo_run_mirror_step{_RUN})"},
           limits=(0, None)),
     Panel("Age", "What a crash would cost: since the newest checkpoint was written, or later than that the run began or was resumed; "
           "and the usual time between two.",
