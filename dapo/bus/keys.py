@@ -86,6 +86,7 @@ class Keys:
         self.lease = self.prefix + "lease"
         self.wishes = self.prefix + "wishes"
         self.placements = self.prefix + "placements"
+        self.reports = self.prefix + "reports"
         self.version = self.prefix + "version"
         self.sync = self.prefix + "sync"
         self.payload_bytes = self.prefix + "payload_bytes"
@@ -117,6 +118,9 @@ class Keys:
 
     def replies(self, generator_id: str) -> str:
         return f"{self.prefix}replies:{generator_id}"
+
+    def orders(self, rank: int) -> str:
+        return f"{self.prefix}orders:{rank}"
 
     def payload(self, group_id: str, index: int, attempt: int) -> str:
         return f"{self.prefix}p:{group_id}:{index}:{attempt}"

@@ -16,7 +16,8 @@
 |            |                        |                         |                    | commit, sync        |
 | decisions  | read, save, end, begin |                         |                    | frontier            |
 | weights    | members, version       | member, read commands,  |                    | members,            |
-|            |                        | reply, version, forget  |                    | command, publish    |
+|            |                        | reply, version, forget  |                    | command, publish,   |
+|            |                        |                         |                    | order, report       |
 
 Questions about a run are answered through a QuestionBus (dapo/bus/questions.py), which only reads.
 
@@ -307,6 +308,10 @@ class LearnerWeights(ReadsMembers, Protocol):
     async def read_replies(
         self, generator_id: str, after: str, *, block_s: float
     ) -> list[tuple[str, pb.WeightReply]]: ...
+    async def send_order(self, rank: int, order: pb.SenderOrder) -> None: ...
+    async def read_orders(self, rank: int, after: str, *, block_s: float) -> list[tuple[str, pb.SenderOrder]]: ...
+    async def send_report(self, report: pb.SenderReport) -> None: ...
+    async def read_reports(self, after: str, *, block_s: float) -> list[tuple[str, pb.SenderReport]]: ...
     async def publish_version(self, version: pb.Version, epoch: int) -> None: ...
 
 

@@ -319,7 +319,7 @@ class WeightReply(_message.Message):
     def __init__(self, serial: _Optional[int] = ..., phase: _Optional[str] = ..., error: _Optional[str] = ..., pause_s: _Optional[float] = ...) -> None: ...
 
 class Member(_message.Message):
-    __slots__ = ("generator_id", "version", "tensor_parallel", "state", "generated_tokens", "busy_s", "up_s", "running", "base_weights", "evaluates", "devices")
+    __slots__ = ("generator_id", "version", "tensor_parallel", "state", "generated_tokens", "busy_s", "up_s", "running", "base_weights", "evaluates", "devices", "host")
     GENERATOR_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TENSOR_PARALLEL_FIELD_NUMBER: _ClassVar[int]
@@ -331,6 +331,7 @@ class Member(_message.Message):
     BASE_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     EVALUATES_FIELD_NUMBER: _ClassVar[int]
     DEVICES_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
     generator_id: str
     version: Version
     tensor_parallel: int
@@ -342,7 +343,60 @@ class Member(_message.Message):
     base_weights: str
     evaluates: bool
     devices: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, generator_id: _Optional[str] = ..., version: _Optional[_Union[Version, _Mapping]] = ..., tensor_parallel: _Optional[int] = ..., state: _Optional[str] = ..., generated_tokens: _Optional[int] = ..., busy_s: _Optional[float] = ..., up_s: _Optional[float] = ..., running: _Optional[int] = ..., base_weights: _Optional[str] = ..., evaluates: _Optional[bool] = ..., devices: _Optional[_Iterable[str]] = ...) -> None: ...
+    host: str
+    def __init__(self, generator_id: _Optional[str] = ..., version: _Optional[_Union[Version, _Mapping]] = ..., tensor_parallel: _Optional[int] = ..., state: _Optional[str] = ..., generated_tokens: _Optional[int] = ..., busy_s: _Optional[float] = ..., up_s: _Optional[float] = ..., running: _Optional[int] = ..., base_weights: _Optional[str] = ..., evaluates: _Optional[bool] = ..., devices: _Optional[_Iterable[str]] = ..., host: _Optional[str] = ...) -> None: ...
+
+class SendJoin(_message.Message):
+    __slots__ = ("member", "group_name")
+    MEMBER_FIELD_NUMBER: _ClassVar[int]
+    GROUP_NAME_FIELD_NUMBER: _ClassVar[int]
+    member: Member
+    group_name: str
+    def __init__(self, member: _Optional[_Union[Member, _Mapping]] = ..., group_name: _Optional[str] = ...) -> None: ...
+
+class SendUpdate(_message.Message):
+    __slots__ = ("version", "group_names")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    GROUP_NAMES_FIELD_NUMBER: _ClassVar[int]
+    version: Version
+    group_names: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, version: _Optional[_Union[Version, _Mapping]] = ..., group_names: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class SendDrop(_message.Message):
+    __slots__ = ("group_name",)
+    GROUP_NAME_FIELD_NUMBER: _ClassVar[int]
+    group_name: str
+    def __init__(self, group_name: _Optional[str] = ...) -> None: ...
+
+class SenderOrder(_message.Message):
+    __slots__ = ("serial", "join", "update", "drop", "incarnation")
+    SERIAL_FIELD_NUMBER: _ClassVar[int]
+    JOIN_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_FIELD_NUMBER: _ClassVar[int]
+    DROP_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    serial: int
+    join: SendJoin
+    update: SendUpdate
+    drop: SendDrop
+    incarnation: int
+    def __init__(self, serial: _Optional[int] = ..., join: _Optional[_Union[SendJoin, _Mapping]] = ..., update: _Optional[_Union[SendUpdate, _Mapping]] = ..., drop: _Optional[_Union[SendDrop, _Mapping]] = ..., incarnation: _Optional[int] = ...) -> None: ...
+
+class SenderReport(_message.Message):
+    __slots__ = ("serial", "group_name", "phase", "error", "pause_s", "incarnation")
+    SERIAL_FIELD_NUMBER: _ClassVar[int]
+    GROUP_NAME_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    PAUSE_S_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    serial: int
+    group_name: str
+    phase: str
+    error: str
+    pause_s: float
+    incarnation: int
+    def __init__(self, serial: _Optional[int] = ..., group_name: _Optional[str] = ..., phase: _Optional[str] = ..., error: _Optional[str] = ..., pause_s: _Optional[float] = ..., incarnation: _Optional[int] = ...) -> None: ...
 
 class StoredGroup(_message.Message):
     __slots__ = ("group_id", "fields")

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import socket
 import time
 from collections.abc import Callable, Sequence
 
@@ -66,6 +67,7 @@ class Membership:
             base_weights=base_weights,
             evaluates=evaluates,
             devices=devices,
+            host=socket.gethostname(),
         )
         self._keeps_weights = False
         self._busy_since: float | None = None

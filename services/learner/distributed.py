@@ -15,6 +15,8 @@ from dapo.spec.tree.resources import Device
 _GROUP_TIMEOUT = timedelta(minutes=30)
 """Bound on one collective between learner ranks; the longest wait is for a slow rank's micro-batch or checkpoint."""
 
+_TEXT_BYTES = 256
+
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
@@ -95,6 +97,17 @@ def broadcast_ints(values: list[int]) -> list[int]:
     data = torch.tensor(values, dtype=torch.int64)
     dist.broadcast(data, src=0)
     return [int(value) for value in data]
+
+
+def gather_texts(text: str) -> list[str]:
+    """Each rank's text, of at most 255 bytes of UTF-8, on every rank, by rank. Raises ValueError for a longer one."""
+    data = text.encode()
+    if len(data) >= _TEXT_BYTES:
+        raise ValueError(f"{text!r} has {len(data)} bytes, at most {_TEXT_BYTES - 1} can be gathered")
+    mine = torch.tensor([len(data), *data.ljust(_TEXT_BYTES - 1, b"\0")], dtype=torch.uint8)
+    found = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(found, mine)
+    return [bytes(one[1 : 1 + int(one[0])].tolist()).decode() for one in found]
 
 
 def min_ints(values: list[int]) -> list[int]:

@@ -5,8 +5,6 @@ import time
 from enum import IntEnum
 from functools import partial
 
-import torch
-
 from dapo.bus.failures import FailureReason
 from dapo.bus.roles import LearnerBus
 from dapo.contracts.events import Alert
@@ -24,17 +22,14 @@ from services.learner.step.fingerprint import fingerprint
 from services.learner.step.payloads import TrainingSample, fetch_samples
 from services.learner.step.trainer import Trainer, flat_samples
 from services.learner.weights.buckets import WeightBuckets
-from services.learner.weights.publisher import Publisher
+from services.learner.weights.distribution import Distribution
 
 log = logging.getLogger(__name__)
 
 _WAIT_S = 0.5
 """Longest wait for a batch before looking for members that need weights."""
-_REFRESH_S = 0.25
 _PEER_WAIT_S = 60.0
 """How long a rank waits to read a batch that rank 0 has read already."""
-_BUCKETS_IN_FLIGHT = 2
-"""Under ZeRO 3, gathered buckets that may wait for a slow member: the whole model may not fit one rank."""
 _SURVIVING_SHARE = 0.5
 """Of a merged LoRA update; where less survives the rounding, people are told."""
 
@@ -53,11 +48,11 @@ class LearnerLoop:
 
     Rank 0 decides what comes next (`_decide`) and broadcasts it as an Action; then all ranks do it together. Parts:
     - `trainer` (Trainer): one batch in, new parameters and the step's metrics out;
-    - `publisher` (Publisher, on rank 0): sends the parameters to the generators;
     - `buckets` (WeightBuckets): the parameters as the generators want them; under ZeRO 3 all ranks gather them;
+    - `distribution` (Distribution): every rank sends them to its share of the generators, as rank 0 decides;
     - `replay` (Replay, on rank 0): tells whether what is trained again comes out as it did before;
     - `saving` (Saving): complete checkpoints, written by all ranks, and what the log forgets for them;
-    - `control` (ControlLoop): the thread of the bus and the publisher, so that heartbeats go on during a step.
+    - `control` (ControlLoop): the thread of the bus and the weight channel, so that heartbeats go on during a step.
 
     Invariants:
     - batch b is trained once per incarnation (fencing epoch of rank 0), after batch b − 1, by all ranks;
@@ -95,7 +90,7 @@ class LearnerLoop:
         self.step = 0
         self.epoch = 0
         self.catch_up_step = 0
-        self.publisher: Publisher | None = None
+        self.distribution: Distribution | None = None
         self.replay: Replay | None = None
         self._unpublished = True
         self._told_of_rounding = False
@@ -121,19 +116,17 @@ class LearnerLoop:
             STEP.set(self.step)
             self.replay = Replay(self.bus, self.control, self.step, self.ranks.world_size)
             self.replay.loaded(self.step, found, self.saving.loaded_ranks)
-            limit = _BUCKETS_IN_FLIGHT if self.trainer.engine.zero_stage == 3 else 0
-            self.publisher = Publisher(
-                *(self.bus, self.epoch, self.spec.weight_sync, self.buckets.specs(), limit),
-                address=self.address,
-                devices=self.ranks.device_names,
-            )
-            self.control.repeat(_REFRESH_S, self.publisher.refresh)
+        sync = self.spec.weight_sync
+        self.distribution = Distribution(
+            *(self.bus, self.control, self.ranks, self.epoch, sync, self.buckets), address=self.address
+        )
 
     # -- the loop
 
     def run(self) -> None:
         """Until the batch log ends; the last checkpoint is written before this returns."""
         while True:
+            self.control.check()
             written = self.saving.is_written()
             action, number = broadcast_ints(self._decide(written) if self.ranks.leads else [0, 0])
             if action == Action.TRAIN:
@@ -151,12 +144,11 @@ class LearnerLoop:
     def _decide(self, written: bool) -> list[int]:
         """[action, batch number] on rank 0. What is `written` of a checkpoint, then members that lack the current
         version, come before the next batch."""
-        self.control.check()
         if written:
             return [Action.SETTLE, 0]
-        assert self.publisher is not None
+        assert self.distribution is not None
         if self.step >= self.catch_up_step:
-            if self.control.call(self.publisher.waiting(self.step)):
+            if self.distribution.waiting(self.step):
                 return [Action.PUBLISH, 0]
             if self.saving.is_wanted(self.step):
                 return [Action.CHECKPOINT, 0]
@@ -251,27 +243,21 @@ class LearnerLoop:
         return samples
 
     def _publish(self) -> dict[str, float]:
-        """Bring every joined member to the current version; all ranks take part, rank 0 sends."""
+        """Bring every joined member to the current version; all ranks take part."""
         started = time.monotonic()
-        if self.publisher is None:
-            for _ in self.buckets.flattened(self.ranks.device):
-                pass
+        assert self.distribution is not None
+        merges = self.spec.lora.rank is not None and not self.serves_adapter
+        pause_s = self.distribution.publish(self.step, measures=merges and self.ranks.leads)
+        if not self.ranks.leads:
             return {}
-        self.control.call(self.publisher.begin(self.step))
-        device = self.ranks.device if self.publisher.device == "cuda" else torch.device("cpu")
-        for bucket in self.buckets.flattened(device):
-            self.control.call(self.publisher.feed(bucket))
-        pause_s = self.control.call(self.publisher.finish(self.step))
         if pause_s is not None and self._unpublished:
             self._unpublished = False
             log.info("version %d.%d is published", self.epoch, self.step)
         metrics = {"weight_sync_s": time.monotonic() - started, "weight_pause_s": pause_s or 0.0}
-        return metrics | self._measure_rounding()
+        return metrics | (self._measure_rounding() if merges else {})
 
     def _measure_rounding(self) -> dict[str, float]:
         """What merging has left of the LoRA update that was sent last; an alert where that is too little."""
-        if self.spec.lora.rank is None or self.serves_adapter:
-            return {}
         share = self.buckets.rounding.surviving_share
         if share < _SURVIVING_SHARE and not self._told_of_rounding:
             self._told_of_rounding = True

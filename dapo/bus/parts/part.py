@@ -13,7 +13,7 @@ from dapo.bus.server.connection import Argument, Server, block
 from dapo.v1 import messages_pb2 as pb
 
 T = TypeVar("T")
-M = TypeVar("M", pb.WeightCommand, pb.WeightReply, pb.StepReport)
+M = TypeVar("M", pb.WeightCommand, pb.WeightReply, pb.SenderOrder, pb.SenderReport, pb.StepReport)
 
 KEY_BYTES = 128
 """What a payload's key takes beside its blob, about: its name, its entry and the allocator's rounding."""

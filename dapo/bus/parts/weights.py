@@ -8,6 +8,8 @@ from dapo.v1 import messages_pb2 as pb
 
 _CHANNEL = 64
 """Commands and replies kept per generator: a few rounds, as each round carries the names of all tensors."""
+_ORDERS = 1024
+"""Orders kept for a rank, and reports of all ranks: some for each member, which are read as they come."""
 _CHANNEL_MS = 3_600_000
 """A channel on which nothing was said for so long expires; whoever used it has read it, or is dead."""
 
@@ -16,7 +18,8 @@ class Weights(Part):
     """What learner and generators say to each other about weights; the weights themselves take another way.
 
     Keys: `members`, a hash of pb.Member by generator id; `commands:<generator>` and `replies:<generator>`, streams of
-    64 entries; `version`, the newest that every ready member serves.
+    64 entries; `orders:<rank>` and `reports`, between the learner's rank 0 and its other ranks that send, streams of
+    1024; `version`, the newest that every ready member serves.
     Promises: commands and replies keep their order; only the newest learner publishes a version. What a dead generator
     leaves goes: its record by `forget_dead`, its channel an hour after the last word.
     Restart: a generator that starts anew begins behind the last command and registers without a version. A learner
@@ -86,6 +89,20 @@ class Weights(Part):
         key = self._keys.replies(generator_id)
         return await self._context.read_messages(pb.WeightReply, key, after, block_s=block_s)
 
+    async def send_order(self, rank: int, order: pb.SenderOrder) -> None:
+        await self._send(self._keys.orders(rank), order.SerializeToString(), _ORDERS)
+
+    async def read_orders(self, rank: int, after: str, *, block_s: float) -> list[tuple[str, pb.SenderOrder]]:
+        """Orders after id `after` ("0": all that are kept, also of an earlier learner)."""
+        return await self._context.read_messages(pb.SenderOrder, self._keys.orders(rank), after, block_s=block_s)
+
+    async def send_report(self, report: pb.SenderReport) -> None:
+        await self._send(self._keys.reports, report.SerializeToString(), _ORDERS)
+
+    async def read_reports(self, after: str, *, block_s: float) -> list[tuple[str, pb.SenderReport]]:
+        """Reports after id `after` ("0": all that are kept, also of an earlier learner)."""
+        return await self._context.read_messages(pb.SenderReport, self._keys.reports, after, block_s=block_s)
+
     async def publish_version(self, version: pb.Version, epoch: int) -> None:
         """The newest version that every ready member serves. Raises Fenced."""
         await self._script("set_version", epoch, version.SerializeToString())
@@ -94,6 +111,6 @@ class Weights(Part):
         data = await self._control.run(self._control.client.get, self._keys.version)
         return None if data is None else pb.Version.FromString(data)
 
-    async def _send(self, key: str, data: bytes) -> None:
-        await self._append(key, _CHANNEL, "data", data, exactly=True)
+    async def _send(self, key: str, data: bytes, most: int = _CHANNEL) -> None:
+        await self._append(key, most, "data", data, exactly=True)
         await self._write("PEXPIRE", key, _CHANNEL_MS)

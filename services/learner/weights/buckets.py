@@ -29,18 +29,25 @@ class WeightBuckets:
     `adapter` the LoRA adapter alone.
 
     A bucket is the concatenated bytes of its tensors, in order and without padding; a tensor that is larger than a
-    bucket has one for itself. The cut is made once and is the same for every version. Under ZeRO 3 a bucket is gathered
-    from all ranks when it is asked for, and released after it, so no rank holds the whole model.
+    bucket has one for itself. The cut is made once and is the same for every version and on every rank. Under ZeRO 3 a
+    bucket is gathered from all ranks when its turn comes, and released after it, so no rank holds the whole model; at
+    other stages each rank has all weights, and makes a bucket whenever it wants one.
     """
 
     def __init__(self, engine: LearnerEngine[PolicyModel], bucket_mib: int, *, adapter: bool = False) -> None:
         self._engine = engine
         self.rounding = Rounding()
-        """Of the version that `flattened` gave last, on rank 0."""
+        """Of what was made since `renew`, each bucket counted once."""
+        self._counted: set[int] = set()
         policy = engine.module
         named = list((policy.adapter_weights() if adapter else policy.served_weights()).items())
         sizes = [weight.bytes for _, weight in named]
         self._buckets = [[named[i] for i in bucket] for bucket in split_buckets(sizes, bucket_mib * 2**20)]
+
+    @property
+    def gathers(self) -> bool:
+        """Whether buckets come by `gathered` alone: under ZeRO 3."""
+        return self._engine.zero_stage == 3
 
     def specs(self) -> list[pb.WeightBucket]:
         return [
@@ -53,15 +60,35 @@ class WeightBuckets:
             for bucket in self._buckets
         ]
 
-    def flattened(self, device: torch.device) -> Iterator[Tensor]:
-        """Each bucket's bytes as a new uint8 tensor on `device`, on rank 0; the others yield nothing. Exhaust it."""
-        leads = self._engine.ranks.leads
-        if not leads and self._engine.zero_stage < 3:
-            return
+    def renew(self) -> None:
+        """The parameters have changed, or are sent again: what their rounding leaves is measured anew."""
         self.rounding = Rounding()
-        for bucket in self._buckets:
+        self._counted.clear()
+
+    def make(self, position: int, device: torch.device) -> Tensor:
+        """One bucket's bytes as a new uint8 tensor on `device`. In any thread, while the parameters do not change, but
+        not in two at a time."""
+        rounding = None if position in self._counted else self.rounding
+        self._counted.add(position)
+        parts = [
+            weight.value(rounding).contiguous().view(-1).view(torch.uint8) for _, weight in self._buckets[position]
+        ]
+        return torch.cat(parts).to(device)
+
+    def gathered(self, device: torch.device, *, wanted: bool) -> Iterator[Tensor]:
+        """Each bucket in turn, on a rank that `wanted` them; the others yield nothing. At any stage; all ranks call and
+        exhaust it together."""
+        for position, bucket in enumerate(self._buckets):
             with self._engine.gathered([one for _, weight in bucket for one in weight.parameters]):
-                if not leads:
-                    continue
-                parts = [weight.value(self.rounding).contiguous().view(-1).view(torch.uint8) for _, weight in bucket]
-                yield torch.cat(parts).to(device)
+                if wanted:
+                    yield self.make(position, device)
+
+    def measure_rest(self) -> None:
+        """Have `rounding` count what was not made since `renew`, e.g. where this rank sends to nobody. Not under ZeRO
+        3: there whoever measures is to want the buckets."""
+        for position, bucket in enumerate(self._buckets):
+            if position not in self._counted and not self.gathers:
+                self._counted.add(position)
+                for _, weight in bucket:
+                    if weight.delta is not None:
+                        weight.value(self.rounding)

@@ -1,4 +1,4 @@
-"""One generator as the sender sees it: its weight group, how it joins and how it is updated."""
+"""What a sender has of one generator: its weight group, how it joins and how it is updated."""
 
 import asyncio
 from collections.abc import Awaitable, Sequence
@@ -7,18 +7,15 @@ from torch import Tensor
 
 from dapo.v1 import messages_pb2 as pb
 from services.learner.weights.dialogue import Dialogue, MemberFailed
-from services.learner.weights.patience import Allowance, GroupCalls, unless_gone
+from services.learner.weights.patience import Allowance, GroupCalls
 from services.learner.weights.transport import WeightGroup, WeightGroupError
 
 FAILURES = (MemberFailed, WeightGroupError, TimeoutError)
 """What `join` and `update` raise."""
 
-_DEAD = "its heartbeat has stopped"
-_ENGINE_LOST = "its engine was lost"
-
 
 class Channel:
-    """A generator, the group that its engine joins or has joined, and the version it was last brought to.
+    """A generator, and the group that its engine joins or has joined.
 
     A channel that has failed is of no further use: it is closed, and the generator gets another.
     """
@@ -26,22 +23,8 @@ class Channel:
     def __init__(self, generator_id: str, group: WeightGroup, dialogue: Dialogue, calls: GroupCalls) -> None:
         self.generator_id = generator_id
         self.group = group
-        self.served: pb.Version | None = None
-        self.busy = True
-        """Whether a join or an update is under way."""
         self._dialogue = dialogue
         self._calls = calls
-        self._gone: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-
-    def give_up(self, reason: str) -> None:
-        """Have a join or update under way fail at once, because the generator or its engine is gone."""
-        if not self._gone.done():
-            self._gone.set_result(reason)
-
-    @property
-    def gone(self) -> bool:
-        """Whether `give_up` was called."""
-        return self._gone.done()
 
     def close(self) -> None:
         """Free the group, in a thread: that may take until a broadcast under way meets its timeout."""
@@ -49,9 +32,6 @@ class Channel:
 
     async def join(self, address: str, deadline: float) -> None:
         """Have the generator's engine join, within `deadline` seconds. Raises FAILURES."""
-        await unless_gone(self._gone, self._join(address, deadline))
-
-    async def _join(self, address: str, deadline: float) -> None:
         join = pb.JoinGroup(
             group_name=self.group.name,
             master_address=address,
@@ -79,18 +59,6 @@ class Channel:
         It has `ready_s` seconds to be ready, and `deadline` from then on, waits for the queue not counted. Raises
         FAILURES.
         """
-        pause_s = await unless_gone(self._gone, self._update(version, buckets, queue, deadline, ready_s))
-        self.served = version
-        return pause_s
-
-    async def _update(
-        self,
-        version: pb.Version,
-        buckets: Sequence[pb.WeightBucket],
-        queue: asyncio.Queue[Tensor],
-        deadline: float,
-        ready_s: float,
-    ) -> float:
         update = pb.UpdateWeights(group_name=self.group.name, version=version, buckets=buckets)
         async with asyncio.timeout(ready_s):
             command = pb.WeightCommand(deadline_s=deadline, update=update)
@@ -111,17 +79,6 @@ class Channel:
                 await self._calls.run(self.generator_id, self.group.broadcast, bucket, allowance.left_s)
         async with allowance.running():
             await asyncio.wait({done})
-
-    def why_gone(self, member: pb.Member | None) -> str | None:
-        """Why the generator, whose record is `member` now, cannot be sent weights any more; None where it can."""
-        if member is None:
-            return _DEAD
-        if member.state == "starting" or (self.served is not None and not member.HasField("version")):
-            return _ENGINE_LOST
-        # One that has begun to keep its weights refuses by itself.
-        if member.state in ("ready", "updating") or (self.busy and member.state == "evaluating"):
-            return None
-        return f"it is {member.state}"
 
 
 async def _together(sending: Awaitable[None], replying: Awaitable[pb.WeightReply]) -> tuple[None, pb.WeightReply]:

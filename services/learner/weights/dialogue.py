@@ -13,16 +13,16 @@ class MemberFailed(Exception):
 
 
 class Dialogue:
-    """What one learner (`epoch`) says to the generators of its run, and what they answer.
+    """What one rank of a learner (`epoch`) of `ranks` says to the generators of its run, and what they answer.
 
-    A command is known by its serial, which no other learner of the run uses. Of each generator one coroutine at a time
-    may wait for a reply. Waits without limit: callers bound it.
+    A command is known by its serial, which no other rank and no other learner of the run uses. Of each generator one
+    coroutine at a time may wait for a reply. Waits without limit: callers bound it.
     """
 
-    def __init__(self, weights: LearnerWeights, epoch: int) -> None:
+    def __init__(self, weights: LearnerWeights, epoch: int, rank: int = 0, ranks: int = 1) -> None:
         self._weights = weights
         self._epoch = epoch
-        self._serials = itertools.count(epoch << 32)
+        self._serials = itertools.count((epoch << 32) + rank, ranks)
         self._cursors: dict[str, str] = {}
 
     async def command(self, generator_id: str, command: pb.WeightCommand) -> int:

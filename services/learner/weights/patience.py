@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -29,9 +29,9 @@ class Allowance:
             self.left_s = max(0.0, self.left_s - (clock() - began))
 
 
-async def unless_gone(gone: asyncio.Future[str], work: Coroutine[Any, Any, Result]) -> Result:
+async def unless_gone(gone: asyncio.Future[str], work: Awaitable[Result]) -> Result:
     """The result of `work`. Once `gone` has a reason, `work` is cancelled and MemberFailed raised with it."""
-    working = asyncio.create_task(work)
+    working = asyncio.ensure_future(work)
     watched: set[asyncio.Future[Any]] = {working, gone}
     try:
         await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)

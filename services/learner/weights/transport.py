@@ -1,4 +1,4 @@
-"""The learner's end of one weight group: rank 0 of a process group whose other ranks are one SGLang server.
+"""A sender's end of one weight group: rank 0 of a process group whose other ranks are one SGLang server.
 
 SGLang 0.5 joins from its route /init_weights_update_group through torch's rendezvous, which puts the group's keys below
 three prefixes in a TCP store; the same chain is made here from torch's public classes. Every call blocks, is bounded by
@@ -108,7 +108,9 @@ class WeightGroup:
         try:
             group.broadcast([data], options).wait()
             if data.is_cuda:
-                self._finish_on_device(timeout_s)
+                # A thread's current GPU is the first one, whichever the learner rank computes on.
+                with torch.cuda.device(data.device):
+                    self._finish_on_device(timeout_s)
         except RuntimeError as error:
             raise WeightGroupError(f"weight group {self.name}: broadcast failed: {error}") from error
 

@@ -30,7 +30,6 @@ FAR_S = 3600.0
 
 class ZeroStage(Stage):
     buckets: ClassVar = [torch.full((16 * 2**20,), fill, dtype=torch.uint8) for fill in range(12)]
-    queue_limit = 2
 
 
 @asynccontextmanager
@@ -83,9 +82,9 @@ def test_a_member_that_dies_during_an_update_is_dropped_and_the_others_are_serve
         async with victim(valkey.url) as process:
             await stage.joined(2)
             async with refreshing(stage), asyncio.timeout(WAIT_S):
-                await stage.publisher.begin(0)
+                await stage.begin(0)
                 for position, bucket in enumerate(stage.buckets):
-                    await stage.publisher.feed(bucket)
+                    await stage.feed(bucket)
                     if position == 3:
                         process.send_signal(number)
                 await stage.publisher.finish(0)
@@ -105,10 +104,10 @@ def test_a_member_that_dies_before_it_answers_is_dropped(valkey: EmbeddedValkey,
         good, dying = stage.receivers
         await stage.joined(1 if fault == "hang-join" else 2)
         async with refreshing(stage), asyncio.timeout(WAIT_S):
-            await stage.publisher.begin(0)
+            await stage.begin(0)
             await dying.bus.registry.beat("generator", dying.name, ttl_s=0.5)
             for bucket in stage.buckets:
-                await stage.publisher.feed(bucket)
+                await stage.feed(bucket)
             await stage.publisher.finish(0)
             reasons = await first_quarantine(stage)
         assert reasons == [f"weight {'join' if fault == 'hang-join' else 'update'}: its heartbeat has stopped"]
@@ -128,7 +127,7 @@ def test_an_engine_that_is_replaced_during_an_update_ends_it(valkey: EmbeddedVal
         (receiver,) = stage.receivers
         await stage.joined(1)
         async with refreshing(stage), asyncio.timeout(WAIT_S):
-            await stage.publisher.begin(0)
+            await stage.begin(0)
             receiver.member.state = "starting"
             await receiver.announce()
             assert await stage.publisher.finish(0) is None

@@ -208,7 +208,7 @@ def test_a_member_is_not_judged_by_what_was_read_before_its_update(
 
         monkeypatch.setattr(stage.bus.weights, "members", slow_members)
         await stage.publisher.refresh()
-        assert [channel.served for channel in stage.publisher._channels.values()] == [
+        assert [one.served for one in stage.publisher._subscribers.values()] == [
             pb.Version(incarnation=stage.epoch, step=0)
         ]
 
@@ -230,6 +230,6 @@ def test_after_an_outage_heartbeats_have_time_to_come_again(
 
         monkeypatch.setattr(stage.bus.weights, "members", nobody)
         await stage.publisher.refresh()
-        assert len(stage.publisher._channels) == (1 if stalls else 0)
+        assert len(stage.publisher._subscribers) == (1 if stalls else 0)
 
     play(valkey, {"generator-0": None}, scenario)

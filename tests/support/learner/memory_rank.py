@@ -74,7 +74,7 @@ def run_case(case: dict[str, Any], ranks: Ranks, folder: Path) -> dict[str, Any]
             engine = make_engine(case, ranks)
             read_state(folder, engine)
         norms.append(run_update(engine, number, case.get("packed", False)))
-    sent = list(WeightBuckets(engine, bucket_mib=1).flattened(torch.device("cpu")))
+    sent = list(WeightBuckets(engine, bucket_mib=1).gathered(torch.device("cpu"), wanted=ranks.leads))
     weights = {}
     for name, weight in engine.module.served_weights().items():
         with engine.gathered(weight.parameters):

@@ -28,6 +28,7 @@ def make_spec(
     every_steps: int = 2,
     keep_last: int = 1,
     memory_mib: int = 1024,
+    zero_stage: int = 3,
     **checkpoint: Any,
 ) -> RunSpec:
     return RunSpec.model_validate(
@@ -37,7 +38,7 @@ def make_spec(
             "sampling": {"group_size": GROUP_SIZE, "max_response_tokens": 16},
             "reward": {"overlong_buffer_tokens": 4},
             "optimizer": {"learning_rate": 1e-3, "warmup_steps": 0},
-            "training": {"steps": 3, "prompts_per_step": 2, "updates_per_step": 2, "zero_stage": 3},
+            "training": {"steps": 3, "prompts_per_step": 2, "updates_per_step": 2, "zero_stage": zero_stage},
             "checkpoint": {"every_steps": every_steps, "keep_last": keep_last, **checkpoint},
             "evaluation": {"sets": {"exam": {"path": "unused.jsonl"}}, "every_steps": every_steps},
             "resources": {"learner": {"ranks": ranks, "device": "cpu"}, "redis": {"memory_mib": memory_mib}},

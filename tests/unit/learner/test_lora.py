@@ -104,7 +104,7 @@ def test_adapters_get_their_gradient_under_gradient_checkpointing() -> None:
 def test_buckets_carry_the_merged_weights() -> None:
     policy = make_policy()
     buckets = buckets_of(policy)
-    sent = torch.cat(list(buckets.flattened(torch.device("cpu")))).view(torch.float32)
+    sent = torch.cat(list(buckets.gathered(torch.device("cpu"), wanted=True))).view(torch.float32)
     wanted = torch.cat([weight.value().flatten() for weight in policy.served_weights().values()])
     torch.testing.assert_close(sent, wanted)
     named = [tensor for bucket in buckets.specs() for tensor in bucket.tensors]
@@ -156,7 +156,7 @@ def test_what_survives_merging_is_measured() -> None:
     for scale in (1e-6, 3e-4, 0.3):
         policy = bfloat16_policy(scale)
         buckets = buckets_of(policy)
-        list(buckets.flattened(torch.device("cpu")))
+        list(buckets.gathered(torch.device("cpu"), wanted=True))
         error = update = 0.0
         for layer in policy.causal.modules():
             if hasattr(layer, "base_layer"):
@@ -175,14 +175,14 @@ def test_nothing_is_lost_where_there_is_no_update_yet_and_where_float32_is_merge
     untrained = buckets_of(make_policy(trained=False))
     trained = buckets_of(make_policy())
     for buckets in (untrained, trained):
-        list(buckets.flattened(torch.device("cpu")))
+        list(buckets.gathered(torch.device("cpu"), wanted=True))
         assert buckets.rounding.surviving_share == pytest.approx(1.0)
 
 
 def test_an_adapter_is_sent_alone_and_as_it_is() -> None:
     policy = bfloat16_policy(1e-6)
     buckets = buckets_of(policy, adapter=True)
-    sent = torch.cat(list(buckets.flattened(torch.device("cpu")))).view(torch.bfloat16)
+    sent = torch.cat(list(buckets.gathered(torch.device("cpu"), wanted=True))).view(torch.bfloat16)
     trained = {name: parameter for name, parameter in policy.causal.named_parameters() if parameter.requires_grad}
     assert torch.equal(sent, torch.cat([parameter.detach().flatten() for parameter in trained.values()]))
     named = [tensor.name for bucket in buckets.specs() for tensor in bucket.tensors]
