@@ -139,6 +139,9 @@ class WeightSyncSpec(Section):
     """Time to join a weight group. A generator that takes longer replaces its engine, and is left out meanwhile."""
     update_deadline_s: float = Field(default=120.0, gt=0)
     """The same for a weight update: to be ready for it, and from then to its end, waits for the learner not counted."""
+    lag_deadline_s: float = Field(default=10.0, gt=0)
+    """A generator that gets no further for so long, while another one of the same sender took three buckets more or
+    all of them, is given up as one that missed its deadline."""
     no_generator_s: float = Field(default=1200.0, gt=0)
     """The run fails once no generator could be given the weights for so long."""
     in_flight: Literal["continue", "abort", "drain"] = "continue"

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dapo.v1 import messages_pb2 as pb
 from services.learner.weights.dialogue import Dialogue, MemberFailed
-from services.learner.weights.patience import Allowance, GroupCalls
+from services.learner.weights.patience import Allowance, GroupCalls, Progress
 from services.learner.weights.transport import WeightGroup, WeightGroupError
 
 FAILURES = (MemberFailed, WeightGroupError, TimeoutError)
@@ -51,10 +51,12 @@ class Channel:
         version: pb.Version,
         buckets: Sequence[pb.WeightBucket],
         queue: asyncio.Queue[Tensor],
+        progress: Progress,
         deadline: float,
         ready_s: float,
     ) -> float:
-        """Bring the generator to `version`; seconds that it was paused. The buckets come out of `queue`.
+        """Bring the generator to `version`; seconds that it was paused. The buckets come out of `queue`, and `progress`
+        is kept.
 
         It has `ready_s` seconds to be ready, and `deadline` from then on, waits for the queue not counted. Raises
         FAILURES.
@@ -66,17 +68,27 @@ class Channel:
             await self._dialogue.reply(self.generator_id, serial, phase="ready")
         # The replies are watched during the broadcasts: a refused bucket must not cost the whole deadline.
         done = asyncio.ensure_future(self._dialogue.reply(self.generator_id, serial, phase="done"))
-        _, reply = await _together(self._send(queue, len(buckets), Allowance(deadline), done), done)
+        sending = self._send(queue, progress, len(buckets), Allowance(deadline), done)
+        _, reply = await _together(sending, done)
         return reply.pause_s
 
     async def _send(
-        self, queue: asyncio.Queue[Tensor], count: int, allowance: Allowance, done: asyncio.Future[pb.WeightReply]
+        self,
+        queue: asyncio.Queue[Tensor],
+        progress: Progress,
+        count: int,
+        allowance: Allowance,
+        done: asyncio.Future[pb.WeightReply],
     ) -> None:
         """All buckets; returns once the generator has said that it is done, or has failed."""
         for _ in range(count):
             bucket = await queue.get()
+            progress.since = asyncio.get_running_loop().time()
             async with allowance.running():
                 await self._calls.run(self.generator_id, self.group.broadcast, bucket, allowance.left_s)
+            del bucket  # It would stay in memory until the next one is there.
+            progress.sent += 1
+            progress.since = None
         async with allowance.running():
             await asyncio.wait({done})
 

@@ -29,7 +29,7 @@ class Distribution:
 
     Promises: what each member gets are the same bytes, whichever rank sends them. At ZeRO 0 to 2 every member takes the
     buckets at its own pace, so that a slow one delays the end of `publish` alone; under ZeRO 3 all wait at each bucket
-    for the slowest, whose queue is full, until its deadline. Memory for buckets is bounded at any stage, see Sender.
+    for the slowest, whose queue is full, until it is given up. Memory for buckets is bounded at any stage, see Sender.
 
     Nothing survives a restart. A rank that ends takes the learner with it, and the learner starts anew as a whole. All
     ranks construct it together, and call `publish` together.
@@ -98,11 +98,9 @@ class Distribution:
         self._send(begun, measures=measures)
         if measures:
             self._buckets.measure_rest()
-        if self._publisher is not None:
-            return self._control.call(self._publisher.finish(step))
         if begun is not None:
             self._control.call(begun.ended())
-        return None
+        return None if self._publisher is None else self._control.call(self._publisher.finish(step))
 
     def _begin(self, step: int) -> Round | None:
         if self._publisher is not None:

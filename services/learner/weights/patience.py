@@ -1,9 +1,11 @@
-"""How long one generator is waited for: time of its own, a sign that it is gone, and calls that cannot be cancelled."""
+"""How long one generator is waited for: time of its own, being no further behind the others than a bound, a sign that
+it is gone, and calls that cannot be cancelled."""
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from services.learner.weights.dialogue import MemberFailed
@@ -27,6 +29,37 @@ class Allowance:
                 yield
         finally:
             self.left_s = max(0.0, self.left_s - (clock() - began))
+
+
+BUCKETS_BEHIND = 3
+"""One that stands still is given up once another is so many buckets ahead: as many as it can be where all wait for the
+slowest (sender.py, QUEUED_BUCKETS)."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far one generator is with a version."""
+
+    sent: int = 0
+    """Buckets that it has."""
+    since: float | None = None
+    """When the sending of the next one began, in seconds of a clock that does not go back; None while none is sent."""
+
+
+def laggards(progress: Mapping[str, Progress], count: int, now: float, lag_s: float) -> list[str]:
+    """Who has been at one bucket for `lag_s` seconds while another got BUCKETS_BEHIND more, or all `count` of them.
+
+    So those that are slow together are left in peace, and so is one that is alone. Pure.
+    """
+    ahead = max((one.sent for one in progress.values()), default=0)
+    return [
+        name
+        for name, one in progress.items()
+        if one.sent < count
+        and one.since is not None
+        and now - one.since >= lag_s
+        and (ahead - one.sent >= BUCKETS_BEHIND or ahead == count)
+    ]
 
 
 async def unless_gone(gone: asyncio.Future[str], work: Awaitable[Result]) -> Result:

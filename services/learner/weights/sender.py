@@ -12,11 +12,13 @@ from dapo.spec.tree.training import WeightSyncSpec
 from dapo.v1 import messages_pb2 as pb
 from services.learner.weights.channel import Channel
 from services.learner.weights.dialogue import Dialogue, MemberFailed
-from services.learner.weights.patience import GroupCalls
+from services.learner.weights.patience import GroupCalls, Progress, laggards, unless_gone
 from services.learner.weights.transport import DEVICE_OF, WeightGroup, choose_backend
 
 QUEUED_BUCKETS = 2
 """Buckets that wait for one member. Two more may be in memory for it: one on the wire, one that is handed on."""
+_LOOK_S = 0.25
+"""How often members are looked at that may lag."""
 _LINGERING_CALLS = 3
 """So many calls on a generator's earlier groups may still wait for their timeouts when it joins another."""
 
@@ -27,6 +29,9 @@ class Pump:
 
     queue: asyncio.Queue[Tensor]
     task: asyncio.Task[float]
+    progress: Progress
+    gone: asyncio.Future[str]
+    """Given a reason, the update fails with it at once."""
 
     async def hand(self, bucket: Tensor) -> bool:
         """Put the bucket into the queue, waiting while it is full; False once the update has ended."""
@@ -61,10 +66,12 @@ class Round:
     queue is full; or by `draw`, from where each member takes them at its own pace.
     """
 
-    def __init__(self, pumps: Mapping[str, Pump], count: int) -> None:
-        """`pumps` by group name; `count` buckets."""
+    def __init__(self, pumps: Mapping[str, Pump], count: int, lag_s: float) -> None:
+        """`pumps` by group name; `count` buckets; `lag_s` as `weight_sync.lag_deadline_s`."""
         self._pumps = dict(pumps)
         self._count = count
+        self._lag_s = lag_s
+        self._watching = asyncio.create_task(self._watch())
 
     @property
     def updates(self) -> dict[str, asyncio.Task[float]]:
@@ -86,9 +93,22 @@ class Round:
 
         await asyncio.gather(*(supply(pump) for pump in self._pumps.values()))
 
+    async def _watch(self) -> None:
+        """Give up those that lag, until all have ended."""
+        while pending := [pump.task for pump in self._pumps.values() if not pump.task.done()]:
+            await asyncio.wait(pending, timeout=_LOOK_S)
+            progress = {name: pump.progress for name, pump in self._pumps.items()}
+            for name in laggards(progress, self._count, asyncio.get_running_loop().time(), self._lag_s):
+                pump = self._pumps[name]
+                if not pump.gone.done():
+                    pump.gone.set_result(
+                        f"lags behind: {pump.progress.sent} of {self._count} buckets, and none for "
+                        f"weight_sync.lag_deadline_s = {self._lag_s:g} s, while another went on"
+                    )
+
     async def ended(self) -> None:
         """Wait until each member was updated, has failed or was dropped."""
-        await asyncio.gather(*self.updates.values(), return_exceptions=True)
+        await self._watching
 
 
 class Sender:
@@ -100,6 +120,7 @@ class Sender:
     Invariants:
     - groups share nothing, and each update has a task and a queue of its own (Pump): a member that fails touches no
       other;
+    - one that stands still while another of this rank goes on is given up after `weight_sync.lag_deadline_s`;
     - at most QUEUED_BUCKETS + 2 buckets are in memory for a member, fewer where members keep pace with each other;
     - whatever has failed stays until it is dropped, and is of no further use.
 
@@ -148,19 +169,24 @@ class Sender:
 
     def begin(self, version: pb.Version, group_names: Sequence[str]) -> Round:
         """Ask these members to make ready for the version; what is not known of here any more fails."""
-        pumps = {}
-        for name in group_names:
-            queue: asyncio.Queue[Tensor] = asyncio.Queue(QUEUED_BUCKETS)
-            pumps[name] = Pump(queue, asyncio.create_task(self._update(name, version, queue)))
+        pumps = {name: self._pump(name, version) for name in group_names}
         self._pumps |= pumps
-        return Round(pumps, len(self._buckets))
+        return Round(pumps, len(self._buckets), self._spec.lag_deadline_s)
 
-    async def _update(self, group_name: str, version: pb.Version, queue: asyncio.Queue[Tensor]) -> float:
+    def _pump(self, group_name: str, version: pb.Version) -> Pump:
+        queue: asyncio.Queue[Tensor] = asyncio.Queue(QUEUED_BUCKETS)
+        progress, gone = Progress(), asyncio.get_running_loop().create_future()
+        update = unless_gone(gone, self._update(group_name, version, queue, progress))
+        return Pump(queue, asyncio.create_task(update), progress, gone)
+
+    async def _update(
+        self, group_name: str, version: pb.Version, queue: asyncio.Queue[Tensor], progress: Progress
+    ) -> float:
         channel = self._channels.get(group_name)
         if channel is None:
             raise MemberFailed(f"weight group {group_name} was closed")
         spec = self._spec
-        return await channel.update(version, self._buckets, queue, spec.update_deadline_s, spec.ready_s)
+        return await channel.update(version, self._buckets, queue, progress, spec.update_deadline_s, spec.ready_s)
 
     def drop(self, group_name: str) -> None:
         """End what is under way for this member, and free its group."""

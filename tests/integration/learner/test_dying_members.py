@@ -93,7 +93,8 @@ def test_a_member_that_dies_during_an_update_is_dropped_and_the_others_are_serve
             (reason,) = await quarantined(stage)
             assert ("heartbeat has stopped" in reason) or (number == signal.SIGKILL and "broadcast failed" in reason)
 
-    play(valkey, {"generator-0": None}, scenario, kind=ZeroStage, update_deadline_s=FAR_S)
+    far = {"update_deadline_s": FAR_S, "lag_deadline_s": FAR_S}
+    play(valkey, {"generator-0": None}, scenario, kind=ZeroStage, **far)
 
 
 @pytest.mark.parametrize("fault", ["hang-ready", "hang-join"])

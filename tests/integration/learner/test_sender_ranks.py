@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from pathlib import Path
 from typing import ClassVar
+from weakref import WeakSet
 
 import pytest
 
@@ -20,6 +21,7 @@ from dapo.bus import Bus  # noqa: E402
 from dapo.bus.server.embedded import EmbeddedValkey  # noqa: E402
 from dapo.v1 import messages_pb2 as pb  # noqa: E402
 from services.learner.weights import quarantine  # noqa: E402
+from services.learner.weights.sender import QUEUED_BUCKETS  # noqa: E402
 from tests.integration.learner.test_dying_members import FAR_S, VICTIM, quarantined, refreshing, victim  # noqa: E402
 from tests.support.bus import make_kept, read_alerts  # noqa: E402
 from tests.support.learner.processes import (  # noqa: E402
@@ -52,6 +54,10 @@ class FedRanks(Ranks):
 
 class LargeRanks(Ranks):
     buckets: ClassVar = [torch.full((16 * 2**20,), fill, dtype=torch.uint8) for fill in range(12)]
+
+
+class FedLargeRanks(LargeRanks):
+    feeds = True
 
 
 @pytest.mark.parametrize("kind", [Ranks, FedRanks])
@@ -150,7 +156,8 @@ def test_a_member_of_another_rank_that_dies_during_an_update_is_dropped(
             (reason,) = await quarantined(stage)
             assert ("heartbeat has stopped" in reason) or (number == signal.SIGKILL and "broadcast failed" in reason)
 
-    play(valkey, {"generator-0": None}, scenario, kind=LargeRanks, update_deadline_s=FAR_S)
+    far = {"update_deadline_s": FAR_S, "lag_deadline_s": FAR_S}
+    play(valkey, {"generator-0": None}, scenario, kind=LargeRanks, **far)
 
 
 def test_a_slow_member_of_the_same_rank_delays_nobody_where_members_draw(valkey: EmbeddedValkey) -> None:
@@ -174,6 +181,75 @@ def test_a_slow_member_of_the_same_rank_delays_nobody_where_members_draw(valkey:
         ranks = 1
 
     play(valkey, {"generator-0": None, "generator-1": None}, scenario, kind=OneRank)
+
+
+@pytest.mark.parametrize("kind", [LargeRanks, FedLargeRanks])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_member_that_stands_still_is_given_up_once_others_are_ahead(
+    valkey: EmbeddedValkey, kind: type[Ranks], rank: int
+) -> None:
+    """Its own deadline is an hour away, and its heart beats."""
+
+    async def scenario(stage: Stage) -> None:
+        assert isinstance(stage, Ranks)
+        still = stage.receivers[rank]
+        await stage.joined(4)
+        assert [stage.rank_of(receiver) for receiver in stage.receivers] == [0, 1, 0, 1]
+        began = time.monotonic()
+        async with asyncio.timeout(WAIT_S):
+            assert await stage.publish(0) is not None
+        assert 2.0 <= time.monotonic() - began < 20.0
+        assert await stage.published() == (stage.epoch, 0)
+        (reason,) = await quarantined(stage)
+        assert "of 12 buckets, and none for weight_sync.lag_deadline_s = 2 s, while another went on" in reason
+        for receiver in stage.receivers:
+            if receiver is not still:
+                assert_received(receiver, 1, stage.buckets)
+
+    faults = {f"generator-{number}": "hang-update" if number == rank else None for number in range(4)}
+    play(valkey, faults, scenario, kind=kind, update_deadline_s=FAR_S, lag_deadline_s=2.0)
+
+
+def test_a_slow_member_that_is_alone_is_waited_for(valkey: EmbeddedValkey) -> None:
+    async def scenario(stage: Stage) -> None:
+        (slow,) = stage.receivers
+        slow.bucket_s = 0.6
+        await stage.joined(1)
+        assert await stage.publish(0) is not None
+        assert_received(slow, 1, stage.buckets)
+
+    play(valkey, {"generator-0": None}, scenario, kind=LargeRanks, lag_deadline_s=0.1)
+
+
+def test_few_buckets_are_in_memory_at_a_time(valkey: EmbeddedValkey) -> None:
+    """Of a slow member and a fast one, which are as far apart as they can be."""
+    alive: WeakSet[torch.Tensor] = WeakSet()
+    most = 0
+
+    class Counted(LargeRanks):
+        ranks = 1
+
+        async def publish(self, step: int) -> float | None:
+            def make(position: int) -> torch.Tensor:
+                nonlocal most
+                made = self.buckets[position].clone()
+                alive.add(made)
+                most = max(most, len(alive))
+                return made
+
+            await self.begin(step)
+            await self.rounds[0].draw(make)
+            return await self.publisher.finish(step)
+
+    async def scenario(stage: Stage) -> None:
+        stage.receivers[0].bucket_s = 0.2
+        await stage.joined(2)
+        assert await stage.publish(0) is not None
+        for receiver in stage.receivers:
+            assert_received(receiver, 1, stage.buckets)
+
+    play(valkey, {"generator-0": None, "generator-1": None}, scenario, kind=Counted)
+    assert 2 <= most <= 2 * (QUEUED_BUCKETS + 2)
 
 
 def test_what_an_earlier_learner_has_ordered_and_reported_is_passed_over(valkey: EmbeddedValkey) -> None:

@@ -1,12 +1,22 @@
-"""Waiting for one generator: time of its own, a sign that it is gone, calls that cannot be cancelled."""
+"""Waiting for one generator: time of its own, no further behind than a bound, a sign that it is gone, calls that cannot
+be cancelled."""
 
 import asyncio
 import threading
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from services.learner.weights.dialogue import MemberFailed
-from services.learner.weights.patience import Allowance, GroupCalls, unless_gone
+from services.learner.weights.patience import (
+    BUCKETS_BEHIND,
+    Allowance,
+    GroupCalls,
+    Progress,
+    laggards,
+    unless_gone,
+)
 from tests.support.waiting import eventually
 
 
@@ -78,3 +88,43 @@ def test_a_call_that_was_given_up_counts_until_its_thread_has_ended() -> None:
         await eventually(lambda: calls.running("a") == 0)
 
     asyncio.run(scenario())
+
+
+COUNT, LAG_S, NOW = 12, 10.0, 1000.0
+PROGRESS = st.builds(Progress, st.integers(0, COUNT), st.none() | st.floats(NOW - 30, NOW))
+
+
+@given(st.dictionaries(st.sampled_from("abcdef"), PROGRESS))
+def test_only_who_stands_still_behind_another_lags(progress: dict[str, Progress]) -> None:
+    for name in laggards(progress, COUNT, NOW, LAG_S):
+        mine = progress[name]
+        assert mine.since is not None
+        assert NOW - mine.since >= LAG_S
+        others = [one.sent for other, one in progress.items() if other != name]
+        assert others
+        assert max(others) == COUNT or max(others) - mine.sent >= BUCKETS_BEHIND
+
+
+@given(st.integers(0, COUNT - 1), st.lists(st.floats(0, 500), min_size=1, max_size=6))
+def test_those_that_are_slow_together_and_one_alone_are_left_in_peace(sent: int, waits: list[float]) -> None:
+    progress = {str(n): Progress(sent + n % BUCKETS_BEHIND, NOW - wait) for n, wait in enumerate(waits)}
+    if all(one.sent < COUNT for one in progress.values()):
+        assert laggards(progress, COUNT, NOW, LAG_S) == []
+    assert laggards({"alone": Progress(sent, 0.0)}, COUNT, NOW, LAG_S) == []
+
+
+@pytest.mark.parametrize(
+    ("sent", "since", "other", "lags"),
+    [
+        (0, NOW - 10, 3, True),
+        (0, NOW - 9.9, 3, False),
+        (0, NOW - 10, 2, False),
+        (11, NOW - 10, 12, True),
+        (0, None, 12, False),
+    ],
+)
+def test_a_member_is_given_up_after_so_long_behind_so_much(
+    sent: int, since: float | None, other: int, lags: bool
+) -> None:
+    progress = {"a": Progress(sent, since), "b": Progress(other, NOW)}
+    assert laggards(progress, COUNT, NOW, LAG_S) == (["a"] if lags else [])
