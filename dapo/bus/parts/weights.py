@@ -7,7 +7,7 @@ from dapo.bus.parts.registry import Registry
 from dapo.v1 import messages_pb2 as pb
 
 _CHANNEL = 64
-"""Commands and replies kept per generator: a few rounds, as each round carries the names of all tensors."""
+"""Commands and replies kept per generator: a few rounds. The first of a weight group has the names of all tensors."""
 _ORDERS = 1024
 """Orders kept for a rank, and reports of all ranks: some for each member, which are read as they come."""
 _CHANNEL_MS = 3_600_000

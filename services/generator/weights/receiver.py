@@ -38,6 +38,7 @@ class Receiver:
     Invariants:
     - commands of a learner older than the newest one seen (`_incarnation`) are refused;
     - a weight group belongs to one engine: `_joined` is false for the engine's successor;
+    - what a version's buckets hold is said in a group's first update, and kept for the later ones;
     - weights do not change while the WeightHold holds them.
 
     After a restart of the process, `skip_old` passes over what was sent to the one before. Waits for commands without
@@ -65,6 +66,8 @@ class Receiver:
         self._after = "0"
         self._group: str | None = None
         self._group_engine = -1
+        self._buckets: Sequence[pb.WeightBucket] = ()
+        """What the group's last update consisted of."""
         self._incarnation = 0
 
     async def skip_old(self) -> None:
@@ -146,13 +149,15 @@ class Receiver:
             # The engine answered with an error, so it is not stuck in the group.
             raise UpdateFailed(str(error)) from error
         self._group, self._group_engine = join.group_name, self._supervisor.replacements
+        self._buckets = ()
 
     async def _update(self, command: pb.WeightCommand, update: pb.UpdateWeights, limit: asyncio.Timeout) -> float:
         """`limit` is lifted once generation is halted: from then on the learner may wait for others in between."""
         if not self._joined(update.group_name):
             raise UpdateFailed(f"the engine is not in the group {update.group_name!r}; join first")
-        if not update.buckets:
-            raise UpdateFailed("the update has no buckets")
+        self._buckets = update.buckets or self._buckets
+        if not self._buckets:
+            raise UpdateFailed("the update has no buckets, and nor has one before it in its group")
         engine, deadline_s = self._supervisor.engine, command.deadline_s
         # From here on no prompts are taken and no requests are made.
         await self._membership.set_state("updating")
@@ -165,8 +170,8 @@ class Receiver:
         await self._reply(command, "ready")
         limit.reschedule(None)
         await engine.begin_update(timeout_s=deadline_s)
-        last = len(update.buckets) - 1
-        for position, bucket in enumerate(update.buckets):
+        last = len(self._buckets) - 1
+        for position, bucket in enumerate(self._buckets):
             version = version_name(update.version) if position == last else None
             await engine.receive_bucket(
                 *(update.group_name, describe(bucket.tensors)),

@@ -25,6 +25,8 @@ class Channel:
         self.group = group
         self._dialogue = dialogue
         self._calls = calls
+        self._described = False
+        """Whether the generator knows from an update of this group what the buckets hold."""
 
     def close(self) -> None:
         """Free the group, in a thread: that may take until a broadcast under way meets its timeout."""
@@ -61,7 +63,8 @@ class Channel:
         It has `ready_s` seconds to be ready, and `deadline` from then on, waits for the queue not counted. Raises
         FAILURES.
         """
-        update = pb.UpdateWeights(group_name=self.group.name, version=version, buckets=buckets)
+        described = [] if self._described else buckets
+        update = pb.UpdateWeights(group_name=self.group.name, version=version, buckets=described)
         async with asyncio.timeout(ready_s):
             command = pb.WeightCommand(deadline_s=deadline, update=update)
             serial = await self._dialogue.command(self.generator_id, command)
@@ -70,6 +73,7 @@ class Channel:
         done = asyncio.ensure_future(self._dialogue.reply(self.generator_id, serial, phase="done"))
         sending = self._send(queue, progress, len(buckets), Allowance(deadline), done)
         _, reply = await _together(sending, done)
+        self._described = True
         return reply.pause_s
 
     async def _send(

@@ -169,6 +169,30 @@ def test_an_update_may_take_longer_than_its_deadline_while_it_goes_on(redis_url:
     asyncio.run(scenario())
 
 
+def test_what_buckets_hold_is_said_once_in_a_group(redis_url: str, spec) -> None:
+    async def scenario() -> None:
+        async with new_run(redis_url, "told-once", spec.model_dump_json()) as run:
+            server = SimulatedServer()
+            async with running(run.bus, spec, NAME, server):
+                learner = Learner(run.bus, NAME)
+                await learner.wait_state("ready", has_version=False)
+                bucket = pb.WeightBucket(tensors=[pb.TensorSpec(name="weight", dtype="float32", shape=[1])])
+                described = pb.UpdateWeights(group_name="late", version=FIRST, buckets=[bucket] * 3)
+                bare = pb.UpdateWeights(group_name="late", version=pb.Version(incarnation=1, step=1))
+                for _ in range(2):
+                    assert (await learner.reply(await learner.send(join=JOIN))).phase == "done"
+                    refused = await learner.reply(await learner.send(update=bare))
+                    assert (refused.phase, "has no buckets" in refused.error) == ("failed", True)
+                    for update in (described, bare, bare):
+                        serial = await learner.send(update=update)
+                        assert [(await learner.reply(serial)).phase for _ in range(2)] == ["ready", "done"]
+                assert server.engine.calls["/update_weights_from_distributed"] == 2 * 3 * 3
+                assert (await learner.wait_state("ready", has_version=True)).version.step == 1
+                assert server.starts == 1
+
+    asyncio.run(scenario())
+
+
 def test_a_request_that_fails_during_an_update_does_not_cost_the_engine(redis_url: str, spec) -> None:
     """Though a paused engine passes no health check."""
 

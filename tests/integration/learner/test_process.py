@@ -115,8 +115,8 @@ def test_two_ranks_train_publish_stop_resume_and_end(valkey: EmbeddedValkey, tmp
         assert [path.name for path in (tmp_path / "checkpoints").glob("step-*")] == ["step-000003.e2"]
         state = load_file(latest.directory / "hf" / "model.safetensors")
         commands = [command for _, command in await bus.weights.read_commands("generator-0", "0", block_s=0.1)]
-        update = [command.update for command in commands if command.HasField("update")][-1]
-        names = [(t.name, list(t.shape)) for bucket in update.buckets for t in bucket.tensors]
+        table = [command.update.buckets for command in commands if command.update.buckets][-1]
+        names = [(t.name, list(t.shape)) for bucket in table for t in bucket.tensors]
         sent = received_tensors(receiver, names)
         assert sent.keys() == state.keys()
         for name, tensor in state.items():

@@ -73,6 +73,8 @@ def test_members_are_divided_among_the_ranks_and_all_are_served(valkey: Embedded
         for receiver in stage.receivers:
             assert_received(receiver, 2)
             assert receiver.member.version == pb.Version(incarnation=stage.epoch, step=1)
+            sent = await stage.bus.weights.read_commands(receiver.name, "0", block_s=0)
+            assert [len(command.update.buckets) for _, command in sent if command.HasField("update")] == [2, 0]
 
     play(valkey, {f"generator-{number}": None for number in range(4)}, scenario, kind=kind)
 

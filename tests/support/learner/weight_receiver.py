@@ -45,6 +45,7 @@ class Receiver:
         self.alive_s = alive_s
         self.received: list[list[Tensor]] = []
         self.group: ReceivingGroup | None = None
+        self.buckets: list[pb.WeightBucket] = []
         self.member = pb.Member(generator_id=name, tensor_parallel=1, state="ready")
 
     async def announce(self) -> None:
@@ -64,6 +65,7 @@ class Receiver:
 
     async def obey(self, command: pb.WeightCommand) -> None:
         if command.HasField("join"):
+            self.buckets = []
             if self.fault != "hang-join":
                 await asyncio.to_thread(self.join, command.join, timedelta(seconds=command.deadline_s))
                 await self.reply(command, "done")
@@ -77,7 +79,8 @@ class Receiver:
             await self.reply(command, "ready")
             if self.fault != "hang-update":
                 self.received.append([])
-                for bucket in command.update.buckets:
+                self.buckets = list(command.update.buckets) or self.buckets
+                for bucket in self.buckets:
                     self.received[-1].append(await asyncio.to_thread(self.receive, bucket))
                     await asyncio.sleep(self.bucket_s)
                 self.member.version.CopyFrom(command.update.version)

@@ -1,0 +1,1 @@
+"""What sending weights to generators takes."""
