@@ -80,6 +80,11 @@ def bind_collectives(address: str) -> None:
         os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
 
 
+def machine_name() -> str:
+    """The machine's identity, or where that is not known the name of this host, which may be a container's."""
+    return machine_identity() or socket.gethostname()
+
+
 def machine_identity(boot_id: Path = _BOOT_ID) -> str:
     """The same in all containers of a machine, until it starts anew; "" where the kernel does not tell."""
     try:

@@ -2,11 +2,11 @@
 
 import asyncio
 import math
-import socket
 import time
 from collections.abc import Callable, Sequence
 
 from dapo.bus.roles import GeneratorBus
+from dapo.host.addresses import machine_name
 from dapo.v1 import messages_pb2 as pb
 from services.generator.instruments import BUSY_SECONDS, REQUESTS_RUNNING, SERVING, TOKENS, WEIGHT_VERSION
 
@@ -67,7 +67,7 @@ class Membership:
             base_weights=base_weights,
             evaluates=evaluates,
             devices=devices,
-            host=socket.gethostname(),
+            host=machine_name(),
         )
         self._keeps_weights = False
         self._busy_since: float | None = None

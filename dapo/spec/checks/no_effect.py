@@ -115,6 +115,12 @@ def _reasons(spec: RunTree) -> Iterator[_Reason]:
         ("optimizer.final_rate",),
     )
     yield _Reason(
+        spec.resources.learner.ranks == 1,
+        "resources.learner.ranks = 1: the one rank sends",
+        "resources.learner.ranks: 2 or more",
+        ("weight_sync.sender_share",),
+    )
+    yield _Reason(
         spec.weight_sync.in_flight != "drain",
         f"weight_sync.in_flight = {spec.weight_sync.in_flight}",
         "weight_sync.in_flight: drain",

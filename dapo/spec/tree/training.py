@@ -133,8 +133,8 @@ class WeightSyncSpec(Section):
     bucket_mib: int = Field(default=64, ge=1)
     """Parameters are broadcast in flattened buckets of about this size."""
     sender_share: float = Field(default=1.0, gt=0, le=1)
-    """Of the learner ranks on each host, how many send weights, rounded up. Each generator gets them from one rank; 1
-    lets all send, less spares memory where the ranks of a host share one network card."""
+    """Of the learner ranks on each machine, how many send weights, rounded up. Each generator gets them from one
+    rank; 1 lets all send, less spares memory where those of a machine share one network card."""
     join_deadline_s: float = Field(default=60.0, gt=0)
     """Time to join a weight group. A generator that takes longer replaces its engine, and is left out meanwhile."""
     update_deadline_s: float = Field(default=120.0, gt=0)

@@ -1,10 +1,9 @@
 """One rank's part of the weight channel, for the learner's main thread."""
 
-import socket
-
 import torch
 
 from dapo.bus.roles import LearnerBus
+from dapo.host.addresses import machine_name
 from dapo.spec.tree.training import WeightSyncSpec
 from services.learner.background import ControlLoop
 from services.learner.distributed import Ranks, gather_texts
@@ -53,7 +52,7 @@ class Distribution:
         self._sender: Sender | None = None
         self._publisher: Publisher | None = None
         self._ordered: OrderedSender | None = None
-        hosts = gather_texts(socket.gethostname())
+        hosts = gather_texts(machine_name())
         senders = sender_ranks(hosts, spec.sender_share)
         if ranks.rank not in senders:
             return

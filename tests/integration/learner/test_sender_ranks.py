@@ -278,7 +278,7 @@ def test_what_an_earlier_learner_has_ordered_and_reported_is_passed_over(valkey:
 def test_the_ranks_of_a_learner_send_the_same_weights(
     valkey: EmbeddedValkey, tmp_path: Path, zero_stage: int, share: float
 ) -> None:
-    """With a share of a half one of the two is the sender, and the other gathers with it."""
+    """On one machine: with a share of a half one of the two is the sender, and the other gathers with it."""
     save_model(tmp_path / "model", 0)
     spec = make_spec(tmp_path / "model", zero_stage=zero_stage)
     spec = spec.model_copy(update={"weight_sync": spec.weight_sync.model_copy(update={"sender_share": share})})

@@ -34,11 +34,11 @@ def make_policy(architecture: str = "qwen2", lora: LoraSpec = LORA, *, trained: 
     return PolicyModel(causal, 1.0)
 
 
-def buckets_of(policy: PolicyModel, *, adapter: bool = False) -> WeightBuckets:
+def buckets_of(policy: PolicyModel, *, adapter: bool = False, bucket_mib: int = 1) -> WeightBuckets:
     engine: Any = SimpleNamespace(
         module=policy, ranks=SimpleNamespace(leads=True), zero_stage=0, gathered=lambda _: nullcontext()
     )
-    return WeightBuckets(engine, bucket_mib=1, adapter=adapter)
+    return WeightBuckets(engine, bucket_mib, adapter=adapter)
 
 
 def logprobs(policy: PolicyModel) -> Any:
@@ -169,6 +169,22 @@ def test_what_survives_merging_is_measured() -> None:
     assert shares[0] < 0.05
     assert 0.05 < shares[1] < 0.9
     assert shares[2] > 0.99
+
+
+def test_each_bucket_counts_once_however_often_and_wherever_it_is_made() -> None:
+    policy = bfloat16_policy(3e-4)
+    whole, twice, rest = (buckets_of(policy, bucket_mib=0) for _ in range(3))
+    list(whole.gathered(torch.device("cpu"), wanted=True))
+    positions = range(len(twice.specs()))
+    for position in [*positions, *positions]:
+        twice.make(position, torch.device("cpu"))
+    rest.make(0, torch.device("cpu"))
+    for buckets in (twice, rest):
+        buckets.measure_rest()
+        assert buckets.rounding == whole.rounding
+        buckets.renew()
+        buckets.measure_rest()
+        assert buckets.rounding == whole.rounding
 
 
 def test_nothing_is_lost_where_there_is_no_update_yet_and_where_float32_is_merged() -> None:

@@ -92,6 +92,11 @@ REFUSED: list[tuple[dict[str, Any], str, list[str]]] = [
     ({"algorithm__kl_placement": "reward"}, "algorithm.kl_placement = reward", ["advantage_estimator = group"]),
     ({"algorithm__reference_refresh_steps": 5}, "algorithm.reference_refresh_steps = 5", ["measure_kl"]),
     ({"model__head_dtype": "float32"}, "model.head_dtype = float32", ["model.dtype: bfloat16"]),
+    (
+        {"weight_sync__sender_share": 0.5},
+        "weight_sync.sender_share = 0.5",
+        ["resources.learner.ranks = 1", "resources.learner.ranks: 2 or more"],
+    ),
     ({"weight_sync__drain_s": 60.0}, "weight_sync.drain_s = 60.0", ["in_flight = continue", "in_flight: drain"]),
     ({"optimizer__final_rate": 0.1}, "optimizer.final_rate = 0.1", ["schedule: linear or cosine"]),
     ({"value__clip": None}, "value.clip = null", ["advantage_estimator = group"]),
