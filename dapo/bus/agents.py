@@ -153,14 +153,7 @@ class AgentRecords:
     @classmethod
     async def connect(cls, url: str, outage_s: float = _OUTAGE_S) -> Self:
         """Raises BusUnavailable."""
-        server = Server(url, outage_s)
-        try:
-            await server.check()
-            await server.load_scripts()
-        except BaseException:
-            await server.close()
-            raise
-        return cls(server)
+        return cls(await Server.connect(url, outage_s))
 
     async def close(self) -> None:
         await self._server.close()

@@ -81,14 +81,7 @@ class RunIndex:
     @classmethod
     async def connect(cls, url: str) -> Self:
         """Raises BusUnavailable."""
-        server = Server(url, _OUTAGE_S)
-        try:
-            await server.check()
-            await server.load_scripts()
-        except BaseException:
-            await server.close()
-            raise
-        return cls(server)
+        return cls(await Server.connect(url, _OUTAGE_S))
 
     async def add(self, run: Listed) -> None:
         await self._server.run(self._server.client.hset, RUNS, run.run_id, json.dumps(run._asdict()))

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn, Self, TypeVar
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -65,6 +65,18 @@ class Server:
         self.outages = OutageClock(self.shown, outage_s)
         self.client = self._open(PatientRetry(self.outages))
         self.once = self._open(Retry(NoBackoff(), 0))
+
+    @classmethod
+    async def connect(cls, url: str, outage_s: float) -> Self:
+        """One that answers and has the scripts. Raises BusUnavailable, as `check`."""
+        server = cls(url, outage_s)
+        try:
+            await server.check()
+            await server.load_scripts()
+        except BaseException:
+            await server.close()
+            raise
+        return server
 
     def _open(self, retry: Retry) -> "Redis":
         try:
